@@ -1,0 +1,29 @@
+"One core a worker, no network, and the same state of the process at the start of every test."
+import os, random, signal, socket
+for o in 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS': os.environ[o] = '1'
+import numpy as np, pytest, torch
+
+def pytest_configure(config): torch.set_num_threads(1)
+
+def fresh():
+    "Undo what a test or notebook may have set for the whole process"
+    random.seed(0); np.random.seed(0); torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32); torch.set_default_device(None)
+    torch.set_grad_enabled(True); torch.use_deterministic_algorithms(False); torch.set_num_threads(1)
+    if plt := __import__('sys').modules.get('matplotlib.pyplot'): plt.close('all'); plt.rcdefaults()
+
+@pytest.fixture(autouse=True)
+def same_start(monkeypatch):
+    cwd,env,sigint = os.getcwd(),dict(os.environ),signal.getsignal(signal.SIGINT)
+    real = socket.socket.connect
+    def connect(self, address):
+        if isinstance(address, tuple) and address[0] not in ('localhost', '::1') and not str(address[0]).startswith('127.'):
+            raise OSError(f'tests use no network, and this one connects to {address[0]}')
+        return real(self, address)
+    monkeypatch.setattr(socket.socket, 'connect', connect)
+    fresh()
+    yield
+    os.chdir(cwd); signal.signal(signal.SIGINT, sigint)
+    for k in os.environ.keys()-env.keys(): del os.environ[k]
+    os.environ.update(env)
+    fresh()
