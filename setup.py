@@ -2,7 +2,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=['trickbag', 'trickbag.*']),
-    install_requires=['fastcore>=1.8', 'fastprogress>=1.0.3', 'torch>=2.6', 'torchvision', 'pillow', 'matplotlib', 'safetensors'],
+    install_requires=['fastcore>=2.2.22', 'fastprogress>=1.0.3', 'torch>=2.6', 'torchvision', 'pillow', 'matplotlib', 'safetensors'],
     extras_require={
         'dev': [
             'nbdev==3.3.26', 'fastcore==2.2.39', 'execnb==0.3.4',                       # pinned: they write trickbag/

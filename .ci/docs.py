@@ -4,9 +4,7 @@ Runs the notebooks' imports, exports and show_doc only; every other output is th
 temporary folder and touches only files that change, so notebooks may be edited meanwhile. The same notebooks give the same bytes.
 """
 import fcntl, json, os, re, shutil, subprocess, sys, tempfile, time
-from concurrent.futures import ProcessPoolExecutor
 from html import unescape
-from multiprocessing import get_context
 from pathlib import Path
 import yaml
 
@@ -18,7 +16,7 @@ join = ''.join
 ROOMS = [
     (None,        ['index.ipynb']),
     ('Tutorials', ['tutorials']),
-    ('The loop',  ['learner.ipynb', 'callback.ipynb', 'optimizer.ipynb', 'schedules.ipynb', 'metrics.ipynb', 'checkpoint.ipynb']),
+    ('The loop',  ['learner.ipynb', 'callback.ipynb', 'optimizer.ipynb', 'schedules.ipynb', 'metrics.ipynb', 'checkpoint.ipynb', 'describe.ipynb']),
     ('Data',      ['data']),
     ('Vision',    ['vision']),
     ('Models',    ['models']),
@@ -126,13 +124,8 @@ def process(src, dst):
     os.environ['IN_TEST'] = '1'
     nb = read_nb(src)
     try: Filter()(nb)
-    except Exception as e: raise RuntimeError(f'{src.name}: {e}') from None
+    except Exception as e: sys.exit(f'{src.name}: {e}')
     write_nb(nb, dst)
-
-def process_all(jobs):
-    "One worker's share, in one call: a notebook that runs takes the place of __main__, where a second call would look for this function"
-    os.chdir(root); sys.path.insert(0, str(root))
-    for src,dst in jobs: process(src, dst)
 
 def tidy(nb, name):
     "`nb` as smalldocs reads it"
@@ -167,7 +160,7 @@ FONTS = re.compile(rb'@import url\((?:https?:)?//[^)]*\);?')   # a theme's web f
 def site(src, out):
     "Render the Quarto project `src` into `out`"
     r = subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', '--strict', '-q', str(src)], capture_output=True, text=True)
-    if r.returncode: sys.exit(f'smalldocs:\n{r.stdout}{r.stderr}')   # a broken link is an error
+    if not (src/out.name/'index.html').exists(): sys.exit(f'smalldocs:\n{r.stdout}{r.stderr}')
     new = {p.relative_to(src/out.name).as_posix(): p.read_bytes() for p in sorted((src/out.name).rglob('*')) if p.is_file()}
     pages = {p: mathml(b.decode()) for p,b in new.items() if p.endswith('.html')}
     new.update({p: s.encode() for p,s in anchors(pages).items()})
@@ -178,6 +171,7 @@ def site(src, out):
     for p in sorted(out.rglob('*'), reverse=True):
         if p.is_file() and p.relative_to(out).as_posix() not in new: p.unlink()
         elif p.is_dir() and not any(p.iterdir()): p.rmdir()
+    if r.returncode: sys.exit(f'smalldocs:\n{r.stdout}{r.stderr}')   # the site is there to look at, but a broken link is an error
 
 def readme(nb):
     res = []
@@ -209,10 +203,7 @@ def main():
             if p.is_file() and p.suffix!='.ipynb': (src/p.relative_to(nbs)).parent.mkdir(parents=True, exist_ok=True); shutil.copy(p, src/p.relative_to(nbs))
         for n in 'nbdev.yml', 'sidebar.yml': shutil.copy(root/'nbs'/n, src/n)
         for o in titles: (src/o).parent.mkdir(parents=True, exist_ok=True)
-        jobs = [(nbs/o, src/o) for o in titles]
-        with ProcessPoolExecutor(2, mp_context=get_context('spawn')) as ex:
-            try: list(ex.map(process_all, [jobs[::2], jobs[1::2]]))
-            except RuntimeError as e: sys.exit(str(e))
+        for o in titles: process(nbs/o, src/o)
         write(root/'README.md', readme(json.loads((src/'index.ipynb').read_text())))
         for o in titles: (src/o).write_text(json.dumps(tidy(json.loads((src/o).read_text()), o)))
         s = (src/'nbdev.yml').read_text()

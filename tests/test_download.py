@@ -23,12 +23,12 @@ class Handler(BaseHTTPRequestHandler):
             if 'location' in o: self.send_header('Location', o['location'])
             self.send_header('Content-Length', '0'); return self.end_headers()
         a = 0
-        if rng and o.get('ranges', True) and cond == (mark or o.get('modified')):
+        if rng and o.get('ranges', True) and cond == (mark if mark.startswith('"') else o.get('modified')):
             a = int(rng.removeprefix('bytes=').removesuffix('-')) + o.get('shift', 0)
             if a >= len(body):
                 self.send_response(416); self.send_header('Content-Length', '0'); return self.end_headers()
-            self.send_response(206); self.send_header('Content-Range', f"bytes {a}-{len(body)-1}/{o.get('claim', len(body))}")
-        else: self.send_response(200)
+            s.given.append(206); self.send_response(206); self.send_header('Content-Range', f"bytes {a}-{len(body)-1}/{o.get('claim', len(body))}")
+        else: s.given.append(200); self.send_response(200)
         if mark: self.send_header('ETag', mark)
         if 'modified' in o: self.send_header('Last-Modified', o['modified'])
         if o.get('chunked'): self.send_header('Transfer-Encoding', 'chunked')
@@ -74,7 +74,7 @@ def srv(tmp_path, monkeypatch):
     for k in 'no_proxy', 'NO_PROXY': monkeypatch.setenv(k, '127.0.0.1')
     monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path/'cache'))
     s = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    s.body,s.plan,s.stay,s.asked,s.guard = BODY,[],False,[],threading.Lock()
+    s.body,s.plan,s.stay,s.asked,s.given,s.guard = BODY,[],False,[],[],threading.Lock()
     s.url,s.root,s.waits = f'http://127.0.0.1:{s.server_port}/beetles.tgz',tmp_path/'cache/data',Tries()
     s.daemon_threads = True
     th = threading.Thread(target=s.serve_forever, kwargs=dict(poll_interval=0.02), daemon=True); th.start()
@@ -161,8 +161,8 @@ def test_hash_of_first_mib(srv):
 
 def test_redirect_and_last_modified(srv):
     day = 'Mon, 01 Jan 2024 00:00:00 GMT'
-    srv.plan = [dict(status=302, location='/elsewhere.tgz'), dict(etag='W/"weak"', modified=day, cut=50_000), dict(etag='', modified=day)]
-    whole(get(srv)); assert srv.asked == [None, None, 'bytes=50000-']
+    srv.plan = [dict(status=302, location='/elsewhere.tgz'), dict(etag='W/"weak"', modified=day, cut=50_000), dict(etag='W/"weak"', modified=day)]
+    whole(get(srv)); assert srv.asked == [None, None, 'bytes=50000-'] and srv.given == [200, 206]
 
 def test_all_records_are_sane():
     sets = [o for o in vars(URLs).values() if isinstance(o, DataURL)]
@@ -206,6 +206,9 @@ def test_no_length_at_all(srv, capsys):
     srv.plan = [dict(length=None, cut=40_000)]; whole(get(srv, path=srv.root.parent/'d'))   # the record knows the size
     srv.plan = [dict(length=None, cut=40_000)]; refused(srv, 'not a whole archive', d=srv.url)
 
+def test_more_than_the_record_says(srv):
+    srv.plan = [dict(length=None, body=BODY+b'junk')]; whole(get(srv)); assert srv.asked == [None]   # the surplus is not read
+
 def test_truncated_plain_tar(srv):
     srv.body = tgz(FILES, 'w:')[:512*19]   # ends where a header would begin: tarfile alone takes it for whole
     refused(srv, 'no end mark', d=srv.url)
@@ -232,6 +235,12 @@ def test_part_longer_than_the_file(srv):
     (srv.root/'.downloads'/f'{arc(srv)}.part').write_bytes(bytes(len(BODY)+10))
     (srv.root/'.downloads'/f'{arc(srv)}.part.json').write_text(json.dumps(dict(url=srv.url, mark='"v1"', total=len(BODY)+20)))
     whole(get(srv)); assert srv.asked == [f'bytes={len(BODY)+10}-', None]   # 416, then from the start
+
+def test_all_there_but_not_renamed(srv):
+    (srv.root/'.downloads').mkdir(parents=True)
+    (srv.root/f'.downloads/{arc(srv)}.part').write_bytes(BODY)
+    (srv.root/f'.downloads/{arc(srv)}.part.json').write_text(json.dumps(dict(url=srv.url, mark='"v1"', total=len(BODY))))
+    whole(get(srv)); assert srv.asked == []
 
 @pytest.mark.parametrize('junk', ['', '{', '[1]', '{"url": 3}'])
 def test_note_that_is_junk(srv, junk):

@@ -62,8 +62,9 @@ class Learner:
         self.training = self.fitting = False
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
-        self.position,self.active,self._extra,self._loaded,self._n_out = (0, 0),[],[],None,None
-        self._generator,self._hooks = torch.Generator(self.device),hooks([])
+        self.dl = self.n_iter = self._loaded = self._n_out = None
+        self.position,self.active,self._extra = (0, 0),[],[]
+        self._generator,self._hooks,self._monitors = torch.Generator(self.device),hooks([]),True
         self._forget()
 
     # The loop
@@ -235,16 +236,17 @@ class Learner:
     @contextmanager
     def composed(self,
         cbs=(),         # callbacks beside the learner's own
-        monitors=True,  # False leaves those out that only watch
+        monitors=True,  # False leaves the learner's own out that only watch, in calls inside the `with` too
     ):
         "Sort and check the callbacks and make them the active ones for the duration of a `with`"
-        old = self.active,self._extra,self._hooks
+        kept = {n: getattr(self, n) for n in ('active', '_extra', '_hooks', '_monitors')}
         try:
-            self._extra = self._extra+_listed(cbs)
-            self.active = [cb for cb in compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs+self._extra) if monitors or not cb.monitor]
+            self._extra,self._monitors = self._extra+_listed(cbs),self._monitors and monitors
+            cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs+self._extra)
+            self.active = [cb for cb in cbs if self._monitors or not cb.monitor or cb in self._extra]
             self._hooks = hooks(self.active)
             yield self
-        finally: self.active,self._extra,self._hooks = old
+        finally: vars(self).update(kept)
 
     def __call__(self, event):
         "Call every active callback that has a method named `event`, in stage order"

@@ -87,6 +87,10 @@ class TableRenderer:
         self.sym,self.level = f,title_level
         self.name = name or getattr(f, '__qualname__', None) or type(f).__qualname__
 
+    def doc(self) -> str:
+        "Docstring; a class's own, not one that it inherits"
+        return inspect.cleandoc(vars(self.sym).get('__doc__') or '') if inspect.isclass(self.sym) else inspect.getdoc(self.sym) or ''
+
     def parameters(self) -> str:
         "Markdown table of the parameters that have a comment, and of the result, empty if there is none"
         dm,pr = docments(self.sym, full=True) if callable(self.sym) else {},_params(self.sym)
@@ -106,5 +110,5 @@ class TableRenderer:
         short = self.name.rsplit('.', 1)[-1]
         sig = short if self.prop or not callable(self.sym) else signature_text(self.sym, self.name)
         head = self.name.replace('_', r'\_')
-        return '\n\n'.join(o for o in ['---', f"{'#'*self.level} {head}", f'```python\n{sig}\n```', inspect.getdoc(self.sym) or '',
+        return '\n\n'.join(o for o in ['---', f"{'#'*self.level} {head}", f'```python\n{sig}\n```', self.doc(),
                                        self.parameters(), self.methods()] if o)

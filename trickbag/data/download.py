@@ -177,13 +177,6 @@ def _digest(f, algo):
         if algo == 'md5_1mib': return hashlib.md5(h.read(2**20), usedforsecurity=False).hexdigest()
         return hashlib.file_digest(h, algo).hexdigest()
 
-def _wrong(f, d):
-    "Why file `f` is not the archive that `d` tells of; '' if it is"
-    algo,_,want = (d.hash or '').partition(':')
-    if d.size and (n := f.stat().st_size) != d.size: return f'has {n} bytes, expected {d.size}'
-    if want and (got := _digest(f, algo)) != want: return f'has {algo} {got}, expected {want}'
-    return ''
-
 @contextmanager
 def _lock(f, say):
     "Hold file `f` locked. The system lets go of it when the process dies, so a lock is never stale."
@@ -238,16 +231,16 @@ def untar_data(
 def _fetch(d, goal, work, say, **kw):
     "Download, check and unpack `d` to `goal`, under the lock"
     arc,tmp,note = (work/f'{d.folder}.{e}' for e in (hashlib.sha256(d.url.encode()).hexdigest()[:8], 'tmp', 'json'))
-    url,algo = _show(d.url),(d.hash or '').partition(':')[0]
+    url,(algo,_,want) = _show(d.url),(d.hash or '').partition(':')
     for last in (False, True):   # twice: the first archive may be glued from two that bore the same mark
         if not arc.exists():
-            say(f"downloading {f'{d.size/1e6:.0f} MB, ' if d.size else ''}{url} to {goal}")
+            say(f"downloading {f'{d.size/1e6:.1f} MB, ' if d.size else ''}{url} to {goal}")
             try: download(d.url, arc, d.size, **kw)
             except DownloadError as e: raise DownloadError(f'{e} (or fetch it elsewhere and unpack it to {goal})') from e.__cause__
-        if not (why := _wrong(arc, d)): break
+        if not want or (got := _digest(arc, algo)) == want: break
         arc.unlink()
-        if last: raise DownloadError(f'{url} {why}: deleted; damaged on the way or changed at the source, so call again later')
-    sha = d.hash[7:] if algo == 'sha256' else _digest(arc, 'sha256')
+        if last: raise DownloadError(f'{url} has {algo} {got}, expected {want}: deleted; damaged on the way or changed: call again')
+    sha = want if algo == 'sha256' else _digest(arc, 'sha256')
     if not algo: say(f'no hash is known to check it by; its sha256 is {sha}')
     old = _read(note)
     if algo != 'sha256' and old.get('url') == url and old.get('sha256') != sha:
@@ -258,7 +251,6 @@ def _fetch(d, goal, work, say, **kw):
         tmp.mkdir(); _unpack(arc, tmp)
         note.write_text(json.dumps(dict(url=url, size=arc.stat().st_size, sha256=sha)))
         top = list(tmp.iterdir())
-        if goal.is_dir(): goal.rmdir()   # empty, or we would not be here
         os.rename(top[0] if len(top) == 1 and top[0].is_dir() else tmp, goal)
     except DownloadError: arc.unlink(); raise
     except Exception as e:   # what a damaged archive raises is of many kinds
