@@ -11,19 +11,19 @@ import yaml
 root = Path(__file__).resolve().parent.parent
 join = ''.join
 
-# Reading order of the sidebar: (section, what is in it). A folder stands for its notebooks by title, a first few named.
+# Reading order of the sidebar: (section, what is in it). A folder stands for its notebooks by title; what is not there yet is left out.
 # A page that is named nowhere goes to a section More at the end, so nothing is ever missing.
 ROOMS = [
     (None,        ['index.ipynb']),
     ('Tutorials', ['tutorials']),
-    ('The loop',  ['learner.ipynb', 'callback.ipynb', 'optimizer.ipynb', 'schedules.ipynb', 'metrics.ipynb', 'checkpoint.ipynb', 'describe.ipynb']),
+    ('The loop',  [f'{o}.ipynb' for o in ('learner', 'callback', 'optimizer', 'schedule', 'metrics', 'checkpoint', 'describe')]),
     ('Data',      ['data']),
     ('Vision',    ['vision']),
     ('Models',    ['models']),
     ('Tricks',    ['tricks']),
     ('Monitors',  ['monitors']),
-    ('Tools',     ['recipes.ipynb', 'ablation.ipynb', 'interpret.ipynb', 'export.ipynb', 'distributed.ipynb', 'cli.ipynb']),
-    ('Package',   ['core.ipynb', 'testing.ipynb', 'all.ipynb', 'init.ipynb', 'showdoc.ipynb']),
+    ('Tools',     [f'{o}.ipynb' for o in ('show', 'interpret', 'recipes', 'ablation', 'export', 'distributed', 'demo', 'cli')]),
+    ('Package',   [f'{o}.ipynb' for o in ('core', 'testing', 'all', 'init', 'showdoc')]),
 ]
 
 def write(p, s):
@@ -47,24 +47,24 @@ def title(nb):
         if m := re.match(r'# (.+)', join(c['source'])): return m[1].strip()
     return ''
 
-def snapshot(dst):
-    "Copy nbs/ to `dst`; gives {relative path: title} of the notebooks"
+def snapshot(nbs, src):
+    "Copy the notebooks of nbs/ to `nbs` and its other files to `src`; gives {relative path: title} of the notebooks"
     titles = {}
     for p in sorted((root/'nbs').rglob('*')):
         rel = p.relative_to(root/'nbs')
         if not p.is_file() or p.suffix=='.tmp' or any(o[0]=='.' or (o[0]=='_' and o!='_quarto.yml') for o in rel.parts): continue
-        (dst/rel).parent.mkdir(parents=True, exist_ok=True)
+        for dst in nbs,src: (dst/rel).parent.mkdir(parents=True, exist_ok=True)
         if p.suffix=='.ipynb':
             nb = load(p)
             if not (t := title(nb)): sys.exit(f'{p}: the first cell must be `# Title` and `> what it is` below it')
             titles[rel.as_posix()] = t
-            (dst/rel).write_text(json.dumps(nb))
-        else: shutil.copy(p, dst/rel)
+            (nbs/rel).write_text(json.dumps(nb))
+        else: shutil.copy(p, src/rel)
     return titles
 
 def sidebar(titles):
     "sidebar.yml: ROOMS, with each folder's pages by title, and whatever is left over at the end"
-    left,res,rest = dict(titles),[],[]
+    left,res = dict(titles),[]
     def take(o): return [o] if left.pop(o, None) else []
     for sec,items in ROOMS:
         pages = []
@@ -96,7 +96,7 @@ def links():
     return linkify
 
 def process(src, dst):
-    "Notebook `src` as the site shows it: hidden cells out, `show_doc` run for each export, names in backticks linked"
+    "Notebook `src` as the site shows it: hidden cells out, `show_doc` run for each export, names in backticks linked; gives what failed"
     from fastcore.nbio import read_nb, write_nb
     from nbdev import processors as P
     class in_order(P.add_show_docs):   # nbdev shows the symbols of one cell last to first
@@ -112,7 +112,8 @@ def process(src, dst):
         def __call__(self, cell):
             trees = cell.parsed_() if cell.cell_type=='code' else None
             only = trees and all(isinstance(t, (P.ast.Import, P.ast.ImportFrom)) for t in trees)
-            if only or cell.directives_.keys() & {'export', 'exports', 'exporti', 'exec_doc'} or P._show_docs(trees or []): super().__call__(cell)
+            exported = cell.directives_.keys() & {'export', 'exports', 'exporti', 'exec_doc'}
+            if only or exported or P._show_docs(trees or []): super().__call__(cell)
     linkify = links()
     def add_links(cell):
         if cell.cell_type=='markdown': cell.source = linkify(cell.source)
@@ -124,7 +125,9 @@ def process(src, dst):
     os.environ['IN_TEST'] = '1'
     nb = read_nb(src)
     try: Filter()(nb)
-    except Exception as e: sys.exit(f'{src.name}: {e}')
+    except Exception as e:
+        lines = str(e).splitlines() or [repr(e)]
+        return f'{src.name}: {lines[0]}' + (f' {lines[-1]}' if lines[1:] else '')
     write_nb(nb, dst)
 
 def tidy(nb, name):
@@ -153,8 +156,8 @@ def anchors(pages):
         return f'{m[1]}{m[2]}{"#" if frag else ""}{frag}"'
     return {p: re.sub(r'(<a [^>]*?href=")([^"#:]*\.html|)#([^"]+)"', lambda m: fix(p, m), s) for p,s in pages.items()}
 
-LOADS = re.compile(r'<(?:script|img|iframe|source|video|audio|link)\b[^>]*?\b(?:src|href)=["\'](?:https?:)?//[^"\']*|url\(["\']?(?:https?:)?//[^)]*|@import\s+["\'](?:https?:)?//[^"\']*')
-
+LOADS = re.compile(r'<(?:script|img|iframe|source|video|audio|link)\b[^>]*?\b(?:src|href)=["\'](?:https?:)?//[^"\']*'
+                   r'|url\(["\']?(?:https?:)?//[^)]*|@import\s+["\'](?:https?:)?//[^"\']*')
 FONTS = re.compile(rb'@import url\((?:https?:)?//[^)]*\);?')   # a theme's web fonts; styles.css names the system's
 
 def site(src, out):
@@ -180,12 +183,15 @@ def readme(nb):
         if c['cell_type']=='raw':
             front = yaml.safe_load(s.strip('-\n'))
             res += ['# '+front['title'], '> '+front['description']]
-        elif c['cell_type']=='markdown': res.append(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', re.sub(r'<!--.*?-->', '', s)).strip())
+        elif c['cell_type']=='markdown':
+            s = re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', re.sub(r'<!--.*?-->', '', s))   # a name in backticks needs no link here
+            res.append(s.replace('](/', '](docs/').strip())
         elif s and 'echo: false' not in s:
             code = re.sub(r'(?m)^#\|.*\n', '', s)
             res.append(f'```python\n{code}\n```')
             for o in c.get('outputs', []):
-                if t := join(o.get('text') or o.get('data', {}).get('text/plain') or ''): res.append('\n'.join('    '+l for l in t.splitlines()))
+                t = join(o.get('text') or o.get('data', {}).get('text/plain') or '')
+                res.append('\n'.join('    '+l for l in t.splitlines()))
     return '\n\n'.join(o for o in res if o)+'\n'
 
 def main():
@@ -195,15 +201,13 @@ def main():
     lock = open(__file__); fcntl.flock(lock, fcntl.LOCK_EX)   # one build at a time in one checkout
     with tempfile.TemporaryDirectory() as tmp:
         nbs,src = Path(tmp)/'nbs',Path(tmp)/'site'
-        titles = snapshot(nbs)
+        titles = snapshot(nbs, src)
         cfg = get_config()
-        write(root/'nbs'/'nbdev.yml', _nbdev_yml.format(**{k: cfg[k] for k in ['title', 'description', 'branch', 'git_url', 'doc_host', 'doc_baseurl']}, doc_path=cfg.doc_path.name))
+        keys = 'title', 'description', 'branch', 'git_url', 'doc_host', 'doc_baseurl'
+        write(root/'nbs'/'nbdev.yml', _nbdev_yml.format(**{k: cfg[k] for k in keys}, doc_path=cfg.doc_path.name))
         write(root/'nbs'/'sidebar.yml', sidebar(titles))
-        for p in nbs.rglob('*'):
-            if p.is_file() and p.suffix!='.ipynb': (src/p.relative_to(nbs)).parent.mkdir(parents=True, exist_ok=True); shutil.copy(p, src/p.relative_to(nbs))
         for n in 'nbdev.yml', 'sidebar.yml': shutil.copy(root/'nbs'/n, src/n)
-        for o in titles: (src/o).parent.mkdir(parents=True, exist_ok=True)
-        for o in titles: process(nbs/o, src/o)
+        if bad := [e for o in titles if (e := process(nbs/o, src/o))]: sys.exit('\n'.join(bad))
         write(root/'README.md', readme(json.loads((src/'index.ipynb').read_text())))
         for o in titles: (src/o).write_text(json.dumps(tidy(json.loads((src/o).read_text()), o)))
         s = (src/'nbdev.yml').read_text()

@@ -8,7 +8,8 @@ from trickbag.tricks.mix_or_cut import MixOrCut
 from trickbag.tricks.mixup import MixUp
 from trickbag.tricks.random_erasing import RandomErasing
 
-WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', 'unique', '_unique2', 'repeat_interleave')   # need a value or make a shape of it
+# operations that need a value, or make a shape of one
+WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', '_unique2', 'repeat_interleave')
 
 class NoWait(TorchDispatchMode):
     "Raise where an operation would need a value on the CPU; count the rest"
@@ -16,7 +17,8 @@ class NoWait(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name,self.n = func.overloadpacket.__name__,self.n+1
         if name in WAITS: raise AssertionError(f'{name} waits for the device')
-        if name=='index' and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]): raise AssertionError('a boolean index waits for the device')
+        if name=='index' and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
+            raise AssertionError('a boolean index waits for the device')
         return func(*args, **(kwargs or {}))
 
 def watched(cb, n=8):
@@ -29,8 +31,8 @@ def watched(cb, n=8):
     with NoWait() as m: cb.before_batch(learn)
     return m.n
 
-makes = [MixUp, CutMix, MixOrCut, lambda: MixOrCut(p=.5, mode='batch'), LabelSmoothing, RandomErasing, lambda: RandomErasing(mode='color', max_count=3),
-         lambda: RandomErasing(mode='const')]
+makes = [MixUp, CutMix, MixOrCut, lambda: MixOrCut(p=.5, mode='batch'), LabelSmoothing, RandomErasing,
+         lambda: RandomErasing(mode='color', max_count=3), lambda: RandomErasing(mode='const')]
 
 @pytest.mark.parametrize('i', range(len(makes)))
 def test_no_wait_and_no_loop(i):

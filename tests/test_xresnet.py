@@ -23,7 +23,7 @@ FASTAI = dict(
     xse_resnext34_deep   = (26511520, 26257090, '3f4a7f6691d88b1f'), xse_resnext50_deep   = (31695736, 30680986, 'abab866470f5d6ce'),
     xse_resnext18_deeper = (12335448, 12081018, 'bd27137ff617123b'), xse_resnext34_deeper = (22835600, 22581170, 'a722058e9186ecba'),
     xse_resnext50_deeper = (27930424, 26915674, '3d4c30bb998a175e'))
-# what fastai 2.8.12 gives for the weights of `filled` and the images of `images`, the first 3 of: logits in training, gradient, logits in evaluation
+# what fastai 2.8.12 gives for the weights of `filled` and `images()`, first 3 each: logits in training, gradient, logits in evaluation
 OUTPUTS = dict(
     xresnet18      = [[-2.8370993, -2.05038, -1.1201536],     [-.092358063, -.072600964, -.01128686], [-3.4630619, -2.5452925, -1.4511444]],
     xresnet50      = [[-6.742107, -.34416062, 6.4030789],     [-15814.2, -9973.3739, -1130.5914],     [-5.9161293, -.075460641, 5.8520352]],
@@ -58,7 +58,7 @@ def outputs(model, x):
 
 def same(ours, theirs, size=(64,75), tol=1e-9):
     "In double precision, with the same weights: equal logits in both modes, equal gradients"
-    ours.double().load_state_dict(dict(zip(ours.state_dict(), filled(theirs).state_dict().values(), strict=True)))
+    filled(ours).load_state_dict(dict(zip(ours.state_dict(), filled(theirs).state_dict().values(), strict=True)))
     x = images(3, *size)
     for a,b in zip(outputs(ours, x), outputs(theirs, x), strict=True): assert (a-b).abs().max() <= tol*b.abs().max()
 
@@ -96,10 +96,10 @@ def test_fastai_itself(name):
     fx = pytest.importorskip('fastai.vision.models.xresnet')
     theirs = filled(getattr(fx, name)(n_out=10))
     for size in (32, 64, 97) if 'deep' not in name else (96, 129):
-        ours = getattr(X, name)(10).double()
+        ours = filled(getattr(X, name)(10))
         ours.load_state_dict(theirs.state_dict(), strict=True)
         x = images(3, size, size+5)
-        for a,b in zip(outputs(ours, x), outputs(copy.deepcopy(theirs), x), strict=True): torch.testing.assert_close(a, b, rtol=1e-9, atol=0)
+        for a,b in zip(outputs(ours, x), outputs(copy.deepcopy(theirs), x), strict=True): assert torch.equal(a, b)
 
 def test_initial_weights_are_distributed_as_fastais():
     "Kaiming normal with fan in for convolutions and the linear layer, biases 0, norms 1 and 0, the last of each block 0"
@@ -115,10 +115,10 @@ def test_initial_weights_are_distributed_as_fastais():
         elif isinstance(o, X.SimpleSelfAttention): assert not o.gamma.any()
     assert len(last)==16
 
-@pytest.mark.parametrize('name,kw', [('resnet18',{}), ('resnet50',{}), ('resnext50_32x4d',{})])
-def test_torchvision(name, kw):
+@pytest.mark.parametrize('name', ['resnet18','resnet50','resnext50_32x4d'])
+def test_torchvision(name):
     f = dict(resnet18=X.xresnet18, resnet50=X.xresnet50, resnext50_32x4d=X.xresnext50)[name]
-    for size in ((64,75), (33,32)): same(f(10, stem='7x7', shortcut='B'), getattr(torchvision.models, name)(num_classes=10), size, tol=1e-7)
+    for size in ((33,49), (32,32)): same(f(10, stem='7x7', shortcut='B'), getattr(torchvision.models, name)(num_classes=10), size, tol=1e-7)
 
 @pytest.mark.parametrize('name,f', [
     ('resnet18d', X.xresnet18), ('resnet34d', X.xresnet34), ('resnet50d', X.xresnet50), ('resnext50d_32x4d', X.xresnext50),
@@ -126,11 +126,11 @@ def test_torchvision(name, kw):
     ('resnetblur50d', partial(X.xresnet50, blur_pool=True))])
 def test_timm(name, f):
     timm = pytest.importorskip('timm')
-    for size in ((64,75), (97,64)): same(f(10), timm.create_model(name, num_classes=10), size, tol=1e-7)
+    same(f(10), timm.create_model(name, num_classes=10), (33,49), tol=1e-7)
 
 def test_timm_activation():
     timm = pytest.importorskip('timm')
-    same(X.xresnet18(10, act=nn.SiLU), timm.create_model('resnet18d', num_classes=10, act_layer=nn.SiLU), tol=1e-7)
+    same(X.xresnet18(10, act=nn.SiLU), timm.create_model('resnet18d', num_classes=10, act_layer=nn.SiLU), (33,49), tol=1e-7)
 
 def test_small_stem_is_the_usual_cifar_resnet():
     assert count(meta(X.xresnet18, 10, stem='small', shortcut='B')) == 11173962   # kuangliu/pytorch-cifar's ResNet18
@@ -183,7 +183,8 @@ def test_drop_path_in_a_block():
 
 def test_drop_path_rises_linearly_as_timms():
     timm = pytest.importorskip('timm')
-    theirs = [getattr(m.drop_path, 'drop_prob', 0.) for n,m in timm.create_model('resnet50d', drop_path_rate=.3).named_modules() if hasattr(m, 'drop_path')]
+    blocks = [m for m in timm.create_model('resnet50d', drop_path_rate=.3).modules() if hasattr(m, 'drop_path')]
+    theirs = [getattr(m.drop_path, 'drop_prob', 0.) for m in blocks]
     ours = [m.drop_path.p for m in X.xresnet50(drop_path=.3).modules() if isinstance(m, X.ResBlock)]
     assert ours == pytest.approx(theirs) and len(ours)==16
 
@@ -237,7 +238,8 @@ def test_last_norms(f):
     assert all(isinstance(o, nn.BatchNorm2d) and not o.weight.any() for o in ns)
     assert {id(o) for o in ns} == {id(o) for o in m.modules() if isinstance(o, nn.BatchNorm2d) and not o.weight.any()}
     s = nn.SyncBatchNorm.convert_sync_batchnorm(m)
-    assert all(isinstance(o, nn.SyncBatchNorm) and not o.weight.any() for o in X.last_norms(nn.DataParallel(s))) and len(X.last_norms(s))==len(ns)
+    assert len(X.last_norms(s))==len(ns)
+    assert all(isinstance(o, nn.SyncBatchNorm) and not o.weight.any() for o in X.last_norms(nn.DataParallel(s)))
 
 @pytest.mark.parametrize('name', ['resnet18','resnet50','resnet50d','seresnet50','resnetblur50d','res2net50d','ecaresnet50d'])
 def test_last_norms_of_timm(name):
@@ -263,7 +265,8 @@ def test_channels_last_and_half_precision(kw):
     m,x = X.xresnet18(10, widen=.25, **kw).eval(),torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         y = m(x)
-        torch.testing.assert_close(m.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last)), y, rtol=1e-4, atol=1e-4)
+        cl = m.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+        torch.testing.assert_close(cl, y, rtol=1e-4, atol=1e-4)
         with torch.autocast('cpu', torch.bfloat16): assert (m(x).float()-y).abs().max() < .1*y.abs().max()
         assert m.bfloat16()(x.bfloat16()).dtype==torch.bfloat16
 
@@ -273,8 +276,8 @@ def test_batch_of_one_pixel_maps_in_evaluation():
 
 @pytest.mark.parametrize('err,msg,kw', [
     (ValueError, "'deep', '7x7' or 'small', not 'tiny'", dict(stem='tiny')), (ValueError, "'B', 'C' or 'D', not 'A'", dict(shortcut='A')),
-    (TypeError, 'give ReLU', dict(act=nn.ReLU())), (ValueError, 'probability', dict(drop_path=1.5)), (ValueError, 'too few', dict(widen=.01)),
-    (TypeError, 'pretrained', dict(pretrained=True))])
+    (TypeError, 'give ReLU', dict(act=nn.ReLU())), (ValueError, 'probability', dict(drop_path=1.5)),
+    (ValueError, 'too few', dict(widen=.01)), (TypeError, 'pretrained', dict(pretrained=True))])
 def test_errors(err, msg, kw):
     with pytest.raises(err, match=msg): X.xresnet18(10, **kw)
 

@@ -13,17 +13,17 @@ from .core import atomic_save, keep_modes, keep_rng, mix_seed, name_key, sample_
 from .describe import Table
 from .interpret import Interpretation
 from .learner import default_cbs, Learner, probabilities
+from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, error_rate, metric_name, top_5
 from .optimizer import adamw, freeze_to, load_opt_state, NORMS, opt_state, split_head, spread_lr
 from .schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
 from .schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, schedule_values, StepDecay, Warmup
 from .show import label_text, show_images
-from .testing import Bomb, EarlyBomb, found, LateBomb, prove, prove_order, prove_resume, prove_undone, StopAt, tiny_learner
-from .testing import tiny_model, TinyData, weights
 from .data.download import DataURL, download, DownloadError, untar_data, URLs
 from .data.images import dataset_labels, DatasetSource, decode, FileSource, find_bad, find_images, ImageError, label_func
 from .data.images import quick_check, split_idxs, SUFFIXES, to_rgb
 from .data.loaders import DataLoaders, ImageLoader, Store
+from .data.toy import beetle, toy_set, toy_species
 from .models.xresnet import BlurPool, conv_layer, DropPath, last_norms, ResBlock, SimpleSelfAttention, SqueezeExcite, XResNet
 from .models.xresnet import xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper, xresnet34, xresnet34_deep
 from .models.xresnet import xresnet34_deeper, xresnet50, xresnet50_deep, xresnet50_deeper, xresnext101, xresnext18, xresnext34
@@ -34,10 +34,15 @@ from .monitors.progress import Bar, bar, format_time, format_value, Progress, sa
 from .monitors.recorder import Recorder
 from .tricks.cutmix import CutMix, cutmix
 from .tricks.ema import EMA, ema_decay, ema_update
+from .tricks.grad_accumulation import GradientAccumulation, scale_grads
+from .tricks.grad_clip import clip_gradients, GradientClip
 from .tricks.label_smoothing import label_smoothing, LabelSmoothing
 from .tricks.mix_or_cut import mix_or_cut, MixOrCut
+from .tricks.mixed_precision import half_dtype, MixedPrecision
 from .tricks.mixup import MixUp, mixup
+from .tricks.progressive_resize import growing_sizes, ProgressiveResize, resize_batch, size_at
 from .tricks.random_erasing import erase, erase_boxes, RandomErasing
+from .tricks.tta import TTA, tta_fold, tta_views
 from .vision.basic import Flip, flip, imagenet_mean, imagenet_std, Normalize, normalize
 from .vision.boxes import box_mask, cut_boxes
 from .vision.crop import center_boxes, Crop, random_boxes, resize_boxes
@@ -46,20 +51,21 @@ __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate',
     'check_soft_loss', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'STAGES', 'ToDevice', 'check_resume', 'kept',
     'read_checkpoint', 'write_checkpoint', 'atomic_save', 'keep_modes', 'keep_rng', 'mix_seed', 'name_key', 'sample_beta', 'seed_all',
-    'seed_default', 'soft_targets', 'Table', 'Interpretation', 'default_cbs', 'Learner', 'probabilities', 'accuracy', 'Averages',
-    'error_rate', 'metric_name', 'top_5', 'adamw', 'freeze_to', 'load_opt_state', 'NORMS', 'opt_state', 'split_head', 'spread_lr',
-    'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos',
-    'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images',
-    'Bomb', 'EarlyBomb', 'found', 'LateBomb', 'prove', 'prove_order', 'prove_resume', 'prove_undone', 'StopAt', 'tiny_learner',
-    'tiny_model', 'TinyData', 'weights', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels', 'DatasetSource',
-    'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb',
-    'DataLoaders', 'ImageLoader', 'Store', 'BlurPool', 'conv_layer', 'DropPath', 'last_norms', 'ResBlock', 'SimpleSelfAttention',
-    'SqueezeExcite', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34',
-    'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34',
-    'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
-    'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50',
-    'xse_resnext50_deep', 'xse_resnext50_deeper', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings',
-    'Recorder', 'CutMix', 'cutmix', 'EMA', 'ema_decay', 'ema_update', 'label_smoothing', 'LabelSmoothing', 'mix_or_cut', 'MixOrCut',
-    'MixUp', 'mixup', 'erase', 'erase_boxes', 'RandomErasing', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize', 'normalize',
-    'box_mask', 'cut_boxes', 'center_boxes', 'Crop', 'random_boxes', 'resize_boxes'
+    'seed_default', 'soft_targets', 'Table', 'Interpretation', 'default_cbs', 'Learner', 'probabilities', 'lr_sweep', 'minimum',
+    'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'error_rate', 'metric_name', 'top_5', 'adamw', 'freeze_to',
+    'load_opt_state', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear',
+    'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step',
+    'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'DataURL', 'download', 'DownloadError', 'untar_data',
+    'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'quick_check',
+    'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'Store', 'beetle', 'toy_set', 'toy_species', 'BlurPool', 'conv_layer',
+    'DropPath', 'last_norms', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
+    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
+    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
+    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
+    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'Bar', 'bar',
+    'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'CutMix', 'cutmix', 'EMA', 'ema_decay', 'ema_update',
+    'GradientAccumulation', 'scale_grads', 'clip_gradients', 'GradientClip', 'label_smoothing', 'LabelSmoothing', 'mix_or_cut', 'MixOrCut',
+    'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'growing_sizes', 'ProgressiveResize', 'resize_batch', 'size_at', 'erase',
+    'erase_boxes', 'RandomErasing', 'TTA', 'tta_fold', 'tta_views', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize',
+    'normalize', 'box_mask', 'cut_boxes', 'center_boxes', 'Crop', 'random_boxes', 'resize_boxes'
 ]

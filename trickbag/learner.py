@@ -115,6 +115,7 @@ class Learner:
 
     def _train_batch(self, batch):
         try:
+            self.pred = self.loss = None    # frees the last batch's graph before this one needs the memory
             self.xb,self.yb,*rest = batch
             self.idx = rest[0] if rest else None
             self('before_batch')
@@ -363,6 +364,10 @@ class Learner:
     def _restore_cbs(self):
         for cb in self.active:
             if cb.name in self._loaded['cbs']: cb.load_state_dict(self._loaded['cbs'][cb.name])
+
+    def __repr__(self):
+        last = ', '.join(f'{k} {v:.4f}' for k,v in (self.history or [{}])[-1].items() if isinstance(v, float) and k!='time')
+        return f"Learner({type(self.model).__name__}, {self.epochs_run} epochs trained{': ' if last else ''}{last})"
 
     def _file(self, file)->Path:
         p = self.path/file

@@ -6,7 +6,7 @@
 __all__ = ['Store', 'ImageLoader', 'DataLoaders']
 
 # %% ../../nbs/data/loaders.ipynb #b36e192f
-import csv, os
+import csv, os, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,11 +121,10 @@ class DataLoaders:
         self.c = len(vocab) if vocab else None
 
     def test_dl(self,
-        items:list,     # paths, PIL images or uint8 tensors C x H x W
+        items:list,     # paths, PIL images or uint8 tensors C x H x W; tensors as the model takes them, if the loaders are plain iterables
     ):
         "A loader of new, unlabelled images, treated as validation images are"
-        if self._make_test is None: raise ValueError("test_dl: these DataLoaders were not made from images; give batches [(xb, None)]")
-        return self._make_test(items)
+        return self._make_test(items) if self._make_test else [(torch.stack(list(items)), None)]
 
     def one_batch(self, train:bool=True)->tuple:
         "The first batch of the training (or validation) loader as it comes, before any callback"
@@ -187,6 +186,8 @@ class DataLoaders:
             if len(is_valid)!=len(files): raise ValueError(f"from_lists: {len(files)} files but {len(is_valid)} entries of is_valid")
             tr,va = [i for i,v in enumerate(is_valid) if not v],[i for i,v in enumerate(is_valid) if v]
         if not tr: raise ValueError("from_lists: no training files; every one is marked as validation")
+        if both := {files[i] for i in tr} & {files[i] for i in va}:
+            warnings.warn(f"DataLoaders: {len(both)} files are in training and in validation, {min(both)} for one; validation then flatters the model")
         vocab = sorted({labels[i] for i in tr}, key=lambda l: (str(type(l)), l))
         o2i = {v: i for i,v in enumerate(vocab)}
         for i in va:

@@ -157,8 +157,9 @@ class XResNet(nn.Sequential):
         for s,(nf,nb) in enumerate(zip(sizes, layers)):
             blocks = []
             for b in range(nb):
-                blocks.append(ResBlock(ni, nf, expansion, 2 if s>0 and b==0 else 1, groups, base_width, shortcut, zero_gamma, act, se,
-                    sa and s==max(0, len(layers)-4) and b==nb-1, blur_pool, drop_path*i/max(1, n-1)))
+                blocks.append(ResBlock(ni, nf, expansion, stride=2 if s>0 and b==0 else 1, groups=groups, base_width=base_width,
+                    shortcut=shortcut, zero_gamma=zero_gamma, act=act, se=se, sa=sa and s==max(0, len(layers)-4) and b==nb-1,
+                    blur_pool=blur_pool, drop_path=drop_path*i/max(1, n-1)))
                 ni,i = nf,i+1
             stages.append(nn.Sequential(*blocks))
         super().__init__(*self._stem(stem, c_in, act, blur_pool), *stages,
@@ -232,6 +233,6 @@ def last_norms(
     res = []
     for m in model.modules():
         if hasattr(m, 'last_norm'): res.append(m.last_norm)
-        elif hasattr(m, 'downsample') and hasattr(m, 'bn2'): res.append(m.bn3 if hasattr(m, 'bn3') else m.bn2)   # torchvision, timm
+        elif hasattr(m, 'downsample'): res += [getattr(m, o) for o in ('bn3', 'bn2') if hasattr(m, o)][:1]   # torchvision, timm
     if not res: raise ValueError(f'last_norms: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property')
     return res

@@ -22,7 +22,7 @@ def mix_or_cut(
     perm:torch.Tensor,  # partner of each sample, N, integer
 )->tuple:               # mixed x and y
     "`mixup` for some samples of a batch, `cutmix` for the others"
-    w = torch.where(cut.view(-1, 1, 1, 1), (~box_mask(boxes, x)).to(x.dtype), lam.to(x.dtype).view(-1, 1, 1, 1))    # 0 and 1 pick exactly
+    w = torch.where(cut.view(-1, 1, 1, 1), (~box_mask(boxes, x)).to(x.dtype), lam.to(x.dtype).view(-1, 1, 1, 1))   # lerp by 0 or 1 is exact
     own = torch.where(cut, 1-boxes[:, 2]*boxes[:, 3]/(x.shape[-2]*x.shape[-1]), lam)
     return torch.lerp(x[perm], x, w), torch.lerp(y[perm], y, own.to(y.dtype)[:, None])
 
@@ -36,8 +36,10 @@ class MixOrCut(Callback):
         switch_prob:float=.5,   # probability that it is CutMix; timm's name and default
         mode:str='sample',      # what a choice is made for: 'sample' or 'batch'; λ, box and partner are each image's own in both
     ):
-        if min(mixup_alpha, cutmix_alpha)<=0: raise ValueError(f"MixOrCut: alphas must be > 0, got {mixup_alpha}, {cutmix_alpha}; use switch_prob=0 or 1 for one kind only")
-        if not (0<p<=1 and 0<=switch_prob<=1): raise ValueError(f"MixOrCut: p must be in (0,1] and switch_prob in [0,1], got {p}, {switch_prob}")
+        if min(mixup_alpha, cutmix_alpha)<=0:
+            raise ValueError(f"MixOrCut: alphas must be > 0, got {mixup_alpha}, {cutmix_alpha}; use switch_prob=0 or 1 for one kind only")
+        if not (0<p<=1 and 0<=switch_prob<=1):
+            raise ValueError(f"MixOrCut: p must be in (0,1] and switch_prob in [0,1], got {p}, {switch_prob}")
         if mode not in ('sample', 'batch'): raise ValueError(f"MixOrCut: mode must be 'sample' or 'batch', got {mode!r}")
         self.mixup_alpha,self.cutmix_alpha,self.p,self.switch_prob,self.mode = mixup_alpha,cutmix_alpha,p,switch_prob,mode
 

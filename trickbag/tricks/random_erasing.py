@@ -25,10 +25,11 @@ def erase_boxes(
 )->torch.Tensor:        # x, y, width, height in pixels, max_count x N x 4; no width and height where there is no box
     "Boxes of random area, aspect ratio and place; of ten attempts the first that fits (Zhong et al. 2020, as in timm and torchvision)"
     u = torch.rand(4, max_count, n, 10, generator=generator, device=generator.device)
-    count,k = torch.randint(1, max_count+1, (n, 1), generator=generator, device=generator.device),torch.arange(max_count, device=generator.device)
+    count = torch.randint(1, max_count+1, (n, 1), generator=generator, device=generator.device)
+    k = torch.arange(max_count, device=generator.device).view(-1, 1, 1)
     area,a = h*w*(scale[0]+u[0]*(scale[1]-scale[0]))/count,torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))
     bh,bw = torch.round((area*a).sqrt()),torch.round((area/a).sqrt())
-    fits = (bh<h) & (bw<w) & (k.view(-1, 1, 1)<count)
+    fits = (bh<h) & (bw<w) & (k<count)
     first = fits.int().argmax(2, keepdim=True)
     bh,bw,ux,uy = (o.gather(2, first)[..., 0] for o in (bh, bw, u[2], u[3]))
     boxes = torch.stack([torch.floor(ux*(w-bw+1)), torch.floor(uy*(h-bh+1)), bw, bh], 2)
@@ -54,8 +55,9 @@ class RandomErasing(Callback):
         max_count:int=1,        # boxes an image: 1 to `max_count`, each with that part of the area
     ):
         if not 0<p<=1: raise ValueError(f"RandomErasing: p must be in (0,1], got {p}; leave RandomErasing out for none")
-        if not (0<scale[0]<=scale[1]<=1 and 0<ratio[0]<=ratio[1]): raise ValueError(f"RandomErasing: need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1], got {scale}, {ratio}")
-        if mode not in ('pixel', 'color', 'const'): raise ValueError(f"RandomErasing: mode must be 'pixel', 'color' or 'const', got {mode!r}")
+        if not (0<scale[0]<=scale[1]<=1 and 0<ratio[0]<=ratio[1]):
+            raise ValueError(f"RandomErasing: need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1], got {scale}, {ratio}")
+        if mode not in ('pixel', 'color', 'const'): raise ValueError(f"RandomErasing: mode must be pixel, color or const, got {mode!r}")
         if max_count<1: raise ValueError(f"RandomErasing: max_count must be at least 1, got {max_count}")
         self.p,self.scale,self.ratio,self.mode,self.max_count = p,tuple(scale),tuple(ratio),mode,max_count
 

@@ -1,0 +1,140 @@
+"From files to a trained classifier: every way in, what is refused, and that nothing about loading changes what is trained."
+import csv, gzip, struct
+import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
+from torch import nn
+from trickbag.all import *
+from trickbag.data.loaders import DataLoaders, ImageLoader, Store
+from trickbag.testing import weights
+
+NAMES = ['circle', 'square', 'wedge']
+
+def draw(i, k, size=(40, 30)):
+    "A little picture of class k"
+    from PIL import ImageDraw
+    im = Image.new('RGB', size, (20*i%200, 60, 90)); d = ImageDraw.Draw(im); b = (8, 6, 24, 22)
+    (d.ellipse, d.rectangle, d.pieslice)[k](b, **({'start': 0, 'end': 120} if k==2 else {}), fill=(250, 200, 10*i%255))
+    return im
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    root,rows = tmp_path_factory.mktemp('shapes'),[]
+    for split,n in (('train', 8), ('valid', 4)):
+        for k,name in enumerate(NAMES):
+            (root/split/name).mkdir(parents=True)
+            for i in range(n):
+                f = root/split/name/f'{name}_{i}.jpg'; draw(i+k, k).save(f, quality=90)
+                rows.append(dict(fname=str(f.relative_to(root)), kind=name, is_valid=split=='valid', x0=8, y0=6, x1=24, y1=22))
+    with open(root/'labels.csv', 'w', newline='') as f:
+        w = csv.DictWriter(f, rows[0]); w.writeheader(); w.writerows(rows)
+    return root
+
+def net(): torch.manual_seed(0); return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+def learner(dls, cbs=(), **kw):
+    learn = Learner(dls, net(), metrics=accuracy, cbs=cbs, lr=1e-2, device='cpu', **kw)
+    learn.default_cbs = [cb for cb in learn.default_cbs if cb.name!='Progress']
+    return learn
+
+KW = dict(size=24, bs=5)
+WAYS = dict(
+    folder=lambda p: DataLoaders.from_folder(p, **KW),
+    regex=lambda p: DataLoaders.from_folder(p, valid_pct=.25, label=r'/([a-z]+)_\d+\.jpg$', **KW),
+    function=lambda p: DataLoaders.from_folder(p, label=lambda f: f.stem.split('_')[0], **KW),
+    csv=lambda p: DataLoaders.from_csv(p, valid_col='is_valid', **KW),
+    boxes=lambda p: DataLoaders.from_csv(p, valid_col='is_valid', box_cols=['x0', 'y0', 'x1', 'y1'], **KW),
+    df=lambda p: DataLoaders.from_df(pd.read_csv(p/'labels.csv'), p, label_col='kind', valid_pct=.3, **KW),
+    lists=lambda p: DataLoaders.from_lists(sorted(p.glob('train/*/*.jpg')), [f.parent.name for f in sorted(p.glob('train/*/*.jpg'))], **KW))
+
+@pytest.mark.parametrize('way', WAYS)
+def test_every_way_in_trains_and_predicts(way, folder):
+    dls = WAYS[way](folder); assert dls.vocab==NAMES and dls.c==3
+    learn = learner(dls, cbs=[MixUp(), LabelSmoothing()]).fit(2)
+    assert 0<=learn.history[-1]['accuracy']<=1
+    f = folder/'train/square/square_0.jpg'
+    a,b,c = learn.predict(f),learn.predict(str(f)),learn.predict(Image.open(f))
+    assert a[0] in NAMES and a[0]==NAMES[a[1]] and torch.equal(a[2], b[2]) and torch.equal(a[2], c[2]) and a[2].sum()==pytest.approx(1)
+    probs,t = learn.get_preds(dls.test_dl([f]*7)); assert probs.shape==(7, 3) and t is None
+
+def test_box_is_what_is_seen(folder):
+    a,b = WAYS['csv'](folder),WAYS['boxes'](folder)
+    for d in (a, b): next(iter(d.valid))
+    assert (a.valid.wh[:4]==torch.tensor([40, 30])).all() and (b.valid.wh[:4]==16).all()
+
+def test_split_is_a_function_of_the_seed(folder):
+    def files(seed): return DataLoaders.from_folder(folder, valid_pct=.25, seed=seed, **KW).valid.store.source.files
+    assert files(1)==files(1)!=files(2)
+
+def test_torchvision_dataset(tmp_path):
+    from torchvision.datasets import FashionMNIST
+    raw = tmp_path/'FashionMNIST/raw'; raw.mkdir(parents=True); g = np.random.default_rng(0)
+    for s,n in (('train', 60), ('t10k', 20)):       # a small set in the format of the real one
+        (raw/f'{s}-images-idx3-ubyte').write_bytes(struct.pack('>IIII', 2051, n, 28, 28)+g.integers(0, 256, n*784, dtype=np.uint8).tobytes())
+        (raw/f'{s}-labels-idx1-ubyte').write_bytes(struct.pack('>II', 2049, n)+(np.arange(n)%10).astype(np.uint8).tobytes())
+    dls = DataLoaders.from_dataset(FashionMNIST(tmp_path), FashionMNIST(tmp_path, train=False), size=28, bs=16)
+    assert dls.c==10 and dls.vocab[0]=='T-shirt/top'
+    xb,yb,idx = next(iter(dls.valid)); assert torch.equal(yb, idx%10) and torch.equal(xb[:, 0], xb[:, 2])
+    learn = Learner(dls, xresnet18(n_out=10, stem='small'), metrics=accuracy, device='cpu'); learn.default_cbs = [cb for cb in learn.default_cbs if cb.name!='Progress']
+    learn.fit(1); assert len(learn.history)==1
+
+def test_kinds_of_store_and_threads_train_to_the_same_bits(folder):
+    ws = [weights(learner(DataLoaders.from_folder(folder, keep=keep, threads=t, **KW)).fit(2)) for keep,t in ((True, 1), (True, 4), (False, 3))]
+    assert torch.equal(ws[0], ws[1]) and torch.equal(ws[0], ws[2])
+
+def test_resume_with_images(folder, tmp_path):
+    def new(): return learner(WAYS['folder'](folder), cbs=[CutMix(), RandomErasing()])
+    whole = new().fit(3)
+    for at in ((0, 1), (1, 3), (2, 0)):
+        new().fit(3, cbs=StopAt(at, tmp_path/'s.pt'))
+        assert torch.equal(weights(whole), weights(new().fit(3, resume=tmp_path/'s.pt')))
+
+def test_plain_torch_loader_draws_the_same_after_a_resume(folder, tmp_path):
+    "Random transforms of a dataset too, because the loader's draws are a function of (seed, epoch, batch)"
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+    t = v2.Compose([v2.RandomResizedCrop(24), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    ev = v2.Compose([v2.Resize((24, 24)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    def new(workers=0):
+        dl = torch.utils.data.DataLoader
+        return learner(DataLoaders(dl(ImageFolder(folder/'train', t), 5, shuffle=True, num_workers=workers), dl(ImageFolder(folder/'valid', ev), 5)))
+    for w in (0, 2):
+        whole = new(w).fit(2); new(w).fit(2, cbs=StopAt((1, 1), tmp_path/'s.pt'))
+        assert torch.equal(weights(whole), weights(new(w).fit(2, resume=tmp_path/'s.pt')))
+
+def said(f, *words, exc=(ValueError, FileNotFoundError)):
+    with pytest.raises(exc) as e: f()
+    s = str(e.value); assert '\n' not in s and all(w in s for w in words), s
+
+def test_refusals(folder, tmp_path):
+    def with_file(name, content):
+        import shutil
+        p = tmp_path/name; shutil.copytree(folder, p); (p/'train/wedge'/name).write_bytes(content); return p
+    (tmp_path/'empty').mkdir()
+    said(lambda: DataLoaders.from_folder(tmp_path/'empty'), 'there is no folder', 'train')
+    said(lambda: DataLoaders.from_folder(tmp_path/'empty', valid_pct=.2), 'no image file')
+    said(lambda: DataLoaders.from_folder(tmp_path/'nowhere'), 'is the path right?')
+    said(lambda: DataLoaders.from_folder(folder/'train/wedge', valid_pct=.2), 'only one class', 'wedge')
+    with pytest.warns(UserWarning, match='8 files are in training and in validation'): DataLoaders.from_folder(folder, valid='train/wedge')
+    jpg = (folder/'train/wedge/wedge_0.jpg').read_bytes()
+    said(lambda: DataLoaders.from_folder(with_file('text.jpg', b'I am text')), 'text.jpg', 'not a readable image', 'remove')
+    said(lambda: DataLoaders.from_folder(with_file('cut.jpg', jpg[:len(jpg)//2])), 'cut.jpg', 'remove')
+    said(lambda: DataLoaders.from_folder(with_file('cut.png', b'\x89PNG')), 'cut.png')
+
+def test_a_bad_file_that_was_not_looked_at_is_named_when_it_is_read(folder, tmp_path):
+    import shutil
+    shutil.copytree(folder, tmp_path/'x'); (tmp_path/'x/train/wedge/bad.jpg').write_text('hm')
+    learn = learner(DataLoaders.from_folder(tmp_path/'x', verify=False, **KW))
+    with pytest.raises(ImageError, match=r'bad\.jpg: not a readable image.*find_bad'): learn.fit(1)
+    (tmp_path/'x/train/wedge/bad.jpg').unlink(); learn2 = learner(DataLoaders.from_folder(tmp_path/'x', **KW)); learn2.fit(1)
+
+def test_unknown_label_in_validation_names_file_and_label(folder, tmp_path):
+    import shutil
+    shutil.copytree(folder, tmp_path/'x'); (tmp_path/'x/valid/wedge').rename(tmp_path/'x/valid/cone')
+    said(lambda: DataLoaders.from_folder(tmp_path/'x'), 'cone', 'wedge_0.jpg', 'move one over')
+
+def test_a_model_with_too_few_outputs(folder):
+    dls = WAYS['folder'](folder); learn = Learner(dls, xresnet18(n_out=2), device='cpu')
+    said(lambda: learn.fit(1), 'n_out=3', '2 outputs', '3 classes'); assert learn.step==0
+
+def test_small_data_is_not_eaten_by_drop_last(folder):
+    dls = DataLoaders.from_folder(folder, size=24, bs=500); assert len(dls.train)==1
+    learn = learner(dls).fit(1); assert np.isfinite(learn.history[0]['train_loss'])
