@@ -5,7 +5,7 @@ from PIL import Image
 from torch import nn
 from trickbag.all import *
 from trickbag.data.loaders import DataLoaders, ImageLoader, Store
-from trickbag.testing import weights
+from trickbag.testing import StopAt, weights
 
 NAMES = ['circle', 'square', 'wedge']
 

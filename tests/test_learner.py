@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from trickbag.all import *
 from trickbag.callback import EVENTS
-from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 class Log(Callback):
     "Write every event down, before any other callback"
@@ -66,21 +66,17 @@ def test_validation_counts_every_sample_once():
     probs,t = learn.get_preds(); torch.testing.assert_close(probs, p.softmax(1)); assert torch.equal(t, y)
 
 def test_train_loss_is_the_mean_over_samples():
-    learn = tiny_learner(opt_func=partial(torch.optim.SGD), lr=0.); learn.model[3].p = 0.; learn.fit(1)
-    x,y = map(torch.cat, zip(*learn.dls.train)); m = tiny_model().train(); m[3].p = 0.
-    n,tot = 0,0.
-    rec = learn.cb(Recorder); assert rec.ns==[8]*5+[5]
-    assert learn.history[0]['train_loss']==pytest.approx(np.average(rec.losses, weights=rec.ns), abs=1e-6)
+    learn = tiny_learner().fit(1); rec = learn.cb(Recorder); assert rec.ns==[8]*5+[5]
+    assert learn.history[0]['train_loss']==pytest.approx(np.average(rec.losses, weights=rec.ns), abs=1e-9)
 
 def test_a_step_is_torchs_step():
     "The same bits as a loop written by hand, dropout included"
     learn = tiny_learner(opt_func=partial(torch.optim.SGD, momentum=.9), lr=.1).fit(2)
     m,d = tiny_model().train(),TinyData(); opt = torch.optim.SGD(m.parameters(), lr=.1, momentum=.9)
     for epoch in range(2):
-        key = mix_seed(42, epoch, True, name_key('data')); seed_all(key); it = iter(d.train)
+        key = 42,epoch,True,name_key('data'); seed_all(mix_seed(*key)); it = iter(d.train); key = mix_seed(*key, 0)
         for i in range(len(d.train)):
-            seed_default(mix_seed(key, 0, i)); x,y = next(it)
-            seed_default(mix_seed(mix_seed(42, 0, epoch, name_key('model')), i))
+            seed_default(mix_seed(key, i)); x,y = next(it)
             F.cross_entropy(m(x), y).backward(); opt.step(); opt.zero_grad()
     assert torch.equal(torch.cat([t.double().flatten() for t in m.state_dict().values()]), weights(learn))
 
@@ -90,6 +86,16 @@ def test_get_preds_gives_probabilities_whatever_the_loss(loss, act):
     learn = tiny_learner(loss_func=loss); x = torch.cat([x for x,_ in learn.dls.valid])
     probs,y = learn.get_preds([(x, None)]); assert y is None
     with torch.no_grad(): torch.testing.assert_close(probs, act(learn.model.eval()(x)))
+
+@pytest.mark.parametrize('loss', [nn.BCEWithLogitsLoss(), F.binary_cross_entropy_with_logits, nn.CrossEntropyLoss(weight=torch.tensor([1., 2., 1., 3.]))],
+                         ids=['bce', 'bce function', 'weighted'])
+@pytest.mark.parametrize('cbs', [(), (MixUp, LabelSmoothing)], ids=['plain', 'mixed'])
+def test_losses_on_indices_and_on_probabilities(loss, cbs):
+    learn = tiny_learner([c() for c in cbs], loss_func=loss, metrics=accuracy).fit(1)
+    x,y = map(torch.cat, zip(*learn.dls.valid)); bce = not isinstance(loss, nn.CrossEntropyLoss)
+    with torch.no_grad(): p = learn.model.eval()(x)
+    if bce: assert learn.validate()['loss']==pytest.approx(loss(p, F.one_hot(y, 4).float()).item(), abs=1e-6)
+    assert learn.validate()['accuracy']==pytest.approx(accuracy(p, y).item(), abs=1e-6)
 
 def test_torchmetrics_and_functions():
     import torchmetrics

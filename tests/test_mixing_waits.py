@@ -38,6 +38,7 @@ makes = [MixUp, CutMix, MixOrCut, lambda: MixOrCut(p=.5, mode='batch'), LabelSmo
 def test_no_wait_and_no_loop(i):
     assert watched(makes[i](), 8)==watched(makes[i](), 64)>0      # as many operations for 64 samples as for 8
 
-@pytest.mark.parametrize('f', [lambda t: t.sum().item(), lambda t: bool(t.any()), lambda t: t[t>0], lambda t: t.nonzero(), lambda t: float(t[0])])
+@pytest.mark.parametrize('f', [lambda t: t.sum().item(), lambda t: bool(t.any()), lambda t: t[t>0], lambda t: t.nonzero(), lambda t: float(t[0])],
+                         ids=['item', 'bool', 'mask', 'nonzero', 'float'])
 def test_the_watch_sees(f):
     with pytest.raises(AssertionError), NoWait(): f(torch.ones(3))

@@ -1,5 +1,5 @@
 "What Progress shows in a real kernel, a terminal, IPython in a terminal, and a pipe."
-import fcntl, os, pty, re, select, struct, subprocess, sys, termios, time
+import fcntl, json, os, pty, re, select, struct, subprocess, sys, termios, time
 import nbformat, pytest
 from nbclient import NotebookClient
 
@@ -24,7 +24,7 @@ class Slow:
 class Fail(Callback):
     def before_batch(self, learn):
         if learn.epoch==1 and learn.iter==20: raise ValueError('bad batch')
-class Data: train,valid = Slow(30),Slow(10)
+class Data: train,valid = Slow(25),Slow(10)
 def learner(**kw): return Learner(Data, tiny_model(), metrics=accuracy, device='cpu', **kw)
 '''
 SCRIPT = LEARNER+'''
@@ -35,8 +35,8 @@ learn = learner().fit(3)
 secs = time.time()-start
 part('history'); print(secs, [[f"{r[k]:.4f}" for k in ('train_loss', 'valid_loss', 'accuracy')] for r in learn.history])
 part('predict'); learn.predict(torch.randn(3, 8, 8)); learn.validate(Slow(5))
-part('validate'); learn.validate(Slow(60, .03)); learn.get_preds(Slow(60, .03))
-part('loop'); list(bar(Slow(60, .03), label='decoding'))
+part('validate'); learn.validate(Slow(40, .04)); learn.get_preds(Slow(40, .04))
+part('loop'); list(bar(Slow(40, .04), label='decoding'))
 part('error')
 try: learner(cbs=[Fail()]).fit(2)
 except ValueError as e: print(e)
@@ -48,33 +48,67 @@ if sys.stdout.isatty():
 part('end')
 '''
 
-def environ(tmp_path, **kw):
-    env = {k: v for k,v in os.environ.items() if k not in ('TRICKBAG_PROGRESS', 'IN_TEST', 'COLUMNS', 'LINES', 'CI', 'PYTHONSTARTUP')}
-    return env | dict(TERM='xterm', PYTHONIOENCODING='utf-8', IPYTHONDIR=str(tmp_path/'ipython'), OMP_NUM_THREADS='1') | kw
+# One process loads torch and forks for each test: that is the same to the child, and much quicker
+ZYGOTE = """
+import fcntl, json, os, sys, termios
+import torch
+torch.set_num_threads(1)
+torch.optim.AdamW([torch.zeros(1)]).zero_grad()     # what is loaded late
+import trickbag.testing
+for line in sys.stdin:
+    job = json.loads(line)
+    if pid := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        continue
+    os.setsid()
+    for n,f in enumerate((job['stdin'], job['out'], job['out'])):
+        fd = os.open(f, os.O_WRONLY if n else os.O_RDONLY)
+        os.dup2(fd, n); os.close(fd)
+    if os.isatty(1): fcntl.ioctl(1, termios.TIOCSCTTY, 0)       # so that it gets Ctrl-C
+    sys.stdin,sys.stdout,sys.stderr = (open(n, m, encoding='utf-8', buffering=-1 if n<2 else 1) for n,m in ((0, 'r'), (1, 'w'), (2, 'w')))
+    sys.__stdin__,sys.__stdout__,sys.__stderr__ = sys.stdin,sys.stdout,sys.stderr
+    for k in ('TRICKBAG_PROGRESS', 'IN_TEST', 'COLUMNS', 'LINES', 'PYTHONSTARTUP', 'TERM'): os.environ.pop(k, None)
+    os.environ.update(job['env']); os.chdir(job['cwd'])
+    code = 0
+    try:
+        if 'ipython' in job:
+            import IPython
+            IPython.start_ipython(argv=job['ipython'])
+        else: exec(compile(open('script.py').read(), 'script.py', 'exec'), {'__name__': '__main__'})
+    except SystemExit: pass
+    except BaseException:
+        import traceback; traceback.print_exc(); code = 1
+    sys.stdout.flush(); os._exit(code)
+"""
+IPYTHON = ['--no-banner', '--colors=NoColor', '--simple-prompt', '--HistoryManager.enabled=False', '--no-confirm-exit']
 
-def on_terminal(args, env, cwd, limit=120):
-    "Run `args` on a pseudo-terminal, press Ctrl-C when the bar of the part 'interrupt' is seen; all that was written"
+@pytest.fixture(scope='module')
+def zygote():
+    p = subprocess.Popen([sys.executable, '-c', ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+                         start_new_session=True)
+    yield p
+    p.stdin.close(); p.wait(timeout=20)
+
+def start(zygote, script, cwd, out, stdin='/dev/null', **kw):
+    (cwd/'script.py').write_text(script)
+    env = dict(TERM='xterm', IPYTHONDIR=str(cwd/'ipython'))
+    zygote.stdin.write(json.dumps(dict(out=str(out), stdin=str(stdin), cwd=str(cwd), env=env, **kw))+'\n')
+
+def on_terminal(zygote, script, cwd, stdin=None, limit=120, **kw):
+    "Run `script` on a pseudo-terminal, press Ctrl-C when the bar of the part 'interrupt' is seen; all that was written"
     master,slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 40, COLS, 0, 0))
-    p = subprocess.Popen(args, stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd, start_new_session=True,
-                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
-    os.close(slave)
+    tty = os.ttyname(slave)
     out,sent,end = b'',False,time.monotonic()+limit
     try:
-        while True:
+        start(zygote, script, cwd, tty, stdin or tty, **kw)
+        while not select.select([zygote.stdout], [], [], 0)[0] or select.select([master], [], [], 0)[0]:    # it runs, or there is more
             assert time.monotonic()<end, out.decode(errors='replace')[-2000:]
-            if not select.select([master], [], [], 1.)[0]:
-                if p.poll() is not None: break
-                continue
-            try: new = os.read(master, 65536)
-            except OSError: break       # the other side is closed
-            if not new: break
-            out += new
+            if not select.select([master], [], [], .1)[0]: continue
+            out += os.read(master, 65536)
             if not sent and '█' in out.decode(errors='ignore').partition('== interrupt')[2]: os.write(master, b'\x03'); sent = True
-        assert p.wait(timeout=10)==0, out.decode(errors='replace')[-2000:]
-    finally:
-        if p.poll() is None: p.kill(); p.wait()
-        os.close(master)
+        assert zygote.stdout.readline()=='0\n', out.decode(errors='replace')[-2000:]
+    finally: os.close(slave); os.close(master)
     return out.decode().replace('\r\n', '\n')
 
 def screen(s):
@@ -110,67 +144,68 @@ def check_terminal(s):
     assert 5<=len(bars)<=10*secs+1, (len(bars), secs)
     assert any('valid' in b for b in bars) and all(('loss' in b)==('train' in b) for b in bars)
     assert p['predict']=='', p['predict']
-    assert p['validate'].count('validate |')>=4 and screen(p['validate'])==[]
+    assert p['validate'].count('validate |')>=4 and screen(p['validate'])==[], p['validate']
     assert p['loop'].count('decoding |')>=3 and screen(p['loop'])==[]
     table = screen(p['error'])
     assert len(table)==4 and table[1].split()[0]=='0' and table[2].startswith('epoch 1 of 2  train |') and table[3]=='bad batch'
     assert screen(p['interrupt'])[-1]=='stopped' and len(screen(p['interrupt']))==2
 
-def write(tmp_path):
-    (tmp_path/'script.py').write_text(SCRIPT)
-    return str(tmp_path/'script.py')
+def test_terminal(zygote, tmp_path): check_terminal(on_terminal(zygote, SCRIPT, tmp_path))
 
-def test_terminal(tmp_path):
-    check_terminal(on_terminal([sys.executable, write(tmp_path)], environ(tmp_path), tmp_path))
+def test_ipython_in_a_terminal(zygote, tmp_path):
+    check = 'assert type(get_ipython()).__name__=="TerminalInteractiveShell"\n'
+    check_terminal(on_terminal(zygote, check+SCRIPT, tmp_path, ipython=[*IPYTHON, 'script.py']))
 
-def test_ipython_in_a_terminal(tmp_path):
-    file = write(tmp_path)
-    ipy = [sys.executable, '-m', 'IPython', '--no-banner', '--colors=NoColor', '--simple-prompt', '--HistoryManager.enabled=False']
-    (tmp_path/'script.py').write_text('assert type(get_ipython()).__name__=="TerminalInteractiveShell"\n'+SCRIPT)
-    check_terminal(on_terminal([*ipy, file], environ(tmp_path), tmp_path))
+def test_typed_into_ipython(zygote, tmp_path):
+    (tmp_path/'typed').write_text("%run script.py\nprint('=='+' fit'); learner().fit(1); print('=='+' end')\nexit\n")
+    s = parts(on_terminal(zygote, LEARNER, tmp_path, stdin=tmp_path/'typed', ipython=IPYTHON))['fit']
+    assert '<' not in s and '\repoch 0 of 1  train |' in s and len(screen(s))==2, s
 
-def test_terminal_that_is_told_otherwise(tmp_path):
-    (tmp_path/'script.py').write_text(LEARNER+'''
+def test_terminal_that_is_told_otherwise(zygote, tmp_path):
+    p = parts(on_terminal(zygote, LEARNER+"""
 for env in ({'TRICKBAG_PROGRESS': '0'}, {'TRICKBAG_PROGRESS': 'plain'}, {'TERM': 'dumb'}):
     os.environ.pop('TRICKBAG_PROGRESS', None); os.environ.update(env)
     print('==', *env.values())
-    learner().fit(1); say('a word'); learner().validate(Slow(60, .02))
-''')
-    p = parts(on_terminal([sys.executable, str(tmp_path/'script.py')], environ(tmp_path), tmp_path))
+    learner().fit(1); say('a word'); learner().validate(Slow(30, .04))
+""", tmp_path))
     assert p['0']==''
-    for k in ('plain', 'dumb'): assert re.fullmatch(r'epoch 0  train_loss [\d.]+  valid_loss [\d.]+  accuracy [\d.]+  time 0:0\d\na word\n', p[k]), p[k]
+    line = r'epoch 0  train_loss [\d.]+  valid_loss [\d.]+  accuracy [\d.]+  time 0:0\d\na word\n'
+    for k in ('plain', 'dumb'): assert re.fullmatch(line, p[k]), p[k]
 
-def test_pipe(tmp_path):
-    p = subprocess.Popen([sys.executable, write(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ(tmp_path), cwd=tmp_path)
-    try:
-        first = [p.stdout.readline() for _ in range(2)]
-        assert p.poll() is None and first[1].startswith('epoch 0  train_loss'), first     # flushed while it trains
-        s = ''.join(first)+p.communicate(timeout=120)[0]
-    finally: p.kill()
-    assert p.returncode==0 and '\r' not in s and '█' not in s
+def test_pipe(zygote, tmp_path):
+    os.mkfifo(tmp_path/'pipe')
+    start(zygote, SCRIPT, tmp_path, tmp_path/'pipe')
+    with open(tmp_path/'pipe', encoding='utf-8', newline='') as f:
+        first = [f.readline() for _ in range(2)]
+        assert not select.select([zygote.stdout], [], [], 0)[0] and first[1].startswith('epoch 0  train_loss'), first   # while it trains
+        s = ''.join(first)+f.read()
+    assert zygote.stdout.readline()=='0\n' and '\r' not in s and '█' not in s
     p = parts(s)
     _,rows = numbers(p['history'])
     lines = p['fit'].splitlines()
-    assert [re.findall(r'(?:train_loss|valid_loss|accuracy) (\S+)', l) for l in lines]==rows and all(re.search(r'  time \d:\d\d$', l) for l in lines)
-    assert p['predict']==p['validate']=='' and re.fullmatch(r'decoding  60  0:0\d\n', p['loop']), p['loop']
+    assert [re.findall(r'(?:train_loss|valid_loss|accuracy) (\S+)', l) for l in lines]==rows
+    assert all(re.search(r'  time \d:\d\d$', l) for l in lines)
+    assert p['predict']==p['validate']=='' and re.fullmatch(r'decoding  40  0:0\d\n', p['loop']), p['loop']
     assert re.fullmatch(r'epoch 0  .*\nbad batch\n', p['error'])
 
 class Watched(NotebookClient):
     "Keeps what a front end would have been sent"
     def process_message(self, msg, cell, cell_index):
-        if msg['msg_type'] in ('display_data', 'update_display_data'): self.seen.append((cell_index, msg['msg_type'], msg['content']['data'], time.time()))
+        kind = msg['msg_type']
+        if kind in ('display_data', 'update_display_data'): self.seen.append((cell_index, kind, msg['content']['data'], time.time()))
         return super().process_message(msg, cell, cell_index)
 
 def test_kernel(tmp_path):
-    cells = [LEARNER+"import fastprogress; print(fastprogress.__version__)", "learn = learner().fit(3)", "learn.predict(torch.randn(3, 8, 8)); learn.validate(Slow(5));", "learn.validate(Slow(60, .03));",
-             "list(bar(Slow(60, .03), label='a < b'));", "learner(cbs=[Fail()]).fit(2)", "learner().fit(1); print('between'); learner().fit(1);"]
+    cells = [LEARNER+"import fastprogress; print(fastprogress.__version__)", "learn = learner().fit(3)",
+             "learn.predict(torch.randn(3, 8, 8)); learn.validate(Slow(5));", "learn.validate(Slow(40, .04));",
+             "list(bar(Slow(40, .04), label='a < b'));", "learner(cbs=[Fail()]).fit(2)",
+             "learner().fit(1); print('between'); learner().fit(1);"]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nb.metadata.kernelspec = dict(name='python3', display_name='python3', language='python')
-    env = environ(tmp_path)
     cl = Watched(nb, timeout=120, kernel_name='python3', allow_errors=True, resources={'metadata': {'path': str(tmp_path)}},
                  extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=ERROR'])
     cl.seen = []
-    cl.execute(env=env)
+    cl.execute(env={k: v for k,v in os.environ.items() if k!='TRICKBAG_PROGRESS'})
     outs = [[dict(o.get('data', {}), type=o.output_type, text=o.get('text')) for o in c.outputs] for c in nb.cells]
     print('fastprogress', outs[0])
     assert [o['type'] for o in outs[0]]==['stream'], outs[0]
@@ -182,8 +217,8 @@ def test_kernel(tmp_path):
     live = [(d['text/html'],t) for i,_,d,t in cl.seen if i==1]
     bars = [h for h,_ in live if '<progress' in h]
     assert 5<=len(bars) and len(live)<=10*(live[-1][1]-live[0][1])+6, (len(bars), len(live))
-    assert any(re.search(r'epoch 1 of 3  train  \d+/30  \d:\d\d left  loss \d\.\d{4}', h) and len(rows({'text/html': h}))==1 for h in bars)
-    assert re.search(r"""value=['"]?\d+""", bars[0]) and re.search(r"""max=['"]?30""", bars[0])
+    assert any(re.search(r'epoch 1 of 3  train  \d+/25  \d:\d\d left  loss \d\.\d{4}', h) and len(rows({'text/html': h}))==1 for h in bars)
+    assert re.search(r"""value=['"]?\d+""", bars[0]) and re.search(r"""max=['"]?25""", bars[0])
     assert [i for i,kind,_,_ in cl.seen if kind=='display_data']==[1, 3, 4, 5, 6, 6]
 
     assert outs[2]==[], 'predict and a short validate show nothing'
@@ -194,22 +229,3 @@ def test_kernel(tmp_path):
     assert [o['type'] for o in outs[5]]==['display_data', 'error']      # the table so far, and where it stopped
     assert [r[0] for r in rows(outs[5][0])]==['0'] and 'interrupted' in outs[5][0]['text/html'] and '<progress' in outs[5][0]['text/html']
     assert [o['type'] for o in outs[6]]==['display_data', 'stream', 'display_data'] and all(len(rows(outs[6][k]))==1 for k in (0, 2))
-
-def test_interactive_ipython(tmp_path):
-    "Typed at the prompt, as people do"
-    (tmp_path/'setup.py').write_text(LEARNER)
-    typed = b"%run setup.py\nprint('=='+' fit'); learner().fit(1); print('=='+' end')\nexit\n"
-    args = [sys.executable, '-m', 'IPython', '--no-banner', '--colors=NoColor', '--simple-prompt', '--HistoryManager.enabled=False', '--no-confirm-exit']
-    master,slave = pty.openpty()
-    p = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=slave, stderr=slave, env=environ(tmp_path, COLUMNS=str(COLS)), cwd=tmp_path)
-    os.close(slave)
-    p.stdin.write(typed); p.stdin.close()
-    out = b''
-    while True:
-        try: new = os.read(master, 65536)
-        except OSError: break
-        if not new: break
-        out += new
-    p.wait(timeout=20); os.close(master)
-    s = parts(out.decode().replace('\r\n', '\n'))['fit']
-    assert '<' not in s and '\repoch 0 of 1  train |' in s and len(screen(s))==2, s

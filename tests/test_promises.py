@@ -12,9 +12,18 @@ TRICKS = dict(
     MixUp=MixUp, CutMix=CutMix, MixOrCut=MixOrCut, LabelSmoothing=LabelSmoothing, RandomErasing=RandomErasing, EMA=EMA,
     GradientAccumulation=lambda: GradientAccumulation(2), GradientClip=lambda: GradientClip(.1), MixedPrecision=MixedPrecision,
     ChannelsLast=ChannelsLast, NoBiasDecay=NoBiasDecay, OneCycle=OneCycle, Cosine=lambda: Cosine(warmup=.5), FlatCos=FlatCos,
-    StepDecay=lambda: StepDecay([1]), ProgressiveResize=lambda: ProgressiveResize(.5, multiple=2), Flip=Flip,
+    StepDecay=lambda: StepDecay([1]), ProgressiveResize=lambda: ProgressiveResize(.5, step=2), Flip=Flip,
     EarlyStopping=lambda: EarlyStopping(patience=9), TerminateOnNaN=TerminateOnNaN)
 IDS = list(TRICKS)
+def blocks():
+    with keep_rng(): torch.manual_seed(0); return XResNet(1, [1, 1], 4, stem='small', drop_path=.2)
+
+def test_zero_gamma_on_residual_blocks():
+    prove_resume(lambda: [ZeroGamma(), EMA()], model=blocks); prove_undone(lambda: [ZeroGamma()], model=blocks, events=['before_fit', 'after_loss', 'after_fit'])
+
+@pytest.mark.parametrize('make', [lambda d: CSVLogger(d/'h.csv'), lambda d: SaveBest(file=d/'best'), lambda d: Checkpoint(every_batches=2, file=d/'last')], ids=['CSVLogger', 'SaveBest', 'Checkpoint'])
+def test_monitors_that_write(make, tmp_path):
+    prove_resume(lambda: [EMA(), make(tmp_path)]); prove_undone(lambda: [make(tmp_path)])
 
 @pytest.mark.parametrize('name', IDS)
 def test_resume(name): prove_resume(lambda: [TRICKS[name]()])

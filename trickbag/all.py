@@ -30,8 +30,12 @@ from .models.xresnet import xresnet34_deeper, xresnet50, xresnet50_deep, xresnet
 from .models.xresnet import xresnext50, xse_resnet101, xse_resnet152, xse_resnet18, xse_resnet34, xse_resnet50, xse_resnext101
 from .models.xresnet import xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper, xse_resnext34, xse_resnext34_deep
 from .models.xresnet import xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep, xse_resnext50_deeper
+from .monitors.csv_logger import CSVLogger
+from .monitors.early_stopping import better, check_monitor, EarlyStopping, monitor_mode
 from .monitors.progress import Bar, bar, format_time, format_value, Progress, say, surroundings
 from .monitors.recorder import Recorder
+from .monitors.terminate_on_nan import TerminateOnNaN
+from .tricks.channels_last import ChannelsLast, follow_params, from_channels_last, to_channels_last
 from .tricks.cutmix import CutMix, cutmix
 from .tricks.ema import EMA, ema_decay, ema_update
 from .tricks.grad_accumulation import GradientAccumulation, scale_grads
@@ -40,9 +44,11 @@ from .tricks.label_smoothing import label_smoothing, LabelSmoothing
 from .tricks.mix_or_cut import mix_or_cut, MixOrCut
 from .tricks.mixed_precision import half_dtype, MixedPrecision
 from .tricks.mixup import MixUp, mixup
+from .tricks.no_bias_decay import NoBiasDecay, split_decay
 from .tricks.progressive_resize import growing_sizes, ProgressiveResize, resize_batch, size_at
 from .tricks.random_erasing import erase, erase_boxes, RandomErasing
 from .tricks.tta import TTA, tta_fold, tta_views
+from .tricks.zero_gamma import zero_gamma, ZeroGamma
 from .vision.basic import Flip, flip, imagenet_mean, imagenet_std, Normalize, normalize
 from .vision.boxes import box_mask, cut_boxes
 from .vision.crop import center_boxes, Crop, random_boxes, resize_boxes
@@ -62,10 +68,12 @@ __all__ = [
     'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
     'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
     'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
-    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'Bar', 'bar',
-    'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'CutMix', 'cutmix', 'EMA', 'ema_decay', 'ema_update',
-    'GradientAccumulation', 'scale_grads', 'clip_gradients', 'GradientClip', 'label_smoothing', 'LabelSmoothing', 'mix_or_cut', 'MixOrCut',
-    'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'growing_sizes', 'ProgressiveResize', 'resize_batch', 'size_at', 'erase',
-    'erase_boxes', 'RandomErasing', 'TTA', 'tta_fold', 'tta_views', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize',
-    'normalize', 'box_mask', 'cut_boxes', 'center_boxes', 'Crop', 'random_boxes', 'resize_boxes'
+    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'better',
+    'check_monitor', 'EarlyStopping', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings',
+    'Recorder', 'TerminateOnNaN', 'ChannelsLast', 'follow_params', 'from_channels_last', 'to_channels_last', 'CutMix', 'cutmix', 'EMA',
+    'ema_decay', 'ema_update', 'GradientAccumulation', 'scale_grads', 'clip_gradients', 'GradientClip', 'label_smoothing', 'LabelSmoothing',
+    'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'NoBiasDecay', 'split_decay', 'growing_sizes',
+    'ProgressiveResize', 'resize_batch', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'TTA', 'tta_fold', 'tta_views', 'zero_gamma',
+    'ZeroGamma', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'center_boxes', 'Crop',
+    'random_boxes', 'resize_boxes'
 ]

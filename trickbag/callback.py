@@ -13,6 +13,8 @@ from copy import deepcopy
 
 import torch
 
+from .core import soft_targets
+
 # %% ../nbs/callback.ipynb #4353c186
 EVENTS = ('before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward',
           'before_step', 'after_step', 'after_batch', 'after_train', 'before_validate', 'after_validate', 'cleanup_validate',
@@ -119,11 +121,16 @@ class ToDevice(Callback):
         learn.targ = learn.yb
 
 class CheckTargets(Callback):
-    "Before step 1: scores and targets of the first batch must fit each other"
-    stage,train_only,done = 'target',True,False
-    def before_fit(self, learn): self.done = False
+    "Before step 1, scores and targets of the first batch must fit each other; a loss that takes no class indices, such as BCE, gets probabilities"
+    stage,done,soft = 'target',True,False
+    def before_fit(self, learn): self.done,self.soft = False,not _takes(learn, indices=True)
+    def before_validate(self, learn): self.soft = not _takes(learn, indices=True)
+
+    def before_batch(self, learn):
+        if self.soft and learn.yb is not None and learn.yb.ndim==1: learn.yb = soft_targets(learn.yb, learn.n_out)
+
     def after_pred(self, learn):
-        if self.done: return
+        if self.done or not learn.training: return
         self.done = True
         p,y = learn.pred,learn.targ
         if not isinstance(p, torch.Tensor) or p.ndim!=2 or y is None or y.ndim not in (1, 2): return  # another kind of model: its loss must know
@@ -131,12 +138,20 @@ class CheckTargets(Callback):
         if not y.is_floating_point(): learn.check_width(p.shape[1])
         elif y.ndim==2 and y.shape[1]!=p.shape[1]: raise ValueError(f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the model with n_out={y.shape[1]}")
 
+def _takes(learn, indices)->bool:
+    "Whether the learner's loss takes class indices (or else probabilities)"
+    w = getattr(learn.loss_func, 'weight', None)
+    c = len(w) if isinstance(w, torch.Tensor) and w.ndim==1 else getattr(learn.dls, 'c', None) or 3
+    p = torch.zeros(2, c, device=learn.device)
+    try: learn.loss_func(p, torch.arange(2, device=learn.device)%c if indices else p+1/c)
+    except (RuntimeError, TypeError, ValueError, IndexError): return False
+    return True
+
 def check_soft_loss(learn, cb):
     "Raise ValueError if the learner's loss cannot take the probabilities that callback `cb` makes of the targets"
-    try: learn.loss_func(torch.zeros(2, 3, device=learn.device), torch.full((2, 3), 1/3, device=learn.device))
-    except (RuntimeError, TypeError, ValueError, IndexError) as e:
-        name = getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)
-        raise ValueError(f"{cb.name} turns targets into probabilities, which the loss {name} does not take; use nn.CrossEntropyLoss() or a loss on soft targets") from e
+    if _takes(learn, indices=False): return
+    name = getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)
+    raise ValueError(f"{cb.name} turns targets into probabilities, which the loss {name} does not take; use nn.CrossEntropyLoss() or a loss on soft targets")
 
 class GatherPreds(Callback):
     "Keep the predictions and clean targets of a validation, on the CPU"

@@ -11,19 +11,8 @@ from pathlib import Path
 
 import torch
 
-from .data.loaders import DataLoaders
-from .data.toy import toy_set
-from .interpret import Interpretation
-from .learner import Learner
-from .metrics import accuracy
-from .models.xresnet import xresnet18
-from .monitors.recorder import Recorder
-from .tricks.channels_last import ChannelsLast
-from .tricks.ema import EMA
-from .tricks.label_smoothing import LabelSmoothing
-from .tricks.mixed_precision import MixedPrecision
-from .tricks.no_bias_decay import NoBiasDecay
-from .tricks.tta import TTA
+from .all import (EMA, TTA, ChannelsLast, DataLoaders, Interpretation, LabelSmoothing, Learner, MixedPrecision, NoBiasDecay, Recorder,
+                          accuracy, toy_set, xresnet18)
 
 # %% ../nbs/demo.ipynb #9941a20b
 def run_demo(

@@ -7,12 +7,13 @@ __all__ = ['Table']
 
 # %% ../nbs/describe.ipynb #364b38f3
 from html import escape
+from textwrap import wrap
 
 import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .callback import EVENTS, STAGES, Callback, CancelValidate
+from .callback import EVENTS, Callback, CancelValidate
 from .learner import Learner
 
 # %% ../nbs/describe.ipynb #485a9d53
@@ -26,7 +27,12 @@ class Table:
 
     def __repr__(self):
         ws = [max(map(len, col)) for col in zip(self.head, *self.rows)]
-        lines = ['  '.join(v.ljust(w) for v,w in zip(r, ws)).rstrip() for r in [self.head, ['-'*w for w in ws], *self.rows]]
+        left = sum(ws[:-1])+2*len(ws[:-1])
+        lines = []
+        for r in [self.head, ['-'*w for w in [*ws[:-1], min(ws[-1], max(20, 139-left))]], *self.rows]:
+            last = wrap(r[-1], max(20, 139-left), break_on_hyphens=False) or ['']      # the last column may be long
+            lines.append('  '.join([*(v.ljust(w) for v,w in zip(r[:-1], ws)), last[0]]).rstrip())
+            lines += [' '*left+l for l in last[1:]]
         return '\n'.join([*lines, *self.notes])
 
     def _repr_html_(self):
@@ -41,10 +47,10 @@ def explain(self:Learner,
     "The composed loop: callbacks in order, their stage, what they own, and at which events they act; raises as `fit` would if they do not fit together"
     with self.composed(cbs):
         data,own = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra]
-        rows = [(cb.name, f"{cb.stage}: {STAGES[cb.stage]}", ', '.join(cb.owns) or '-', ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-',
-                 'you' if cb in own else 'data' if cb in data else 'default') for cb in self.active]
+        rows = [(cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.owns) or '-',
+                 ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-') for cb in self.active]
         owned = [f"{o} by {cb.name}" for cb in self.active for o in cb.owns]
-    return Table(('callback', 'stage', 'owns', 'acts at', 'from'), rows,
+    return Table(('callback', 'from', 'stage', 'owns', 'acts at'), rows,
                  ["Order: by stage, ties by name; the order of your list does not matter.",
                   f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}."])
 

@@ -107,10 +107,7 @@ class Learner:
         self.training,self.dl = True,self.dls.train
         if self._loaded and self.fitting: self._restore_cbs()   # before_epoch and before_train may have cleared what a checkpoint brought
         self._loaded = None
-        key = mix_seed(self.seed, self.rank, self.epochs_run, name_key('model'))
-        for self.iter,batch in self._batches(self.dl, self.position[1]):
-            seed_default(mix_seed(key, self.iter), self.device)
-            self._train_batch(batch)
+        for self.iter,batch in self._batches(self.dl, self.position[1]): self._train_batch(batch)
         if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")
 
     def _train_batch(self, batch):
@@ -154,13 +151,14 @@ class Learner:
         self.opt.step()
 
     def _batches(self, dl, skip=0):
-        "(number, batch) from `dl`, without the first `skip`; every draw of a loader is a function of (seed, epoch, batch)"
-        key = mix_seed(self.seed, self.epochs_run, self.training, name_key('data'))
-        seed_all(key)
+        "(number, batch) from `dl`, without the first `skip`; every draw of loader and model is a function of (seed, rank, epoch, batch)"
+        key = self.seed,self.epochs_run,self.training,name_key('data')
+        seed_all(mix_seed(*key))                    # the order of the samples: the same on every rank
+        key = mix_seed(*key, self.rank)
         direct = skip and hasattr(dl, 'iter_from')
         it = dl.iter_from(skip) if direct else iter(dl)
         for i in itertools.count(skip if direct else 0):
-            seed_default(mix_seed(key, self.rank, i))
+            seed_default(mix_seed(key, i), self.device)     # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
             if i>=skip: yield i,batch
@@ -180,7 +178,7 @@ class Learner:
         finally: vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', '_hooks')}
+        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks')}
         self.training,self.dl,self._hooks,res = False,dl,hooks(self.active, training=False),Averages(self.metrics, self.device)
         try:
             with torch.no_grad(), keep_modes(self.model):
@@ -375,4 +373,7 @@ class Learner:
 
 # %% ../nbs/learner.ipynb #5c6abcec
 def _listed(o)->list: return list(o) if isinstance(o, (list, tuple)) else [o]
-def _len(dl)->int|None: return len(dl) if hasattr(dl, '__len__') else None
+def _len(dl)->int|None:
+    "Number of batches; None if that is not known"
+    try: return len(dl)
+    except TypeError: return None   # a stream, or a DataLoader over one

@@ -114,9 +114,9 @@ def _suspect(f)->bool:
         with open(f, 'rb') as s:
             if not s.read(4).startswith(_magic): return True
             s.seek(0)
-            if s.read(2)!=b'\xff\xd8': return False
+            end = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}.get(s.read(2))     # how JPEG and PNG files end
             s.seek(-min(64, s.seek(0, 2)), 2)
-            return b'\xff\xd9' not in s.read()  # a JPEG's end mark
+            return end is not None and end not in s.read()
     except OSError: return True
 
 def find_bad(

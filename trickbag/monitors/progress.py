@@ -13,9 +13,10 @@ from ..callback import Callback
 
 # %% ../../nbs/monitors/progress.ipynb #2ef792c8
 def surroundings()->str:
-    "Where this process writes: 'kernel', 'tty', 'plain' (a pipe or a file) or 'off'; ValueError if `TRICKBAG_PROGRESS` is not 0, 1 or plain"
+    "Where this process writes: 'kernel', 'tty', 'plain' (a pipe or a file) or 'off'. ValueError if `TRICKBAG_PROGRESS` makes no sense"
     env = os.environ.get('TRICKBAG_PROGRESS', '')
-    if env not in ('', '0', '1', 'plain'): raise ValueError(f"TRICKBAG_PROGRESS is {env!r}; set it to 0 (nothing) or plain (one line an epoch), or unset it")
+    if env not in ('', '0', '1', 'plain'):
+        raise ValueError(f"TRICKBAG_PROGRESS is {env!r}; set it to 0 (nothing) or plain (one line an epoch), or unset it")
     if env in ('0', 'plain'): return 'off' if env=='0' else env
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if getattr(shell, 'kernel', None) is not None: return 'kernel'      # IPython in a terminal has no kernel
@@ -56,7 +57,7 @@ class Bar:
     ):
         "Start another stretch"
         self.total,self.label,self.done,self.start = total,label,done,perf_counter()
-        self.next = max(self.last+self.every, self.start+delay) if self.how in ('kernel', 'tty') else math.inf   # when it may be drawn again
+        self.next = max(self.last+self.every, self.start+delay) if self.how in ('kernel', 'tty') else math.inf   # when to draw
 
     def update(self,
         i:int,                  # steps done
@@ -82,7 +83,7 @@ class Bar:
                 self._show()
             elif self.how=='tty': self._put(_text_bar(i, self.total, self.label, stats))
         self.last = perf_counter()
-        self.next = self.last+(self.every and max(self.every, min(1., 20*(self.last-t))))  # a slow screen gets at most a twentieth of the time
+        self.next = self.last+(self.every and max(self.every, min(1., 20*(self.last-t))))   # a slow screen: a twentieth of the time
 
     def row(self,
         row:dict,   # name -> number; 'time' is in seconds
@@ -164,13 +165,14 @@ def bar(
     total:int|None=None,    # None is `len(it)`, if it has one
     label:str='',
 ):                          # yields what `it` yields
-    "Iterate with a bar, which comes after half a second and is gone at the end; a log gets one line at the end, if there was a `label` and it took a second"
+    "Iterate with a bar, from half a second on, gone at the end. In a log: a line at the end, given a `label` and if it took a second"
     b,i = Bar(len(it) if total is None and hasattr(it, '__len__') else total, label, delay=.5),0
     try:
         for i,o in enumerate(it, 1):
             yield o
             if perf_counter()>=b.next: b.draw(i)
-        if b.how=='plain' and label and perf_counter()-b.start>=1: print(f'{label}  {_count(i)}  {format_time(perf_counter()-b.start)}', flush=True)
+        secs = perf_counter()-b.start
+        if b.how=='plain' and label and secs>=1: print(f'{label}  {_count(i)}  {format_time(secs)}', flush=True)
     finally: b.close()
 
 def say(
@@ -189,8 +191,9 @@ class Progress(Callback):
         every:float=.1,         # seconds between two drawings of the bar, at least; each waits for the loss of its batch
         how:str|None=None,      # 'kernel', 'tty', 'plain' or 'off'; None finds out, see `surroundings`
     ):
-        if how not in (None, 'kernel', 'tty', 'plain', 'off'): raise ValueError(f"Progress: how is {how!r}; it must be kernel, tty, plain, off or None")
-        self.every,self.how,self._bar,self._n,self._ended,self._outer = every,how,Bar(how='off'),0,True,{}
+        if how not in (None, 'kernel', 'tty', 'plain', 'off'):
+            raise ValueError(f"Progress: how is {how!r}; it must be kernel, tty, plain, off or None")
+        self.every,self.how,self._bar,self._n,self._ended,self._outer = every,how,Bar(how='off'),0,True,[]
 
     def _new(self, learn, *args, **kw): return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)
 
@@ -207,15 +210,16 @@ class Progress(Callback):
         b.draw(learn.iter+1, f'loss {format_value(learn.loss.item())}' if learn.training and learn.loss is not None else '')
 
     def before_validate(self, learn):
-        n = len(learn.dl) if hasattr(learn.dl, '__len__') else None
-        if learn.fitting:
-            self._outer = {k: getattr(self._bar, k) for k in ('total', 'label', 'done', 'start')}    # a callback may validate between two batches
-            self._bar.begin(n, f'epoch {learn.epoch} of {learn.n_epoch}  valid')
-        elif n!=1: self._bar = self._new(learn, n, 'validate', delay=1.)    # one batch, as in predict, needs no bar
+        n,b = len(learn.dl) if hasattr(learn.dl, '__len__') else None,self._bar
+        self._outer.append((b, {k: getattr(b, k) for k in ('total', 'label', 'done', 'start')}))    # a callback may validate in mid-epoch
+        if learn.fitting: b.begin(n, f'epoch {learn.epoch} of {learn.n_epoch}  valid')
+        else: self._bar = Bar(how='off') if n==1 else self._new(learn, n, 'validate', delay=1.)     # one batch, as in predict, needs no bar
 
     def cleanup_validate(self, learn):
-        if not learn.fitting: self._bar.close()
-        vars(self._bar).update(self._outer); self._outer = {}
+        if not self._outer: return
+        b,was = self._outer.pop()
+        if b is not self._bar: self._bar.close()
+        self._bar = b; vars(b).update(was)
 
     def after_epoch(self, learn):
         if len(learn.history)>self._n: self._bar.row(learn.history[-1])
@@ -224,4 +228,4 @@ class Progress(Callback):
 
     def cleanup_fit(self, learn):
         self._bar.close(broken=not self._ended)
-        self._ended = True
+        self._ended = True; self._outer.clear()

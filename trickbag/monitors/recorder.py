@@ -32,6 +32,7 @@ class Recorder(Callback):
         self._clear()
         g = learn.opt.param_groups[-1]
         self._mom = (lambda g: g['momentum']) if 'momentum' in g else (lambda g: g['betas'][0]) if 'betas' in g else None
+        self._read = torch.Tensor.item if learn.device.type=='cpu' else torch.Tensor.detach   # a number costs nothing to read on a CPU
         self._funcs = [m for m in learn.metrics if not hasattr(m, 'update')] if self.train_metrics else []
 
     def before_epoch(self, learn):
@@ -40,7 +41,7 @@ class Recorder(Callback):
 
     def after_batch(self, learn):
         if not learn.training or learn.loss is None: return
-        self._new.append(learn.loss.detach())
+        self._new.append(self._read(learn.loss))
         n = len(learn.pred)
         self.ns.append(n)
         g = learn.opt.param_groups[-1]
@@ -63,7 +64,7 @@ class Recorder(Callback):
 
     def _flush(self):
         "Fetch the losses that still lie on the device; the one place that waits for it"
-        if self._new: self.losses += torch.stack(self._new).tolist()
+        if self._new: self.losses += self._new if isinstance(self._new[0], float) else torch.stack(self._new).tolist()
         self._new = []
 
     def state_dict(self):

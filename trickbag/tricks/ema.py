@@ -42,8 +42,7 @@ class EMA(Callback):
         warmup:float=2/3,           # exponent of the warm-up; 2/3 as timm, 0 for none
     ):
         if not 0<=decay<1: raise ValueError(f"EMA: decay must be in [0,1), got {decay}; usual are .99 to .9999")
-        if half_life is not None and not 0<half_life<=1:
-            raise ValueError(f"EMA: half_life is a fraction of the run in (0,1], got {half_life}; give decay to count in steps")
+        if half_life is not None and not 0<half_life<=1: raise ValueError(f"EMA: half_life is a share of the run in (0,1], got {half_life}; or give decay")
         if not 0<=warmup<=1: raise ValueError(f"EMA: warmup must be in [0,1], got {warmup}; timm's is 2/3")
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
@@ -52,8 +51,7 @@ class EMA(Callback):
 
     def check(self, learn):
         total = (learn.n_iter or 0)*learn.n_epoch       # batches
-        if self.half_life and learn.n_iter is None:
-            raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay instead")
+        if self.half_life and not total: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
         d = ema_decay(total, .5**(1/(self.half_life*total)) if self.half_life and total else self.decay, self.warmup)
         h = math.log(.5)/math.log(d) if d else 0
         if total and h>max(total/5, 9):
@@ -84,9 +82,7 @@ class EMA(Callback):
         if self._inner: self._inner -= 1
         else: self._back()
 
-    def after_fit(self, learn):
-        if self.n: self._put(self.avg)
-
+    def after_fit(self, learn): self._put(self.avg if self.n else {})
     def cleanup_fit(self, learn): self._clear()
 
     def load_state_dict(self, sd:dict):
@@ -94,8 +90,9 @@ class EMA(Callback):
         if self._own: self._back()      # saved during a validation: the model that was loaded is the average
 
     def _back(self):
-        if self.raw: self._put(self.raw)
+        self._put(self.raw)
         self.raw = {}
 
     @torch.no_grad()
-    def _put(self, src): torch._foreach_copy_([self._own[n] for n in src], list(src.values()))
+    def _put(self, src):
+        if src: torch._foreach_copy_([self._own[n] for n in src], list(src.values()))

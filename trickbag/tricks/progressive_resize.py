@@ -22,7 +22,7 @@ def growing_sizes(
 )->list:                    # at least two sizes, smallest first, `full` last
     "The sizes that training goes through"
     first = max(round((initial*full if initial<1 else initial)/step), 1)*step
-    if first>=full: raise ValueError(f"ProgressiveResize: initial={initial} of {full} pixels, in steps of {step}, is not below full size; lower initial or step")
+    if first>=full: raise ValueError(f"ProgressiveResize: initial={initial} of {full} pixels in steps of {step} is not below it; lower one")
     return [*range(first, full, step), full]
 
 def size_at(
@@ -61,7 +61,7 @@ class ProgressiveResize(Callback):
     def all_sizes(self, full:int)->list:
         "Every size of a run with that full size"
         if self.sizes is None: return growing_sizes(full, self.initial, self.step)
-        if self.sizes[-1]>full: raise ValueError(f"ProgressiveResize: size {self.sizes[-1]} is above the full size {full}; remove it, or load larger images")
+        if self.sizes[-1]>full: raise ValueError(f"ProgressiveResize: size {self.sizes[-1]} is above the full size {full}; remove it")
         return [*self.sizes, *([full] if self.sizes[-1]<full else [])]
 
     def check(self, learn):

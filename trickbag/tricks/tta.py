@@ -23,9 +23,8 @@ def tta_views(
     flip:bool=True,     # also of the mirrored images
 )->torch.Tensor:        # V*N x C x size x size, view by view in the order of torchvision's `ten_crop`
     "Crops and mirror images of a batch"
-    H,W = x.shape[-2:]
-    h,w = (size, size) if size else (H, W)
-    if h>min(H, W) and size: raise ValueError(f"tta_views: crops of {size} pixels do not fit into {H} x {W}; lower size")
+    (H,W),(h,w) = x.shape[-2:],(size, size) if size else x.shape[-2:]
+    if h>H or w>W: raise ValueError(f"tta_views: crops of {size} pixels do not fit into {H} x {W}; lower size")
     at = [(round((H-h)/2), round((W-w)/2))]
     if crops==5: at = [(0, 0), (0, W-w), (H-h, 0), (H-h, W-w), *at]
     return torch.cat([o[..., t:t+h, l:l+w] for o in ([x, x.flip(-1)] if flip else [x]) for t,l in at])
@@ -38,9 +37,7 @@ def tta_fold(
 )->torch.Tensor:            # N x C, float32: scores whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
     "Average the views' probabilities, as scores that the loss and the metrics take"
     s = pred.float().unflatten(0, (v, -1))
-    if act=='sigmoid':
-        if agg=='max': return s.amax(0)
-        return F.logsigmoid(s).logsumexp(0)-F.logsigmoid(-s).logsumexp(0)
+    if act=='sigmoid': return s.amax(0) if agg=='max' else F.logsigmoid(s).logsumexp(0)-F.logsigmoid(-s).logsumexp(0)
     if act=='softmax': s = s.log_softmax(-1)
     return s.logsumexp(0)-math.log(v) if agg=='mean' else s.amax(0).log_softmax(-1)
 
@@ -53,8 +50,7 @@ class TTA(Callback):
         crop_pct:float=.875,    # side of a crop as a share of the image's; .875 = 224/256
         agg:str='mean',         # 'mean' or 'max' of the probabilities
     ):
-        if crops not in (1, 5): raise ValueError(f"TTA: crops must be 1 or 5, got {crops}")
-        if crops==1 and not flip: raise ValueError("TTA: one crop and no flip is no augmentation; use crops=5 or flip=True")
+        if crops not in (1, 5) or crops+flip<2: raise ValueError(f"TTA: crops must be 5, or 1 with flip=True, got {crops} with flip={flip}")
         if not 0<crop_pct<1: raise ValueError(f"TTA: crop_pct must be in (0,1), got {crop_pct}")
         if agg not in ('mean', 'max'): raise ValueError(f"TTA: agg must be 'mean' or 'max', got '{agg}'")
         self.crops,self.flip,self.crop_pct,self.agg = crops,flip,crop_pct,agg
@@ -73,7 +69,7 @@ class TTA(Callback):
 
     def after_pred(self, learn):
         if learn.training: return
-        if learn.pred.ndim!=2: raise ValueError(f"TTA: predictions must be N x C scores, got shape {tuple(learn.pred.shape)}; use it for classifiers")
+        if learn.pred.ndim!=2: raise ValueError(f"TTA: works for classifiers (scores N x C), got {tuple(learn.pred.shape)}; leave it out")
         learn.pred = tta_fold(learn.pred, self.crops*(1+self.flip), self.agg, self._act)
 
     def cleanup_validate(self, learn): learn.view = self.__dict__.pop('_view', learn.view)
@@ -84,16 +80,13 @@ def _activation(loss_func):
     p = probabilities(loss_func)(t)
     for name,q in dict(softmax=t.softmax(1), sigmoid=t.sigmoid(), exp=t.exp()).items():
         if p.shape==q.shape and torch.allclose(p, q): return name
-    raise ValueError("TTA: the loss's activation is neither softmax nor sigmoid nor exp, so probabilities cannot be turned back into scores")
+    raise ValueError("TTA: the loss's activation is neither softmax nor sigmoid nor exp, so the mean has no scores; leave TTA out")
 
 @patch
 def tta(self:Learner,
-    dl=None,                # loader; None is `dls.valid`
-    crops:int=5,            # 5: corners and centre; 1: only mirror images
-    flip:bool=True,         # also the mirror images
-    crop_pct:float=.875,    # side of a crop as a share of the image's
-    agg:str='mean',         # 'mean' or 'max' of the probabilities
-    cbs=(),                 # further callbacks for this call only
-)->tuple:                   # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU
+    dl=None,        # loader; None is `dls.valid`
+    crops:int=5, flip:bool=True, crop_pct:float=.875, agg:str='mean',   # as in `TTA`
+    cbs=(),         # further callbacks for this call only
+)->tuple:           # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU
     "Predicted probabilities with test-time augmentation, and targets. For the loss and metrics: `learn.validate(cbs=[TTA()])`"
     return self.get_preds(dl, cbs=[TTA(crops, flip, crop_pct, agg), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])])
