@@ -17,7 +17,7 @@ root = Path(__file__).resolve().parent.parent
 def run(p, skip):
     "Outputs of each cell of notebook `p` that a test would run, by cell id, with the source that made them"
     nb,ids = nbformat.read(p, 4),{c.id for c in nb_test_cells(p, skip_flags=skip)}
-    cl = NotebookClient(nb, timeout=1200, kernel_name='python3', resources={'metadata': {'path': str(p.parent)}},
+    cl = NotebookClient(nb, timeout=1200, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(p.parent)}},
                         extra_arguments=['--IPKernelApp.log_level=ERROR'])
     with cl.setup_kernel():
         for i,c in enumerate(nb.cells):

@@ -12,7 +12,7 @@ TRICKS = dict(
     MixUp=MixUp, CutMix=CutMix, MixOrCut=MixOrCut, LabelSmoothing=LabelSmoothing, RandomErasing=RandomErasing, EMA=EMA,
     GradientAccumulation=lambda: GradientAccumulation(2), GradientClip=lambda: GradientClip(.1), MixedPrecision=MixedPrecision,
     ChannelsLast=ChannelsLast, NoBiasDecay=NoBiasDecay, OneCycle=OneCycle, Cosine=lambda: Cosine(warmup=.5), FlatCos=FlatCos,
-    StepDecay=lambda: StepDecay([1]), ProgressiveResize=lambda: ProgressiveResize(.5, step=2), Flip=Flip,
+    StepDecay=lambda: StepDecay([.5]), ProgressiveResize=lambda: ProgressiveResize(.5, step=2), Flip=Flip,
     EarlyStopping=lambda: EarlyStopping(patience=9), TerminateOnNaN=TerminateOnNaN)
 IDS = list(TRICKS)
 def blocks():

@@ -18,7 +18,7 @@ def main(argv=None):
     sub = ap.add_subparsers(dest='cmd', required=True, metavar='COMMAND')
     p = sub.add_parser('demo', help='train on the built-in toy set, about two minutes on two cores', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--out', default='trickbag-demo', help='folder for pictures, history and model')
-    for n,v,h in (('epochs', 6, 'epochs to train'), ('size', 64, 'pixels'), ('bs', 32, 'images a batch'), ('seed', 42, 'of the run')):
+    for n,v,h in (('epochs', 8, 'epochs to train'), ('size', 64, 'pixels'), ('bs', 32, 'images a batch'), ('seed', 42, 'of the run')):
         p.add_argument(f'--{n}', type=int, default=v, help=h)
     p.add_argument('--lr', type=float, default=4e-3, help='highest learning rate')
     a = ap.parse_args(argv)

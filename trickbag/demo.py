@@ -17,7 +17,7 @@ from .all import (EMA, TTA, ChannelsLast, DataLoaders, Interpretation, LabelSmoo
 # %% ../nbs/demo.ipynb #9941a20b
 def run_demo(
     out:str|Path='trickbag-demo',   # folder for pictures, history, model and the toy set
-    epochs:int=6,
+    epochs:int=8,
     size:int=64,                    # pixels
     bs:int=32,
     lr:float=4e-3,

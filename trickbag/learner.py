@@ -97,6 +97,7 @@ class Learner:
         for self.epoch in range(self.position[0], self.n_epoch): self._stretch('epoch', self._epoch, CancelEpoch)
 
     def _epoch(self):
+        self.results = {}
         try:
             self._stretch('train', self._train, CancelTrain)
             if self.dls.valid is not None: self._validate(self.dls.valid)
@@ -105,7 +106,7 @@ class Learner:
 
     def _train(self):
         self.training,self.dl = True,self.dls.train
-        if self._loaded and self.fitting: self._restore_cbs()   # before_epoch and before_train may have cleared what a checkpoint brought
+        if self._loaded and self.position[1]: self._restore_cbs()   # mid-epoch: before_epoch and before_train cleared what it brought
         self._loaded = None
         for self.iter,batch in self._batches(self.dl, self.position[1]): self._train_batch(batch)
         if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")

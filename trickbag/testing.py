@@ -58,22 +58,25 @@ def weights(learn)->torch.Tensor:
 
 # %% ../nbs/testing.ipynb #652d452a
 class StopAt(Callback):
-    "Save and end the run after one batch, as a kill would"
+    "Save and end the run after one batch or epoch, as a kill would"
     stage,monitor = 'stop',True
     def __init__(self,
-        at:tuple,   # (epoch, batch) after which to stop
+        at:tuple,   # (epoch, batch) after which to stop; batch None: at the end of the epoch
         file:Path,  # where to save
     ): self.at,self.file = at,file
     def after_batch(self, learn):
-        if learn.training and (learn.epoch, learn.iter)==self.at:
-            learn.save(self.file)
-            raise CancelFit
+        if learn.training and (learn.epoch, learn.iter)==self.at: self._stop(learn)
+    def after_epoch(self, learn):
+        if (learn.epoch, None)==self.at: self._stop(learn)
+    def _stop(self, learn):
+        learn.save(self.file)
+        raise CancelFit
 
 def prove_resume(
     make_cbs,           # `make_cbs()` -> new callbacks
     fit=lambda learn, **kw: learn.fit(2, **kw),    # how to train; must pass `cbs` and `resume` on
     model=tiny_model,   # `model()` -> a new model
-    at=((0, 0), (0, 3), (1, 2), (1, 5)),    # (epoch, batch) after which each run is stopped; a `TinyData` epoch has 6 batches
+    at=((0, 0), (0, 3), (0, None), (1, 2), (1, 5)), # (epoch, batch) after which each run is stopped; a `TinyData` epoch has 6 batches
     **kw                # passed to `tiny_learner`
 ):
     "A run that was stopped, saved, loaded into a fresh learner and continued ends with the same bits as one left alone"
