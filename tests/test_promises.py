@@ -89,11 +89,11 @@ def test_keyboard_interrupt_leaves_no_trace(tmp_path):
 
 def test_looking_leaves_no_trace(tmp_path):
     "validate, get_preds, predict, tta, explain, summary, show_batch, lr_find: weights, optimizer, logs and random state as found"
-    learn = tiny_learner([*eight()[:-1], CSVLogger(tmp_path/'h.csv'), SaveBest(file=tmp_path/'best')], metrics=accuracy)
+    learn = tiny_learner([*eight(), CSVLogger(tmp_path/'h.csv'), SaveBest(file=tmp_path/'best')], metrics=accuracy)
     learn.fit(2)
     def all_of(): return found(learn),weights(learn).tolist(),str(opt_state(learn.opt, learn.model)),str(learn.history),learn.step,learn.epochs_run,\
         sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir()),learn.cb(Recorder).losses
-    was,x = all_of(),next(iter(learn.dls.valid))[0][0]
+    x = next(iter(learn.dls.valid))[0][0]; was = all_of()
     for f in (learn.validate, learn.get_preds, lambda: learn.predict(x), learn.tta, learn.explain, learn.summary, learn.show_batch,
               lambda: learn.lr_find(num_it=20, show_plot=False)):
         f(); assert all_of()==was, f

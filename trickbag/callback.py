@@ -57,7 +57,7 @@ class Callback:
         super().__init_subclass__(**kw)
         if cls.stage not in _stage_order:
             raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
-        for n in vars(cls):
+        for n in (n for n in vars(cls) if n[0]!='_'):
             near = difflib.get_close_matches(n, EVENTS, 1, .8)
             if n.startswith(('before_', 'after_', 'cleanup_')) and n not in EVENTS or (near and n not in EVENTS):
                 raise TypeError(f"{cls.__name__}.{n} is not an event"+(f"; did you mean {near[0]}?" if near else f"; events are {', '.join(EVENTS)}"))
@@ -92,9 +92,9 @@ def compose(
     for cb in given:
         if isinstance(cb, type) and issubclass(cb, Callback): raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
         if not isinstance(cb, Callback): raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
-    names = [cb.name for cb in given]
-    for n in names:
-        if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them")
+    for names in ([cb.name for cb in given], [cb.name for cb in data]):
+        for n in names:
+            if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them")
     cbs = sorted({cb.name: cb for cb in [*default, *data, *given]}.values(), key=lambda cb: (_stage_order[cb.stage], cb.name))
     owners = {}
     for cb in cbs:
@@ -116,6 +116,8 @@ class ToDevice(Callback):
     "Move the batch to the learner's device and keep the clean labels, as `learn.targ`, for metrics"
     stage = 'device'
     def before_batch(self, learn):
+        if not isinstance(learn.xb, torch.Tensor) or not isinstance(learn.yb, (torch.Tensor, type(None))):
+            raise TypeError(f"Learner: a batch must be (tensor, tensor), got ({type(learn.xb).__name__}, {type(learn.yb).__name__}); convert them in the loader")
         if learn.xb.device!=learn.device: learn.xb = learn.xb.to(learn.device, non_blocking=True)
         if learn.yb is not None and learn.yb.device!=learn.device: learn.yb = learn.yb.to(learn.device, non_blocking=True)
         learn.targ = learn.yb
@@ -127,6 +129,10 @@ class CheckTargets(Callback):
     def before_validate(self, learn): self.soft = not _takes(learn, indices=True)
 
     def before_batch(self, learn):
+        if not self.done and learn.training:
+            x,y = learn.xb,learn.targ
+            if x.dtype==torch.uint8: raise ValueError("Learner: the model would get uint8 images; add Normalize() to cbs, or let the loader give floats")
+            if y is not None and y.ndim==1 and y.dtype!=torch.int64 and not self.soft: raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
         if self.soft and learn.yb is not None and learn.yb.ndim==1: learn.yb = soft_targets(learn.yb, learn.n_out)
 
     def after_pred(self, learn):
@@ -156,8 +162,9 @@ def check_soft_loss(learn, cb):
 class GatherPreds(Callback):
     "Keep the predictions and clean targets of a validation, on the CPU"
     stage,monitor = 'monitor',True
-    def before_validate(self, learn): self.preds,self.targs = [],[]
+    def before_validate(self, learn): self.preds,self.targs,self.idxs = [],[],[]
     def after_batch(self, learn):
         if learn.training: return
         self.preds.append(learn.pred.float().cpu())
+        if learn.idx is not None: self.idxs.append(learn.idx.cpu())
         if learn.targ is not None: self.targs.append(learn.targ.cpu())

@@ -44,7 +44,7 @@ class Table:
 def explain(self:Learner,
     cbs=(), # callbacks as for `fit`
 )->Table:   # a row a callback, in the order in which they run
-    "The composed loop: callbacks in order, their stage, what they own, and at which events they act; raises as `fit` would if they do not fit together"
+    "The composed loop: callbacks in order, their stage, what they own, and at which events they act; raises where two of them clash (what `check` finds out needs a fit)"
     with self.composed(cbs):
         data,own = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra]
         rows = [(cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.owns) or '-',

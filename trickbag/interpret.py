@@ -9,6 +9,7 @@ __all__ = ['Interpretation']
 import torch
 import torch.nn.functional as F
 
+from .callback import GatherPreds
 from .describe import Table
 from .show import show_images
 
@@ -21,7 +22,9 @@ class Interpretation:
         cbs=(),     # callbacks for the predictions, such as `TTA()`
     ):
         self.learn,self.dl = learn,learn.dls.valid if dl is None else dl
-        self.probs,self.targs = learn.get_preds(self.dl, cbs=cbs)
+        g = GatherPreds()
+        self.probs,self.targs = learn.get_preds(self.dl, cbs=cbs, gather=g)
+        self.idxs = torch.cat(g.idxs) if g.idxs else None       # which sample of the store each prediction is for
         if self.targs is None: raise ValueError("Interpretation: the loader has no labels; give one that has")
         if self.targs.is_floating_point(): self.targs = self.targs.argmax(1)
         self.preds = self.probs.argmax(1)
@@ -90,13 +93,15 @@ class Interpretation:
         titles = [f'{self._name(int(self.preds[i]))} /\n{self._name(int(self.targs[i]))} {self.probs[i, self.targs[i]]:.2f}' for i in ids]
         if hasattr(self.dl, 'store'):
             s = self.dl.store
-            x = torch.stack([s.source.get(int(i), size or s.presize)[0].permute(2, 0, 1) for i in ids])
+            x = torch.stack([s.source.get(int(self.idxs[i]), size or s.presize)[0].permute(2, 0, 1) for i in ids])
         else: x = self._from_batches(set(ids.tolist()), ids)
         return show_images(x, titles)
 
     def _from_batches(self, want, ids):
         got,n = {},0
-        for xb,*_ in self.dl:
+        for xb,yb,*_ in self.dl:
+            y = yb.argmax(1) if yb.is_floating_point() else yb
+            if not torch.equal(y.cpu(), self.targs[n:n+len(xb)]): raise ValueError("plot_top_losses: the loader gives another order each time; give one that does not shuffle")
             got |= {i: xb[i-n] for i in want if n<=i<n+len(xb)}
             n += len(xb)
         x = torch.stack([got[i] for i in ids.tolist()])

@@ -6,7 +6,7 @@
 __all__ = ['default_cbs', 'probabilities', 'Learner']
 
 # %% ../nbs/learner.ipynb #d12476e0
-import itertools
+import inspect, itertools, operator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from torch import nn
 
 from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate,
                                CheckTargets, GatherPreds, ToDevice, compose, hooks)
-from .checkpoint import check_resume, read_checkpoint, write_checkpoint
-from .core import keep_modes, keep_rng, mix_seed, name_key, seed_all, seed_default
+from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
+from .core import batches_in, keep_modes, keep_rng, loader_generators, mix_seed, name_key, seed_all, seed_default
 from .metrics import Averages
 from .optimizer import adamw, freeze_to, load_opt_state, split_head, spread_lr
 
@@ -28,10 +28,12 @@ def default_cbs()->list:
     return [ToDevice(), CheckTargets(), Recorder(), Progress()]
 
 def probabilities(loss_func):
-    "The function from scores to probabilities that fits a loss: sigmoid for BCE, exp for NLL, else softmax over dimension 1"
+    "The function from scores to probabilities that fits a loss: sigmoid for BCE on scores, exp for NLL, softmax over dimension 1 for any other; `loss_func.activation` if it has one"
     if hasattr(loss_func, 'activation'): return loss_func.activation
+    while hasattr(loss_func, 'func'): loss_func = loss_func.func    # functools.partial
     name = getattr(loss_func, '__name__', type(loss_func).__name__).lower()
-    if 'bce' in name or 'binary_cross' in name: return torch.sigmoid
+    if name in ('bceloss', 'binary_cross_entropy'): return lambda pred: pred    # these take probabilities
+    if 'bce' in name or 'binary_cross' in name or 'multilabel' in name: return torch.sigmoid
     if 'nll' in name: return torch.exp
     return lambda pred: pred.softmax(1)
 
@@ -63,7 +65,7 @@ class Learner:
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
         self.dl = self.n_iter = self._loaded = self._n_out = None
-        self.position,self.active,self._extra = (0, 0),[],[]
+        self.position,self.active,self._extra,self._mid = (0, 0),[],[],False
         self._generator,self._hooks,self._monitors = torch.Generator(self.device),hooks([]),True
         self._forget()
 
@@ -76,19 +78,29 @@ class Learner:
         resume:bool|str|Path=False, # True: go on from the checkpoint that `load` read. A file: load it if it exists and go on, else start
     )->'Learner':               # itself
         "Train for `n_epoch` epochs, validating after each"
-        if not isinstance(n_epoch, int) or n_epoch<0: raise ValueError(f"fit: n_epoch must be a whole number >= 0, got {n_epoch!r}")
-        if resume and resume is not True: resume = self._file(resume).exists() and bool(self.load(resume))
-        self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = n_epoch,0,0,(0, 0),self.dls.train,_len(self.dls.train)
-        if self.n_iter==0: raise ValueError("fit: the training loader is empty; give more images or a smaller bs")
-        with self.composed(cbs), keep_rng(self.device), keep_modes(self.model), self._optimizer(lr):
+        if self.fitting: raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
+        if not hasattr(n_epoch, '__index__') or n_epoch<0: raise ValueError(f"fit: n_epoch must be a whole number >= 0, got {n_epoch!r}")
+        train,valid = self.dls.train,self.dls.valid
+        self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = operator.index(n_epoch),0,0,(0, 0),train,batches_in(train)
+        for n,dl in (('training', train), ('validation', valid)):
+            if dl is not None and batches_in(dl)==0: raise ValueError(f"fit: the {n} loader is empty; give more images or a smaller bs")
+        Averages(self.metrics)      # what is wrong with the metrics should be known now
+        if resume:
+            d = self._loaded if resume is True else read_checkpoint(self, self._file(resume)) if self._file(resume).exists() else None
+            if d or resume is True: check_resume(self, d)
+            if d and resume is not True: self._apply(d)
+            resume = bool(d)
+        with self.composed(cbs), keep_rng(self.device, train, valid), keep_modes(self.model), self._optimizer(lr):
             for cb in self.active: cb.check(self)
             try:
-                self.fitting = True
+                self.fitting,self._n_out = True,None
                 self.model.train()
                 self._stretch('fit', lambda: self._epochs(resume), CancelFit)
+            except Cancel as e: raise _misplaced(e) from e
             finally:
-                self.fitting,self.training,self.view = False,False,{}
+                self.fitting,self.training,self.view,self._mid = False,False,{},False
                 self._cleanup('cleanup_fit')
+                self._forget()
         return self
 
     def _epochs(self, resume):
@@ -106,14 +118,14 @@ class Learner:
 
     def _train(self):
         self.training,self.dl = True,self.dls.train
-        if self._loaded and self.position[1]: self._restore_cbs()   # mid-epoch: before_epoch and before_train cleared what it brought
+        if self._loaded and self.position[1]: self._restore_cbs(self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
         self._loaded = None
         for self.iter,batch in self._batches(self.dl, self.position[1]): self._train_batch(batch)
         if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")
 
     def _train_batch(self, batch):
         try:
-            self.pred = self.loss = None    # frees the last batch's graph before this one needs the memory
+            self._mid,self.pred,self.loss = True,None,None  # frees the last batch's graph before this one needs the memory
             self.xb,self.yb,*rest = batch
             self.idx = rest[0] if rest else None
             self('before_batch')
@@ -125,7 +137,7 @@ class Learner:
             self.backward()
             self.take_step()
         except CancelBatch: pass
-        self.position = (self.epoch, self.iter+1)
+        self.position,self._mid = (self.epoch, self.iter+1),False
         try: self('after_batch')
         except CancelBatch: pass
 
@@ -154,14 +166,16 @@ class Learner:
     def _batches(self, dl, skip=0):
         "(number, batch) from `dl`, without the first `skip`; every draw of loader and model is a function of (seed, rank, epoch, batch)"
         key = self.seed,self.epochs_run,self.training,name_key('data')
-        seed_all(mix_seed(*key))                    # the order of the samples: the same on every rank
+        seed_all(mix_seed(*key))        # the order of the samples: the same on every rank
+        for g in loader_generators(dl): g.manual_seed(mix_seed(*key))
         key = mix_seed(*key, self.rank)
         direct = skip and hasattr(dl, 'iter_from')
         it = dl.iter_from(skip) if direct else iter(dl)
         for i in itertools.count(skip if direct else 0):
-            seed_default(mix_seed(key, i), self.device)     # for the loader's draws, then dropout's and its kin's
+            if i: seed_default(mix_seed(key, i), self.device)       # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
+            if not i: seed_default(mix_seed(key, 0), self.device)   # the first comes after the order of the samples, whoever draws that
             if i>=skip: yield i,batch
 
     # Evaluation: a path of its own, without before_fit and after_fit
@@ -175,18 +189,22 @@ class Learner:
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
         kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results')}
         try:
-            with self.composed(cbs), keep_rng(self.device): return self._validate(dl)
+            with self.composed(cbs), keep_rng(self.device, dl): return self._validate(dl)
+        except Cancel as e: raise e if self.fitting else _misplaced(e) from e
         finally: vars(self).update(kept)
 
     def _validate(self, dl):
         kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks')}
-        self.training,self.dl,self._hooks,res = False,dl,hooks(self.active, training=False),Averages(self.metrics, self.device)
+        self.training,self.dl,self._hooks,res,any_batch = False,dl,hooks(self.active, training=False),Averages(self.metrics, self.device),False
         try:
             with torch.no_grad(), keep_modes(self.model):
                 self.model.eval()
                 try:
                     self('before_validate')
-                    for self.iter,batch in self._batches(dl): self._eval_batch(batch, res)
+                    for self.iter,batch in self._batches(dl):
+                        any_batch = True
+                        self._eval_batch(batch, res)
+                    if not any_batch: raise ValueError("validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader")
                 except CancelValidate: pass
                 self.results = res.compute()
                 try: self('after_validate')
@@ -215,9 +233,10 @@ class Learner:
         dl=None,    # loader; None is `dls.valid`
         cbs=(),     # further callbacks for this call only
         act=None,   # `act(pred)` -> what is returned; None is the one that fits the loss, see `probabilities`
+        gather=None,    # a `GatherPreds` to use, for whoever wants the sample numbers
     )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, in the loader's order
         "Predicted probabilities, whatever the loss class, and targets"
-        g = GatherPreds()
+        g = gather or GatherPreds()
         self.validate(dl, cbs=[*_listed(cbs), g])
         pred = torch.cat(g.preds)
         return (act or probabilities(self.loss_func))(pred), torch.cat(g.targs) if g.targs else None
@@ -252,7 +271,9 @@ class Learner:
         "Call every active callback that has a method named `event`, in stage order"
         for f in self._hooks[event]:
             try: f(self)
-            except Cancel: raise
+            except Cancel as e:
+                e.where = f'{f.__self__.name}.{event}'
+                raise
             except Exception as e:
                 self._note(e, f, event)
                 raise
@@ -261,7 +282,7 @@ class Learner:
         kind:type|str,  # class or name
     )->Callback:
         "The callback of that class or name: `learn.cb(Recorder).plot_loss()`"
-        for cb in [*self.active, *self.cbs, *getattr(self.dls, 'cbs', ()), *self.default_cbs]:
+        for cb in [*self.active, *self.cbs, *own_cbs(self)]:
             if cb.name==kind or (isinstance(kind, type) and isinstance(cb, kind)): return cb
         raise KeyError(f"cb: this learner has no {getattr(kind, '__name__', kind)}")
 
@@ -308,8 +329,13 @@ class Learner:
     # Optimizer, freezing
 
     def make_opt(self):
-        "The optimizer: made on first use, kept between fits"
-        if self.opt is None: self.opt = self.opt_func(list(self.model.parameters()), lr=spread_lr(self.lr, 1)[0])
+        "The optimizer: made on first use, kept between fits; made anew, with the state that still applies, if parameters were replaced"
+        old,ps = self.opt,set(self.model.parameters())
+        if old is None or any(p not in ps for g in old.param_groups for p in g['params']):
+            self.opt = self.opt_func(list(self.model.parameters()), lr=spread_lr(self.lr, 1)[0])
+            if old: self.opt.state.update({p: s for p,s in old.state.items() if p in ps})
+            closure = inspect.signature(self.opt.step).parameters.get('closure')
+            if closure and closure.default is closure.empty: raise ValueError(f"Learner: {type(self.opt).__name__} needs a closure, which this loop does not give; use another optimizer")
         return self.opt
 
     @contextmanager
@@ -319,8 +345,11 @@ class Learner:
         old = [dict(g, params=list(g['params'])) for g in opt.param_groups]
         try:
             if isinstance(lr, (slice, list, tuple)):
-                groups = self.splitter(self.model)
-                opt.param_groups[:] = [dict(old[0], params=list(ps), lr=l) for ps,l in zip(groups, spread_lr(lr, len(groups)))]
+                groups = [{*map(id, ps)} for ps in self.splitter(self.model)]
+                if sorted(i for ps in groups for i in ps)!=sorted(map(id, self.model.parameters())):
+                    raise ValueError("fit: the splitter must put every parameter of the model into exactly one group")
+                new = [dict(g, params=[p for p in g['params'] if id(p) in ps], lr=l) for ps,l in zip(groups, spread_lr(lr, len(groups))) for g in old]
+                opt.param_groups[:] = [g for g in new if g['params']]
             else:
                 top = max(g['lr'] for g in old)     # groups of the user's own keep their ratios
                 for g in opt.param_groups: g['lr'] = lr if g['lr']==top else lr*g['lr']/top
@@ -342,7 +371,8 @@ class Learner:
     def save(self,
         file:str|Path='models/model',   # relative to `learn.path`; `.pt` is added where there is no suffix
     )->Path:                            # where it was written
-        "Model, optimizer, callbacks, counters and history in one file; inside a fit, a point to resume from"
+        "Model, optimizer, callbacks, counters and history in one file; inside a fit, in `after_batch` or `after_epoch` (stage 'report' or later), a point to resume from"
+        if self._mid: raise ValueError("save: a batch is half done, which cannot be resumed; save in after_batch or after_epoch")
         return write_checkpoint(self, self._file(file))
 
     def load(self,
@@ -350,18 +380,22 @@ class Learner:
         strict:bool=True,               # False: only weights whose name and shape fit, and no optimizer state
     )->'Learner':                       # itself
         "Take back what `save` wrote. If that was inside a fit, the same fit with `resume=True` goes on from there"
-        d = self._loaded = read_checkpoint(self, self._file(file), strict)
-        self.history,self.step,self.epochs_run = d['history'],d['loop']['step'],d['loop']['epochs_run']
+        self._apply(read_checkpoint(self, self._file(file)), strict)
         return self
 
+    def _apply(self, d, strict=True):
+        apply_checkpoint(self, d, strict)
+        self._loaded,self.history,self.step,self.epochs_run = d,d['history'],d['loop']['step'],d['loop']['epochs_run']
+        if not d['loop']['fitting']: self._restore_cbs(own_cbs(self))
+
     def _resume(self):
-        check_resume(self, self._loaded)
+        check_resume_cbs(self, self._loaded)
         load_opt_state(self.opt, self.model, self._loaded['opt'], groups=True)
         self.position = tuple(self._loaded['loop']['position'])
-        self._restore_cbs()
+        self._restore_cbs(self.active)
 
-    def _restore_cbs(self):
-        for cb in self.active:
+    def _restore_cbs(self, cbs):
+        for cb in cbs:
             if cb.name in self._loaded['cbs']: cb.load_state_dict(self._loaded['cbs'][cb.name])
 
     def __repr__(self):
@@ -374,7 +408,4 @@ class Learner:
 
 # %% ../nbs/learner.ipynb #5c6abcec
 def _listed(o)->list: return list(o) if isinstance(o, (list, tuple)) else [o]
-def _len(dl)->int|None:
-    "Number of batches; None if that is not known"
-    try: return len(dl)
-    except TypeError: return None   # a stream, or a DataLoader over one
+def _misplaced(e): return RuntimeError(f"{type(e).__name__} was raised in {getattr(e, 'where', 'the loop')}, where nothing catches it; raise it within its own stretch")

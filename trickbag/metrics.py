@@ -6,6 +6,8 @@
 __all__ = ['accuracy', 'error_rate', 'top_5', 'Averages', 'metric_name']
 
 # %% ../nbs/metrics.ipynb #f579293c
+from copy import deepcopy
+
 import torch
 
 # %% ../nbs/metrics.ipynb #31807d16
@@ -39,7 +41,9 @@ class Averages:
     ):
         self.objs,self.funcs = {},{}
         for m in metrics:
+            if not callable(m): raise TypeError(f"metrics: {m!r} is no function and no metric object; give accuracy, not 'accuracy'")
             objs,name = hasattr(m, 'update') and hasattr(m, 'compute'),metric_name(m)
+            m = deepcopy(m) if objs else m      # a validation inside a validation has its own
             if name in self.objs or name in self.funcs or name=='loss': raise ValueError(f"metrics: two are called {name}; give one another __name__")
             (self.objs if objs else self.funcs)[name] = m
         for m in self.objs.values():
@@ -55,16 +59,28 @@ class Averages:
     ):
         "Count one batch"
         n,p = len(pred),pred.float()
-        self.sums += n*torch.stack([loss.float(), *(torch.as_tensor(f(p, y), device=loss.device).float() for f in self.funcs.values())])
-        for m in self.objs.values(): m.update(p, y)
+        self.sums += n*torch.stack([loss.float(), *(torch.as_tensor(self._try(k, f, p, y), device=loss.device).float() for k,f in self.funcs.items())])
+        for k,m in self.objs.items(): self._try(k, m.update, p, y)
         self.n += n
+
+    @staticmethod
+    def _try(name, f, p, y):
+        try: return f(p, y)
+        except Exception as e:
+            e.add_note(f"  in metric {name}")
+            raise
 
     def compute(self)->dict:
         "`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if nothing was counted"
         if not self.n: return {}
         means = dict(zip(['loss', *self.funcs], (self.sums/self.n).tolist()))
-        means |= {k: float(v) if getattr(v := m.compute(), 'numel', lambda: 1)()==1 else v for k,m in self.objs.items()}
-        return {k: means[k] for k in self.names}
+        out = {}
+        for k in self.names:
+            v = means[k] if k in means else self.objs[k].compute()
+            out |= {a: _number(b) for a,b in v.items()} if isinstance(v, dict) else {k: _number(v)}
+        return out
+
+def _number(v): return float(v) if getattr(v, 'numel', lambda: 1)()==1 else v
 
 def metric_name(m)->str:
     "The name under which a metric is shown"

@@ -55,6 +55,7 @@ def freeze_to(
     if n and len(groups)<2: raise ValueError("freeze: the splitter gives one parameter group; give Learner a splitter with two or more")
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     first = n if n>=0 else len(groups)+n
+    if not 0<=first<len(groups): raise ValueError(f"freeze_to: there is no group {n}; the splitter gives {len(groups)}")
     for i,ps in enumerate(groups):
         for p in ps: p.requires_grad_(i>=first or id(p) in norms)
 
@@ -62,7 +63,7 @@ def freeze_to(
 def opt_state(opt:torch.optim.Optimizer, model:nn.Module)->dict:
     "State by parameter name, and each group's hyper-parameters"
     names = {id(p): n for n,p in model.named_parameters()}
-    return dict(state={names[id(p)]: s for p,s in opt.state.items()}, groups=[{k: v for k,v in g.items() if k!='params'} for g in opt.param_groups])
+    return dict(kind=type(opt).__name__, state={names[id(p)]: s for p,s in opt.state.items() if id(p) in names}, groups=[{k: v for k,v in g.items() if k!='params'} for g in opt.param_groups])
 
 def load_opt_state(
     opt:torch.optim.Optimizer,
@@ -71,6 +72,7 @@ def load_opt_state(
     groups:bool=False,  # also take the hyper-parameters; the number of groups must then be the same
 ):
     "Put back what `opt_state` gave"
+    if sd['kind']!=type(opt).__name__: raise ValueError(f"load: saved with {sd['kind']}, this learner has {type(opt).__name__}; use the same opt_func, or strict=False")
     hypers = sd['groups'] if groups else opt.param_groups
     if len(hypers)!=len(opt.param_groups):
         raise ValueError(f"load: the optimizer had {len(hypers)} parameter groups, now it has {len(opt.param_groups)}; use the same callbacks and lr")
@@ -78,7 +80,8 @@ def load_opt_state(
     flat = [names[id(p)] for g in opt.param_groups for p in g['params']]
     it = iter(range(len(flat)))
     pgs = [dict(h, params=[next(it) for _ in g['params']]) for h,g in zip(hypers, opt.param_groups)]
-    opt.load_state_dict(dict(state={i: deepcopy(sd['state'][n]) for i,n in enumerate(flat) if n in sd['state']}, param_groups=pgs))
+    at = {n: i for i,n in enumerate(flat)}
+    opt.load_state_dict(dict(state={at[n]: deepcopy(v) for n,v in sd['state'].items() if n in at}, param_groups=pgs))
     follow_params(opt)
 
 def follow_params(

@@ -11,7 +11,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from .checkpoint import kept
-from .core import keep_modes, keep_rng
+from .callback import STAGES
+from .core import batches_in, keep_modes, keep_rng
 from .data.loaders import DataLoaders
 from .learner import Learner
 
@@ -56,11 +57,14 @@ def show_batch(self:Learner,
     cbs=(),             # further callbacks, as for `fit`
 ):                      # the matplotlib figure
     "The first batch as the model sees it, with its labels; leaves everything as found"
-    with self.composed(cbs), self.composed(monitors=False), keep_rng(self.device), keep_modes(self.model), kept(self):
+    with self.composed(cbs), self.composed(monitors=False), keep_rng(self.device, self.dls.train, self.dls.valid), keep_modes(self.model), kept(self):
         try:
             self.dl,self.training = (self.dls.train if train else self.dls.valid),train
             if self.dl is None: raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
             if not train: self._hooks = {e: [f for f in fs if not f.__self__.train_only] for e,fs in self._hooks.items()}
+            self.n_epoch,self.n_iter,self.epoch = max(self.n_epoch, 1),batches_in(self.dl),0
+            kinds = list(STAGES)[:list(STAGES).index('mix')+1]      # what works on images and targets
+            self._hooks = {e: [f for f in fs if f.__self__.stage in kinds] for e,fs in self._hooks.items()}
             self.iter,(self.xb,self.yb,*rest) = next(self._batches(self.dl))
             self.idx = rest[0] if rest else None
             self('before_batch')

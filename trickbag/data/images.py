@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..core import keep_rng
+from ..core import keep_rng, seed_all
 
 # %% ../../nbs/data/images.ipynb #8bc858a0
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.pbm'}
@@ -59,9 +59,9 @@ def split_idxs(
     valid = []
     for k in sorted(groups, key=str):
         perm = torch.randperm(len(groups[k]), generator=g).tolist()
-        valid += [groups[k][j] for j in perm[:round(len(perm)*valid_pct)]]
+        valid += [groups[k][j] for j in perm[:min(round(len(perm)*valid_pct), len(perm)-1)]]
     valid,held = sorted(valid),set(valid)
-    if not valid or len(valid)==len(labels): raise ValueError(f"split: valid_pct={valid_pct} of {len(labels)} samples leaves one side empty; change it")
+    if not valid or len(valid)==len(labels): raise ValueError(f"split: valid_pct={valid_pct} of {len(labels)} samples leaves one side empty; change it, or use stratify=False")
     return [i for i in range(len(labels)) if i not in held],valid
 
 # %% ../../nbs/data/images.ipynb #b0e6c399
@@ -75,18 +75,20 @@ def to_rgb(im:Image.Image)->Image.Image:
     return im.convert('RGB')
 
 def decode(
-    item,           # path, PIL image, or uint8 tensor C x H x W with 1 or 3 channels
+    item,           # path, PIL image, uint8 array H x W x 3 or H x W, or uint8 tensor C x H x W with 1 or 3 channels
     P:int,          # side of the square it is squashed to
     box=None,       # x0, y0, x1, y1 in pixels: only this part of the image; clipped to it
 )->tuple:           # uint8 P x P x 3 tensor; width and height of the image (or of the box)
     "RGB pixels of an image, squashed to a square, and its original size"
     try:
-        im = item if isinstance(item, Image.Image) else _from_tensor(item) if isinstance(item, torch.Tensor) else Image.open(item)
+        ours = isinstance(item, (str, os.PathLike))      # an image of the caller's stays as it is
+        im = Image.open(item) if ours else item if isinstance(item, Image.Image) else _from_tensor(item)
         w,h = im.size
+        if any(v!=v for v in box or ()): raise ImageError(f"{_where(item)}: the box {tuple(box)} has an empty entry; fill it or leave the row out")
         b = (0, 0, w, h) if box is None else (max(box[0], 0), max(box[1], 0), min(box[2], w), min(box[3], h))
         if b[2]-b[0]<1 or b[3]-b[1]<1: raise ImageError(f"{_where(item)}: the box {tuple(box)} lies outside the image of {w} x {h} pixels; mend the box columns")
         turn = im.getexif().get(0x112, 1) if im.format in ('JPEG', 'MPO', 'WEBP', 'TIFF') and box is None else 1
-        if im.format in ('JPEG', 'MPO'): im.draft(None, (int(P*w/(b[2]-b[0])), int(P*h/(b[3]-b[1]))))
+        if ours and im.format in ('JPEG', 'MPO'): im.draft(None, (int(P*w/(b[2]-b[0])), int(P*h/(b[3]-b[1]))))
         kx,ky = im.size[0]/w,im.size[1]/h
         im = to_rgb(im).resize((P, P), Image.BILINEAR, (b[0]*kx, b[1]*ky, b[2]*kx, b[3]*ky), reducing_gap=3.)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as e:
@@ -99,6 +101,8 @@ def decode(
 _turns = {2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE, 6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
 
 def _from_tensor(t):
+    if hasattr(t, '__array_interface__') and not isinstance(t, torch.Tensor): return Image.fromarray(t)     # numpy: H x W or H x W x 3
+    if not isinstance(t, torch.Tensor): raise ImageError(f"cannot make an image of a {type(t).__name__}; give a path, a PIL image, an array or a uint8 tensor")
     if t.dtype!=torch.uint8 or t.ndim!=3 or t.shape[0] not in (1, 3):
         raise ImageError(f"an image tensor must be uint8, C x H x W with 1 or 3 channels; got {t.dtype}, shape {tuple(t.shape)}")
     return Image.fromarray(t[0].numpy() if t.shape[0]==1 else t.permute(1, 2, 0).contiguous().numpy())
@@ -160,6 +164,11 @@ class DatasetSource:
     ):
         self.ds,self.idxs = ds,list(range(len(ds))) if idxs is None else list(idxs)
         if not self.idxs: raise ValueError(f"from_dataset: the dataset {type(ds).__name__} is empty")
+        with keep_rng():
+            seed_all(0); a = ds[self.idxs[0]]
+            seed_all(1); b = ds[self.idxs[0]]
+        if isinstance(a, (tuple, list)) and isinstance(a[0], (Image.Image, torch.Tensor)) and not torch.equal(decode(a[0], 64)[0], decode(b[0], 64)[0]):
+            raise ValueError(f"from_dataset: items of {type(ds).__name__} are random, but are decoded once and kept; leave random transforms to callbacks, or give a torch DataLoader")
         self.labels = torch.as_tensor(dataset_labels(ds) if labels is None else labels)
         if labels is None: self.labels = self.labels[self.idxs]
     def __len__(self): return len(self.idxs)
@@ -172,5 +181,10 @@ class DatasetSource:
 def dataset_labels(ds)->list:
     "All labels of a dataset, from its `targets` or `labels`, else by reading every item"
     for n in ('targets', 'labels'):
-        if hasattr(ds, n) and len(getattr(ds, n))==len(ds): return [int(o) for o in getattr(ds, n)]
-    with keep_rng(): return [int(ds[i][1]) for i in range(len(ds))]
+        if hasattr(ds, n) and len(getattr(ds, n))==len(ds): return _ints(getattr(ds, n), ds)
+    with keep_rng(): return _ints([ds[i][1] for i in range(len(ds))], ds)
+
+def _ints(ls, ds):
+    try: return [int(l) for l in ls]
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f"from_dataset: labels of {type(ds).__name__} must be class indices, got {ls[0]!r}; map them to 0, 1, ... and give vocab") from None

@@ -15,6 +15,7 @@ import torch
 from fastcore.meta import delegates
 from PIL import Image
 
+from ..core import batches_in
 from .images import DatasetSource, FileSource, dataset_labels, find_images, label_func, quick_check, split_idxs
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
@@ -132,8 +133,8 @@ class DataLoaders:
 
     def __repr__(self):
         def size(dl):
-            n = len(dl.store) if hasattr(dl, 'store') else len(dl.dataset) if hasattr(dl, 'dataset') else None
-            return 'none' if dl is None else f'{n} images' if n else f'{len(dl)} batches' if hasattr(dl, '__len__') else 'stream'
+            n = len(dl.store) if hasattr(dl, 'store') else len(dl.dataset) if hasattr(dl, 'dataset') and batches_in(dl) is not None else None
+            return 'none' if dl is None else f'{n} images' if n else f'{batches_in(dl)} batches' if batches_in(dl) is not None else 'stream'
         names = f", {self.c} classes ({', '.join(map(str, self.vocab[:4]))}{', ...' if self.c>4 else ''})" if self.vocab else ''
         return f"DataLoaders: train {size(self.train)}, valid {size(self.valid)}{names}"
 
@@ -194,7 +195,7 @@ class DataLoaders:
             if labels[i] not in o2i: raise ValueError(f"DataLoaders: {files[i]} in validation has the label {labels[i]!r}, which no training image has; move one over, or leave it out")
         if len(vocab)<2: raise ValueError(f"DataLoaders: only one class ({vocab[0]!r}); a classifier needs two: is the label right?")
         if verify or verify is None and len(files)<=50_000: quick_check(files)
-        def src(ids): return FileSource([files[i] for i in ids], [o2i[labels[i]] for i in ids], boxes and [boxes[i] for i in ids]) if ids else None
+        def src(ids): return FileSource([files[i] for i in ids], [o2i[labels[i]] for i in ids], None if boxes is None else [boxes[i] for i in ids]) if ids else None
         return cls.from_sources(src(tr), src(va), vocab, **kw)
 
     @classmethod

@@ -10,6 +10,7 @@ import html, math, os, shutil, sys
 from time import perf_counter
 
 from ..callback import Callback
+from ..core import batches_in
 
 # %% ../../nbs/monitors/progress.ipynb #2ef792c8
 def surroundings()->str:
@@ -166,7 +167,7 @@ def bar(
     label:str='',
 ):                          # yields what `it` yields
     "Iterate with a bar, from half a second on, gone at the end. In a log: a line at the end, given a `label` and if it took a second"
-    b,i = Bar(len(it) if total is None and hasattr(it, '__len__') else total, label, delay=.5),0
+    b,i = Bar(batches_in(it) if total is None else total, label, delay=.5),0
     try:
         for i,o in enumerate(it, 1):
             yield o
@@ -210,7 +211,7 @@ class Progress(Callback):
         b.draw(learn.iter+1, f'loss {format_value(learn.loss.item())}' if learn.training and learn.loss is not None else '')
 
     def before_validate(self, learn):
-        n,b = len(learn.dl) if hasattr(learn.dl, '__len__') else None,self._bar
+        n,b = batches_in(learn.dl),self._bar
         self._outer.append((b, {k: getattr(b, k) for k in ('total', 'label', 'done', 'start')}))    # a callback may validate in mid-epoch
         if learn.fitting: b.begin(n, f'epoch {learn.epoch} of {learn.n_epoch}  valid')
         else: self._bar = Bar(how='off') if n==1 else self._new(learn, n, 'validate', delay=1.)     # one batch, as in predict, needs no bar

@@ -30,11 +30,11 @@ class SaveBest(Callback):
     ):
         self.monitor = monitor          # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
         self.file,self.mode,self.min_delta,self.restore = file,monitor_mode(monitor, mode),min_delta,restore
-        self.best,self.best_epoch,self._due = None,None,False
+        self.best,self.best_epoch,self._due,self._on = None,None,False,False
 
     def check(self, learn): check_monitor(learn, self, train=False)
 
-    def before_fit(self, learn): self.best,self.best_epoch,self._due = None,None,False
+    def before_fit(self, learn): self.best,self.best_epoch,self._due,self._on = None,None,False,True
 
     def before_epoch(self, learn):
         if self.best is not None and not (f := learn._file(self.file)).exists():
@@ -51,10 +51,10 @@ class SaveBest(Callback):
         self.best,self.best_epoch = v,learn.epoch
 
     def after_fit(self, learn):
-        if self.restore and self.best is not None:
+        if self._on and self.restore and self.best is not None:
             learn.model.load_state_dict(torch.load(learn._file(self.file), map_location=learn.device, weights_only=True))
 
-    def cleanup_fit(self, learn): self._due = False
+    def cleanup_fit(self, learn): self._due = self._on = False
 
 # %% ../../nbs/monitors/save_best.ipynb #62fc4eb6
 class Checkpoint(Callback):

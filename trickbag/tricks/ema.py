@@ -51,7 +51,7 @@ class EMA(Callback):
 
     def check(self, learn):
         total = (learn.n_iter or 0)*learn.n_epoch       # batches
-        if self.half_life and not total: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
+        if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
         d = ema_decay(total, .5**(1/(self.half_life*total)) if self.half_life and total else self.decay, self.warmup)
         h = math.log(.5)/math.log(d) if d else 0
         if total and h>max(total/5, 9):

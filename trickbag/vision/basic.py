@@ -22,7 +22,7 @@ def flip(
 
 class Flip(Callback):
     "Mirror each training image with probability `p`; not for digits, letters or whatever has a handedness"
-    stage,train_only = 'augment',True
+    stage,owns,train_only = 'augment',('flip',),True
     def __init__(self,
         p:float=.5,     # probability, per image
     ):
@@ -45,7 +45,7 @@ def normalize(
 
 class Normalize(Callback):
     "uint8 images become float32 of about zero mean and unit deviation, in training and evaluation alike"
-    stage = 'normalise'
+    stage,owns = 'normalise',('normalise',)
     def __init__(self,
         mean:tuple=imagenet_mean,   # a channel, for values in [0,1]; ImageNet's
         std:tuple=imagenet_std,

@@ -74,7 +74,7 @@ def _triangle(lo, hi, P, size):
 # %% ../../nbs/vision/crop.ipynb #f5ae03c8
 class Crop(Callback):
     "Cut random boxes to train, the central square to evaluate, and resize them to `size`"
-    stage = 'crop'
+    stage,owns = 'crop',('crop',)
     def __init__(self,
         size:int,                   # pixels, height and width
         scale:tuple=(.35, 1.),      # of `random_boxes`; None trains on central squares
