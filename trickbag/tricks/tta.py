@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 from ..callback import Callback
-from ..learner import Learner, probabilities
+from ..learner import Learner
+from ..metrics import probabilities
 
 # %% ../../nbs/tricks/tta.ipynb #6283205d
 def tta_views(
@@ -33,10 +34,11 @@ def tta_fold(
     pred:torch.Tensor,      # scores of the views, V*N x C, view by view
     v:int,                  # number of views V
     agg:str='mean',         # 'mean' or 'max' of the probabilities
-    act:str='softmax',      # how scores become probabilities: 'softmax', 'sigmoid' or 'exp' (scores are log-probabilities)
+    act:str='softmax',      # how scores become probabilities: 'softmax', 'sigmoid', 'exp' (scores are log-probabilities) or 'identity'
 )->torch.Tensor:            # N x C, float32: scores whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
     "Average the views' probabilities, as scores that the loss and the metrics take"
     s = pred.float().unflatten(0, (v, -1))
+    if act=='identity': return s.mean(0) if agg=='mean' else s.amax(0)
     if act=='sigmoid': return s.amax(0) if agg=='max' else F.logsigmoid(s).logsumexp(0)-F.logsigmoid(-s).logsumexp(0)
     if act=='softmax': s = s.log_softmax(-1)
     return s.logsumexp(0)-math.log(v) if agg=='mean' else s.amax(0).log_softmax(-1)
@@ -78,9 +80,9 @@ def _activation(loss_func):
     "Name of the function from scores to probabilities that fits the loss"
     t = torch.tensor([[.5, -1., 2.]])
     p = probabilities(loss_func)(t)
-    for name,q in dict(softmax=t.softmax(1), sigmoid=t.sigmoid(), exp=t.exp()).items():
+    for name,q in dict(softmax=t.softmax(1), sigmoid=t.sigmoid(), exp=t.exp(), identity=t).items():
         if p.shape==q.shape and torch.allclose(p, q): return name
-    raise ValueError("TTA: the loss's activation is neither softmax nor sigmoid nor exp, so the mean has no scores; leave TTA out")
+    raise ValueError("TTA: the loss's activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out")
 
 @patch
 def tta(self:Learner,
