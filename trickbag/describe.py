@@ -37,7 +37,7 @@ class Table:
 
     def _repr_html_(self):
         def tr(r, t): return '<tr>'+''.join(f'<{t} style="text-align:left">{escape(v)}</{t}>' for v in r)+'</tr>'
-        return f"<table>{tr(self.head, 'th')}{''.join(tr(r, 'td') for r in self.rows)}</table>"+''.join(f'<p>{escape(n)}</p>' for n in self.notes)
+        return f"<table class=\"dataframe\">{tr(self.head, 'th')}{''.join(tr(r, 'td') for r in self.rows)}</table>"+''.join(f'<p>{escape(n)}</p>' for n in self.notes)
 
 # %% ../nbs/describe.ipynb #a1b68b5b
 @patch
