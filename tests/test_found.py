@@ -136,3 +136,27 @@ def test_show_batch_with_schedules():
     tiny_learner([OneCycle(), ProgressiveResize(.5, step=2), MixUp()]).show_batch(4)
 
 def test_freeze_to_a_group_that_is_not_there(): said(lambda: tiny_learner().freeze_to(7), 'no group 7')
+
+def test_losses_that_broadcast_get_probabilities():
+    "MSE takes N indices beside N x N scores; the learner must not let it"
+    dls = DataLoaders([(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 1, 0]))]); dls.c = 2
+    learn = tiny_learner(dls=dls, model=tiny_model(2), loss_func=nn.MSELoss()); seen = {}
+    class Look(Callback):
+        stage = 'stop'
+        def after_loss(self, learn): seen[0] = learn.yb
+    learn.fit(1, cbs=Look()); assert seen[0].shape==(4, 2)
+
+def test_typical_slips():
+    said(lambda: Learner(TinyData(), xresnet18), 'call the function', exc=TypeError)
+    def no_learn():
+        class C(Callback):
+            def before_batch(self): pass
+    said(no_learn, 'def before_batch(self, learn)', exc=TypeError)
+    said(lambda: tiny_learner().cb('MixUp'), 'it has', 'Recorder', exc=KeyError)
+    from trickbag.testing import prove
+    said(lambda: prove([EMA()]), 'prove(lambda', exc=TypeError); prove(EMA)
+
+def test_a_column_named_is_valid_is_used(tmp_path):
+    p = toy_set(tmp_path/'t', n_classes=3, n_train=24, n_valid=12, size=48)
+    dls = DataLoaders.from_csv(p, size=32); assert (len(dls.train.store), len(dls.valid.store))==(24, 12)
+    said(lambda: DataLoaders.from_csv(p, box_cols='box'), 'four column names')

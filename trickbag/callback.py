@@ -8,7 +8,7 @@ __all__ = ['EVENTS', 'STAGES', 'Cancel', 'CancelFit', 'CancelEpoch', 'CancelTrai
            'check_soft_loss', 'GatherPreds']
 
 # %% ../nbs/callback.ipynb #c964f380
-import difflib, inspect
+import difflib, inspect, warnings
 from copy import deepcopy
 
 import torch
@@ -61,6 +61,9 @@ class Callback:
             near = difflib.get_close_matches(n, EVENTS, 1, .8)
             if n.startswith(('before_', 'after_', 'cleanup_')) and n not in EVENTS or (near and n not in EVENTS):
                 raise TypeError(f"{cls.__name__}.{n} is not an event"+(f"; did you mean {near[0]}?" if near else f"; events are {', '.join(EVENTS)}"))
+
+            if n in EVENTS and inspect.isfunction(f := vars(cls)[n]) and len(inspect.signature(f).parameters)<2:
+                raise TypeError(f"{cls.__name__}.{n} must take the learner: def {n}(self, learn)")
 
     @property
     def name(self)->str:
@@ -148,9 +151,11 @@ def _takes(learn, indices)->bool:
     "Whether the learner's loss takes class indices (or else probabilities)"
     w = getattr(learn.loss_func, 'weight', None)
     c = len(w) if isinstance(w, torch.Tensor) and w.ndim==1 else getattr(learn.dls, 'c', None) or 3
-    p = torch.zeros(2, c, device=learn.device)
-    try: learn.loss_func(p, torch.arange(2, device=learn.device)%c if indices else p+1/c)
-    except (RuntimeError, TypeError, ValueError, IndexError): return False
+    p = torch.zeros(c+1, c, device=learn.device)        # c+1 samples: c+1 indices do not broadcast to the scores' shape, as MSE would let them
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: learn.loss_func(p, torch.arange(c+1, device=learn.device)%c if indices else p+1/c)
+        except (RuntimeError, TypeError, ValueError, IndexError): return False
     return True
 
 def check_soft_loss(learn, cb):

@@ -31,6 +31,7 @@ def run_demo(
     dls = DataLoaders.from_folder(path, size=size, bs=bs)
     print(f"toy set in {path}, {time.perf_counter()-t0:.0f} s\n{dls}")
     cbs = [LabelSmoothing(), EMA(half_life=.05), NoBiasDecay(), ChannelsLast(), *([MixedPrecision()] if fast_bf16() else [])]
+    torch.manual_seed(seed)     # the first weights
     learn = Learner(dls, xresnet18(n_out=dls.c), metrics=accuracy, cbs=cbs, path=out, seed=seed)
     print(learn.explain(), '\n')
     t0 = time.perf_counter()

@@ -39,11 +39,12 @@ class Learner:
         cbs=(),                 # callbacks, in any order
         splitter=None,          # `splitter(model)` -> lists of parameters, input side first; None is body and head (`split_head`)
         path='.',               # where relative file names of `save`, `load` and loggers start
-        seed:int=42,            # all randomness of a run is a function of it
+        seed:int=42,            # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before you make it
         device=None,            # None is the CUDA device if there is one, else the CPU
     ):
         for n in ('train', 'valid'):
             if not hasattr(dls, n): raise TypeError(f"Learner: dls is a {type(dls).__name__} without .{n}; write DataLoaders(train, valid)")
+        if not isinstance(model, nn.Module): raise TypeError(f"Learner: model is a {type(model).__name__}, not a module; call the function that makes it: xresnet18()")
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
         self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
@@ -273,7 +274,7 @@ class Learner:
         "The callback of that class or name: `learn.cb(Recorder).plot_loss()`"
         for cb in [*self.active, *self.cbs, *own_cbs(self)]:
             if cb.name==kind or (isinstance(kind, type) and isinstance(cb, kind)): return cb
-        raise KeyError(f"cb: this learner has no {getattr(kind, '__name__', kind)}")
+        raise KeyError(f"cb: this learner has no {getattr(kind, '__name__', kind)}; it has {', '.join(cb.name for cb in own_cbs(self))}")
 
     def _cleanup(self, event):
         "Like calling the event, but the failure of one callback does not keep the others from theirs"

@@ -88,7 +88,7 @@ def prove_resume(
             assert file.exists(), f"the run never reached epoch {a[0]}, batch {a[1]}"
             torch.manual_seed(random.randrange(2**31))      # whatever the global state is
             rest = fit(tiny_learner(make_cbs(), model=model(), **kw), resume=file)
-        assert torch.equal(weights(whole), weights(rest)), f"stopped after {a}: {(weights(whole)-weights(rest)).abs().max():.1e} apart"
+        assert torch.equal(weights(whole), weights(rest)), f"stopped after {a}: {(weights(whole)-weights(rest)).abs().max():.1e} apart; is there state that no checkpoint carries? list it in `state`"
         a,b = ([{k: v for k,v in r.items() if k!='time'} for r in l.history] for l in (whole, rest))
         assert a==b, f"history differs: {a} and {b}"
 
@@ -163,4 +163,6 @@ def prove(
     **kw        # passed to them: `model`, and what `tiny_learner` takes
 ):
     "`prove_resume`, `prove_order` and `prove_undone`"
-    for p in (prove_resume, prove_order, prove_undone): p(make_cbs, **kw)
+    if isinstance(make_cbs, (Callback, list, tuple)): raise TypeError("prove: give a function that makes new callbacks: prove(lambda: [MyTrick()])")
+    new = make_cbs if isinstance(make_cbs(), (list, tuple)) else lambda: [make_cbs()]
+    for p in (prove_resume, prove_order, prove_undone): p(new, **kw)

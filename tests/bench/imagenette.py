@@ -14,6 +14,7 @@ LEADERBOARD = {(128, 5): 87.43, (128, 20): 91.57, (192, 5): 86.76, (192, 20): 92
 def run(a, seed):
     dls = DataLoaders.from_folder(untar_data(URLs.IMAGENETTE_160), valid='val', size=a.size, bs=a.bs)
     cbs = [LabelSmoothing(), NoBiasDecay(), ChannelsLast(), *([MixedPrecision()] if fast_bf16() else [])]
+    torch.manual_seed(seed)
     model = globals()[a.arch](n_out=dls.c, act=getattr(torch.nn, a.act))
     learn = Learner(dls, model, metrics=[accuracy, top_5], cbs=cbs, seed=seed)
     t = time.perf_counter(); learn.fit_flat_cos(a.epochs, a.lr); t = time.perf_counter()-t

@@ -104,7 +104,7 @@ def _from_tensor(t):
     if hasattr(t, '__array_interface__') and not isinstance(t, torch.Tensor): return Image.fromarray(t)     # numpy: H x W or H x W x 3
     if not isinstance(t, torch.Tensor): raise ImageError(f"cannot make an image of a {type(t).__name__}; give a path, a PIL image, an array or a uint8 tensor")
     if t.dtype!=torch.uint8 or t.ndim!=3 or t.shape[0] not in (1, 3):
-        raise ImageError(f"an image tensor must be uint8, C x H x W with 1 or 3 channels; got {t.dtype}, shape {tuple(t.shape)}")
+        raise ImageError(f"an image tensor must be uint8, C x H x W with 1 or 3 channels; got {t.dtype}, shape {tuple(t.shape)}; leave ToTensor and Normalize transforms out")
     return Image.fromarray(t[0].numpy() if t.shape[0]==1 else t.permute(1, 2, 0).contiguous().numpy())
 
 def _where(item): return str(item) if isinstance(item, (str, Path)) else f"image ({type(item).__name__})"
@@ -174,8 +174,8 @@ class DatasetSource:
     def __len__(self): return len(self.idxs)
     def get(self, i:int, P:int):
         o = self.ds[self.idxs[i]]
-        if not isinstance(o, (tuple, list)) or len(o)<2 or not isinstance(o[0], (Image.Image, torch.Tensor)):
-            raise ImageError(f"from_dataset: item {self.idxs[i]} of {type(self.ds).__name__} must be (PIL image or uint8 tensor, label); leave ToTensor and Normalize transforms out")
+        if not isinstance(o, (tuple, list)) or len(o)<2 or not (isinstance(o[0], (Image.Image, torch.Tensor)) or hasattr(o[0], '__array_interface__')):
+            raise ImageError(f"from_dataset: item {self.idxs[i]} of {type(self.ds).__name__} must be (PIL image, uint8 array or uint8 tensor, label)")
         return decode(o[0], P)
 
 def dataset_labels(ds)->list:

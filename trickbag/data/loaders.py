@@ -227,7 +227,7 @@ class DataLoaders:
         path:str|Path='.',      # file names are relative to it
         file_col:str=None,      # column of file names; None: the first
         label_col:str=None,     # column of labels; None: the second
-        valid_col:str=None,     # column that is true (1, true, yes, valid) for validation; None: a random split
+        valid_col:str=None,     # column that is true (1, true, yes, valid) for validation; None: `is_valid` if there is one, else a random split
         box_cols:list=None,     # four columns: x0, y0, x1, y1 in pixels
         suff:str='',            # added to each file name
         **kw
@@ -235,6 +235,8 @@ class DataLoaders:
         "From a table given as rows"
         if not rows: raise ValueError("from_rows: the table has no rows")
         cols = list(rows[0])
+        if box_cols is not None and (isinstance(box_cols, str) or len(box_cols)!=4): raise ValueError(f"from_rows: box_cols needs four column names, for x0, y0, x1, y1; got {box_cols!r}")
+        valid_col = valid_col or ('is_valid' if 'is_valid' in cols else None)
         file_col,label_col = file_col or cols[0],label_col or (cols[1] if len(cols)>1 else None)
         for c in (file_col, label_col, *([valid_col] if valid_col else []), *(box_cols or [])):
             if c not in cols: raise ValueError(f"from_rows: there is no column {c!r}; columns are {', '.join(map(str, cols))}")
