@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #6f2eea1e
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
-from .callback import CancelValidate, check_soft_loss, CheckTargets, compose, EVENTS, GatherPreds, hooks, STAGES, ToDevice
+from .callback import CancelValidate, CheckTargets, compose, EVENTS, GatherPreds, hooks, loss_takes, PARTS, STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, kept, own_cbs, read_checkpoint, write_checkpoint
 from .core import atomic_save, batches_in, keep_modes, keep_rng, loader_generators, mix_seed, name_key, sample_beta, seed_all
 from .core import seed_default, soft_targets
@@ -18,6 +18,7 @@ from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, error_rate, metric_name, probabilities, top_5
 from .optimizer import adamw, fit_groups, follow_params, freeze_to, load_opt_state, made_opt, NORMS, opt_state, split_head
 from .optimizer import spread_lr
+from .rules import check_rules, DEFAULTS, LEARNER, meetings, OWNED, picks, Rule, RULES
 from .schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
 from .schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, schedule_values, StepDecay, Warmup
 from .show import label_text, show_images
@@ -58,26 +59,27 @@ from .vision.crop import center_boxes, Crop, random_boxes, resize_boxes
 
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate',
-    'check_soft_loss', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'STAGES', 'ToDevice', 'apply_checkpoint',
+    'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint',
     'check_resume', 'check_resume_cbs', 'kept', 'own_cbs', 'read_checkpoint', 'write_checkpoint', 'atomic_save', 'batches_in', 'keep_modes',
     'keep_rng', 'loader_generators', 'mix_seed', 'name_key', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Table',
     'Interpretation', 'default_cbs', 'Learner', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy',
     'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups', 'follow_params', 'freeze_to',
-    'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos',
-    'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step',
-    'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'DataURL', 'download', 'DownloadError', 'untar_data',
-    'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'quick_check',
-    'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'Store', 'beetle', 'toy_set', 'toy_species', 'BlurPool', 'conv_layer',
-    'DropPath', 'last_norms', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
-    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
-    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
-    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
-    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'better',
-    'check_monitor', 'EarlyStopping', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings',
-    'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'ChannelsLast', 'from_channels_last', 'to_channels_last', 'CutMix', 'cutmix',
-    'EMA', 'ema_decay', 'ema_update', 'GradientAccumulation', 'scale_grads', 'clip_gradients', 'GradientClip', 'label_smoothing',
-    'LabelSmoothing', 'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'NoBiasDecay', 'split_decay',
-    'growing_sizes', 'ProgressiveResize', 'resize_batch', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'TTA', 'tta_fold',
-    'tta_views', 'zero_gamma', 'ZeroGamma', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize', 'normalize', 'box_mask',
-    'cut_boxes', 'center_boxes', 'Crop', 'random_boxes', 'resize_boxes'
+    'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings',
+    'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
+    'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values',
+    'StepDecay', 'Warmup', 'label_text', 'show_images', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels',
+    'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'quick_check', 'split_idxs', 'SUFFIXES',
+    'to_rgb', 'DataLoaders', 'ImageLoader', 'Store', 'beetle', 'toy_set', 'toy_species', 'BlurPool', 'conv_layer', 'DropPath', 'last_norms',
+    'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep',
+    'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101',
+    'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
+    'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep',
+    'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'better', 'check_monitor',
+    'EarlyStopping', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder',
+    'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'ChannelsLast', 'from_channels_last', 'to_channels_last', 'CutMix', 'cutmix', 'EMA',
+    'ema_decay', 'ema_update', 'GradientAccumulation', 'scale_grads', 'clip_gradients', 'GradientClip', 'label_smoothing', 'LabelSmoothing',
+    'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'NoBiasDecay', 'split_decay', 'growing_sizes',
+    'ProgressiveResize', 'resize_batch', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'TTA', 'tta_fold', 'tta_views', 'zero_gamma',
+    'ZeroGamma', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'center_boxes', 'Crop',
+    'random_boxes', 'resize_boxes'
 ]

@@ -19,6 +19,7 @@ from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cb
 from .core import batches_in, keep_modes, keep_rng, loader_generators, mix_seed, name_key, seed_all, seed_default
 from .metrics import Averages, probabilities
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
+from .rules import check_rules
 
 # %% ../nbs/learner.ipynb #a965bef5
 def default_cbs()->list:
@@ -81,6 +82,7 @@ class Learner:
             if d and resume is not True: self._apply(d)
             resume = bool(d)
         with self.composed(cbs), keep_rng(self.device, train, valid), keep_modes(self.model), fit_groups(self.make_opt(), self.model, self.splitter, self.lr if lr is None else lr):
+            check_rules(self.active, self)
             for cb in self.active: cb.check(self)
             try:
                 self.fitting,self._n_out = True,None
@@ -119,17 +121,22 @@ class Learner:
             self.xb,self.yb,*rest = batch
             self.idx = rest[0] if rest else None
             self('before_batch')
-            with self.autocast():
-                self.pred = self.model(self.xb)
-                self('after_pred')
-                self.loss = self.loss_func(self.pred, self.yb)
-                self('after_loss')
+            self.forward()
             self.backward()
             self.take_step()
         except CancelBatch: pass
         self.position,self._mid = (self.epoch, self.iter+1),False
         try: self('after_batch')
         except CancelBatch: pass
+
+    def forward(self):
+        "Scores and loss of the batch, with their events, in `learn.autocast`"
+        with self.autocast():
+            self.pred = self.model(self.xb)
+            self('after_pred')
+            if self.yb is not None:
+                self.loss = self.loss_func(self.pred, self.yb)
+                self('after_loss')
 
     def backward(self):
         "The backward pass of `learn.loss` with its events"
@@ -209,13 +216,8 @@ class Learner:
             self.xb,self.yb,*rest = batch
             self.idx = rest[0] if rest else None
             self('before_batch')
-            with self.autocast():
-                self.pred = self.model(self.xb)
-                self('after_pred')
-                if self.yb is not None:
-                    self.loss = self.loss_func(self.pred, self.yb)
-                    self('after_loss')
-                    res.add(self.loss, self.pred, self.targ)
+            self.forward()
+            if self.yb is not None: res.add(self.loss, self.pred, self.targ)
             self('after_batch')
         except CancelBatch: pass
 
@@ -253,6 +255,7 @@ class Learner:
             self._extra,self._monitors = self._extra+_listed(cbs),self._monitors and monitors
             cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs+self._extra)
             self.active = [cb for cb in cbs if self._monitors or not cb.monitor or cb in self._extra]
+            check_rules(self.active)
             self._hooks = hooks(self.active)
             yield self
         finally: vars(self).update(kept)

@@ -96,6 +96,8 @@ def _momentum(g): return g['betas'][0] if 'betas' in g else g.get('momentum')
 class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
     stage,train_only = 'schedule',True
+    writes,tells = ('lr', 'momentum', 'weight_decay', 'groups'),('newest',)
+    newest = None
     factors = ('lr', 'weight_decay')    # scheduled as factors on what the group had when the fit began
     def __init__(self,
         f,                  # `f(p)` for p in [0,1]: a factor for `lr` and `weight_decay`, else the value
@@ -129,8 +131,8 @@ class Schedule(Callback):
 
     def before_batch(self, learn):
         p = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter)
-        for k,f in self._funcs.items():
-            v = f(p)
+        self.newest = {k: f(p) for k,f in self._funcs.items()}
+        for k,v in self.newest.items():
             for i,g in enumerate(learn.opt.param_groups):
                 if k in self._base: g[k] = v*(g[k] if k in self._times else self._base[k][i])
                 elif k=='momentum' and 'betas' in g: g['betas'] = (v, *g['betas'][1:])
@@ -146,10 +148,11 @@ class _Phases(Schedule):
 
     def share(self, n_epoch, n_iter):
         "Share of the run that the warm-up takes"
-        w = as_share(self.warmup, n_epoch, n_iter)
-        if w>=1: raise ValueError(f"{self.name}: a warm-up of {_text(self.warmup)} is not shorter than the run of {n_epoch} epochs "
-                                  f"({n_epoch*n_iter} batches); lower warmup or train for more epochs")
-        return w
+        if t := self.too_long(n_epoch, n_iter): raise ValueError(f"{self.name}: a warm-up of {t}; lower warmup, or train for more epochs")
+        return as_share(self.warmup, n_epoch, n_iter)
+    def too_long(self, n_epoch, n_iter):
+        "What is wrong if the warm-up does not end before the run, else None"
+        if as_share(self.warmup, n_epoch, n_iter)>=1: return f'{_text(self.warmup)} is not shorter than the run of {n_epoch} epochs ({n_epoch*n_iter} batches)'
 
     def warmed(self, f, n_epoch, n_iter):
         w = self.share(n_epoch, n_iter)

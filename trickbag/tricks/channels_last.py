@@ -29,7 +29,7 @@ def from_channels_last(
 
 class ChannelsLast(Callback):
     "Model and batches in `torch.channels_last` layout for a fit"
-    stage,owns = 'model',('memory_format',)
+    stage,owns = 'model',('memory_format',)     # values stay, their places in memory change: it writes no part
     _old = ()
 
     def before_fit(self, learn):

@@ -8,7 +8,7 @@ __all__ = ['cutmix', 'CutMix']
 # %% ../../nbs/tricks/cutmix.ipynb #d96c8dc1
 import torch
 
-from ..callback import Callback, check_soft_loss
+from ..callback import Callback
 from ..core import sample_beta, soft_targets
 from ..vision.boxes import box_mask, cut_boxes
 
@@ -26,13 +26,12 @@ def cutmix(
 class CutMix(Callback):
     "Paste a box from a random partner into each image of a training batch, and mix the labels by area"
     stage,owns,train_only = 'mix',('mix',),True
+    reads,writes = ('x', 'y'),('x', 'y')
     def __init__(self,
         alpha:float=1.,     # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
     ):
         if alpha<=0: raise ValueError(f"CutMix: alpha must be > 0, got {alpha}; leave CutMix out for no mixing")
         self.alpha = alpha
-
-    def check(self, learn): check_soft_loss(learn, self)
 
     def before_batch(self, learn):
         g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]

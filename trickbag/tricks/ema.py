@@ -6,7 +6,7 @@
 __all__ = ['ema_decay', 'ema_update', 'EMA']
 
 # %% ../../nbs/tricks/ema.ipynb #07d49ce2
-import math, warnings
+import math
 
 import torch
 
@@ -36,6 +36,7 @@ def ema_update(
 class EMA(Callback):
     "Keep an exponential moving average of weights and buffers; validation sees it, and the model holds it after the fit"
     stage,owns,state = 'average',('average',),('avg','raw','n','pos')
+    reads,writes,tells = ('weights',),('weights',),('newest',)
     def __init__(self,
         decay:float=.9998,          # after the warm-up, share of the old average at each step; timm's and fastxtend's default
         half_life:float=None,       # in place of `decay`: old weights lose half their share in this fraction of the run, say .05
@@ -47,16 +48,15 @@ class EMA(Callback):
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._own,self.n,self.pos,self._inner = {},{},{},0,0,0
+    def _clear(self): self.avg,self.raw,self._own,self.n,self.pos,self._inner,self.newest = {},{},{},0,0,0,None
 
     def check(self, learn):
-        total = (learn.n_iter or 0)*learn.n_epoch       # batches
         if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
-        d = ema_decay(total, .5**(1/(self.half_life*total)) if self.half_life and total else self.decay, self.warmup)
-        h = math.log(.5)/math.log(d) if d else 0
-        if total and h>max(total/5, 9):
-            warnings.warn(f"EMA: after all {total} steps of this run the average's half-life is {h:.0f} steps, so it lags behind; "
-                          "use half_life=.05, a smaller decay, or the default warmup")
+
+    def half_life_at(self, t:int)->float:
+        "Half-life of the average, in steps, after all `t` steps of a run"
+        d = ema_decay(t, .5**(1/(self.half_life*t)) if self.half_life and t else self.decay, self.warmup)
+        return math.log(.5)/math.log(d) if d else 0.
 
     def before_fit(self, learn):
         self._clear()
@@ -69,7 +69,8 @@ class EMA(Callback):
         if self.half_life:      # counted in batches, so that accumulation and skipped steps change nothing
             old,self.pos = self.pos,learn.epoch*learn.n_iter+learn.iter+1
             d = .5**((self.pos-old)/(self.half_life*learn.n_iter*learn.n_epoch))
-        ema_update(self.avg.values(), self._own.values(), ema_decay(self.n, d, self.warmup))
+        self.newest = ema_decay(self.n, d, self.warmup)
+        ema_update(self.avg.values(), self._own.values(), self.newest)
         self.n += 1
 
     def before_validate(self, learn):

@@ -27,6 +27,7 @@ def clip_gradients(
 class GradientClip(Callback):
     "Bound the gradient of each step; its norm before that is in `norm`"
     stage,owns = 'clip',('clip',)
+    reads,writes,tells = ('grads',),('grads',),('norm',)
     def __init__(self,
         max_norm:float=1.,      # bound; 1 in torchvision's ViT recipes and in fastai. Look at `norm` to choose it
         norm_type:float=2.,     # which norm

@@ -8,7 +8,7 @@ __all__ = ['label_smoothing', 'LabelSmoothing']
 # %% ../../nbs/tricks/label_smoothing.ipynb #7df87be2
 import torch
 
-from ..callback import Callback, check_soft_loss
+from ..callback import Callback
 from ..core import soft_targets
 
 # %% ../../nbs/tricks/label_smoothing.ipynb #dd55fd1d
@@ -22,6 +22,7 @@ def label_smoothing(
 class LabelSmoothing(Callback):
     "Smooth the targets of training batches; validation and metrics see them as they are"
     stage,owns,train_only = 'smooth',('smooth',),True
+    reads,writes = ('y',),('y',)
     def __init__(self,
         eps:float=.1,   # share spread over all classes; the paper's, fastai's and timm's default
     ):
@@ -29,7 +30,6 @@ class LabelSmoothing(Callback):
         self.eps = eps
 
     def check(self, learn):
-        check_soft_loss(learn, self)
         f = learn.loss_func
         if getattr(f, 'label_smoothing', 0) or getattr(f, 'keywords', {}).get('label_smoothing'):
             raise ValueError("LabelSmoothing: the loss smooths labels too; remove its label_smoothing or this callback")

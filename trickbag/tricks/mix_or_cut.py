@@ -8,7 +8,7 @@ __all__ = ['mix_or_cut', 'MixOrCut']
 # %% ../../nbs/tricks/mix_or_cut.ipynb #08f1d6a3
 import torch
 
-from ..callback import Callback, check_soft_loss
+from ..callback import Callback
 from ..core import sample_beta, soft_targets
 from ..vision.boxes import box_mask, cut_boxes
 
@@ -29,6 +29,7 @@ def mix_or_cut(
 class MixOrCut(Callback):
     "MixUp or CutMix, chosen by chance for each image or batch"
     stage,owns,train_only = 'mix',('mix',),True
+    reads,writes = ('x', 'y'),('x', 'y')
     def __init__(self,
         mixup_alpha:float=.2,   # λ ~ Beta(alpha, alpha) where images are mixed, folded to at least ½ as in `MixUp`; torchvision's recipe
         cutmix_alpha:float=1.,  # the same where they are cut, not folded; torchvision's recipe
@@ -42,8 +43,6 @@ class MixOrCut(Callback):
             raise ValueError(f"MixOrCut: p must be in (0,1] and switch_prob in [0,1], got {p}, {switch_prob}")
         if mode not in ('sample', 'batch'): raise ValueError(f"MixOrCut: mode must be 'sample' or 'batch', got {mode!r}")
         self.mixup_alpha,self.cutmix_alpha,self.p,self.switch_prob,self.mode = mixup_alpha,cutmix_alpha,p,switch_prob,mode
-
-    def check(self, learn): check_soft_loss(learn, self)
 
     def before_batch(self, learn):
         g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]

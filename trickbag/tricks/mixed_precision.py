@@ -22,32 +22,36 @@ def half_dtype(
 
 class MixedPrecision(Callback):
     "Forward pass and loss under `torch.autocast`; with fp16, scaled losses and checked steps"
-    stage,owns = 'precision',('precision',)
+    stage = 'precision'
+    reads,writes = ('pred', 'loss', 'grads'),('pred', 'grads', 'step')
     def __init__(self,
         dtype:str=None,             # 'bf16' or 'fp16'; None is what `half_dtype` says
         init_scale:float=2.**16,    # fp16: first scale of the loss; torch's default
         growth_interval:int=2000,   # fp16: steps without overflow after which the scale doubles; torch's default
     ):
         if dtype not in (None, 'bf16', 'fp16'): raise ValueError(f"MixedPrecision: dtype is 'bf16', 'fp16' or None, got {dtype!r}")
+        self.owns = ('precision',)+(() if dtype=='bf16' else ('opt_step',))     # None may turn out to be fp16
         self.dtype,self.init_scale,self.growth_interval = dtype,init_scale,growth_interval
         self.scaler,self._outside = None,None
 
     def check(self, learn):
-        if self._format(learn)==torch.float16 and any(p.dtype==torch.float16 for p in learn.model.parameters()):
+        if self.format(learn)==torch.float16 and any(p.dtype==torch.float16 for p in learn.model.parameters()):
             raise ValueError("MixedPrecision: the model's weights are fp16, which cannot be trained; call model.float()")
 
-    def _format(self, learn): return dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.dtype) or half_dtype(learn.device)
+    def format(self, learn)->torch.dtype:
+        "The 16-bit format of this callback on that learner's device"
+        return dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.dtype) or half_dtype(learn.device)
 
     def _enter(self, learn):
         if self._outside is None:
-            self._outside,learn.autocast = learn.autocast,partial(torch.autocast, learn.device.type, dtype=self._format(learn))
+            self._outside,learn.autocast = learn.autocast,partial(torch.autocast, learn.device.type, dtype=self.format(learn))
 
     def _leave(self, learn):
         if self._outside is not None: learn.autocast,self._outside = self._outside,None
 
     def before_fit(self, learn):
         self._enter(learn)
-        if self._format(learn)!=torch.float16: return
+        if self.format(learn)!=torch.float16: return
         self.scaler = torch.amp.GradScaler(learn.device.type, init_scale=self.init_scale, growth_interval=self.growth_interval)
         self.scaler.scale(torch.zeros((), device=learn.device))     # makes its state, which a checkpoint may overwrite
         learn.opt_step = partial(self._step, learn)

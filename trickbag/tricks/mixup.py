@@ -8,7 +8,7 @@ __all__ = ['mixup', 'MixUp']
 # %% ../../nbs/tricks/mixup.ipynb #81970c23
 import torch
 
-from ..callback import Callback, check_soft_loss
+from ..callback import Callback
 from ..core import sample_beta, soft_targets
 
 # %% ../../nbs/tricks/mixup.ipynb #156d8038
@@ -25,16 +25,15 @@ def mixup(
 class MixUp(Callback):
     "Mix each image and label of a training batch with those of a random partner"
     stage,owns,train_only = 'mix',('mix',),True
+    reads,writes,tells = ('x', 'y'),('x', 'y'),('lam',)
     def __init__(self,
         alpha:float=.4,     # λ ~ Beta(alpha, alpha); fastai's default; .1 to .4 in the paper for ImageNet, larger mixes more
     ):
         if alpha<=0: raise ValueError(f"MixUp: alpha must be > 0, got {alpha}; leave MixUp out for no mixing")
-        self.alpha = alpha
-
-    def check(self, learn): check_soft_loss(learn, self)
+        self.alpha,self.lam = alpha,None
 
     def before_batch(self, learn):
         g,n = learn.rng(self),len(learn.xb)
         lam = sample_beta(self.alpha, n, g)
-        lam,perm = torch.maximum(lam, 1-lam),torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = mixup(learn.xb, soft_targets(learn.yb, learn.n_out), lam, perm)
+        self.lam,perm = torch.maximum(lam, 1-lam),torch.randperm(n, generator=g, device=g.device)
+        learn.xb,learn.yb = mixup(learn.xb, soft_targets(learn.yb, learn.n_out), self.lam, perm)

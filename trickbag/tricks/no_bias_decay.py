@@ -30,6 +30,7 @@ def split_decay(
 class NoBiasDecay(Callback):
     "No weight decay for parameters with fewer than two dimensions"
     stage,owns = 'weights',('weight_decay',)
+    reads,writes = ('groups',),('groups', 'weight_decay')
     def __init__(self,
         names=(),   # patterns of further parameters by name, as `'*.pos_embed'`; those of `model.no_weight_decay()` are added
     ):

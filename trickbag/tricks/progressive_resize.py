@@ -45,6 +45,7 @@ def resize_batch(
 class ProgressiveResize(Callback):
     "Train on images that grow from `initial` to full size; validate at full size"
     stage,owns,train_only,state = 'resize',('size',),True,('full',)
+    reads,writes = ('x',),('size', 'x')
     def __init__(self,
         initial:float|int=.5,   # first size: a share of the full one below 1, else pixels; fastxtend's and Composer's default
         start:float=.5,         # share of the run before the first jump

@@ -47,6 +47,7 @@ def erase(
 class RandomErasing(Callback):
     "Fill random boxes of training images, after they were normalised"
     stage,owns,train_only = 'erase',('erase',),True
+    reads,writes = ('x',),('x',)
     def __init__(self,
         p:float=.5,             # probability, per image; the paper's, timm's and torchvision's
         scale:tuple=(.02, 1/3), # area of a box as a share of the image; timm's, torchvision's ends at .33

@@ -45,7 +45,7 @@ def tta_fold(
 
 class TTA(Callback):
     "Evaluate on several views of each image; training is left alone"
-    stage = 'resize'
+    stage,reads = 'resize',('x', 'pred')     # writes in evaluation only
     def __init__(self,
         crops:int=5,            # 5: corners and centre; 1: no crops, only mirror images
         flip:bool=True,         # also the mirror images

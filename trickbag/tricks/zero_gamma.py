@@ -21,7 +21,7 @@ def zero_gamma(
 
 class ZeroGamma(Callback):
     "At the start of a new training, set the weight of the last norm of each residual block to 0"
-    stage = 'surgery'
+    stage,reads,writes = 'surgery',('model',),('weights',)
 
     def check(self, learn):
         if learn.step: return

@@ -23,6 +23,7 @@ def flip(
 class Flip(Callback):
     "Mirror each training image with probability `p`; not for digits, letters or whatever has a handedness"
     stage,owns,train_only = 'augment',('flip',),True
+    reads,writes = ('x',),('x',)
     def __init__(self,
         p:float=.5,     # probability, per image
     ):
@@ -46,6 +47,7 @@ def normalize(
 class Normalize(Callback):
     "uint8 images become float32 of about zero mean and unit deviation, in training and evaluation alike"
     stage,owns = 'normalise',('normalise',)
+    reads,writes = ('x',),('x',)
     def __init__(self,
         mean:tuple=imagenet_mean,   # a channel, for values in [0,1]; ImageNet's
         std:tuple=imagenet_std,

@@ -75,6 +75,7 @@ def _triangle(lo, hi, P, size):
 class Crop(Callback):
     "Cut random boxes to train, the central square to evaluate, and resize them to `size`"
     stage,owns = 'crop',('crop',)
+    reads,writes = ('x', 'size'),('x',)
     def __init__(self,
         size:int,                   # pixels, height and width
         scale:tuple=(.35, 1.),      # of `random_boxes`; None trains on central squares
