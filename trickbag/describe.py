@@ -15,6 +15,8 @@ from torch import nn
 
 from .callback import EVENTS, Callback, CancelValidate
 from .learner import Learner
+from .rules import meetings
+from .trace import trace_step, watches
 
 # %% ../nbs/describe.ipynb #485a9d53
 class Table:
@@ -42,17 +44,38 @@ class Table:
 # %% ../nbs/describe.ipynb #a1b68b5b
 @patch
 def explain(self:Learner,
-    cbs=(), # callbacks as for `fit`
-)->Table:   # a row a callback, in the order in which they run
-    "The composed loop: callbacks in order, their stage, what they own, and at which events they act; raises where two of them clash (what `check` finds out needs a fit)"
+    cbs=(),             # callbacks as for `fit`
+    step:bool=False,    # True: run some batches dry and tell what each callback did to one of them; everything is put back
+    n_epoch:int=1,      # with `step`: epochs of the run, for schedules
+    at:int=1,           # with `step`: which batch of the first epoch is looked at, counted from 0
+)->Table:               # a row a callback, in the order in which they run
+    "The composed loop: which callback does what, in which order, and why that is legal; raises where two of them clash"
+    cbs = [*cbs] if isinstance(cbs, (list, tuple)) else [cbs]
     with self.composed(cbs):
-        data,own = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra]
-        rows = [(cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.owns) or '-',
-                 ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-') for cb in self.active]
-        owned = [f"{o} by {cb.name}" for cb in self.active for o in cb.owns]
-    return Table(('callback', 'from', 'stage', 'owns', 'acts at'), rows,
+        data,own,active = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra],self.active
+        met = [f"{a.name} with {getattr(b, 'name', b)}" for _,a,b in meetings(active)]
+    if step: return _told(self, active, trace_step(self, cbs, n_epoch, at), at)
+    rows = [(cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.reads) or '-', ', '.join(cb.writes) or '-', ', '.join(cb.owns) or '-',
+             ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-') for cb in active]
+    owned = [f"{o} by {cb.name}" for cb in active for o in cb.owns]
+    return Table(('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'), rows,
                  ["Order: by stage, ties by name; the order of your list does not matter.",
-                  f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}."])
+                  f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
+                  f"Rules that apply: {', '.join(met) or 'none'}; what they need to know of the data and the run is checked when a fit begins."])
+
+def _told(learn, active, t, at):
+    "The table of `explain(step=True)`"
+    rows = []
+    for cb in (cb for cb in active if not watches(cb)):
+        did = [(e, f"{e}: "+'; '.join(f'{p} {w}' for p,w in d.items())) for n,e,d in t.did if n==cb.name]
+        told = '; '.join(f'{k} = {v}' for k,v in t.told.get(cb.name, {}).items())
+        us = t.cost(cb.name)
+        rows.append((cb.name, '-' if us is None else f'{us*1e6:.0f}', '. '.join([told]*bool(told)+[o for _,o in did]) or 'nothing in this step'))
+    all_us,step = sum(t.cost(cb.name) or 0 for cb in active),sorted(t.steps)[len(t.steps)//2] if t.steps else 0
+    return Table(('callback', 'us', 'what it did'), rows,
+                 [f"Batch {at} of the first epoch, run dry; model, optimizer, data, logs and random state are as before. "
+                  "The times are medians over some more batches, of this machine as it was just now.",
+                  f"Callbacks together {all_us*1e6:.0f} us" + (f" of a step of {step*1e3:.1f} ms." if step else ".")])
 
 # %% ../nbs/describe.ipynb #eaa75d22
 class _Shapes(Callback):

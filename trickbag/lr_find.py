@@ -9,13 +9,12 @@ __all__ = ['SUGGESTIONS', 'valley', 'steep', 'minimum', 'lr_sweep', 'plot_lr_fin
 import math
 from bisect import bisect_left
 from collections import namedtuple
-from copy import deepcopy
 
-import torch
 from fastcore.basics import patch
 
 from .callback import Callback, CancelEpoch, CancelFit
-from .checkpoint import kept
+from .checkpoint import dry_fit
+from .core import batches_in
 from .learner import Learner
 from .schedule import sched_exp
 
@@ -82,23 +81,10 @@ def lr_sweep(
     cbs=(),                 # further callbacks for the sweep
 )->tuple:                   # rates and smoothed losses, lists of equal length
     "Train with growing learning rates, then put everything back. Tricks take part; monitors and schedules of the rate do not"
-    if learn.fitting: raise ValueError("lr_find: a fit is running; call it before or after")
     if not 0<start_lr<end_lr: raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
     if not isinstance(num_it, int) or num_it<20: raise ValueError(f"lr_find: num_it must be a whole number >= 20, got {num_it!r}")
-    dl,sweep = learn.dls.train,_Sweep(start_lr, end_lr, num_it, stop_div)
-    if hasattr(dl, '__next__'): raise ValueError("lr_find: the training data is an iterator, read only once; give a list or a loader")
-    owners = [dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None)]
-    gens = [(g, g.get_state()) for o in owners if isinstance(g := getattr(o, 'generator', None), torch.Generator)]
-    try: n_epoch = math.ceil(num_it/max(len(dl), 1))
-    except TypeError: n_epoch = num_it      # a loader without a length
-    with kept(learn):
-        was = dict(vars(learn), _loaded=deepcopy(learn._loaded))    # the optimizer may live in a loaded checkpoint's tensors
-        try:
-            learn.cbs,learn.default_cbs = ([cb for cb in l if _takes_part(cb)] for l in (learn.cbs, learn.default_cbs))
-            learn.fit(n_epoch, cbs=[sweep, *(cbs if isinstance(cbs, (list, tuple)) else [cbs])])
-        finally:
-            vars(learn).clear(); vars(learn).update(was)
-            for g,s in gens: g.set_state(s)
+    sweep,n = _Sweep(start_lr, end_lr, num_it, stop_div),batches_in(learn.dls.train)
+    dry_fit(learn, math.ceil(num_it/max(n, 1)) if n is not None else num_it, cbs, sweep, _takes_part, 'lr_find')
     return sweep.lrs, sweep.losses
 
 # %% ../nbs/lr_find.ipynb #83045f1e

@@ -96,8 +96,8 @@ def _momentum(g): return g['betas'][0] if 'betas' in g else g.get('momentum')
 class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
     stage,train_only = 'schedule',True
-    writes,tells = ('lr', 'momentum', 'weight_decay', 'groups'),('newest',)
-    newest = None
+    writes,tells = ('lr', 'momentum', 'weight_decay', 'groups'),('set_to',)
+    set_to = None
     factors = ('lr', 'weight_decay')    # scheduled as factors on what the group had when the fit began
     def __init__(self,
         f,                  # `f(p)` for p in [0,1]: a factor for `lr` and `weight_decay`, else the value
@@ -131,8 +131,8 @@ class Schedule(Callback):
 
     def before_batch(self, learn):
         p = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter)
-        self.newest = {k: f(p) for k,f in self._funcs.items()}
-        for k,v in self.newest.items():
+        self.set_to = {k: f(p) for k,f in self._funcs.items()}
+        for k,v in self.set_to.items():
             for i,g in enumerate(learn.opt.param_groups):
                 if k in self._base: g[k] = v*(g[k] if k in self._times else self._base[k][i])
                 elif k=='momentum' and 'betas' in g: g['betas'] = (v, *g['betas'][1:])

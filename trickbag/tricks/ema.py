@@ -36,7 +36,7 @@ def ema_update(
 class EMA(Callback):
     "Keep an exponential moving average of weights and buffers; validation sees it, and the model holds it after the fit"
     stage,owns,state = 'average',('average',),('avg','raw','n','pos')
-    reads,writes,tells = ('weights',),('weights',),('newest',)
+    reads,writes,tells = ('weights',),('weights',),('decay_used',)
     def __init__(self,
         decay:float=.9998,          # after the warm-up, share of the old average at each step; timm's and fastxtend's default
         half_life:float=None,       # in place of `decay`: old weights lose half their share in this fraction of the run, say .05
@@ -48,7 +48,7 @@ class EMA(Callback):
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._own,self.n,self.pos,self._inner,self.newest = {},{},{},0,0,0,None
+    def _clear(self): self.avg,self.raw,self._own,self.n,self.pos,self._inner,self.decay_used = {},{},{},0,0,0,None
 
     def check(self, learn):
         if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
@@ -69,8 +69,8 @@ class EMA(Callback):
         if self.half_life:      # counted in batches, so that accumulation and skipped steps change nothing
             old,self.pos = self.pos,learn.epoch*learn.n_iter+learn.iter+1
             d = .5**((self.pos-old)/(self.half_life*learn.n_iter*learn.n_epoch))
-        self.newest = ema_decay(self.n, d, self.warmup)
-        ema_update(self.avg.values(), self._own.values(), self.newest)
+        self.decay_used = ema_decay(self.n, d, self.warmup)
+        ema_update(self.avg.values(), self._own.values(), self.decay_used)
         self.n += 1
 
     def before_validate(self, learn):

@@ -22,7 +22,7 @@ def scale_grads(
 class GradientAccumulation(Callback):
     "Step once every `n_acc` batches, on the gradient of the mean loss over all their samples"
     stage,owns,state = 'accumulate',('accumulate',),('count','total','first')
-    reads,writes = ('grads', 'samples'),('grads', 'step')
+    reads,writes = ('grads', 'samples'),('grads', 'step', 'weights')    # weights: it takes the last, partial window's step itself
     def __init__(self,
         n_acc:int,      # batches a step
     ):
