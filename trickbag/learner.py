@@ -167,6 +167,7 @@ class Learner:
         for g in loader_generators(dl): g.manual_seed(mix_seed(*key))
         key = mix_seed(*key, self.rank)
         direct = skip and hasattr(dl, 'iter_from')
+        if hasattr(dl, 'use'): dl.use(self.device)
         it = dl.iter_from(skip) if direct else iter(dl)
         for i in itertools.count(skip if direct else 0):
             if i: seed_default(mix_seed(key, i), self.device)       # for the loader's draws, then dropout's and its kin's
