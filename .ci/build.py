@@ -6,7 +6,7 @@ import ast, json, os, textwrap
 from docs import load, main as docs, root, write
 
 nb_all = root/'nbs'/'all.ipynb'
-PRIVATE = {'all', 'cli', 'demo', 'pairs', 'showdoc', 'testing'}   # the list itself, programs, the docs' renderer, what only tests need
+PRIVATE = {'all', 'cli', 'demo', 'pairs', 'vision/ops', 'showdoc', 'testing'}   # the list itself, programs, the docs' renderer, what only tests need
 
 def notebooks():
     from nbdev.config import get_config

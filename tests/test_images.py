@@ -76,8 +76,17 @@ def test_torchvision_dataset(tmp_path):
     learn = Learner(dls, xresnet18(n_out=10, stem='small'), metrics=accuracy, device='cpu'); learn.default_cbs = [cb for cb in learn.default_cbs if cb.name!='Progress']
     learn.fit(1); assert len(learn.history)==1
 
-def test_kinds_of_store_and_threads_train_to_the_same_bits(folder):
-    ws = [weights(learner(DataLoaders.from_folder(folder, keep=keep, threads=t, **KW)).fit(2)) for keep,t in ((True, 1), (True, 4), (False, 3))]
+def test_kinds_of_store_and_threads_train_to_the_same_bits(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path))
+    kinds = (('memory', 1), ('memory', 4), ('none', 3), ('disk', 2), ('disk', 2))      # the last: a second run, all there
+    ws = [weights(learner(DataLoaders.from_folder(folder, keep=keep, threads=t, **KW)).fit(2)) for keep,t in kinds]
+    assert all(torch.equal(ws[0], w) for w in ws[1:])
+
+def test_how_far_ahead_is_decoded_changes_nothing(folder):
+    ws = []
+    for ahead in (0, 1, 5):
+        dls = DataLoaders.from_folder(folder, **KW); dls.train.ahead = ahead
+        ws.append(weights(learner(dls, cbs=[CutMix()]).fit(2)))
     assert torch.equal(ws[0], ws[1]) and torch.equal(ws[0], ws[2])
 
 def test_resume_with_images(folder, tmp_path):

@@ -142,7 +142,7 @@ def test_small_stem_is_the_usual_cifar_resnet():
 def test_blur_pool_is_timms(size):
     layers = pytest.importorskip('timm.layers')
     x = torch.randn(2, 5, *size, dtype=torch.float64)
-    torch.testing.assert_close(X.BlurPool()(x), layers.BlurPool2d(5).double()(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(X.BlurPool2d()(x), layers.BlurPool2d(5).double()(x), rtol=1e-12, atol=1e-12)
 
 @pytest.mark.parametrize('kw,all_seen', [
     (dict(shortcut='B'), False), (dict(shortcut='B', blur_pool=True), True), (dict(shortcut='D'), True)])
@@ -155,7 +155,7 @@ def test_which_pixels_a_shortcut_sees(kw, all_seen):
 
 def test_blur_pool_moves_every_stride_but_the_first():
     m = X.xresnet18(blur_pool=True, shortcut='B')
-    assert sum(isinstance(o, X.BlurPool) for o in m.modules()) == 1+2*3
+    assert sum(isinstance(o, X.BlurPool2d) for o in m.modules()) == 1+2*3
     assert [n for n,o in m.named_modules() if getattr(o, 'stride', 1) in (2, (2,2))] == ['0.0']
     assert X.xresnet18(blur_pool=True).state_dict().keys() == X.xresnet18().state_dict().keys()
 

@@ -57,7 +57,7 @@ class Learner:
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
         self.dl = self.n_iter = self._loaded = self._n_out = None
         self.position,self.active,self._extra,self._mid = (0, 0),[],[],False
-        self._generator,self._hooks,self._monitors = torch.Generator(self.device),hooks([]),True
+        self._generator,self._hooks,self._silent = torch.Generator(self.device),hooks([]),[]
         self._forget()
 
     # The loop
@@ -248,14 +248,15 @@ class Learner:
     @contextmanager
     def composed(self,
         cbs=(),         # callbacks beside the learner's own
-        monitors=True,  # False leaves the learner's own out that only watch, in calls inside the `with` too
+        monitors=True,  # False leaves those out that only watch and were there before, in calls inside the `with` too
     ):
         "Sort and check the callbacks and make them the active ones for the duration of a `with`"
-        kept = {n: getattr(self, n) for n in ('active', '_extra', '_hooks', '_monitors')}
+        kept = {n: getattr(self, n) for n in ('active', '_extra', '_hooks', '_silent')}
         try:
-            self._extra,self._monitors = self._extra+_listed(cbs),self._monitors and monitors
+            if not monitors: self._silent = [*own_cbs(self), *self._extra]
+            self._extra = self._extra+_listed(cbs)
             cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs+self._extra)
-            self.active = [cb for cb in cbs if self._monitors or not cb.monitor or cb in self._extra]
+            self.active = [cb for cb in cbs if not cb.monitor or cb not in self._silent]
             check_rules(self.active)
             self._hooks = hooks(self.active)
             yield self

@@ -46,7 +46,7 @@ SUGGESTIONS = dict(valley=valley, steep=steep, minimum=minimum)
 # %% ../nbs/lr_find.ipynb #1159c41b
 class _Sweep(Callback):
     "Move the learning rate from `start` to `end` in `num_it` batches, then end the run"
-    stage,owns = 'schedule',('schedule of lr', 'warmup')
+    stage,owns,train_only = 'schedule',('schedule of lr', 'warmup'),True     # a callback may validate on its own
     def __init__(self, start, end, num_it, stop_div):
         self.f,self.num_it,self.stop_div = sched_exp(start, end),num_it,stop_div
         self.lrs,self.losses,self.i,self.avg,self.best = [],[],0,0.,math.inf
@@ -60,6 +60,7 @@ class _Sweep(Callback):
         for g,r in zip(learn.opt.param_groups, self.ratios): g['lr'] = self.lr*r
 
     def after_batch(self, learn):
+        if learn.loss is None: return       # the batch was held back or skipped
         self.i += 1
         self.avg = .98*self.avg+.02*float(learn.loss.detach())
         loss = self.avg/(1-.98**self.i)

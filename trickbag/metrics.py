@@ -35,11 +35,11 @@ def top_5(
 # %% ../nbs/metrics.ipynb #20d7e674
 def probabilities(loss_func):
     "The function from scores to probabilities that fits a loss: sigmoid for BCE on scores, exp for NLL, softmax over dimension 1 for any other; `loss_func.activation` if it has one"
+    while not hasattr(loss_func, 'activation') and hasattr(loss_func, 'func'): loss_func = loss_func.func    # functools.partial
     if hasattr(loss_func, 'activation'): return loss_func.activation
-    while hasattr(loss_func, 'func'): loss_func = loss_func.func    # functools.partial
-    name = getattr(loss_func, '__name__', type(loss_func).__name__).lower()
-    if name in ('bceloss', 'binary_cross_entropy'): return lambda pred: pred    # these take probabilities
-    if 'bce' in name or 'binary_cross' in name or 'multilabel' in name: return torch.sigmoid
+    name = getattr(loss_func, '__name__', type(loss_func).__name__).lower().replace('_', '')
+    if name=='bceloss' or loss_func is torch.nn.functional.binary_cross_entropy: return lambda pred: pred    # these take probabilities
+    if any(o in name for o in ('bce', 'binarycross', 'multilabel', 'sigmoid')): return torch.sigmoid
     if 'nll' in name: return torch.exp
     return lambda pred: pred.softmax(1)
 

@@ -45,11 +45,33 @@ def small_data(): return bag.DataLoaders(SmallImages(21), SmallImages(9, shuffle
 bag_opt = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-3)
 
 BAG = {n: Trial(getattr(bag, n)) for n in (
-    'MixUp', 'CutMix', 'MixOrCut', 'LabelSmoothing', 'RandomErasing', 'EMA', 'MixedPrecision', 'ChannelsLast', 'NoBiasDecay',
-    'ZeroGamma', 'OneCycle', 'FlatCos', 'Linear', 'Flip')} | dict(
-    GradientAccumulation=Trial(lambda: bag.GradientAccumulation(2)), GradientClip=Trial(lambda: bag.GradientClip(.1)),
-    Cosine=Trial(lambda: bag.Cosine(warmup='40%')), Warmup=Trial(lambda: bag.Warmup('40%')), StepDecay=Trial(lambda: bag.StepDecay(['50%'])),
-    ProgressiveResize=Trial(lambda: bag.ProgressiveResize(.5, step=2)), TTA=Trial(lambda: bag.TTA()))
+    'AGC', 'AlternatingFlip', 'AugMix', 'AutoAugment', 'ChannelsLast', 'ColOut', 'CutMix', 'CutOut', 'DecoupledDecay', 'EMA', 'FlatCos', 'Flip', 'FMix',
+    'GradientCentralization', 'GradientCheckpointing', 'HeadBias', 'LabelSmoothing', 'Linear', 'LinearScaling', 'MixedPrecision', 'MixOrCut', 'MixUp', 'NoBiasDecay',
+    'OHEM', 'OneCycle', 'PCALighting', 'RandAugment', 'RandomErasing', 'RepeatedAugmentation', 'ResizeMix', 'SAM', 'StochasticDepth', 'SyncBatchNorm', 'TrivialAugment', 'TTA', 'ZeroGamma')} | dict(
+    BlurPool=Trial(lambda: bag.BlurPool(min_channels=8)),
+    BinaryTargets=Trial(bag.BinaryTargets, loss=nn.BCEWithLogitsLoss),
+    ColorJitter=Trial(lambda: bag.ColorJitter(hue=.1)),
+    Compile=Trial(lambda: bag.Compile(backend='eager')),
+    Cosine=Trial(lambda: bag.Cosine(warmup='40%')),
+    Distillation=Trial(lambda: bag.Distillation(small_model())),
+    FixRes=Trial(lambda: bag.FixRes(16)),
+    GaussianBlur=Trial(lambda: bag.GaussianBlur(3)),
+    GhostBatchNorm=Trial(lambda: bag.GhostBatchNorm(4)),
+    GradientAccumulation=Trial(lambda: bag.GradientAccumulation(2)),
+    GradientClip=Trial(lambda: bag.GradientClip(.1)),
+    Grayscale=Trial(lambda: bag.Grayscale(.5)),
+    LAMB=Trial(bag.LAMB),
+    LARS=Trial(bag.LARS),
+    LayerFreezing=Trial(lambda: bag.LayerFreezing(0, .5)),
+    Lookahead=Trial(lambda: bag.Lookahead(2)),
+    PadCrop=Trial(lambda: bag.PadCrop(2)),
+    ProgressiveResize=Trial(lambda: bag.ProgressiveResize(.5, step=2)),
+    RandomAffine=Trial(lambda: bag.RandomAffine(30)),
+    SelectiveBackprop=Trial(lambda: bag.SelectiveBackprop(start=0, interrupt=0)),
+    SqueezeExcite=Trial(lambda: bag.SqueezeExcite(min_channels=8, latent=4)),
+    StepDecay=Trial(lambda: bag.StepDecay(['50%'])),
+    SWA=Trial(lambda: bag.SWA(.3)),
+    Warmup=Trial(lambda: bag.Warmup('40%')))
 
 # %% ../nbs/pairs.ipynb #fdeeeffa
 class _Enough(Callback):

@@ -19,6 +19,7 @@ OWNED = {   # what -> why there cannot be two, and the remedy
     'smooth': 'labels would be smoothed twice; keep one',
     'average': 'two averages would be put into the model; keep one',
     'schedule of lr': 'the later would undo the earlier; keep one',
+    'schedule of weight_decay': 'the later would undo the earlier; keep one',
     'schedule of momentum': 'the later would undo the earlier; keep one, or give OneCycle moms=None',
     'warmup': "there would be two warm-ups; keep one, or give the schedule warmup=0",
     'opt_step': 'both replace how the optimizer steps; keep one',
@@ -30,6 +31,11 @@ OWNED = {   # what -> why there cannot be two, and the remedy
     'clip': 'gradients would be clipped twice; keep one',
     'precision': 'there is one number format; keep one',
     'size': 'the size would have two masters; keep one',
+    'flip': 'images would be mirrored twice; keep one',
+    'frozen': 'both say which parameters train; keep one',
+    'distillation': 'the loss would get two teachers; average them in one module',
+    'ascent': 'both would take the gradient at another point; keep one',
+    'lr': 'both would set the learning rate; keep one',
 }
 
 # %% ../nbs/rules.ipynb #eb16a370
@@ -52,6 +58,9 @@ def _classes(learn, a, b):
     t,s = a.n_teacher(),a.n_student(learn)
     if t and s and t!=s: return f'{t} classes, the model {s}'
 
+def _threshold(learn, a, b):
+    if a.threshold is not None: return f'{a.threshold:g}'
+
 def _long_warmup(learn, a, b):
     if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'): return a.too_long(learn.n_epoch, learn.n_iter)
 
@@ -62,8 +71,11 @@ def _lag(learn, a, b):
 RULES = [
     Rule('writes y', 'the loss', 'targets become probabilities, which {} does not take', 'use nn.CrossEntropyLoss() or another loss on probabilities', _int_only),
     Rule('Distillation', 'the model', 'the teacher has {}', 'use a teacher of the same classes, or give it a new head', _classes),
+    Rule('BinaryTargets', 'owns smooth', 'smoothing does not survive the threshold of {}', 'remove the smoothing, or give BinaryTargets threshold=None', _threshold, True),
     Rule('SAM', 'MixedPrecision', 'the second gradient of SAM passes by the scaler of {}', "use MixedPrecision('bf16')", _fp16),
     Rule('FixRes', 'owns mix', 'the head would be tuned on mixed images, which the test never shows', 'leave the mixing out of this fit; FixRes is a fit of its own after training'),
+    Rule('RepeatedAugmentation', 'AlternatingFlip', 'all copies of an image would be mirrored alike, and an image does not come in every epoch', 'use Flip()', None, True),
+    Rule('DecoupledDecay', 'owns schedule of weight_decay', "the optimizer's weight decay is 0 then, so the schedule would do nothing", 'leave that schedule out; the decay follows the learning rate'),
     Rule('SelectiveBackprop', 'owns accumulate', 'a window counts samples of which some were dropped', 'leave one out, or use a larger batch'),
     Rule('owns warmup', 'the run', 'a warm-up of {}', 'lower warmup, or train for more epochs', _long_warmup),
     Rule('EMA', 'the run', "the average's half-life is {}, more than a fifth of the run, so it lags behind", 'use half_life=.05, a smaller decay, or the default warmup', _lag, True),

@@ -102,7 +102,7 @@ class _Call:
 
 class Trace(Callback):
     "Watch every call of every other callback in one batch of a fit, time the calls in some more, then end the fit"
-    stage,monitor = 'stop',True
+    stage,monitor,train_only = 'stop',True,True
     def __init__(self,
         at:int=1,       # batch of the first epoch that is looked at; the first of all if there is only one
         timed:int=8,    # further batches, for the times

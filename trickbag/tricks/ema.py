@@ -42,9 +42,8 @@ class EMA(Callback):
         half_life:float=None,       # in place of `decay`: old weights lose half their share in this fraction of the run, say .05
         warmup:float=2/3,           # exponent of the warm-up; 2/3 as timm, 0 for none
     ):
-        if not 0<=decay<1: raise ValueError(f"EMA: decay must be in [0,1), got {decay}; usual are .99 to .9999")
         if half_life is not None and not 0<half_life<=1: raise ValueError(f"EMA: half_life is a share of the run in (0,1], got {half_life}; or give decay")
-        if not 0<=warmup<=1: raise ValueError(f"EMA: warmup must be in [0,1], got {warmup}; timm's is 2/3")
+        if not 0<=decay<1 or not 0<=warmup<=1: raise ValueError(f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup <= 1, got {decay} and {warmup}")
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
@@ -61,8 +60,7 @@ class EMA(Callback):
     def before_fit(self, learn):
         self._clear()
         self._own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
-        low = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-        self.avg = {n: t.detach().to(low.get(t.dtype, t.dtype), copy=True) for n,t in self._own.items()}
+        self.avg = {n: t.detach().to(torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype, copy=True) for n,t in self._own.items()}
 
     def after_step(self, learn):
         d = self.decay
@@ -77,23 +75,20 @@ class EMA(Callback):
         if not self._own: return                    # not in a fit
         if self.raw: self._inner += 1; return       # a validation inside a validation
         self.raw = {n: t.detach().clone() for n,t in self._own.items()}
-        self._put(self.avg)
+        self._put(self.avg if self.n else {})
 
     def cleanup_validate(self, learn):
         if self._inner: self._inner -= 1
-        else: self._back()
+        else: self.raw = self._put(self.raw)
 
     def after_fit(self, learn): self._put(self.avg if self.n else {})
     def cleanup_fit(self, learn): self._clear()
 
     def load_state_dict(self, sd:dict):
         super().load_state_dict(sd)
-        if self._own: self._back()      # saved during a validation: the model that was loaded is the average
-
-    def _back(self):
-        self._put(self.raw)
-        self.raw = {}
+        if self._own: self.raw = self._put(self.raw)    # saved during a validation: the model that was loaded is the average
 
     @torch.no_grad()
     def _put(self, src):
         if src: torch._foreach_copy_([self._own[n] for n in src], list(src.values()))
+        return {}       # what is left to put back

@@ -41,7 +41,7 @@ def normalize(
 )->torch.Tensor:        # float32, (x - mean)/std
     "Scale and shift each channel"
     k = 1. if x.is_floating_point() else 255.
-    m,s = (torch.tensor(o, device=x.device)[:, None, None]*k for o in (mean, std))
+    m,s = ((torch.tensor(o)[:, None, None]*k).to(x.device, non_blocking=True) for o in (mean, std))     # made on a GPU, they would wait for it
     return torch.sub(x, m).div_(s)
 
 class Normalize(Callback):
