@@ -52,6 +52,7 @@ from .tricks.channels_last import ChannelsLast, from_channels_last, to_channels_
 from .tricks.compile import Compile, compile_call
 from .tricks.cutmix import CutMix, cutmix
 from .tricks.decoupled_decay import decay_weights, DecoupledDecay
+from .tricks.dirac import dirac_init, DiracInit, inner_convs
 from .tricks.distillation import distill_kl, Distillation, feature_distance
 from .tricks.drop_block import drop_block, DropBlock, last_stages
 from .tricks.during import BATCH_EVENTS, During, in_phase
@@ -131,16 +132,16 @@ __all__ = [
     'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC',
     'unit_norms', 'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast',
     'from_channels_last', 'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay',
-    'distill_kl', 'Distillation', 'feature_distance', 'drop_block', 'DropBlock', 'last_stages', 'BATCH_EVENTS', 'During', 'in_phase', 'EMA',
-    'ema_decay', 'ema_update', 'FixRes', 'last_batchnorm', 'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm',
-    'GhostBatchNorm', 'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers', 'residual_blocks', 'clip_gradients',
-    'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'label_smoothing', 'LabelSmoothing', 'LAMB',
-    'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing', 'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch',
-    'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden',
-    'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at', 'erase', 'erase_boxes',
-    'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop', 'ChannelGate',
-    'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'stochastic_depth', 'StochasticDepth', 'SWA',
-    'swa_update', 'update_bn', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv', 'Whiten', 'whitening_filters',
+    'dirac_init', 'DiracInit', 'inner_convs', 'distill_kl', 'Distillation', 'feature_distance', 'drop_block', 'DropBlock', 'last_stages',
+    'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay', 'ema_update', 'FixRes', 'last_batchnorm', 'brightest', 'FMix', 'fmix',
+    'fourier_noise', 'ghost_batch_norm', 'GhostBatchNorm', 'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers',
+    'residual_blocks', 'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'label_smoothing',
+    'LabelSmoothing', 'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing', 'param_layers', 'LinearScaling',
+    'lr_factor', 'samples_a_batch', 'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup',
+    'Muon', 'muon', 'split_hidden', 'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at',
+    'erase', 'erase_boxes', 'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop',
+    'ChannelGate', 'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'stochastic_depth', 'StochasticDepth',
+    'SWA', 'swa_update', 'update_bn', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv', 'Whiten', 'whitening_filters',
     'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment',
     'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'col_out',
     'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes',

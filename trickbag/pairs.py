@@ -51,9 +51,11 @@ BAG = {n: Trial(getattr(bag, n)) for n in (
     BlurPool=Trial(lambda: bag.BlurPool(min_channels=8)),
     BinaryTargets=Trial(bag.BinaryTargets, loss=nn.BCEWithLogitsLoss),
     ColorJitter=Trial(lambda: bag.ColorJitter(hue=.1)),
-    Compile=Trial(lambda: bag.Compile(backend='eager')),
+    Compile=Trial(lambda: bag.Compile(backend='aot_eager')),
     Cosine=Trial(lambda: bag.Cosine(warmup='40%')),
+    DiracInit=Trial(lambda: bag.DiracInit()),
     Distillation=Trial(lambda: bag.Distillation(small_model())),
+    DropBlock=Trial(lambda: bag.DropBlock(.5)),
     FixRes=Trial(lambda: bag.FixRes(16)),
     GaussianBlur=Trial(lambda: bag.GaussianBlur(3)),
     GhostBatchNorm=Trial(lambda: bag.GhostBatchNorm(4)),
@@ -71,7 +73,8 @@ BAG = {n: Trial(getattr(bag, n)) for n in (
     SqueezeExcite=Trial(lambda: bag.SqueezeExcite(min_channels=8, latent=4)),
     StepDecay=Trial(lambda: bag.StepDecay(['50%'])),
     SWA=Trial(lambda: bag.SWA(.3)),
-    Warmup=Trial(lambda: bag.Warmup('40%')))
+    Warmup=Trial(lambda: bag.Warmup('40%')),
+    Whiten=Trial(lambda: bag.Whiten()))
 
 # %% ../nbs/pairs.ipynb #fdeeeffa
 class _Enough(Callback):

@@ -14,7 +14,7 @@ from .callback import EVENTS, PARTS, Callback, Cancel, CancelFit
 from .checkpoint import dry_fit
 
 # %% ../nbs/trace.ipynb #7a42f3bf
-def _floats(ts): return [t.detach().clone() for t in ts]
+def _copies(ts): return {id(t): t.detach().clone() for t in ts}
 
 def snapshot(learn)->dict:
     "What is there of each of the `PARTS`, copied"
@@ -24,13 +24,14 @@ def snapshot(learn)->dict:
     return dict(samples=(None if learn.idx is None else learn.idx.clone(), None if learn.xb is None else len(learn.xb), learn.targ), size=dict(learn.view),
                 x=learn.xb if learn.xb is None else learn.xb.clone(), y=learn.yb if learn.yb is None else learn.yb.clone(),
                 pred=learn.pred.detach().clone() if isinstance(learn.pred, torch.Tensor) else None, loss=None if learn.loss is None else learn.loss.detach().clone(),
-                grads=_floats(p.grad for p in ps.values() if p.grad is not None), weights=_floats([*ps.values(), *m.buffers()]),
+                grads={id(p): p.grad.detach().clone() for p in ps.values() if p.grad is not None}, weights=_copies([*ps.values(), *m.buffers()]),
                 model=[(n, type(o), o.training, hooked(o)) for n,o in m.named_modules()], step=vars(learn).get('opt_step'),
                 lr=hyper('lr'), momentum=hyper('momentum', 'betas'), weight_decay=hyper('weight_decay'),
                 groups=([[id(p) for p in g['params']] for g in gs], [p.requires_grad for p in ps.values()]))
 
 def _same(a, b):
     "Equal, through lists and tuples; tensors by shape, type and bits"
+    if isinstance(a, dict) and isinstance(b, dict): return a.keys()==b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)): return len(a)==len(b) and all(map(_same, a, b))
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor): return a.shape==b.shape and a.dtype==b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
     return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a==b)
@@ -51,8 +52,8 @@ def _words(part, a, b):
     if part in ('x', 'y', 'pred'): return _rows(a, b)
     if part=='samples': return f'{a[1]} to {b[1]} samples' if a[1]!=b[1] else 'other samples'
     if part=='loss': return f'{_value(a)} to {_value(b)}'
-    if part=='grads': return f'norm {_norm(a):.3g} to {_norm(b):.3g}'
-    if part=='weights': return f'moved by {_norm([y-x for x,y in zip(a, b) if x.is_floating_point()]):.2g}'
+    if part=='grads': return f'norm {_norm([*a.values()]):.3g} to {_norm([*b.values()]):.3g}'
+    if part=='weights': return f'moved by {_norm([b[k]-a[k] for k in a if k in b and a[k].is_floating_point()]):.2g}'
     if part=='model': return f'{sum(x!=y for x,y in zip(a, b))+abs(len(a)-len(b))} modules'
     if part in ('lr', 'momentum', 'weight_decay'): return f'{_value([*a.values()])} to {_value([*b.values()])}'
     if part=='size': return f'{a} to {b}'
@@ -76,7 +77,11 @@ def changes(
     "What happened between two snapshots. Parts that only follow others (samples: x and y; loss of its new terms) are not told apart from them"
     moved = not _same(old['samples'][:2], new['samples'][:2]) and old['samples'][1] is not None
     skip = ('x', 'y') if moved else ('samples',)
-    return {p: _words(p, old[p], new[p]) for p in PARTS if p not in skip and not _same(old[p], new[p])}
+    def differ(p):
+        a,b = old[p],new[p]
+        if p in ('weights', 'lr', 'momentum', 'weight_decay'): a,b = ({i: v for i,v in o.items() if i in old[p] and i in new[p]} for o in (a, b))   # new ones are no change
+        return not _same(a, b)
+    return {p: _words(p, old[p], new[p]) for p in PARTS if p not in skip and differ(p)}
 
 # %% ../nbs/trace.ipynb #3fdb6d35
 class _Call:

@@ -34,7 +34,7 @@ class DiracInit(Callback):
     def check(self, learn):
         if learn.step: return
         if not inner_convs(learn.model):
-            raise ValueError(f"DiracInit: {type(learn.model).__name__} has no 3 x 3 convolution, after the first, with as many outputs as inputs; leave DiracInit out")
+            raise ValueError(f"DiracInit: {type(learn.model).__name__} has no 3 x 3 convolution after the first that keeps its channels; leave it out")
         if any((p!=p[0]).any() for o in learn.model.modules() if isinstance(o, NORMS) for p in o.parameters(recurse=False)):
             raise ValueError("DiracInit: the model's norms are trained already, and other filters would undo that; leave DiracInit out")
 

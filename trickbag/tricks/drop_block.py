@@ -41,7 +41,7 @@ def last_stages(
     "The last modules that hold residual blocks"
     def block(m): return hasattr(m, 'last_norm') or (hasattr(m, 'downsample') and hasattr(m, 'bn2'))
     stages = [bs for m in model.modules() if (bs := [c for c in m.children() if block(c)])]
-    if not stages: raise ValueError(f"DropBlock: no residual block found in {type(model).__name__}; give modules as names, or give its blocks a `last_norm` property")
+    if not stages: raise ValueError(f"DropBlock: no residual block found in {type(model).__name__}; give names of modules, or its blocks a `last_norm`")
     return stages[-n:]
 
 def _hook(p, scale, block, m, args, out): return drop_block(out, p*scale, block) if m.training else None
@@ -57,18 +57,19 @@ class DropBlock(Callback):
         scales:tuple=(.25, 1.), # factors of the rate in the last stages, input side first; the paper's and Assembled-CNN's
         names:tuple=None,       # names of modules after which to blank, at the full rate, in place of the stages
     ):
-        if not 0<keep_prob<1 or not 0<start<=1: raise ValueError(f"DropBlock: need 0 < keep_prob < 1 and 0 < start <= 1, got {keep_prob} and {start}")
-        if not isinstance(block, int) or block<1: raise ValueError(f"DropBlock: block is a side in values of the feature map, 1 or more, got {block!r}")
-        if not scales or not all(0<=s<=1 for s in scales): raise ValueError(f"DropBlock: scales are factors in [0,1], one a stage, got {scales}")
+        if not (0<keep_prob<1 and 0<start<=1): raise ValueError(f"DropBlock: need 0 < keep_prob < 1, 0 < start <= 1, got {keep_prob}, {start}")
+        if not isinstance(block, int) or block<1: raise ValueError(f"DropBlock: block is a side in whole values, 1 or more, got {block!r}")
+        if not scales or not all(0<=s<=1 for s in scales): raise ValueError(f"DropBlock: scales are factors in [0,1], got {scales}")
         self.keep_prob,self.block,self.start,self.scales,self.names,self.drop,self._hooks = keep_prob,block,start,scales,names,0.,[]
 
     def places(self, model)->list:
         "(module, factor of the rate) wherever squares are blanked"
         if self.names is None:
             stages = last_stages(model, len(self.scales))
-            return [(m, s) for bs,s in zip(stages, self.scales[-len(stages):]) for b in bs for m in b.modules() if isinstance(m, NORMS) and s]
+            return [(m, s) for bs,s in zip(stages, self.scales[-len(stages):]) if s for b in bs for m in b.modules() if isinstance(m, NORMS)]
         mods = dict(model.named_modules())
-        if odd := [n for n in self.names if n not in mods]: raise ValueError(f"DropBlock: {type(model).__name__} has no module {odd[0]!r}; take names from model.named_modules()")
+        for n in self.names:
+            if n not in mods: raise ValueError(f"DropBlock: the model has no module {n!r}; take names from model.named_modules()")
         return [(mods[n], 1.) for n in self.names]
 
     def check(self, learn):

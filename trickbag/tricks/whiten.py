@@ -51,11 +51,12 @@ class Whiten(Callback):
     def check(self, learn):
         m = first_conv(learn.model)
         n = m.weight[0].numel()
-        if m.groups!=1: raise ValueError(f"Whiten: the first convolution has {m.groups} groups; use a model whose first convolution sees all channels")
-        if 'weight' not in m._parameters: raise ValueError("Whiten: the first convolution's weight is computed from others; remove its parametrization")
-        if m.out_channels<n: raise ValueError(f"Whiten: patches of {m.in_channels} x {m.kernel_size[0]} x {m.kernel_size[1]} values need {n} filters, the first convolution has "
-                                              f"{m.out_channels}; use a smaller kernel or more channels")
-        if not learn.step and any((p!=p[0]).any() for o in learn.model.modules() if isinstance(o, NORMS) for p in o.parameters(recurse=False)):
+        if m.groups!=1: raise ValueError(f"Whiten: the first convolution has {m.groups} groups; use a model where it has one")
+        if 'weight' not in m._parameters: raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
+        if m.out_channels<n:
+            raise ValueError(f"Whiten: patches of {n} values need {n} filters, the first convolution has {m.out_channels}; use a smaller kernel or more")
+        norms = [p for o in learn.model.modules() if isinstance(o, NORMS) for p in o.parameters(recurse=False)]
+        if not learn.step and any((p!=p[0]).any() for p in norms):
             raise ValueError("Whiten: the model's norms are trained already, and other filters would undo that; leave Whiten out")
 
     def before_fit(self, learn):
@@ -66,8 +67,10 @@ class Whiten(Callback):
     def before_batch(self, learn):
         if self.done: return
         self.done,m = True,first_conv(learn.model)
-        if learn.xb.shape[1]!=m.in_channels: raise ValueError(f"Whiten: images have {learn.xb.shape[1]} channels, the model's first convolution {m.in_channels}; use a model that takes the images as they are")
-        if any(s<=d*(k-1) for s,k,d in zip(learn.xb.shape[2:], m.kernel_size, m.dilation)): raise ValueError(f"Whiten: images of {learn.xb.shape[2]} x {learn.xb.shape[3]} are smaller than the first convolution's kernel; use larger images")
+        c,h,w = learn.xb.shape[1:]
+        if c!=m.in_channels: raise ValueError(f"Whiten: images have {c} channels, the first convolution {m.in_channels}; use a model for such images")
+        if any(s<=d*(k-1) for s,k,d in zip((h, w), m.kernel_size, m.dilation)):
+            raise ValueError(f"Whiten: images of {h} x {w} are smaller than the first convolution's kernel; use larger images")
         f,self.variances = whitening_filters(learn.xb, m.kernel_size, self.eps, stride=m.stride, dilation=m.dilation)
         if self.both and m.out_channels>=2*len(f): f = torch.cat([f, -f])
         m.weight[:len(f)] = f.to(m.weight.dtype)
