@@ -16,13 +16,13 @@ join = ''.join
 ROOMS = [
     (None,        ['index.ipynb']),
     ('Tutorials', ['tutorials']),
-    ('The loop',  [f'{o}.ipynb' for o in ('learner', 'callback', 'optimizer', 'schedule', 'lr_find', 'metrics', 'checkpoint', 'rules', 'trace', 'describe', 'profile', 'losses', 'sizes')]),
+    ('The loop',  [f'{o}.ipynb' for o in ('learner', 'callback', 'optimizer', 'schedule', 'lr_find', 'metrics', 'checkpoint', 'rules', 'trace', 'describe', 'profile', 'fast', 'losses', 'sizes')]),
     ('Data',      ['data']),
     ('Vision',    ['vision']),
     ('Models',    ['models']),
     ('Tricks',    ['tricks']),
     ('Monitors',  ['monitors']),
-    ('Tools',     [f'{o}.ipynb' for o in ('show', 'interpret', 'recipes', 'ablation', 'export', 'distributed', 'demo', 'cli')]),
+    ('Tools',     [f'{o}.ipynb' for o in ('pairs', 'show', 'interpret', 'recipes', 'ablation', 'export', 'distributed', 'demo', 'cli')]),
     ('Package',   [f'{o}.ipynb' for o in ('core', 'testing', 'all', 'init', 'showdoc')]),
 ]
 

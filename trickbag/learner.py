@@ -22,11 +22,12 @@ from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, s
 from .rules import check_rules
 
 # %% ../nbs/learner.ipynb #a965bef5
-def default_cbs()->list:
-    "The callbacks every learner has: `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"
-    from trickbag.monitors.progress import Progress     # here, not above: monitors are built on this module
+def default_cbs(device:torch.device)->list:
+    "The callbacks every learner has: `ToDevice`, `CheckTargets`, `Recorder`, `Progress`, and `Backends` on a GPU"
+    from trickbag.fast import Backends      # here, not above: callbacks are built on this module
+    from trickbag.monitors.progress import Progress
     from trickbag.monitors.recorder import Recorder
-    return [ToDevice(), CheckTargets(), Recorder(), Progress()]
+    return [ToDevice(), CheckTargets(), Recorder(), Progress(), *([Backends()] if device.type=='cuda' else [])]
 
 class Learner:
     "Model, data, loss, optimizer and callbacks; runs the loop"
@@ -37,7 +38,7 @@ class Learner:
         opt_func=adamw,         # `opt_func(params, lr=lr)` -> a `torch.optim` optimizer
         lr:float|slice=1e-3,    # learning rate where `fit` is given none
         metrics=(),             # one or a list: functions `(pred, yb)` -> mean over samples, or torchmetrics-like objects
-        cbs=(),                 # callbacks, in any order
+        cbs=(),                 # callbacks, in any order; lists of them may stand in the list
         splitter=None,          # `splitter(model)` -> lists of parameters, input side first; None is body and head (`split_head`)
         path='.',               # where relative file names of `save`, `load` and loggers start
         seed:int=42,            # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before you make it
@@ -50,7 +51,7 @@ class Learner:
         if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
         self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
         self.metrics,self.cbs = _listed(metrics),_listed(cbs)
-        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(),splitter or split_head,Path(path),seed,0
+        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(self.device),splitter or split_head,Path(path),seed,0
         self.opt,self.history,self.results = None,[],{}     # results: of the newest validation
         self.training = self.fitting = False
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
@@ -376,5 +377,5 @@ class Learner:
         return p if p.suffix else p.with_suffix('.pt')
 
 # %% ../nbs/learner.ipynb #5c6abcec
-def _listed(o)->list: return list(o) if isinstance(o, (list, tuple)) else [o]
+def _listed(o)->list: return [p for q in o for p in _listed(q)] if isinstance(o, (list, tuple)) else [o]       # lists may stand in lists
 def _misplaced(e): return RuntimeError(f"{type(e).__name__} was raised in {getattr(e, 'where', 'the loop')}, where nothing catches it; raise it within its own stretch")

@@ -83,7 +83,7 @@ class _Enough(Callback):
 
 def pair_learner(
     *names:str,     # names in `BAG`
-    bag:dict=BAG,
+    bag:dict=BAG,   # name -> `Trial`
 ):
     "A learner with those tricks, in that order"
     ts = [bag[n] for n in names]
@@ -92,7 +92,7 @@ def pair_learner(
 
 def refused(
     *names:str,     # names in `BAG`
-    bag:dict=BAG,
+    bag:dict=BAG,   # name -> `Trial`
 )->str|None:        # the message, or None if the tricks go together
     "Why these tricks do not go together; nothing is trained to find out"
     try: pair_learner(*names, bag=bag).fit(1, cbs=_Enough())
@@ -100,7 +100,7 @@ def refused(
 
 def prove_pair(
     a:str, b:str,   # names in `BAG`
-    bag:dict=BAG,
+    bag:dict=BAG,   # name -> `Trial`
 )->str|None:        # the message if they are refused
     "A legal pair trains three steps to finite weights, the same in both orders, and leaves no trace; an illegal one is refused before the first step"
     ws = []

@@ -4,6 +4,7 @@
 
 Each contender trains the same model on the same batches with the same optimizer (torch.optim.SGD, momentum .9). Rounds interleave the contenders,
 so that a busy moment of the machine hits all of them; the table shows the median round, and the difference to the bare loop of the same round.
+`bare_tricks` has MixUp, label smoothing, EMA, one-cycle and recorded losses written into the loop by hand, `trickbag_tricks` as callbacks.
 Needs the extra [bench] for fastai and Lightning; whatever is not installed is said to be missing."""
 import argparse, contextlib, io, json, logging, os, platform, statistics, sys, time, warnings
 import torch, torch.nn.functional as F
@@ -33,6 +34,31 @@ def _trickbag(data, cbs=(), **kw):
     return lambda: learn.fit(1)
 
 def trickbag(data): return _trickbag(data)
+
+def bare_tricks(data):
+    "MixUp, label smoothing, EMA, one cycle of rate and momentum, and recorded losses, written into the loop by hand"
+    import math
+    m = tiny(); opt,ce = sgd(m.parameters()),nn.CrossEntropyLoss(); m.train()
+    ps = [*m.state_dict().values()]; avg = [p.detach().clone() for p in ps]; lr = .01
+    def cos(a, b, p): return b+(a-b)*(1+math.cos(math.pi*p))/2
+    def run():
+        g,n,losses = torch.Generator().manual_seed(0),len(data),[]
+        for i,(xb,yb) in enumerate(data):
+            p = i/n
+            lr_i,mom = (cos(lr/25, lr, p/.25), cos(.95, .85, p/.25)) if p<.25 else (cos(lr, lr/1e5, (p-.25)/.75), cos(.85, .95, (p-.25)/.75))
+            for o in opt.param_groups: o['lr'],o['momentum'] = lr_i,mom
+            y = torch.zeros(len(yb), 4).scatter_(1, yb[:, None], 1.)*.9+.1/4
+            u = torch._standard_gamma(torch.full((2, len(yb)), .4), generator=g); lam = u[0]/(u[0]+u[1]); lam = torch.maximum(lam, 1-lam)[:, None]
+            perm = torch.randperm(len(yb), generator=g)
+            loss = ce(m(torch.lerp(xb[perm], xb, lam)), torch.lerp(y[perm], y, lam))
+            loss.backward(); opt.step()
+            torch._foreach_lerp_(avg, ps, 1-min(.9998, 1-(1+i)**(-2/3)))
+            opt.zero_grad(); losses.append(loss.item())
+    return run
+
+def trickbag_tricks(data):
+    from trickbag.all import EMA, LabelSmoothing, MixUp, OneCycle
+    return _trickbag(data, cbs=[MixUp(), LabelSmoothing(), EMA(), OneCycle()])
 
 def fastai(data):
     from fastai.data.core import DataLoaders
@@ -79,13 +105,16 @@ def measure(names, steps, rounds):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--steps', type=int, default=2048); ap.add_argument('--rounds', type=int, default=7); ap.add_argument('--json')
-    ap.add_argument('--only', nargs='*', default=['bare', 'trickbag', 'fastai', 'lightning'])
+    ap.add_argument('--only', nargs='*', default=['bare', 'trickbag', 'fastai', 'lightning', 'bare_tricks', 'trickbag_tricks'])
     a = ap.parse_args(); torch.set_num_threads(1)
     res = measure(['bare', *(n for n in a.only if n!='bare')], a.steps, a.rounds)
     print(f'{"":12} {"us/step":>8} {"over bare":>10} {"ratio":>6}')
     for n,v in res.items():
         over = statistics.median(x-b for x,b in zip(v, res['bare']))
         print(f'{n:12} {statistics.median(v):8.1f} {over:+10.1f} {statistics.median(x/b for x,b in zip(v, res["bare"])):6.2f}')
+    if 'bare_tricks' in res and 'trickbag_tricks' in res:
+        over = statistics.median(x-b for x,b in zip(res['trickbag_tricks'], res['bare_tricks']))
+        print(f'{"tricks":12} {"":8} {over:+10.1f} {statistics.median(x/b for x,b in zip(res["trickbag_tricks"], res["bare_tricks"])):6.2f}   over the loop with the same tricks by hand')
     print(f'torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, 1 thread, {a.rounds} rounds of {len(batches(a.steps))} steps')
     if a.json: json.dump(dict(us_per_step=res, torch=torch.__version__, python=platform.python_version(), cores=os.cpu_count(), argv=sys.argv[1:]), open(a.json, 'w'))
 

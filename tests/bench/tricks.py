@@ -15,6 +15,10 @@ from trickbag.pairs import BAG, SmallImages, bag_opt
 from trickbag.trace import trace_step
 
 FULL = dict(        # as a user would write them for images of full size, where trickbag.pairs has them small
+    Compile=lambda: bag.Compile(), SqueezeExcite=lambda: bag.SqueezeExcite(), BlurPool=lambda: bag.BlurPool(), GhostBatchNorm=lambda: bag.GhostBatchNorm(),
+    DropBlock=lambda: bag.DropBlock(.9, start=.9), LayerFreezing=lambda: bag.LayerFreezing(0, .5), FixRes=lambda: bag.FixRes(A.size), Lookahead=lambda: bag.Lookahead(),
+    GradientAccumulation=lambda: bag.GradientAccumulation(2), GaussianBlur=lambda: bag.GaussianBlur(),
+    Distillation=lambda: bag.Distillation(getattr(bag, A.arch)(n_out=10)),
     ProgressiveResize=lambda: bag.ProgressiveResize(start=.9, end=1.))     # measured before the first jump: the smallest size
 THEORY = dict(SAM='2 x', SelectiveBackprop='1/3 for the look, less half of the step', Distillation='a forward pass of the teacher')
 SKIP = ('TTA',)     # not in training
@@ -43,7 +47,7 @@ def learner(name, a, data):
     cbs = [FULL.get(name, t.make)()] if t else []
     if a.amp and name!='MixedPrecision': cbs.append(bag.MixedPrecision('bf16'))
     if a.device=='cuda' and name!='ChannelsLast': cbs.append(bag.ChannelsLast())
-    if t and name in ('AlternatingFlip',): data = Data.__new__(Data); data.__dict__.update(DATA.__dict__, cbs=[c for c in DATA.cbs if c.name!='Flip'])
+    if name=='AlternatingFlip': data = Data.__new__(Data); data.__dict__.update(DATA.__dict__, cbs=[c for c in DATA.cbs if c.name!='Flip'])
     learn = bag.Learner(data, model, loss_func=t and t.loss and t.loss(), opt_func=t and t.opt or bag_opt, cbs=cbs, device=a.device)
     learn.default_cbs = [cb for cb in learn.default_cbs if cb.name!='Progress']
     return learn
@@ -65,13 +69,13 @@ def measure(name, a):
     return dict(base=statistics.median(b for b,_ in pairs), extra=statistics.median(extra), raw=pairs, calls=calls)
 
 def main():
-    global DATA
+    global DATA, A
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = torch.cuda.is_available()
     ap.add_argument('--arch', default='xresnet50' if gpu else 'xresnet18'); ap.add_argument('--size', type=int, default=224 if gpu else 64)
     ap.add_argument('--bs', type=int, default=128 if gpu else 32); ap.add_argument('--steps', type=int, default=10 if gpu else 5); ap.add_argument('--rounds', type=int, default=5)
     ap.add_argument('--only', nargs='*'); ap.add_argument('--json'); ap.add_argument('--amp', action=argparse.BooleanOptionalAction, default=gpu); ap.add_argument('--device', default='cuda' if gpu else 'cpu')
-    a = ap.parse_args(); DATA,res = Data(a),{}
+    a = A = ap.parse_args(); DATA,res = Data(a),{}
     warnings.simplefilter('ignore')
     where = torch.cuda.get_device_name() if a.device=='cuda' else f'{os.cpu_count()} CPU cores'
     print(f"{a.arch}, {a.size} px, batch {a.bs}, {'bf16' if a.amp else 'fp32'}, {where}, torch {torch.__version__}, {a.rounds} rounds of {a.steps} steps\n")
