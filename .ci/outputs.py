@@ -13,6 +13,7 @@ from nbdev.doclinks import nbglob
 from nbdev.test import nb_test_cells
 
 root = Path(__file__).resolve().parent.parent
+os.environ['PYTHONWARNINGS'] = 'ignore:IProgress'     # tqdm, which timm imports, speaks of widgets that are not there
 
 def run(p, skip):
     "Outputs of each cell of notebook `p` that a test would run, by cell id, with the source that made them"

@@ -11,7 +11,7 @@ def quiet():
 @pytest.mark.parametrize('name', BAG)
 def test_resumes_to_the_bit_and_saves_what_the_plain_model_loads(name, tmp_path):
     whole = pair_learner(name).fit(2)
-    for at in ((0, 0), (0, 1), (0, None), (1, 1)):
+    for at in ((0, 0), (0, 1), (0, 2), (0, None), (1, 1)):
         f = tmp_path/f'{at}.pt'
         pair_learner(name).fit(2, cbs=StopAt(at, f))
         sd = torch.load(f, weights_only=True)['model']

@@ -1,25 +1,13 @@
 "Each trick changes what it says that it writes, and nothing else; and it does something."
 import pytest, torch
-from trickbag.pairs import BAG, pair_learner
+from trickbag.pairs import BAG, pair_learner, prove_writes
 from trickbag.testing import weights
-from trickbag.trace import trace_step
 
 SAME = {'TTA', 'ChannelsLast', 'Compile', 'GradientCheckpointing', 'SyncBatchNorm'}       # training is the same to the bit, or to rounding (SyncBatchNorm: in one process)
 WITH = dict(BinaryTargets=['MixUp'])       # there is nothing to do without these
 
-def wrote(name, at=1, **kw):
-    "Parts that each callback of a dry step really changed"
-    learn = pair_learner(name)
-    res = {cb.name: set() for cb in learn.cbs}
-    for n,_,did in trace_step(learn, at=at, timed=1, **kw).did:
-        if n in res: res[n] |= set(did)
-    return learn.cbs,res
-
 @pytest.mark.parametrize('name', BAG)
-def test_writes_what_it_declares(name):
-    for at in (0, 1, 2):
-        cbs,res = wrote(name, at)
-        for cb in cbs: assert res[cb.name]<=set(cb.writes), f"{cb.name} changed {res[cb.name]-set(cb.writes)}, which is not in its writes"
+def test_writes_what_it_declares(name): prove_writes(name)
 
 @pytest.mark.parametrize('name', [n for n in BAG if n not in SAME])
 def test_does_something(name):

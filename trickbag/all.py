@@ -9,8 +9,8 @@ __all__ = []
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
 from .callback import CancelValidate, CheckTargets, compose, EVENTS, GatherPreds, hooks, loss_takes, PARTS, STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, read_checkpoint, write_checkpoint
-from .core import atomic_save, batches_in, keep_modes, keep_rng, loader_generators, mix_seed, name_key, sample_beta, seed_all
-from .core import seed_default, soft_targets
+from .core import atomic_save, batches_in, in_parts, keep_modes, keep_rng, loader_generators, lone_threads, mix_seed, name_key
+from .core import sample_beta, seed_all, seed_default, soft_targets
 from .describe import Table
 from .fast import Backends, Fast, fast_bf16, has_compiler
 from .interpret import Interpretation
@@ -28,8 +28,8 @@ from .show import label_text, show_images
 from .sizes import apparent_size_ratio, AtSize, mean_crop_side, plot_activation_cdf, plot_sweep, pooled_activations
 from .trace import changes, snapshot, Trace, trace_step, watches
 from .data.download import DataURL, download, DownloadError, untar_data, URLs
-from .data.images import dataset_labels, DatasetSource, decode, FileSource, find_bad, find_images, ImageError, label_func
-from .data.images import quick_check, split_idxs, SUFFIXES, to_rgb
+from .data.images import dataset_labels, DatasetSource, decode, FileSource, find_bad, find_images, ImageError, jpeg_head
+from .data.images import label_func, quick_check, split_idxs, SUFFIXES, to_rgb
 from .data.loaders import DataLoaders, ImageLoader
 from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, free_disk, free_memory, MemoryArrays, SMALL
 from .data.store import Store, write_atomic
@@ -112,25 +112,25 @@ __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate',
     'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint',
     'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint', 'write_checkpoint', 'atomic_save', 'batches_in',
-    'keep_modes', 'keep_rng', 'loader_generators', 'mix_seed', 'name_key', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets',
-    'Table', 'Backends', 'Fast', 'fast_bf16', 'has_compiler', 'Interpretation', 'default_cbs', 'Learner', 'bce_sum', 'focal_loss',
-    'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy',
-    'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups', 'follow_params', 'freeze_to',
-    'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates',
-    'check_rules', 'DEFAULTS', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos',
-    'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step',
-    'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side',
-    'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL',
-    'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images',
-    'ImageError', 'label_func', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'cache_dir', 'cached_sets',
-    'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'MemoryArrays', 'SMALL', 'Store', 'write_atomic', 'beetle',
-    'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d',
-    'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep',
-    'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
-    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
-    'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50',
-    'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'better', 'check_monitor', 'EarlyStopping', 'monitor_mode', 'Bar', 'bar',
-    'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'in_parts', 'keep_modes', 'keep_rng', 'loader_generators', 'lone_threads', 'mix_seed', 'name_key', 'sample_beta', 'seed_all',
+    'seed_default', 'soft_targets', 'Table', 'Backends', 'Fast', 'fast_bf16', 'has_compiler', 'Interpretation', 'default_cbs', 'Learner',
+    'bce_sum', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS',
+    'valley', 'accuracy', 'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups', 'follow_params',
+    'freeze_to', 'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'bottleneck', 'DATA_STAGES', 'LOOP',
+    'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds',
+    'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin',
+    'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio',
+    'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step',
+    'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource',
+    'find_bad', 'find_images', 'ImageError', 'jpeg_head', 'label_func', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders',
+    'ImageLoader', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'MemoryArrays',
+    'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'ResBlock',
+    'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
+    'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18',
+    'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
+    'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
+    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'better', 'check_monitor', 'EarlyStopping', 'monitor_mode',
+    'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
     'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided',
     'ChannelsLast', 'from_channels_last', 'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights',
     'DecoupledDecay', 'dirac_init', 'DiracInit', 'inner_convs', 'distill_kl', 'Distillation', 'feature_distance', 'drop_block', 'DropBlock',

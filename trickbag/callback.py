@@ -56,7 +56,7 @@ PARTS = dict(                                       # what callbacks read and wr
     lr='learning rates',                            momentum='momentum or betas',
     weight_decay='weight decay',                    groups='which parameters are in which group, and which train')
 
-# %% ../nbs/callback.ipynb #4ce52e19
+# %% ../nbs/callback.ipynb #f71cb928
 class Callback:
     "One technique, monitor or device matter: methods named after events, each taking the learner"
     stage = 'weights'   # where in the batch's life it works, one of `STAGES`
@@ -72,6 +72,8 @@ class Callback:
         super().__init_subclass__(**kw)
         if cls.stage not in _stage_order:
             raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
+        for n in ('reads', 'writes', 'owns', 'tells', 'state'):
+            if isinstance(getattr(cls, n), str): raise TypeError(f"{cls.__name__}.{n} is a text; write ({getattr(cls, n)!r},)")
         for o in (*cls.reads, *cls.writes):
             if o not in PARTS: raise TypeError(f"{cls.__name__} reads or writes '{o}'; it must be one of {', '.join(PARTS)}")
         for n in (n for n in vars(cls) if n[0]!='_'):
@@ -114,7 +116,7 @@ def compose(
         if not isinstance(cb, Callback): raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
     for names in ([cb.name for cb in given], [cb.name for cb in data]):
         for n in names:
-            if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them")
+            if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them (Fast() and recipes bring their own)")
     return sorted({cb.name: cb for cb in [*default, *data, *given]}.values(), key=lambda cb: (_stage_order[cb.stage], cb.name))
 
 def hooks(
@@ -156,7 +158,9 @@ class CheckTargets(Callback):
         p,y = learn.pred,learn.targ
         if not isinstance(p, torch.Tensor) or p.ndim!=2 or y is None or y.ndim not in (1, 2): return  # another kind of model: its loss must know
         if len(p)!=len(y): raise ValueError(f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first")
-        if not y.is_floating_point(): learn.check_width(p.shape[1])
+        if not y.is_floating_point():
+            learn.check_width(p.shape[1])
+            if (c := getattr(learn.dls, 'c', None)) and p.shape[1]>c: warnings.warn(f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}")
         elif y.ndim==2 and y.shape[1]!=p.shape[1]: raise ValueError(f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the model with n_out={y.shape[1]}")
 
 def loss_takes(

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['mix_seed', 'name_key', 'seed_default', 'seed_all', 'loader_generators', 'batches_in', 'keep_rng', 'soft_targets',
-           'sample_beta', 'keep_modes', 'atomic_save']
+           'sample_beta', 'lone_threads', 'in_parts', 'keep_modes', 'atomic_save']
 
 # %% ../nbs/core.ipynb #5de151f6
-import os, random, sys, tempfile, zlib
+import os, random, sys, tempfile, threading, zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,6 +96,31 @@ def sample_beta(
     "`n` draws from Beta(`alpha`, `alpha`), without waiting for the device"
     g = torch._standard_gamma(torch.full((2, n), float(alpha), device=generator.device), generator=generator)
     return g[0]/(g[0]+g[1])
+
+# %% ../nbs/core.ipynb #d0f23bbb
+_pools = {}
+def lone_threads(
+    what:str,   # what they are for
+    k:int,      # threads
+)->ThreadPoolExecutor:
+    "The process's pool of threads for something, in each of which torch computes on one core"
+    key = os.getpid(),what,k            # threads do not survive a fork
+    if key not in _pools:
+        n,met = torch.get_num_threads(),threading.Barrier(k)
+        _pools[key] = ThreadPoolExecutor(k, f'trickbag-{what}', torch.set_num_threads, (1,))
+        list(_pools[key].map(lambda _: met.wait(), range(k)))   # all have started; the setting is each thread's own ...
+        torch.set_num_threads(n)                                # ... but for what torch reports, and gives to threads that start later
+    return _pools[key]
+
+def in_parts(
+    f,          # `f(start, stop)`; what it gives is ignored
+    n:int,      # of range(n)
+    least:int=8,    # elements a thread, at least
+):
+    "Call `f` for parts of range(n), in as many threads as torch has"
+    k = min(torch.get_num_threads(), n//least)
+    if k<2: return f(0, n)
+    list(lone_threads('parts', k).map(lambda i: f(n*i//k, n*(i+1)//k), range(k)))
 
 # %% ../nbs/core.ipynb #0291059b
 @contextmanager

@@ -54,8 +54,12 @@ def explain(self:Learner,
     with self.composed(cbs):
         data,own,active = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra],self.active
         met = [f"{a.name} with {getattr(b, 'name', b)}" for _,a,b in meetings(active)]
-    if step: return _told(self, active, trace_step(self, cbs, n_epoch, at), at)
-    rows = [(cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.reads) or '-', ', '.join(cb.writes) or '-', ', '.join(cb.owns) or '-',
+    if step:
+        try: return _told(self, active, trace_step(self, cbs, n_epoch, at))
+        except ValueError as e:
+            if n_epoch==1: e.add_note('explain: give n_epoch=, the epochs of the run that the step is taken from')
+            raise
+    rows = [(repr(cb) if hasattr(cb, 'on') else cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.reads) or '-', ', '.join(cb.writes) or '-', ', '.join(cb.owns) or '-',
              ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-') for cb in active]
     owned = [f"{o} by {cb.name}" for cb in active for o in cb.owns]
     return Table(('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'), rows,
@@ -63,7 +67,7 @@ def explain(self:Learner,
                   f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
                   f"Rules that apply: {', '.join(met) or 'none'}; what they need to know of the data and the run is checked when a fit begins."])
 
-def _told(learn, active, t, at):
+def _told(learn, active, t):
     "The table of `explain(step=True)`"
     rows = []
     for cb in (cb for cb in active if not watches(cb)):
@@ -71,10 +75,10 @@ def _told(learn, active, t, at):
         told = '; '.join(f'{k} = {v}' for k,v in t.told.get(cb.name, {}).items())
         us = t.cost(cb.name)
         rows.append((cb.name, '-' if us is None else f'{us*1e6:.0f}', '. '.join([told]*bool(told)+[o for _,o in did]) or 'nothing in this step'))
-    all_us,step = sum(t.cost(cb.name) or 0 for cb in active),sorted(t.steps)[len(t.steps)//2] if t.steps else 0
+    all_us,step = sum(t.cost(cb.name) or 0 for cb in active),sum(t.steps)/len(t.steps) if t.steps else 0
     return Table(('callback', 'us', 'what it did'), rows,
-                 [f"Batch {at} of the first epoch, run dry; model, optimizer, data, logs and random state are as before. "
-                  "The times are medians over some more batches, of this machine as it was just now.",
+                 [f"Batch {t.at} of the first epoch, run dry; model, optimizer, data, logs and random state are as before. "
+                  "The times are means over some more batches, of this machine as it was just now.",
                   f"Callbacks together {all_us*1e6:.0f} us" + (f" of a step of {step*1e3:.1f} ms." if step else ".")])
 
 # %% ../nbs/describe.ipynb #eaa75d22

@@ -112,7 +112,7 @@ class Learner:
     def _train(self):
         self.training,self.dl = True,self.dls.train
         if self._loaded and self.position[1]: self._restore_cbs(self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
-        self._loaded = None
+        self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
         for self.iter,batch in self._batches(self.dl, self.position[1]): self._train_batch(batch)
         if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")
 

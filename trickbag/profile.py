@@ -6,7 +6,8 @@
 __all__ = ['LOOP', 'DATA_STAGES', 'profile_rates', 'bottleneck']
 
 # %% ../nbs/profile.ipynb #ddae2e18
-import statistics, time
+import time
+from types import SimpleNamespace
 
 import torch
 from fastcore.basics import patch
@@ -30,23 +31,31 @@ class _Mark:
 class _Clock(Callback):
     "Seconds of each link of each batch (`split`), or of whole batches"
     stage,monitor,train_only = 'stop',True,True
-    def __init__(self, n, warm, split): self.n,self.warm,self.split,self.rows,self.row,self.last,self.done,self.batch = n,warm,split,[],{},None,0,None
+    def __init__(self, n, warm, split): self.n,self.warm,self.split,self.rows,self.row,self.last,self.done,self.batch,self.inside = n,warm,split,[],{},None,0,None,0
 
     def _now(self, learn):
         if learn.device.type=='cuda': torch.cuda.synchronize(learn.device)
         return time.perf_counter()
 
+    def _around(self, f):
+        def g(learn):
+            self.inside += 1
+            try: f(learn)
+            finally: self.inside -= 1
+        return g
+
     def check(self, learn):
         if not self.split: return
-        def part(name):
+        def part(name, own=False):
             def f(learn):
+                if self.inside and not own: return      # a callback runs the model itself: all of that is its own
                 now = self._now(learn)
                 if self.last and name: self.row[name] = self.row.get(name, 0.)+now-self.last
                 self.last = now
             return _Mark(self, f)
         for e in ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step', 'after_step', 'after_batch'):
             fs = learn._hooks[e]
-            learn._hooks[e] = [part(LOOP.get(e, 'rest')), *(m for f in fs if f.__self__ is not self for m in (_Mark(f.__self__, f), part(f.__self__.name))),
+            learn._hooks[e] = [part(LOOP.get(e, 'rest')), *(m for f in fs if f.__self__ is not self for m in (_Mark(f.__self__, self._around(f)), part(f.__self__.name))),
                                *(f for f in fs if f.__self__ is self)]
 
     def after_batch(self, learn):
@@ -73,21 +82,22 @@ def profile_rates(
     n:int=20,       # batches a measurement
     warm:int=3,     # batches before each
     cbs=(),         # further callbacks, as for `fit`
-)->tuple:           # link -> median seconds; images a second; images a second of the same model without loader and work on images
+)->tuple:           # link -> mean seconds; images a second; images a second of the same model without loader and work on images
     "What `learn.profile()` shows"
     cbs,k = [*cbs] if isinstance(cbs, (list, tuple)) else [cbs],batches_in(learn.dls.train) or 1
-    def run(split, part=lambda cb: not watches(cb)):
+    def takes(cb): return not watches(cb) and cb.stage!='schedule'       # a schedule costs nothing, and may need a longer run
+    def run(split, part=takes):
         c = _Clock(n, warm, split)
         dry_fit(learn, -(-(n+warm)//k), [cb for cb in cbs if part(cb)], c, part, 'profile')
         return c
     links,free = run(True),run(False)
     names = dict.fromkeys(name for r in links.rows for name in r)
-    dls,own = learn.dls,dict(vars(learn.dls))
+    dls = learn.dls
     try:
-        dls.train,dls.cbs,k = _Same(free.batch, n+warm),[],n+warm
-        same = run(False, lambda cb: not watches(cb) and cb.stage not in DATA_STAGES or cb.name=='ToDevice')
-    finally: vars(dls).clear(); vars(dls).update(own)
-    return {o: statistics.median(r.get(o, 0.) for r in links.rows) for o in names},free.rate,same.rate
+        learn.dls,k = SimpleNamespace(train=_Same(free.batch, n+warm), valid=None, cbs=[], c=getattr(dls, 'c', None), vocab=getattr(dls, 'vocab', None)),n+warm
+        same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or cb.name=='ToDevice')
+    finally: learn.dls = dls
+    return {o: sum(r.get(o, 0.) for r in links.rows)/len(links.rows) for o in names},free.rate,same.rate
 
 def bottleneck(
     learn,
@@ -97,18 +107,23 @@ def bottleneck(
     "The dearest part, and what can be done about it"
     total,cbs = sum(links.values()),{cb.name: cb for cb in [*learn.default_cbs, *getattr(learn.dls, 'cbs', ()), *learn.cbs]}
     batch = {n: t for n,t in links.items() if n in cbs and cbs[n].stage in DATA_STAGES}
+    others = {n: t for n,t in links.items() if n in cbs and n not in batch}
+    sums = {'loader': links.get('wait for data', 0.), 'batch': sum(batch.values()), 'model': total-links.get('wait for data', 0.)-sum(batch.values())}
     store = getattr(learn.dls.train, 'store', None)
-    if links.get('wait for data', 0.)>.15*total:
+    if sums['loader']==max(sums.values()) or share<.9 and sums['loader']>=max(.1*total, sums['batch']):
         if store is None: what = 'use more workers, or one of the DataLoaders that keep decoded images'
         elif store.kind=='none': what = 'images are decoded anew each epoch: make room for the store (trickbag cache), or lower presize'
         elif store.left: what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
         else: what = 'more threads, or a lower presize'
-        return f"The loader is the bottleneck ({links['wait for data']/total:.0%} of the step): {what}."
-    if share<.85 and batch and sum(batch.values())>.15*total:
+        return f"Waiting for data takes {sums['loader']/total:.0%} of a step: {what}."
+    if sums['batch']==max(sums.values()) or share<.9 and sums['batch']>.1*total:
         worst = max(batch, key=batch.get)
-        return f"Work on the batch is the bottleneck ({sum(batch.values())/total:.0%} of the step, {worst} {batch[worst]/total:.0%}): train longer at a smaller size, or do without {worst}."
+        return f"Work on the batch takes {sums['batch']/total:.0%} of a step, {worst} {batch[worst]/total:.0%}: smaller images or a lower presize make it cheaper" + (f", and so does leaving out {worst}." if worst not in ('Crop', 'Normalize', 'ToDevice') else ".")
+    if others and max(others.values())>.2*total:
+        worst = max(others, key=others.get)
+        return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if worst=='SAM' else ': look whether it must act at every step.')
     missing = [n for n in ('ChannelsLast', 'MixedPrecision', 'Compile') if n not in cbs]
-    return "The model is the bottleneck, as it should be" + (f": it may run faster with {', '.join(f'{n}()' for n in missing)}." if missing else '.')
+    return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
 
 @patch
 def profile(self:Learner,

@@ -6,7 +6,7 @@
 __all__ = ['OWNED', 'RULES', 'LEARNER', 'DEFAULTS', 'Rule', 'picks', 'meetings', 'check_rules']
 
 # %% ../nbs/rules.ipynb #c8ad5a5d
-import warnings
+import sys, warnings
 from typing import Callable, NamedTuple
 
 import torch
@@ -64,17 +64,23 @@ def _threshold(learn, a, b):
 def _gates(learn, a, b):
     if b.restore: return 'the gates'
 
+def _phase(learn, a, b):
+    if hasattr(a, 'on'): return f'the phase of {a.name}'
+
 def _long_warmup(learn, a, b):
     if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'): return a.too_long(learn.n_epoch, learn.n_iter)
 
 def _lag(learn, a, b):
-    total = (learn.n_iter or 0)*learn.n_epoch
+    n_acc = max([getattr(cb, 'n_acc', 1) for cb in learn.active if 'accumulate' in cb.owns], default=1)
+    total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch
     if total and (h := a.half_life_at(total))>max(total/5, 9): return f'{h:.0f} steps after all {total}'
 
 RULES = [
     Rule('writes y', 'the loss', 'targets become probabilities, which {} does not take', 'use nn.CrossEntropyLoss() or another loss on probabilities', _int_only),
     Rule('Distillation', 'the model', 'the teacher has {}', 'use a teacher of the same classes, or give it a new head', _classes),
     Rule('BinaryTargets', 'owns smooth', 'smoothing does not survive the threshold of {}', 'remove the smoothing, or give BinaryTargets threshold=None', _threshold, True),
+    Rule('FixRes', 'StochasticDepth | DropBlock', 'the head would be tuned on features that the test never drops', 'leave it out of this fit'),
+    Rule('owns ascent', 'owns accumulate', '{} may begin or end within a window of batches', 'leave During or the accumulation out', _phase),
     Rule('SAM', 'MixedPrecision', 'the second gradient of SAM passes by the scaler of {}', "use MixedPrecision('bf16')", _fp16),
     Rule('FixRes', 'owns mix', 'the head would be tuned on mixed images, which the test never shows', 'leave the mixing out of this fit; FixRes is a fit of its own after training'),
     Rule('RepeatedAugmentation', 'AlternatingFlip', 'all copies of an image would be mirrored alike, and an image does not come in every epoch', 'use Flip()', None, True),
@@ -105,6 +111,12 @@ def meetings(
     "The rules that speak of these callbacks"
     return [(r, a, b) for r in RULES for a in cbs if picks(r.a, a) for b in ([r.b] if r.b in LEARNER else cbs) if b is r.b or (b is not a and picks(r.b, b))]
 
+def _user_level()->int:
+    "Stack level of the first caller outside this package"
+    n,f = 1,sys._getframe(1)
+    while f and f.f_globals.get('__name__', '').startswith('trickbag.'): n,f = n+1,f.f_back
+    return n
+
 def check_rules(
     cbs:list,   # composed callbacks
     learn=None, # the learner in which a fit begins; None checks only what names tell
@@ -113,12 +125,13 @@ def check_rules(
     owners = {}
     for cb in cbs if learn is None else ():
         for o in cb.owns:
-            if o in owners: raise ValueError(f"cbs: {owners[o].name} and {cb.name} both own '{o}': {OWNED.get(o, 'remove one of them')}")
+            if o in owners: raise ValueError(f"cbs: {owners[o].name} and {cb.name} both own '{o}': {OWNED.get(o, 'remove one of them')}"
+                                                 + (' (phases do not count: one During(MixOrCut()), or two fits)' if hasattr(cb, 'on') or hasattr(owners[o], 'on') else ''))
             owners[o] = cb
     for r,a,b in meetings(cbs):
         if (r.when is None) != (learn is None): continue
         detail = '' if r.when is None else r.when(learn, a, b)
         if detail is None: continue
         text = f"cbs: {a.name} and {b if b is r.b else b.name}: {r.why.format(detail)}; {r.remedy}"
-        if r.warn: warnings.warn(text, stacklevel=2)
+        if r.warn: warnings.warn(text, stacklevel=_user_level())
         else: raise ValueError(text)

@@ -6,7 +6,7 @@
 __all__ = ['snapshot', 'changes', 'Trace', 'watches', 'trace_step']
 
 # %% ../nbs/trace.ipynb #79591c39
-import statistics, time
+import time
 
 import torch
 
@@ -117,8 +117,8 @@ class Trace(Callback):
         if learn.device.type=='cuda': torch.cuda.synchronize(learn.device)
 
     def looks(self, learn, event):
-        n = self.at if learn.n_iter is None else min(self.at, learn.n_iter-1)
-        return event in ('before_fit', 'before_epoch', 'before_train', 'after_train', 'after_epoch', 'after_fit') or (learn.epoch, learn.iter)==(0, n)
+        if learn.n_iter is not None: self.at = min(self.at, learn.n_iter-1)
+        return event in ('before_fit', 'before_epoch', 'before_train', 'after_train', 'after_epoch', 'after_fit') or (learn.epoch, learn.iter)==(0, self.at)
 
     def check(self, learn):
         "Put a watch on every call; the learner forgets them with the composition"
@@ -129,15 +129,15 @@ class Trace(Callback):
         self.wait(learn)
         now = time.perf_counter()
         if self.looks(learn, 'after_batch'): self.told = {cb.name: {n: _value(getattr(cb, n)) for n in cb.tells if getattr(cb, n, None) is not None} for cb in learn.active}
-        else: self.steps.append(now-self._start)
+        elif learn.iter: self.steps.append(now-self._start)      # the first batch warms up
         self._start = now
         if learn.epoch*(learn.n_iter or 0)+learn.iter>=self.at+self.timed: raise CancelFit
     def before_validate(self, learn): raise CancelFit     # one epoch is enough
 
     def cost(self, name:str)->float|None:
-        "Seconds a batch that the callback took: the median of those that were timed"
+        "Seconds a batch that the callback took, on average over those that were timed, whether it acted in them or not"
         ts = [sum(o) for (_,i),o in self.times.get(name, {}).items() if i>0] or [sum(o) for o in self.times.get(name, {}).values()]
-        return statistics.median(ts) if ts else None
+        return sum(ts)/max(len(self.steps), len(ts)) if ts else None
 
 def watches(cb)->bool:
     "Whether a callback only looks on, or writes files: it has no part in a dry run"

@@ -8,12 +8,13 @@ __all__ = ['SMALL', 'cache_dir', 'free_memory', 'free_disk', 'choose_kind', 'wri
 
 # %% ../../nbs/data/store.ipynb #117c7f06
 import json, os, shutil, threading, warnings, weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None   # Windows: no store on disk
 
 import torch
+
+from ..core import lone_threads
 
 # %% ../../nbs/data/store.ipynb #310f1316
 SMALL = 64*2**20    # bytes; what is smaller is decoded again in a second, and is not written to disk
@@ -109,13 +110,14 @@ class Store:
         kind = {True: 'memory', False: 'none'}.get(keep, keep) or choose_kind(self.need, bool(key))
         if kind not in ('disk', 'memory', 'none'): raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
         if kind=='disk' and not key: raise ValueError(f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'")
-        self.kind,self.pool,self.arrays,self.lock = kind,ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), 'decode'),None,threading.Lock()
+        self.kind,self.pool,self.arrays,self.lock = kind,lone_threads('decode', threads or min(8, os.cpu_count() or 1)),None,threading.Lock()
         self.ready,self.left = torch.zeros(n, dtype=torch.bool),n      # seen to be right, by this process; how many are not
         if kind=='disk':
             try: self.arrays = DiskArrays(cache_dir()/f'{key}-{presize}', n, presize, dict(first=str(source.files[0])))
             except OSError as e: self._give_up(e)
         if kind=='memory': self.arrays = MemoryArrays(n, presize)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
+        self._stamps,self._wh,self._ready = self.index.numpy()[:, 0],self.wh.numpy(),self.ready.numpy()      # the same memory; numpy writes single numbers faster
         self.device,self.copy,self.copied = None,None,None
 
     def _give_up(self, e):
@@ -163,20 +165,20 @@ class Store:
 
     def _decode(self, i):
         arrays,stamp = self.arrays,self.source.stamp(i) if hasattr(self.source, 'stamp') else 1
-        if arrays and int(self.index[i, 0])==stamp:
-            self.ready[i] = True
+        if arrays and self._stamps[i]==stamp:
+            self._ready[i] = True
             return i,None
         x,wh = self.source.get(i, self.presize)
         if arrays:
-            self.index[i, 0] = 0        # a changed file: neither the old picture nor half of the new one
+            self._stamps[i] = 0         # a changed file: neither the old picture nor half of the new one
             try: arrays.write(i, x)
             except OSError as e:
                 self._give_up(e)
                 arrays = None
-        self.wh[i] = torch.tensor(wh, dtype=torch.int32)
+        self._wh[i] = wh
         if not arrays: return i,x
-        self.index[i, 0] = stamp
-        self.ready[i] = True
+        self._stamps[i] = stamp
+        self._ready[i] = True
         return i,None
 
     def __repr__(self):

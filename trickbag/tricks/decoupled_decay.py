@@ -20,20 +20,21 @@ def decay_weights(
 
 class DecoupledDecay(Callback):
     "Before each step, weights shrink by `lr/lr0*wd` of themselves; the optimizer's own weight decay is 0 for the fit"
-    stage = 'weights'
+    stage,state = 'weights',('due',)    # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
     reads,writes,tells = ('weights', 'weight_decay', 'groups', 'lr'),('weights', 'weight_decay'),('shares',)
     def __init__(self,
         wd:float=None,  # share of each weight lost in a step at the full rate, Composer's scale; None: `weight_decay` times it, AdamW's
     ):
         if wd is not None and not 0<wd<1:
             raise ValueError(f"DecoupledDecay: wd is a share of the weights in (0,1), got {wd}; leave DecoupledDecay out for none")
-        self.wd,self.shares = wd,[]
+        self.wd,self.shares,self.due = wd,[],True
 
     def check(self, learn):
         if self.wd is None and not any(o.get('weight_decay') for o in learn.opt.param_groups):
             raise ValueError(f"DecoupledDecay: {type(learn.opt).__name__} has no weight_decay; say how much: DecoupledDecay(5e-4)")
 
     def before_fit(self, learn):
+        self.due = True
         for o in learn.opt.param_groups: o['initial_lr'] = o['lr']
 
     def before_epoch(self, learn):
@@ -50,4 +51,7 @@ class DecoupledDecay(Callback):
     def before_step(self, learn):
         top = 1. if self.wd else float('inf')       # rates above the fit's own are those that `lr_find` tries
         self.shares = [o['decoupled_decay']*(min(o['lr']/o['initial_lr'], top) if o['initial_lr'] else 1.) for o in learn.opt.param_groups]
-        for o,s in zip(learn.opt.param_groups, self.shares): decay_weights([p for p in o['params'] if p.grad is not None], s)
+        for o,s in zip(learn.opt.param_groups, self.shares if self.due else ()): decay_weights([p for p in o['params'] if p.grad is not None], s)
+        self.due = False
+
+    def after_step(self, learn): self.due = True

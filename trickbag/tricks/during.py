@@ -52,8 +52,8 @@ class During(Callback):
         if start>=end and (start<0)==(end<0): raise ValueError(f"During: no epoch lies between {start} and {stop}; need start < stop")
         events = [e for e in BATCH_EVENTS if hasattr(kind, e)]
         if not events: raise ValueError(f"During: {cb.name} does nothing in a batch, so it has no phase; use it as it is")
-        if both := {'accumulate', 'precision', 'opt_step', 'size', 'crop', 'normalise'} & set(cb.owns):
-            raise ValueError(f"During: {cb.name} owns '{min(both)}' and must see every batch; use it as it is")
+        if both := {'accumulate', 'precision', 'opt_step', 'size', 'crop', 'normalise', 'lr', 'schedule of lr', 'warmup', *(('average',) if stop is not None else ())} & set(cb.owns):
+            raise ValueError(f"During: {cb.name} owns '{min(both)}' and must see the whole run; use it as it is, with a start of its own if it has one")
         name = cb.name
         self.__dict__ = vars(cb)        # one state under two names
         self.__class__ = type(kind.__name__, (During, kind), {e: _only(getattr(kind, e)) for e in events} | dict(

@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
+from ..callback import Callback
 from ..learner import Learner
 from ..sizes import AtSize
 from ..vision.basic import Flip
@@ -55,6 +56,13 @@ class FixRes(AtSize):
         for p,r in self._was: p.requires_grad_(r)
         self._was,self._norm = [],None
 
+class _Still(Callback):
+    "Stands in for a callback of the data, and does nothing"
+    stage = 'augment'
+    def __init__(self, name): self._name = name
+    @property
+    def name(self): return self._name
+
 _sgd = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-4)
 
 @patch
@@ -73,9 +81,10 @@ def fix_res(self:Learner,
         if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)): raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
         lr = 8e-3*bs/512
     stay = {'surgery', 'device', 'crop', 'normalise', 'model', 'accumulate', 'precision', 'monitor', 'report', 'stop'} | ({'augment'} if boxes=='train' else set())
-    if boxes=='center' and all(cb.name!='Flip' for cb in cbs): cbs.append(Flip(0.))     # the test does not mirror
+    mirrors = [cb for cb in getattr(self.dls, 'cbs', ()) if 'flip' in cb.owns]
+    if boxes=='center' and mirrors and not any('flip' in cb.owns for cb in cbs): cbs.append(_Still(mirrors[0].name))     # the test does not mirror
     was = {n: getattr(self, n) for n in ('cbs', 'opt', 'opt_func')}
     try:
-        self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay],None,opt_func
+        self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and cb.name not in ('StochasticDepth', 'DropBlock')],None,opt_func
         return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume)
     finally: vars(self).update(was)

@@ -22,7 +22,7 @@ def ghost_batch_norm(
     size:int=32,        # largest chunk
 )->torch.Tensor:        # as `x`
     "Batch norm of equal chunks of the batch; running statistics move towards the mean over chunks"
-    chunks = x.tensor_split(-(-len(x)//size))
+    chunks = x.tensor_split(max(min(-(-len(x)//size), len(x)//2), 1))      # never a chunk of one, which has no variance
     track,ys = bn.running_mean is not None,[]
     mean,var = (torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)) if track else (None, None)
     for i,c in enumerate(chunks): ys.append(F.batch_norm(c, mean, var, bn.weight, bn.bias, True, 1/(i+1), bn.eps))  # 1/(i+1): mean so far

@@ -25,7 +25,7 @@ def lookahead(
 
 class Lookahead(Callback):
     "Every `k` steps, and at the end of each epoch, go back part of the way that the optimizer went"
-    stage,state = 'weights',('slow','n','at')
+    stage,state = 'weights',('slow','n','at','begun')
     reads,writes,tells = ('weights',),('weights',),('went',)
     def __init__(self,
         k:int=6,                # steps a cycle; fastai's and timm's default
@@ -40,7 +40,7 @@ class Lookahead(Callback):
 
     def _clear(self):
         self.slow,self._fast = {},{}
-        self.n,self.at,self.went = 0,0.,None    # steps in this cycle, position of the last one in the run, its alpha if it closed a cycle
+        self.n,self.at,self.went,self.begun = 0,0.,None,False    # steps in this cycle, position of the last one in the run, its alpha if it closed a cycle
 
     def check(self, learn):
         if self.alpha_end is not None and learn.n_iter is None:
@@ -50,6 +50,11 @@ class Lookahead(Callback):
         self._clear()
         self._fast = dict(learn.model.named_parameters())
         self.slow = {n: p.detach().clone() for n,p in self._fast.items()}
+
+    def before_batch(self, learn):
+        if self.begun or not learn.training: return
+        self.begun = True               # inside `During`, not at the start of the fit
+        for n,p in self._fast.items(): self.slow[n].copy_(p.detach())
 
     def after_step(self, learn):
         self.n,self.went = self.n+1,None

@@ -30,7 +30,10 @@ class OHEM(Callback):
         if not 0<keep<1: raise ValueError(f"OHEM: keep must be in (0,1), got {keep}; leave OHEM out for all samples")
         self.keep = keep
 
-    def check(self, learn): unreduced(learn.loss_func, self.name)
+    def check(self, learn):
+        unreduced(learn.loss_func, self.name)
+        if getattr(learn.loss_func, 'weight', None) is not None:
+            raise ValueError("OHEM: the loss weighs classes, and a mean over some samples would have another scale; leave its weight or OHEM out")
 
     def after_loss(self, learn):
         top = hardest(unreduced(learn.loss_func, self.name)(learn.pred, learn.yb), self.keep)

@@ -30,7 +30,7 @@ def pick_hard(
 
 class SelectiveBackprop(Callback):
     "In a phase of the run, train on the share `keep` of each batch, hard samples first"
-    stage,train_only = 'select',True
+    stage,train_only,state = 'select',True,('count',)   # count: batches of this epoch that came here; some may have been joined
     reads,writes,tells = ('samples', 'x', 'y', 'weights'),('samples',),('kept',)
     def __init__(self,
         keep:float=.5,      # share of a batch that is trained on; this and the others are Composer's defaults
@@ -44,19 +44,20 @@ class SelectiveBackprop(Callback):
         if not (isinstance(interrupt, int) and (interrupt==0 or interrupt>1)):
             raise ValueError(f"SelectiveBackprop: interrupt is 0 or a whole number > 1, got {interrupt}")
         if not 0<scale<=1: raise ValueError(f"SelectiveBackprop: scale must be in (0,1], got {scale}")
-        self.keep,self.start,self.end,self.interrupt,self.scale,self.kept = keep,start,end,interrupt,scale,None
+        self.keep,self.start,self.end,self.interrupt,self.scale,self.kept,self.count = keep,start,end,interrupt,scale,None,0
 
     def check(self, learn):
         if learn.n_iter is None:
             raise ValueError("SelectiveBackprop: the training loader has no length, so the phases of the run are unknown; give it a __len__")
         unreduced(learn.loss_func, self.name)
 
-    def before_fit(self, learn): self._indices = loss_takes(learn, indices=True)
+    def before_fit(self, learn): self._indices,self.count = loss_takes(learn, indices=True),0
+    def before_train(self, learn): self.count = 0
 
-    def on(self, epoch:int, iter:int, n_epoch:int, n_iter:int)->bool:
-        "Whether samples of that batch are dropped"
+    def on(self, epoch:int, iter:int, n_epoch:int, n_iter:int, count:int=None)->bool:
+        "Whether samples of that batch are dropped; `count` is its number among those of the epoch, from 1, where some were joined"
         p = run_position(epoch, iter, n_epoch, n_iter)
-        return self.start<=p and (p<self.end or self.end==1) and not (self.interrupt and (iter+1)%self.interrupt==0)
+        return self.start<=p and (p<self.end or self.end==1) and not (self.interrupt and (count or iter+1)%self.interrupt==0)
 
     def losses(self, learn)->torch.Tensor:
         "Loss of each sample of the batch, in evaluation mode, without gradients"
@@ -68,7 +69,8 @@ class SelectiveBackprop(Callback):
 
     def before_batch(self, learn):
         self.kept = n = len(learn.xb)
-        if not self.on(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter) or n<2: return
+        self.count += 1
+        if not self.on(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter, self.count) or n<2: return
         i = pick_hard(self.losses(learn), self.keep, learn.rng(self))
         self.kept = len(i)
         learn.xb,learn.yb,learn.targ = learn.xb[i],learn.yb[i],learn.targ[i]

@@ -27,7 +27,11 @@ def _has_stats(m): return isinstance(m, torch.nn.modules.batchnorm._BatchNorm) a
 def update_bn(learn):
     "Take BatchNorm's statistics anew, on the training images as validation would show them; nothing else changes"
     if any(map(_has_stats, learn.model.modules())):
-        with learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats()])
+        own = vars(learn.model)
+        compiled = {n: own.pop(n) for n in ('_compiled_call_impl',) if n in own}       # every batch has another momentum, which would be compiled anew
+        try:
+            with learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats()])
+        finally: own.update(compiled)
 
 def swa_update(
     avg:list, new:list, # tensors of the same shapes; those of `avg` are changed in place
@@ -66,8 +70,8 @@ class SWA(Callback):
     def _begun(self, learn):
         return (learn.position[0]+learn.position[1]/(learn.n_iter or float('inf')))/learn.n_epoch>=self.start  # `position`: before this step
 
-    def before_step(self, learn):
-        if self.lr is not None and self._begun(learn):      # later than any schedule, which sets rates in `before_batch`
+    def before_backward(self, learn):
+        if self.lr is not None and self._begun(learn):      # later than schedules, which set rates in `before_batch`, and before those that read them
             for g,r in zip(learn.opt.param_groups, self._ratios): g['lr'] = self.lr*r
 
     def after_step(self, learn):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
+from ..core import in_parts
 
 # %% ../../nbs/vision/crop.ipynb #bebd734c
 def random_boxes(
@@ -80,8 +81,12 @@ def resize_boxes(
     if matmul is None: matmul = x.device.type!='cpu'
     if not matmul:
         out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype).to(memory_format=torch.channels_last)
-        for i,(x0,y0,x1,y1) in enumerate(torch.cat([lo, hi], 1).int().tolist()):
-            out[i:i+1] = F.interpolate(x[i:i+1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True)
+        cuts = torch.cat([lo, hi], 1).int().tolist()
+        def part(start, stop):
+            for i in range(start, stop):
+                x0,y0,x1,y1 = cuts[i]
+                out[i:i+1] = F.interpolate(x[i:i+1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True)
+        in_parts(part, len(x))
         return out
     wx,wy = (_triangle(lo[:, k], hi[:, k], x.shape[3-k], size) for k in (0, 1))
     y = torch.einsum('nip,ncpq->nciq', wy, x.float())

@@ -1,0 +1,100 @@
+"Numbers that two tricks make together: what one reads is what the other wrote, phases and windows meet, and nothing of a training pass leaks into another."
+import warnings
+from functools import partial
+import pytest, torch
+from trickbag.all import *
+from trickbag.callback import Callback
+from trickbag.pairs import SmallImages, bag_opt, pair_learner, small_data, small_model
+from trickbag.testing import StopAt, TinyData, tiny_learner, tiny_model, weights
+
+def small(*cbs, **kw): return tiny_learner(list(cbs), small_data(), small_model(), **{'opt_func': bag_opt, **kw})
+
+@pytest.mark.parametrize('make', [lambda: EMA(half_life=.3, warmup=0), lambda: Lookahead(1, alpha_end=1.), lambda: During(GradientClip(.01), start=.4), lambda: DecoupledDecay(.01)])
+@pytest.mark.parametrize('at', [(0, 2), (1, 2)])
+def test_resumed_after_the_last_batch_before_the_window_is_flushed(make, at, tmp_path):
+    def new(): return small(GradientAccumulation(2), make())        # three batches an epoch
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        whole = new().fit(3); new().fit(3, cbs=StopAt(at, tmp_path/'s.pt'))
+        assert torch.equal(weights(whole), weights(new().fit(3, resume=tmp_path/'s.pt')))
+
+class Rates(Callback):
+    stage,monitor = 'report',True
+    def before_fit(self, learn): self.lr,self.told = [],[]
+    def after_step(self, learn):
+        self.lr.append(learn.opt.param_groups[-1]['lr'])
+        for cb in learn.active:
+            if cb.name=='DecoupledDecay': self.told.append(cb.shares[-1])
+
+def test_swa_rate_is_seen_by_those_that_read_it():
+    r = Rates(); small(DecoupledDecay(.01), Cosine(), SWA(0., lr=.01), r, lr=.01).fit(2)
+    assert r.lr==[.01]*6 and r.told==[.01]*6
+    with_lamb = [weights(small(LAMB(), Cosine(), SWA(0., lr=lr)).fit(2)) for lr in (.1, .001)]
+    assert (with_lamb[0]-with_lamb[1]).abs().max()>.5
+
+def test_statistics_pass_of_swa_compiles_nothing():
+    torch._dynamo.reset()
+    from torch._dynamo.utils import counters
+    counters.clear()
+    learn = small(SWA(0.), Compile(backend='aot_eager')); learn.dls.train = SmallImages(90); learn.fit(2)
+    assert counters['stats']['unique_graphs']<=3, dict(counters['stats'])
+
+class Looks(Callback):
+    stage,monitor = 'stop',True
+    def before_fit(self, learn): self.names,self.lr = {cb.name for cb in learn.active},learn.opt.param_groups[0]['lr']
+
+@pytest.mark.parametrize('make', [lambda: LayerFreezing(0, .5), lambda: StochasticDepth(.5), lambda: DropBlock(.5), lambda: LinearScaling(4)])
+def test_fix_res_is_a_fit_of_its_own(make):
+    look,plain = Looks(),Looks()
+    small(make()).fix_res(16, cbs=look); small().fix_res(16, cbs=plain)
+    assert look.names==plain.names and look.lr==plain.lr
+
+def test_fix_res_with_another_kind_of_mirror():
+    learn = small(); learn.dls.cbs.append(AlternatingFlip()); learn.fix_res(16)
+    with pytest.raises(ValueError, match='features that the test never drops'): small(FixRes(16), DropBlock(.5)).fit(1)
+
+def test_decay_only_with_steps_that_are_taken():
+    "fp16 whose first steps overflow: the weights shrink once, not once a try"
+    learn = small(MixedPrecision('fp16', init_scale=2.**40), DecoupledDecay(.1), lr=1e-6); w = learn.model[0][0].weight; was = w.detach().clone()
+    learn.fit(2)
+    assert learn.step==0 and torch.allclose(w, was*.9, atol=1e-6)
+
+def test_phase_within_a_window_is_refused():
+    with pytest.raises(ValueError, match='phase of SAM'): small(During(SAM(), start=.3), GradientAccumulation(2)).fit(1)
+    small(During(SAM(), start=.3)).fit(1)
+
+def test_lookahead_that_begins_late_begins_where_the_weights_are():
+    class Path(Callback):
+        stage,monitor = 'report',True
+        def before_fit(self, learn): self.w = []
+        def after_batch(self, learn):
+            if learn.training: self.w.append(weights(learn))
+    late,never = Path(),Path()
+    tiny_learner([During(Lookahead(2), start=.5), late]).fit(2); tiny_learner([never]).fit(2)
+    a,b = torch.stack(late.w),torch.stack(never.w)
+    assert torch.equal(a[:7], b[:7])            # its first cycle of two closes with the eighth batch
+    k = 1-torch.stack([torch.isclose(a[7], b[7])]).float().mean()
+    assert k>.5
+    ps = dict(tiny_model().named_parameters()); n = sum(p.numel() for p in ps.values())
+    assert (a[7]-a[5]).abs().max()<=(b[7]-b[5]).abs().max()*1.5      # half-way back to the sixth, not to the start of the fit
+
+def test_selective_backprop_counts_the_batches_that_arrive():
+    class Sizes(Callback):
+        stage,monitor = 'report',True
+        def before_fit(self, learn): self.n = []
+        def after_pred(self, learn):
+            if learn.training: self.n.append(len(learn.xb))
+    s = Sizes(); learn = small(ProgressiveResize(.5, start=.9, end=1., step=2, join=True), SelectiveBackprop(start=0, interrupt=2), s)
+    learn.dls.train = SmallImages(128); learn.fit(1)
+    assert s.n[:2]==[16, 32], s.n       # four small batches joined and thinned, then four whole
+
+def test_ghost_chunks_have_two_samples_at_least():
+    m = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4))
+    tiny_learner([GhostBatchNorm(2)], model=m).fit(1)
+
+def test_the_lag_of_an_average_is_counted_in_steps():
+    with pytest.warns(UserWarning, match='half-life is'): tiny_learner([EMA(.94, warmup=0), GradientAccumulation(6)]).fit(10)     # 11 steps, of 10 steps in 60 batches
+    with warnings.catch_warnings(): warnings.simplefilter('error'); tiny_learner([EMA(.94, warmup=0)]).fit(10)
+
+def test_ohem_refuses_weighted_classes():
+    with pytest.raises(ValueError, match='weighs classes'): tiny_learner([OHEM()], loss_func=torch.nn.CrossEntropyLoss(torch.ones(4))).fit(1)
