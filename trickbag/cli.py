@@ -40,5 +40,5 @@ def show_cache(
     sets = cached_sets()
     rows = [(r['name'], f"{r['decoded']:,} of {r['images']:,}", f"{r['bytes']/2**20:,.0f} MB", time.strftime('%Y-%m-%d %H:%M', time.localtime(r['used'])), r['first']) for r in sets]
     if clear: print(f'{freed/2**20:,.0f} MB are free again')
-    print(f"{cache_dir()}: {len(sets)} sets of decoded images, {sum(r['bytes'] for r in sets)/2**20:,.0f} MB")
+    print(f"{cache_dir()}: {len(sets)} set{'s'*(len(sets)!=1)} of decoded images, {sum(r['bytes'] for r in sets)/2**20:,.0f} MB")
     if rows: print(Table(('name', 'decoded', 'size', 'last used', 'first file'), rows))

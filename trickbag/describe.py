@@ -109,7 +109,7 @@ def summary(self:Learner)->Table:
         rows.append((name, type(m).__name__, shape(out), f'{sum(p.numel() for p in ps):,}' if ps else '', '' if not ps else 'yes' if all(p.requires_grad for p in ps) else 'no'))
     ps = list(self.model.parameters())
     n,t = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
-    opt = type(self.opt).__name__ if self.opt else getattr(self.opt_func, '__name__', repr(self.opt_func))
+    opt = type(self.opt).__name__ if self.opt else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
     with self.composed(): cbs = ', '.join(cb.name for cb in self.active)
     return Table(('layer', 'type', 'output', 'parameters', 'trains'), rows, [
         f"{n:,} parameters, {t:,} trainable, {sum(p.numel()*p.element_size() for p in ps)/2**20:.1f} MiB; batch {' x '.join(map(str, s.shape))}",

@@ -217,7 +217,7 @@ class OneCycle(Schedule):
         if not (div>0 and div_final>0): raise ValueError(f"OneCycle: div and div_final must be > 0, got {div} and {div_final}")
         if moms is not None and len(moms)!=3: raise ValueError(f"OneCycle: moms are three numbers (start, top, end) or None, got {moms}")
         self.pct_start,self.div,self.div_final,self.moms = pct_start,div,div_final,moms
-        self.owns = ('schedule of lr',)+(('schedule of momentum',) if moms else ())
+        self.owns = ('schedule of lr', 'warmup')+(('schedule of momentum',) if moms else ())     # its rise is a warm-up
 
     def funcs(self, n_epoch, n_iter):
         def updown(a, b, c): return combine_scheds([self.pct_start, 1-self.pct_start], [sched_cos(a, b), sched_cos(b, c)])
