@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .callback import Callback
-from .core import atomic_save, loader_generators
+from .core import atomic_save, listed, loader_generators
 from .optimizer import load_opt_state, opt_state
 
 # %% ../nbs/checkpoint.ipynb #3b0bddbe
@@ -115,7 +115,7 @@ def dry_fit(
 ):
     "Train under the eyes of `watch`, then put model, optimizer, loaders, callbacks, logs and random state back"
     if learn.fitting: raise ValueError(f"{who}: a fit is running; call it before or after")
-    dl,cbs = learn.dls.train,[*cbs] if isinstance(cbs, (list, tuple)) else [cbs]
+    dl,cbs = learn.dls.train,listed(cbs)
     if hasattr(dl, '__next__'): raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
     gens = [(g, g.get_state()) for g in loader_generators(dl)]
     with kept(learn):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mix_seed', 'name_key', 'seed_default', 'seed_all', 'loader_generators', 'batches_in', 'keep_rng', 'soft_targets',
-           'sample_beta', 'lone_threads', 'in_parts', 'keep_modes', 'atomic_save']
+           'sample_beta', 'listed', 'lone_threads', 'in_parts', 'keep_modes', 'atomic_save']
 
 # %% ../nbs/core.ipynb #5de151f6
 import os, random, sys, tempfile, threading, zlib
@@ -96,6 +96,13 @@ def sample_beta(
     "`n` draws from Beta(`alpha`, `alpha`), without waiting for the device"
     g = torch._standard_gamma(torch.full((2, n), float(alpha), device=generator.device), generator=generator)
     return g[0]/(g[0]+g[1])
+
+# %% ../nbs/core.ipynb #c58890e3
+def listed(
+    o,          # one thing, or a list or tuple of things, in which lists may stand
+)->list:
+    "One flat list"
+    return [p for q in o for p in listed(q)] if isinstance(o, (list, tuple)) else [o]
 
 # %% ../nbs/core.ipynb #d0f23bbb
 _pools = {}

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .callback import EVENTS, Callback, CancelValidate
+from .core import listed
 from .learner import Learner
 from .rules import meetings
 from .trace import trace_step, watches
@@ -50,7 +51,7 @@ def explain(self:Learner,
     at:int=1,           # with `step`: which batch of the first epoch is looked at, counted from 0
 )->Table:               # a row a callback, in the order in which they run
     "The composed loop: which callback does what, in which order, and why that is legal; raises where two of them clash"
-    cbs = [*cbs] if isinstance(cbs, (list, tuple)) else [cbs]
+    cbs = listed(cbs)
     with self.composed(cbs):
         data,own,active = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra],self.active
         met = [f"{a.name} with {getattr(b, 'name', b)}" for _,a,b in meetings(active)]

@@ -16,7 +16,7 @@ from torch import nn
 from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate,
                                CheckTargets, GatherPreds, ToDevice, compose, hooks)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
-from .core import batches_in, keep_modes, keep_rng, loader_generators, mix_seed, name_key, seed_all, seed_default
+from .core import batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, name_key, seed_all, seed_default
 from .metrics import Averages, probabilities
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
 from .rules import check_rules
@@ -50,7 +50,7 @@ class Learner:
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
         self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
-        self.metrics,self.cbs = _listed(metrics),_listed(cbs)
+        self.metrics,self.cbs = listed(metrics),listed(cbs)
         self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(),splitter or split_head,Path(path),seed,0
         self.opt,self.history,self.results = None,[],{}     # results: of the newest validation
         self.training = self.fitting = False
@@ -231,7 +231,7 @@ class Learner:
     )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, in the loader's order
         "Predicted probabilities, whatever the loss class, and targets"
         g = gather or GatherPreds()
-        self.validate(dl, cbs=[*_listed(cbs), g])
+        self.validate(dl, cbs=[*listed(cbs), g])
         pred = torch.cat(g.preds)
         return (act or probabilities(self.loss_func))(pred), torch.cat(g.targs) if g.targs else None
 
@@ -255,7 +255,7 @@ class Learner:
         kept = {n: getattr(self, n) for n in ('active', '_extra', '_hooks', '_silent')}
         try:
             if not monitors: self._silent = [*own_cbs(self), *self._extra]
-            self._extra = self._extra+_listed(cbs)
+            self._extra = self._extra+listed(cbs)
             cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs+self._extra)
             self.active = [cb for cb in cbs if not cb.monitor or cb not in self._silent]
             check_rules(self.active)
@@ -377,5 +377,4 @@ class Learner:
         return p if p.suffix else p.with_suffix('.pt')
 
 # %% ../nbs/learner.ipynb #5c6abcec
-def _listed(o)->list: return [p for q in o for p in _listed(q)] if isinstance(o, (list, tuple)) else [o]       # lists may stand in lists
 def _misplaced(e): return RuntimeError(f"{type(e).__name__} was raised in {getattr(e, 'where', 'the loop')}, where nothing catches it; raise it within its own stretch")

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from .callback import Callback, CancelEpoch, CancelFit
 from .checkpoint import dry_fit
-from .core import batches_in
+from .core import batches_in, listed
 from .describe import Table
 from .learner import Learner
 from .trace import watches
@@ -84,7 +84,7 @@ def profile_rates(
     cbs=(),         # further callbacks, as for `fit`
 )->tuple:           # link -> mean seconds; images a second; images a second of the same model without loader and work on images
     "What `learn.profile()` shows"
-    cbs,k = [*cbs] if isinstance(cbs, (list, tuple)) else [cbs],batches_in(learn.dls.train) or 1
+    cbs,k = listed(cbs),batches_in(learn.dls.train) or 1
     def takes(cb): return not watches(cb) and cb.stage!='schedule'       # a schedule costs nothing, and may need a longer run
     def run(split, part=takes):
         c = _Clock(n, warm, split)

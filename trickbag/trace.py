@@ -12,6 +12,7 @@ import torch
 
 from .callback import EVENTS, PARTS, Callback, Cancel, CancelFit
 from .checkpoint import dry_fit
+from .core import listed
 
 # %% ../nbs/trace.ipynb #7a42f3bf
 def _copies(ts): return {id(t): t.detach().clone() for t in ts}
@@ -151,6 +152,6 @@ def trace_step(
     timed:int=8,    # further batches, for the times
 )->Trace:
     "Train some batches under a watch and put everything back; monitors, and whatever writes files, have no part"
-    t,cbs = Trace(at, timed),[*cbs] if isinstance(cbs, (list, tuple)) else [cbs]
+    t,cbs = Trace(at, timed),listed(cbs)
     dry_fit(learn, n_epoch, [cb for cb in cbs if not (isinstance(cb, Callback) and watches(cb))], t, lambda cb: not watches(cb), 'explain')
     return t

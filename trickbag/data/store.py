@@ -150,7 +150,6 @@ class Store:
         def wait():
             got = {i: x for i,x in (j.result() for j in jobs) if x is not None}
             if self.arrays is None: return torch.stack([got[i] if i in got else self.source.get(i, self.presize)[0] for i in idx.tolist()]).permute(0, 3, 1, 2)
-            self.left = len(self)-int(self.ready.sum())
             if not self.left: self.arrays.whole()
             return self._gather(idx)
         return wait
@@ -166,8 +165,7 @@ class Store:
     def _decode(self, i):
         arrays,stamp = self.arrays,self.source.stamp(i) if hasattr(self.source, 'stamp') else 1
         if arrays and self._stamps[i]==stamp:
-            self._ready[i] = True
-            return i,None
+            return self._there(i)
         x,wh = self.source.get(i, self.presize)
         if arrays:
             self._stamps[i] = 0         # a changed file: neither the old picture nor half of the new one
@@ -178,7 +176,10 @@ class Store:
         self._wh[i] = wh
         if not arrays: return i,x
         self._stamps[i] = stamp
-        self._ready[i] = True
+        return self._there(i)
+
+    def _there(self, i):
+        with self.lock: self.left,self._ready[i] = self.left-(not self._ready[i]),True     # counted, not summed: a set may have a million
         return i,None
 
     def __repr__(self):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..callback import Callback
-from ..optimizer import NORMS
+from ..optimizer import trained_norms
 
 # %% ../../nbs/tricks/dirac.ipynb #49471e5b
 @torch.no_grad()
@@ -35,7 +35,7 @@ class DiracInit(Callback):
         if learn.step: return
         if not inner_convs(learn.model):
             raise ValueError(f"DiracInit: {type(learn.model).__name__} has no 3 x 3 convolution after the first that keeps its channels; leave it out")
-        if any((p!=p[0]).any() for o in learn.model.modules() if isinstance(o, NORMS) for p in o.parameters(recurse=False)):
+        if trained_norms(learn.model):
             raise ValueError("DiracInit: the model's norms are trained already, and other filters would undo that; leave DiracInit out")
 
     def before_fit(self, learn):

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..callback import Callback
+from ..core import listed
 from ..learner import Learner
 from ..sizes import AtSize
 from ..vision.basic import Flip
@@ -76,7 +77,7 @@ def fix_res(self:Learner,
     resume=False,       # a file, as in `fit`
 )->Learner:             # itself, with the learner's own optimizer as it was
     "A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data, model or monitoring"
-    cbs,dl = [*cbs] if isinstance(cbs, (list, tuple)) else [cbs],self.dls.train
+    cbs,dl = listed(cbs),self.dls.train
     if lr is None:
         if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)): raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
         lr = 8e-3*bs/512

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..optimizer import NORMS
+from ..optimizer import trained_norms
 
 # %% ../../nbs/tricks/whiten.ipynb #d64e1c7e
 @torch.no_grad()
@@ -55,8 +55,7 @@ class Whiten(Callback):
         if 'weight' not in m._parameters: raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
         if m.out_channels<n:
             raise ValueError(f"Whiten: patches of {n} values need {n} filters, the first convolution has {m.out_channels}; use a smaller kernel or more")
-        norms = [p for o in learn.model.modules() if isinstance(o, NORMS) for p in o.parameters(recurse=False)]
-        if not learn.step and any((p!=p[0]).any() for p in norms):
+        if not learn.step and trained_norms(learn.model):
             raise ValueError("Whiten: the model's norms are trained already, and other filters would undo that; leave Whiten out")
 
     def before_fit(self, learn):
