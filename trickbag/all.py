@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/all.ipynb #6f2eea1e
+from .batchnorm import has_stats, last_batchnorm, update_bn
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
 from .callback import CancelValidate, CheckTargets, compose, EVENTS, GatherPreds, hooks, loss_takes, PARTS, STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, read_checkpoint, write_checkpoint
@@ -15,11 +16,11 @@ from .describe import Table
 from .fast import Backends, Fast, fast_bf16, has_compiler, keep_heap
 from .interpret import Interpretation
 from .learner import default_cbs, Learner
-from .losses import bce_sum, focal_loss, FocalLoss, sigmoid_focal_loss, unreduced
+from .losses import bce_sum, feature_distance, focal_loss, FocalLoss, sigmoid_focal_loss, unreduced
 from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, error_rate, metric_name, probabilities, top_5
-from .optimizer import adamw, fit_groups, follow_params, freeze_to, load_opt_state, made_opt, NORMS, opt_state, split_head
-from .optimizer import spread_lr, trained_norms
+from .optimizer import adamw, fit_groups, follow_params, freeze_to, linear_width, load_opt_state, made_opt, NORMS, opt_state
+from .optimizer import split_head, spread_lr, trained_norms
 from .profile import bottleneck, DATA_STAGES, LOOP, profile_rates
 from .rules import check_rules, DEFAULTS, LEARNER, meetings, OWNED, picks, Rule, RULES
 from .schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
@@ -34,12 +35,12 @@ from .data.loaders import DataLoaders, ImageLoader
 from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, free_disk, free_memory, MemoryArrays, SMALL
 from .data.store import Store, write_atomic
 from .data.toy import beetle, toy_set, toy_species
-from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, ResBlock, SimpleSelfAttention, SqueezeExcite2d, XResNet
-from .models.xresnet import xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper, xresnet34, xresnet34_deep
-from .models.xresnet import xresnet34_deeper, xresnet50, xresnet50_deep, xresnet50_deeper, xresnext101, xresnext18, xresnext34
-from .models.xresnet import xresnext50, xse_resnet101, xse_resnet152, xse_resnet18, xse_resnet34, xse_resnet50, xse_resnext101
-from .models.xresnet import xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper, xse_resnext34, xse_resnext34_deep
-from .models.xresnet import xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep, xse_resnext50_deeper
+from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock, SimpleSelfAttention
+from .models.xresnet import SqueezeExcite2d, XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
+from .models.xresnet import xresnet34, xresnet34_deep, xresnet34_deeper, xresnet50, xresnet50_deep, xresnet50_deeper, xresnext101
+from .models.xresnet import xresnext18, xresnext34, xresnext50, xse_resnet101, xse_resnet152, xse_resnet18, xse_resnet34
+from .models.xresnet import xse_resnet50, xse_resnext101, xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper, xse_resnext34
+from .models.xresnet import xse_resnext34_deep, xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep, xse_resnext50_deeper
 from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import better, check_monitor, EarlyStopping, monitor_mode
 from .monitors.progress import Bar, bar, format_time, format_value, Progress, say, surroundings
@@ -54,11 +55,11 @@ from .tricks.compile import Compile, compile_call
 from .tricks.cutmix import CutMix, cutmix
 from .tricks.decoupled_decay import decay_weights, DecoupledDecay
 from .tricks.dirac import dirac_init, DiracInit, inner_convs
-from .tricks.distillation import distill_kl, Distillation, feature_distance
-from .tricks.drop_block import drop_block, DropBlock, last_stages
+from .tricks.distillation import distill_kl, Distillation
+from .tricks.drop_block import drop_block, DropBlock
 from .tricks.during import BATCH_EVENTS, During, in_phase
 from .tricks.ema import EMA, ema_decay, ema_update
-from .tricks.fix_res import FixRes, last_batchnorm
+from .tricks.fix_res import FixRes
 from .tricks.fmix import brightest, FMix, fmix, fourier_noise
 from .tricks.ghost_batch_norm import ghost_batch_norm, GhostBatchNorm
 from .tricks.grad_accumulation import GradientAccumulation, scale_grads
@@ -85,7 +86,7 @@ from .tricks.sam import ascend, SAM
 from .tricks.selective_backprop import pick_hard, SelectiveBackprop
 from .tricks.squeeze_excite import ChannelGate, squeeze_excite, SqueezeExcite, wide_convs
 from .tricks.stochastic_depth import branch_ends, drop_branch, stochastic_depth, StochasticDepth
-from .tricks.swa import SWA, swa_update, update_bn
+from .tricks.swa import SWA, swa_update
 from .tricks.sync_batch_norm import sync_batch_norm, SyncBatchNorm
 from .tricks.tta import TTA, tta_fold
 from .tricks.whiten import first_conv, Whiten, whitening_filters
@@ -97,7 +98,7 @@ from .vision.basic import Flip, flip, imagenet_mean, imagenet_std, memory_format
 from .vision.boxes import box_mask, cut_boxes
 from .vision.col_out import col_out, ColOut, keep_lines
 from .vision.color_jitter import ColorJitter, hue, jitter
-from .vision.crop import center_boxes, Crop, random_boxes, resize_batch, resize_boxes, tta_views
+from .vision.crop import active_crop, center_boxes, Crop, random_boxes, resize_batch, resize_boxes, tta_views
 from .vision.cutout import CutOut, cutout, cutout_boxes
 from .vision.gaussian_blur import gaussian_blur, GaussianBlur
 from .vision.grayscale import Grayscale, grayscale
@@ -109,45 +110,46 @@ from .vision.repeated_augmentation import repeat_samples, RepeatedAugmentation
 from .vision.trivial_augment import trivial_ops, TrivialAugment, wide_space
 
 __all__ = [
-    'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate',
-    'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint',
-    'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint', 'write_checkpoint', 'atomic_save', 'batches_in',
-    'in_parts', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'name_key', 'sample_beta', 'seed_all',
-    'seed_default', 'soft_targets', 'Table', 'Backends', 'Fast', 'fast_bf16', 'has_compiler', 'keep_heap', 'Interpretation', 'default_cbs',
-    'Learner', 'bce_sum', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep',
-    'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups',
-    'follow_params', 'freeze_to', 'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'trained_norms',
-    'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule',
-    'RULES', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const',
-    'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text',
-    'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes',
-    'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels',
-    'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'jpeg_head', 'label_func', 'quick_check',
-    'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache',
-    'DiskArrays', 'free_disk', 'free_memory', 'MemoryArrays', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species',
-    'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101',
-    'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
-    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
-    'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper',
-    'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper',
-    'CSVLogger', 'better', 'check_monitor', 'EarlyStopping', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say',
-    'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets',
-    'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
-    'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit',
-    'inner_convs', 'distill_kl', 'Distillation', 'feature_distance', 'drop_block', 'DropBlock', 'last_stages', 'BATCH_EVENTS', 'During',
-    'in_phase', 'EMA', 'ema_decay', 'ema_update', 'FixRes', 'last_batchnorm', 'brightest', 'FMix', 'fmix', 'fourier_noise',
-    'ghost_batch_norm', 'GhostBatchNorm', 'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers', 'residual_blocks',
-    'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'label_smoothing', 'LabelSmoothing',
-    'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing', 'param_layers', 'LinearScaling', 'lr_factor',
-    'samples_a_batch', 'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon',
-    'split_hidden', 'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at', 'erase',
-    'erase_boxes', 'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop',
-    'ChannelGate', 'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'stochastic_depth', 'StochasticDepth',
-    'SWA', 'swa_update', 'update_bn', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv', 'Whiten', 'whitening_filters',
-    'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment',
-    'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'Normalize', 'normalize', 'box_mask',
-    'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'center_boxes', 'Crop', 'random_boxes', 'resize_batch',
-    'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes', 'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop',
-    'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'PCALighting', 'rand_ops', 'rand_space', 'RandAugment', 'draw_affine',
-    'RandomAffine', 'repeat_samples', 'RepeatedAugmentation', 'trivial_ops', 'TrivialAugment', 'wide_space'
+    'has_stats', 'last_batchnorm', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit',
+    'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS',
+    'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint',
+    'write_checkpoint', 'atomic_save', 'batches_in', 'in_parts', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads',
+    'mix_seed', 'name_key', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Table', 'Backends', 'Fast', 'fast_bf16',
+    'has_compiler', 'keep_heap', 'Interpretation', 'default_cbs', 'Learner', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss',
+    'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages',
+    'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups', 'follow_params', 'freeze_to', 'linear_width',
+    'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'trained_norms', 'bottleneck', 'DATA_STAGES', 'LOOP',
+    'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds',
+    'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin',
+    'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio',
+    'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step',
+    'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource',
+    'find_bad', 'find_images', 'ImageError', 'jpeg_head', 'label_func', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders',
+    'ImageLoader', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'MemoryArrays',
+    'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms',
+    'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
+    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
+    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
+    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
+    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'better',
+    'check_monitor', 'EarlyStopping', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings',
+    'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets', 'BinaryTargets',
+    'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last', 'to_channels_last', 'Compile',
+    'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit', 'inner_convs', 'distill_kl',
+    'Distillation', 'drop_block', 'DropBlock', 'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay', 'ema_update', 'FixRes',
+    'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'GhostBatchNorm', 'GradientAccumulation', 'scale_grads',
+    'GradientCheckpointing', 'keep_buffers', 'residual_blocks', 'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization',
+    'head_bias', 'HeadBias', 'label_smoothing', 'LabelSmoothing', 'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share',
+    'LayerFreezing', 'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch', 'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut',
+    'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden', 'NoBiasDecay', 'split_decay', 'hardest', 'OHEM',
+    'growing_sizes', 'ProgressiveResize', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes',
+    'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop', 'ChannelGate', 'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends',
+    'drop_branch', 'stochastic_depth', 'StochasticDepth', 'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold',
+    'first_conv', 'Whiten', 'whitening_filters', 'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix',
+    'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment', 'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std',
+    'memory_format_of', 'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue',
+    'jitter', 'active_crop', 'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout',
+    'cutout_boxes', 'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec',
+    'lighting', 'PCALighting', 'rand_ops', 'rand_space', 'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples',
+    'RepeatedAugmentation', 'trivial_ops', 'TrivialAugment', 'wide_space'
 ]

@@ -102,7 +102,9 @@ class Callback:
 
     def __repr__(self):
         ps = [p for p in inspect.signature(type(self)).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        return f"{type(self).__name__}({', '.join(f'{p.name}={getattr(self, p.name)!r}' for p in ps if hasattr(self, p.name))})"
+        return f"{type(self).__name__}({', '.join(f'{p.name}={_short(getattr(self, p.name))}' for p in ps if hasattr(self, p.name))})"
+
+def _short(o): return type(o).__name__ if isinstance(o, torch.nn.Module) else repr(o)
 
 # %% ../nbs/callback.ipynb #e585eca0
 def compose(

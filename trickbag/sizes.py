@@ -14,7 +14,7 @@ from torch import nn
 
 from .callback import Callback
 from .learner import Learner
-from .vision.crop import resize_batch
+from .vision.crop import active_crop, resize_batch
 
 # %% ../nbs/sizes.ipynb #4b193350
 def mean_crop_side(
@@ -54,7 +54,7 @@ class AtSize(Callback):
     before_validate = before_fit
 
     def before_batch(self, learn):
-        if learn.xb.shape[-1]!=self.size and all(cb.name!='Crop' for cb in learn.active): learn.xb = resize_batch(learn.xb, self.size)
+        if learn.xb.shape[-1]!=self.size and not active_crop(learn): learn.xb = resize_batch(learn.xb, self.size)
 
 @patch
 def size_sweep(self:Learner,

@@ -9,7 +9,7 @@ __all__ = ['conv_layer', 'BlurPool2d', 'SqueezeExcite2d', 'SimpleSelfAttention',
            'xresnext101', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnet101', 'xse_resnet152',
            'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'xse_resnext101', 'xse_resnext18_deep',
            'xse_resnext34_deep', 'xse_resnext50_deep', 'xse_resnext18_deeper', 'xse_resnext34_deeper',
-           'xse_resnext50_deeper', 'last_norms']
+           'xse_resnext50_deeper', 'last_norms', 'last_stages']
 
 # %% ../../nbs/models/xresnet.ipynb #94228bd5
 import math
@@ -230,9 +230,19 @@ def last_norms(
     model:nn.Module,   # an `XResNet`, a ResNet of torchvision or timm, or any model whose blocks have a `last_norm`; wrapped or not
 )->list:               # norm layers, in the model's order
     "The norm that ends the path of each residual block: the ones that zero gamma sets to 0"
-    res = []
-    for m in model.modules():
-        if hasattr(m, 'last_norm'): res.append(m.last_norm)
-        elif hasattr(m, 'downsample'): res += [getattr(m, o) for o in ('bn3', 'bn2') if hasattr(m, o)][:1]   # torchvision, timm
+    res = [norm for m in model.modules() if (norm := _last_norm(m)) is not None]
     if not res: raise ValueError(f'last_norms: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property')
     return list(dict.fromkeys(res))   # a wrapper that forwards attributes counts once
+
+def last_stages(
+    model:nn.Module,    # as for `last_norms`
+    n:int=2,            # how many
+)->list:                # lists of residual blocks, input side first
+    "The last modules that hold residual blocks"
+    stages = [bs for m in model.modules() if (bs := [c for c in m.children() if _last_norm(c) is not None])]
+    if not stages: raise ValueError(f'last_stages: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property')
+    return stages[-n:]
+
+def _last_norm(m):
+    if hasattr(m, 'last_norm'): return m.last_norm
+    if hasattr(m, 'downsample'): return getattr(m, 'bn3', getattr(m, 'bn2', None))      # blocks of torchvision and timm

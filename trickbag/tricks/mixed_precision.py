@@ -42,30 +42,23 @@ class MixedPrecision(Callback):
         "The 16-bit format of this callback on that learner's device"
         return dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.dtype) or half_dtype(learn.device)
 
-    def _enter(self, learn):
-        if self._outside is None:
-            self._outside,learn.autocast = learn.autocast,partial(torch.autocast, learn.device.type, dtype=self.format(learn))
+    def before_validate(self, learn):
+        if self._outside is None: self._outside,learn.autocast = learn.autocast,partial(torch.autocast, learn.device.type, dtype=self.format(learn))
 
-    def _leave(self, learn):
-        if self._outside is not None: learn.autocast,self._outside = self._outside,None
+    def cleanup_validate(self, learn):
+        if not learn.fitting and self._outside is not None: learn.autocast,self._outside = self._outside,None
 
     def before_fit(self, learn):
-        self._enter(learn)
+        self.before_validate(learn)
         if self.format(learn)!=torch.float16: return
         self.scaler = torch.amp.GradScaler(learn.device.type, init_scale=self.init_scale, growth_interval=self.growth_interval)
         self.scaler.scale(torch.zeros((), device=learn.device))     # makes its state, which a checkpoint may overwrite
         learn.opt_step = partial(self._step, learn)
 
     def cleanup_fit(self, learn):
-        self._leave(learn)
+        self.cleanup_validate(learn)
         if self.scaler: del learn.opt_step
         self.scaler = None
-
-    def before_validate(self, learn):
-        if not learn.fitting: self._enter(learn)
-
-    def cleanup_validate(self, learn):
-        if not learn.fitting: self._leave(learn)
 
     def after_pred(self, learn):
         if isinstance(learn.pred, torch.Tensor): learn.pred = learn.pred.float()

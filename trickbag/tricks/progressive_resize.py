@@ -12,7 +12,7 @@ import torch
 
 from ..callback import Callback, CancelBatch
 from ..schedule import run_position
-from ..vision.crop import resize_batch
+from ..vision.crop import active_crop, resize_batch
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
 def growing_sizes(
@@ -31,8 +31,8 @@ def size_at(
     start:float, end:float, # positions of the first and the last jump
 )->int:
     "Size of the batch at position `p`: jumps at equal distances, the first at `start`, the last at `end` (a single one at `end`)"
-    n = len(sizes)-1
-    return sizes[bisect_right([start+(end-start)*i/(n-1) for i in range(n)] if n>1 else [end], p)]
+    jumps = [start+(end-start)*i/(len(sizes)-2) for i in range(len(sizes)-1)] if len(sizes)>2 else [end]
+    return sizes[bisect_right(jumps, p)]
 
 class ProgressiveResize(Callback):
     "Train on images that grow from `initial` to full size; validate at full size"
@@ -46,8 +46,7 @@ class ProgressiveResize(Callback):
         sizes:list=None,        # sizes in pixels, growing, instead of `initial` and `step`; full size is added if it is not the last
         join:bool=False,        # while images are small, make one batch of as many as have the pixels of one at full size
     ):
-        if not 0<=start<end<=1 or not initial>0 or step<1:
-            raise ValueError(f"ProgressiveResize: need 0 <= start < end <= 1, initial > 0 and step >= 1, got {start}, {end}, {initial} and {step}")
+        if not (0<=start<end<=1 and initial>0 and step>=1): raise ValueError(f"ProgressiveResize: need 0 <= start < end <= 1, initial > 0, step >= 1, got {start}, {end}, {initial}, {step}")
         if sizes is not None and (not sizes or sorted(set(sizes))!=list(sizes) or sizes[0]<1): raise ValueError(f"ProgressiveResize: sizes must grow, got {sizes}")
         self.initial,self.start,self.end,self.step,self.sizes,self.join,self.full,self.held,self.size = initial,start,end,step,sizes,join,None,[],None
         if join: self.writes = ('size', 'x', 'samples')
@@ -60,36 +59,31 @@ class ProgressiveResize(Callback):
 
     def check(self, learn):
         if learn.n_iter is None: raise ValueError("ProgressiveResize: the training loader has no length, so the end of the run is unknown; give it a __len__")
-        if _crop(learn): self.all_sizes(_crop(learn).size)
+        if crop := active_crop(learn): self.all_sizes(crop.size)
 
-    def before_fit(self, learn): self.full = _crop(learn).size if _crop(learn) else None     # else: that of the first batch
+    def before_fit(self, learn): self.full = getattr(active_crop(learn), 'size', None)      # None: that of the first batch
 
-    def wanted(self, learn, epoch, iter):
-        "Size of that batch"
+    def _wanted(self, learn, epoch, iter):
         return size_at(run_position(epoch, iter, learn.n_epoch, learn.n_iter), self.all_sizes(self.full), self.start, self.end)
 
     def before_train(self, learn):
-        if _crop(learn): learn.view = {**learn.view, 'size': self.wanted(learn, *learn.position)}
+        if active_crop(learn): learn.view = {**learn.view, 'size': self._wanted(learn, *learn.position)}
     after_batch = before_train      # for the next batch: `position` is already there
 
     def before_batch(self, learn):
-        if self.full is None: self.full = learn.xb.shape[-1]
-        self.size = self.wanted(learn, learn.epoch, learn.iter)
+        self.full = self.full or learn.xb.shape[-1]
+        self.size = self._wanted(learn, learn.epoch, learn.iter)
         if learn.xb.shape[-1]>self.size: learn.xb = resize_batch(learn.xb, self.size)
-        if self.join: self.hold(learn)
+        if self.join: self._hold(learn)
 
-    def hold(self, learn):
-        "Keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as one"
-        names = ('xb', 'yb', 'targ', 'idx')
-        self.held = [*(self.held if learn.iter else []), [getattr(learn, n) for n in names]]
-        last = learn.iter+1==learn.n_iter or self.wanted(learn, learn.epoch, learn.iter+1)!=self.size
+    def _hold(self, learn):
+        # keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as one
+        self.held = [*(self.held if learn.iter else []), (learn.xb, learn.yb, learn.targ, learn.idx)]
+        last = learn.iter+1==learn.n_iter or self._wanted(learn, learn.epoch, learn.iter+1)!=self.size
         if len(self.held)<int((self.full/self.size)**2) and not last: raise CancelBatch
-        held,self.held = self.held,[]
-        for n,parts in zip(names, zip(*held)): setattr(learn, n, None if parts[0] is None else torch.cat([p.to(parts[-1].device) for p in parts]))   # a checkpoint moves what it carries
+        learn.xb,learn.yb,learn.targ,learn.idx = (None if parts[0] is None else torch.cat([p.to(parts[-1].device) for p in parts]) for parts in zip(*self.held))   # a checkpoint moves what it carries
+        self.held = []
 
-    def before_validate(self, learn):
-        if learn.fitting: learn.view = {k: v for k,v in learn.view.items() if k!='size'}    # the learner puts it back
+    def before_validate(self, learn): learn.view = {k: v for k,v in learn.view.items() if k!='size' or not learn.fitting}   # the learner puts it back
 
     def cleanup_fit(self, learn): self.held = []
-
-def _crop(learn): return next((cb for cb in learn.active if cb.name=='Crop'), None)

@@ -7,6 +7,7 @@ __all__ = ['ChannelGate', 'wide_convs', 'squeeze_excite', 'SqueezeExcite']
 
 # %% ../../nbs/tricks/squeeze_excite.ipynb #9eca6228
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
@@ -22,8 +23,7 @@ class ChannelGate(nn.Module):
         self.w1,self.b1,self.w2,self.b2 = a.weight,a.bias,b.weight,b.bias
 
     def forward(self, x):
-        lin = nn.functional.linear
-        return lin(lin(x.mean((2, 3)), self.w1, self.b1).relu(), self.w2, self.b2).sigmoid()[..., None, None]
+        return F.linear(F.linear(x.mean((2, 3)), self.w1, self.b1).relu(), self.w2, self.b2).sigmoid()[..., None, None]
 
     def _load_from_state_dict(self, *args): return self.hidden or super()._load_from_state_dict(*args)
     def _save_to_state_dict(self, to, prefix, keep_vars):
@@ -59,8 +59,7 @@ class SqueezeExcite(Callback):
     ): self.min_channels,self.latent,self.gates = min_channels,latent,{}
 
     def check(self, learn):
-        if not wide_convs(learn.model, self.min_channels): raise ValueError(
-            f"SqueezeExcite: {type(learn.model).__name__} has no convolution of {self.min_channels} channels in and out; lower that")
+        if not wide_convs(learn.model, self.min_channels): raise ValueError(f"SqueezeExcite: no convolution of {self.min_channels} channels in and out; lower min_channels")
 
     def before_validate(self, learn):
         if self._undo: return                                                                   # in a fit
@@ -73,9 +72,8 @@ class SqueezeExcite(Callback):
 
     def before_fit(self, learn):
         self.before_validate(learn)
-        ps = [p for g in self.gates.values() for p in g.parameters()]
-        for p in ps: learn.opt.state.pop(p, None)       # of an earlier fit; a file that was saved after it has none
-        learn.opt.param_groups.append(dict(learn.opt.param_groups[-1], params=ps))
+        learn.opt.param_groups.append(dict(learn.opt.param_groups[-1], params=[p for g in self.gates.values() for p in g.parameters()]))
+        for p in learn.opt.param_groups[-1]['params']: learn.opt.state.pop(p, None)     # of an earlier fit; a file that was saved after it has none
 
     def cleanup_validate(self, learn):
         if self._undo and not learn.fitting: self._undo = self._undo()

@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 from ..callback import Callback
 from ..learner import Learner
 from ..metrics import probabilities
-from ..vision.crop import resize_batch, tta_views
+from ..vision.crop import active_crop, resize_batch, tta_views
 
 # %% ../../nbs/tricks/tta.ipynb #6283205d
 def tta_fold(
@@ -53,7 +53,7 @@ class TTA(Callback):
 
     def before_validate(self, learn):
         self._act,self._seen = _activation(learn.loss_func),None
-        if crop := next((cb for cb in learn.active if cb.name=='Crop'), None):      # let the data come as large as the largest view needs
+        if crop := active_crop(learn):      # let the data come as large as the largest view needs
             self._seen = self.pixels(learn.view.get('size') or getattr(crop, 'valid_size', None) or crop.size)
             top,whole = max(self._seen),{'crop_pct': 1.} if self.crops>1 else {}
             learn.view = {**learn.view, 'size': round(top/self.crop_pct) if whole else top, **whole}    # the learner puts it back
