@@ -1,5 +1,8 @@
 "Each trick changes what it says that it writes, and nothing else; and it does something."
-import pytest, torch
+import ast
+from pathlib import Path
+
+import pytest, torch, trickbag
 from trickbag.pairs import BAG, pair_learner, prove_writes
 from trickbag.testing import weights
 
@@ -26,3 +29,14 @@ def test_changes_no_bit(name):
 def test_says_what_it_tells(name):
     for cb in pair_learner(name).cbs:
         for n in cb.tells: assert hasattr(cb, n), f"{cb.name} tells of {n}, which it does not have before a fit"
+
+@pytest.mark.parametrize('file', sorted(f for d in ('tricks', 'vision') for f in Path(trickbag.__file__).parent.joinpath(d).glob('[!_]*.py') if f.stem not in ('ops', 'crop')), ids=lambda f: f.stem)
+def test_a_trick_is_short(file):
+    "Pure function and callback: 60 lines or fewer, without imports, blank lines and comments. `ops` and `crop` are shared, not tricks"
+    lines,n = file.read_text().splitlines(),0
+    for o in ast.parse(file.read_text()).body:
+        if isinstance(o, (ast.Import, ast.ImportFrom)) or (isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '')=='__all__'): continue
+        if isinstance(o, ast.Expr): continue        # the module's docstring
+        first = min([o.lineno, *(d.lineno for d in getattr(o, 'decorator_list', []))])
+        n += sum(1 for l in lines[first-1:o.end_lineno] if l.strip() and not l.strip().startswith('#'))
+    assert 0<n<=60

@@ -10,6 +10,7 @@ __all__ = ['mix_seed', 'name_key', 'seed_default', 'seed_all', 'loader_generator
 import os, random, sys, tempfile, threading, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def mix_seed(
         h ^= h >> 29
     return h >> 1
 
+@cache
 def name_key(name:str)->int:
     "A name as an integer for `mix_seed`, the same in every process (Python's `hash` is not)"
     return zlib.crc32(name.encode())
@@ -94,8 +96,8 @@ def sample_beta(
     generator:torch.Generator,  # stream; the result lies on its device
 )->torch.Tensor:                # n draws in [0,1], float32
     "`n` draws from Beta(`alpha`, `alpha`), without waiting for the device"
-    g = torch._standard_gamma(torch.full((2, n), float(alpha), device=generator.device), generator=generator)
-    return g[0]/(g[0]+g[1])
+    a,b = torch._standard_gamma(torch.full((2, n), float(alpha), device=generator.device), generator=generator).unbind()
+    return a/(a+b)
 
 # %% ../nbs/core.ipynb #c58890e3
 def listed(

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'find_images', 'label_func', 'split_idxs', 'ImageError', 'to_rgb', 'decode', 'jpeg_head', 'find_bad',
-           'quick_check', 'FileSource', 'DatasetSource', 'dataset_labels']
+           'quick_check', 'Paths', 'FileSource', 'DatasetSource', 'dataset_labels']
 
 # %% ../../nbs/data/images.ipynb #bf181413
-import hashlib, os, re
+import hashlib, operator, os, re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,7 +30,8 @@ def find_images(
     out = []
     for d,ds,fs in os.walk(path, followlinks=True):
         ds[:] = sorted(o for o in ds if o[0]!='.')
-        out += [os.path.join(d, f) for f in fs if f[0]!='.' and os.path.splitext(f)[1].lower() in SUFFIXES]
+        d = os.path.join(d, '')
+        out += [d+f for f in fs if f[0]!='.' and f[f.rfind('.'):].lower() in SUFFIXES]
     if not out: raise ValueError(f"images: no image file under {path} (suffixes looked for: {', '.join(sorted(SUFFIXES))}); is the path right?")
     return sorted(out)
 
@@ -36,7 +39,7 @@ def label_func(
     label=None,         # None: the parent folder's name. str: a regular expression whose first group is the label. Else a function of the path
 ):
     "A function from a path to its label"
-    if label is None: return lambda f: os.path.basename(os.path.dirname(f))
+    if label is None: return lambda f, name=cache(os.path.basename): name(os.path.dirname(f))
     if callable(label): return lambda f: label(Path(f))
     pat = re.compile(label)
     if pat.groups<1: raise ValueError(f"label: the regular expression {label!r} has no group; put the label's part in (...)")
@@ -148,12 +151,11 @@ _magic = (b'\xff\xd8', b'\x89PNG', b'RIFF', b'BM', b'GIF8', b'II*\0', b'MM\0*', 
 
 def _suspect(f)->bool:
     try:
-        with open(f, 'rb') as s:
-            if not s.read(4).startswith(_magic): return True
-            s.seek(0)
-            end = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}.get(s.read(2))     # how JPEG and PNG files end
+        with open(f, 'rb', buffering=0) as s:
+            head = s.read(4)
+            end = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}.get(head[:2], b'')    # how JPEG and PNG files end
             s.seek(-min(64, s.seek(0, 2)), 2)
-            return end is not None and end not in s.read()
+            return not head.startswith(_magic) or end not in s.read()
     except OSError: return True
 
 def find_bad(
@@ -168,11 +170,34 @@ def find_bad(
 
 def quick_check(files:list):
     "Raise ImageError, naming the files, if some are no images or are cut short"
-    with ThreadPoolExecutor(8) as ex: odd = [f for f,s in zip(files, ex.map(_suspect, files, chunksize=256)) if s]
-    if bad := find_bad(odd):
+    def odd(i): return [f for f in files[i:i+256] if _suspect(f)]       # a job for each file costs more than to look at it
+    with ThreadPoolExecutor(8) as ex: bad = find_bad([f for fs in ex.map(odd, range(0, len(files), 256)) for f in fs])
+    if bad:
         raise ImageError(f"{bad[0][1]}" + (f" ({len(bad)} files in all)" if len(bad)>1 else ''))
 
 # %% ../../nbs/data/images.ipynb #1120d265
+class Paths(Sequence):
+    "A list of paths as strings, packed: one run of bytes and where each path ends, not an object each"
+    def __init__(self,
+        files:list,     # strings or `Path`s
+    ):
+        text = torch.frombuffer(bytearray('\0'.join(('', *map(os.fspath, files), '')), 'utf-8', 'surrogateescape'), dtype=torch.uint8)
+        self._text,self._ends = text.numpy(),(text==0).nonzero()[:, 0].numpy()
+        if len(self)!=len(files): raise ValueError("Paths: there is a path with a zero byte in it; no file has such a name")
+    def _read(self, i, j): return self._text[self._ends[i]+1:self._ends[j]].tobytes().decode('utf-8', 'surrogateescape')     # paths i up to j
+    def parts(self):
+        "Lists of a few thousand paths"
+        return (self._read(i, min(i+4096, len(self))).split('\0') for i in range(0, len(self), 4096))
+    def __len__(self): return len(self._ends)-1
+    def __getitem__(self, i):
+        i = range(len(self))[i]
+        return Paths([self[j] for j in i]) if isinstance(i, range) else self._read(i, i+1)
+    def __iter__(self):
+        for fs in self.parts(): yield from fs
+    def __eq__(self, o): return isinstance(o, Sequence) and len(self)==len(o) and all(map(operator.eq, self, o))
+    def __repr__(self): return f"Paths({list(self[:2])!r}{', ...' if len(self)>2 else ''} {len(self):,} in all)"
+    def page(self, to): self._text,self._ends = (to(torch.from_numpy(a)).numpy() for a in (self._text, self._ends))
+
 class FileSource:
     "Image files, with a label and perhaps a box each"
     def __init__(self,
@@ -182,25 +207,34 @@ class FileSource:
     ):
         if not len(files): raise ValueError("images: the list of files is empty")
         if boxes is not None and len(boxes)!=len(files): raise ValueError(f"images: {len(files)} files but {len(boxes)} boxes")
-        self.files,self.boxes = files,boxes
+        self.files = Paths(files) if all(isinstance(f, (str, os.PathLike)) for f in files) else files
+        self.boxes = None if boxes is None else torch.tensor([tuple(map(float, b)) for b in boxes], dtype=torch.float64)
         self.labels = None if labels is None else torch.as_tensor(labels)
         if labels is not None and len(self.labels)!=len(files): raise ValueError(f"images: {len(files)} files but {len(self.labels)} labels")
     def __len__(self): return len(self.files)
-    def get(self, i:int, P:int): return decode(self.files[i], P, None if self.boxes is None else self.boxes[i])
+    def get(self, i:int, P:int): return decode(self.files[i], P, None if self.boxes is None else self.boxes[i].tolist())
 
     def key(self)->str|None:
         "A name for this list of files and boxes: the same list gives the same. None if they are not all files"
-        if not all(isinstance(f, (str, os.PathLike)) for f in self.files): return None
-        h = hashlib.blake2b('\0'.join(map(os.path.abspath, self.files)).encode('utf-8', 'surrogateescape'), digest_size=12)
-        if self.boxes is not None: h.update(repr([tuple(map(float, b)) for b in self.boxes]).encode())
+        if not isinstance(self.files, Paths): return None
+        h = hashlib.blake2b(digest_size=12)
+        for i,fs in enumerate(self.files.parts()): h.update(b'\0'*(i>0)+'\0'.join(map(os.path.abspath, fs)).encode('utf-8', 'surrogateescape'))
+        if self.boxes is not None: h.update(repr([tuple(b) for b in self.boxes.tolist()]).encode())
         return h.hexdigest()
 
     def stamp(self, i:int)->int:
         "A number that changes when the file does: of its time of change and its size, never 0"
-        if not isinstance(self.files[i], (str, os.PathLike)): return 1
+        if not isinstance(self.files, Paths): return 1
         try: s = os.stat(self.files[i])
         except OSError: return -1       # not there: decoding will say so
         return mix_seed(s.st_mtime_ns, s.st_size) | 1
+
+    def page(self,
+        to,     # takes a tensor and gives an equal one, that lies elsewhere
+    ):
+        "Move what grows with the number of images"
+        if isinstance(self.files, Paths): self.files.page(to)
+        self.labels,self.boxes = (t if t is None else to(t) for t in (self.labels, self.boxes))
 
 class DatasetSource:
     "A map-style dataset whose items are (PIL image or uint8 tensor C x H x W, label); torchvision's, for example"

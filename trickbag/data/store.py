@@ -7,7 +7,7 @@ __all__ = ['SMALL', 'cache_dir', 'free_memory', 'free_disk', 'choose_kind', 'wri
            'cached_sets', 'clear_cache']
 
 # %% ../../nbs/data/store.ipynb #117c7f06
-import json, os, shutil, threading, warnings, weakref
+import json, os, shutil, tempfile, threading, warnings, weakref
 from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None   # Windows: no store on disk
@@ -85,6 +85,12 @@ class DiskArrays:
             k = os.pwrite(self.fd, b, at)
             b,at = b[k:],at+k
 
+    def page(self, t:torch.Tensor)->torch.Tensor:
+        "The same numbers in a file that only this process has, deleted already: the system can take such memory back"
+        with tempfile.NamedTemporaryFile(dir=self.folder) as f:
+            f.write(t.contiguous().numpy()); f.flush()
+            return torch.from_file(f.name, shared=True, size=t.numel(), dtype=t.dtype).view(t.shape)
+
     def whole(self):
         "Every image is there: say so, once it is safely on the disk"
         if (self.folder/'whole').exists(): return
@@ -94,13 +100,14 @@ class MemoryArrays:
     "The same in this process's memory"
     def __init__(self, n:int, P:int): self.index,self.pixels = torch.zeros(n, 2, dtype=torch.int64),torch.empty(n, P, P, 3, dtype=torch.uint8)
     def write(self, i, x): self.pixels[i] = x
+    def page(self, t): return t
     def whole(self): pass
 
 # %% ../../nbs/data/store.ipynb #473c3616
 class Store:
     "Decoded images of a source, each decoded when it is first asked for"
     def __init__(self,
-        source,                 # `FileSource`, `DatasetSource` or alike: `len`, `get(i, P)`, and, if its images are files, `key()` and `stamp(i)`
+        source,                 # `FileSource`, `DatasetSource` or alike: `len`, `get(i, P)`, and, if its images are files, `key()`, `stamp(i)` and `page(to)`
         presize:int,            # P: side of the square
         keep:bool|str=None,     # 'disk', 'memory', 'none'; False is 'none', True is 'memory'; None chooses, see `choose_kind`
         threads:int=None,       # decoding threads; None: one a core, 8 at most
@@ -113,7 +120,10 @@ class Store:
         self.kind,self.pool,self.arrays,self.lock = kind,lone_threads('decode', threads or min(8, os.cpu_count() or 1)),None,threading.Lock()
         self.ready,self.left = torch.zeros(n, dtype=torch.bool),n      # seen to be right, by this process; how many are not
         if kind=='disk':
-            try: self.arrays = DiskArrays(cache_dir()/f'{key}-{presize}', n, presize, dict(first=str(source.files[0])))
+            try:
+                self.arrays = DiskArrays(cache_dir()/f'{key}-{presize}', n, presize, dict(first=str(source.files[0])))
+                self.ready = self.arrays.page(self.ready)
+                if hasattr(source, 'page'): source.page(self.arrays.page)
             except OSError as e: self._give_up(e)
         if kind=='memory': self.arrays = MemoryArrays(n, presize)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)

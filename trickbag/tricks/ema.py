@@ -23,18 +23,15 @@ def ema_decay(
 
 @torch.no_grad()
 def ema_update(
-    avg:list,       # tensors, changed in place
-    new:list,       # tensors of the same shapes
+    avg:list,       # floating tensors, changed in place
+    new:list,       # tensors of the same shapes and dtypes
     decay:float,    # share of the old average; 0 copies
 ):
-    "`avg = decay*avg + (1-decay)*new`; integer tensors are copied"
-    pairs = [(a, b if a.dtype==b.dtype else b.to(a.dtype)) for a,b in zip(avg, new)]
-    floats,others = [p for p in pairs if p[0].is_floating_point()],[p for p in pairs if not p[0].is_floating_point()]
-    if floats: torch._foreach_lerp_(*map(list, zip(*floats)), 1-decay)
-    if others: torch._foreach_copy_(*map(list, zip(*others)))
+    "`avg = decay*avg + (1-decay)*new`"
+    torch._foreach_lerp_(avg, new, 1-decay)
 
 class EMA(Callback):
-    "Keep an exponential moving average of weights and buffers; validation sees it, and the model holds it after the fit"
+    "Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it after the fit"
     stage,owns,state = 'average',('average',),('avg','raw','n','pos')
     reads,writes,tells = ('weights',),('weights',),('decay_used',)
     def __init__(self,
@@ -47,7 +44,7 @@ class EMA(Callback):
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._own,self.n,self.pos,self._inner,self.decay_used = {},{},{},0,0,0,None
+    def _clear(self): self.avg,self.raw,self._own,self._half,self.n,self.pos,self.decay_used = {},[],{},False,0,0,None
 
     def check(self, learn):
         if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
@@ -59,36 +56,31 @@ class EMA(Callback):
 
     def before_fit(self, learn):
         self._clear()
-        self._own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
-        self.avg = {n: t.detach().to(torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype, copy=True) for n,t in self._own.items()}
+        self._own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
+        self.avg = {n: t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True) for n,t in self._own.items()}
+        self._half = any(t.dtype.itemsize<4 for t in self._own.values())
 
     def after_step(self, learn):
         d = self.decay
         if self.half_life:      # counted in batches, so that accumulation and skipped steps change nothing
             old,self.pos = self.pos,learn.epoch*learn.n_iter+learn.iter+1
             d = .5**((self.pos-old)/(self.half_life*learn.n_iter*learn.n_epoch))
-        self.decay_used = ema_decay(self.n, d, self.warmup)
-        ema_update(self.avg.values(), self._own.values(), self.decay_used)
-        self.n += 1
+        self.n,self.decay_used = self.n+1,ema_decay(self.n, d, self.warmup)
+        ema_update(list(self.avg.values()), [t.to(a.dtype) for a,t in zip(self.avg.values(), self._own.values())] if self._half else list(self._own.values()), self.decay_used)
 
     def before_validate(self, learn):
-        if not self._own: return                    # not in a fit
-        if self.raw: self._inner += 1; return       # a validation inside a validation
-        self.raw = {n: t.detach().clone() for n,t in self._own.items()}
-        self._put(self.avg if self.n else {})
+        if self._own: self.raw.append({n: t.detach().clone() for n,t in self._own.items()})     # a stack: a callback may validate in a validation
+        if self.n: self._put(self.avg)
 
     def cleanup_validate(self, learn):
-        if self._inner: self._inner -= 1
-        else: self.raw = self._put(self.raw)
+        if self.raw: self._put(self.raw.pop())
 
-    def after_fit(self, learn): self._put(self.avg if self.n else {})
+    def after_fit(self, learn): self._put(self.avg if self.n else self._own)
     def cleanup_fit(self, learn): self._clear()
 
     def load_state_dict(self, sd:dict):
         super().load_state_dict(sd)
-        if self._own: self.raw = self._put(self.raw)    # saved during a validation: the model that was loaded is the average
+        while self.raw and self._own: self.cleanup_validate(None)       # saved during a validation: the model that was loaded is the average
 
     @torch.no_grad()
-    def _put(self, src):
-        if src: torch._foreach_copy_([self._own[n] for n in src], list(src.values()))
-        return {}       # what is left to put back
+    def _put(self, src): torch._foreach_copy_(list(self._own.values()), list(src.values()))
