@@ -1,5 +1,5 @@
 "On a CPU with glibc, a step whose freed memory is kept asks the system for none. In a process of its own: other threads have other heaps."
-import subprocess, sys
+import os, subprocess, sys
 import pytest
 
 SCRIPT = """
@@ -27,3 +27,18 @@ print(f'{a:.0f} page faults a step with kept memory, {b:.0f} without'); assert a
 def test_kept_memory():
     r = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True)
     assert not r.returncode, r.stdout+r.stderr
+
+PLAIN = """
+import torch
+from torch._dynamo.utils import counters
+from trickbag.fast import Fast
+from trickbag.testing import tiny_learner
+tiny_learner(Fast(compile=True, device='cpu')).fit(1)
+assert not counters['stats']['unique_graphs']
+"""
+
+def test_no_compiler(tmp_path):
+    "Where there is no compiler, one line says so, and training goes on without"
+    r = subprocess.run([sys.executable, '-c', PLAIN], capture_output=True, text=True, env={**os.environ, 'PATH': str(tmp_path), 'CXX': '', 'OMP_NUM_THREADS': '1'})
+    assert not r.returncode, r.stderr
+    assert [l for l in r.stdout.splitlines() if 'Compile' in l]==[l for l in r.stdout.splitlines() if l.endswith('Compile (there is no compiler)')]!=[]

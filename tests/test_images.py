@@ -1,6 +1,7 @@
 "From files to a trained classifier: every way in, what is refused, and that nothing about loading changes what is trained."
-import csv, gzip, struct
+import csv, gzip, json, struct, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
+from pathlib import Path
 from PIL import Image
 from torch import nn
 from trickbag.all import *
@@ -108,6 +109,31 @@ def test_plain_torch_loader_draws_the_same_after_a_resume(folder, tmp_path):
     for w in (0, 2):
         whole = new(w).fit(2); new(w).fit(2, cbs=StopAt((1, 1), tmp_path/'s.pt'))
         assert torch.equal(weights(whole), weights(new(w).fit(2, resume=tmp_path/'s.pt')))
+
+def test_paths_labels_and_boxes_in_files_give_the_same_batches(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path))
+    files = sorted(folder.glob('train/*/*.jpg')); kw = dict(labels=[i%3 for i in range(24)], boxes=[(i%5, 2, 20+i, 25.5) for i in range(24)])
+    plain = FileSource(files, **kw); plain.files,plain.boxes = files,torch.tensor(kw['boxes'])
+    a,b = ImageLoader(Store(plain, 16, 'memory'), 5, shuffle=True),ImageLoader(Store(FileSource(files, **kw), 16, 'disk'), 5, shuffle=True)
+    for start in (0, 2, 0):
+        got = []
+        for dl in (a, b): torch.manual_seed(start); got.append(list(dl.iter_from(start)))
+        assert len(got[0])==5-start and all(torch.equal(x, y) for xs,ys in zip(*got) for x,y in zip(xs, ys))
+    assert torch.equal(a.wh, b.wh) and b.store.source.files==[str(f) for f in files]
+    assert sorted(f.name for f in b.store.arrays.folder.iterdir())==['about.json', 'index', 'lock', 'pixels', 'whole']      # nothing left behind
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+def test_memory_does_not_grow_with_the_set(tmp_path, monkeypatch):
+    from tests.bench.growth import make
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path/'cache')); make(tmp_path)
+    r = json.loads(subprocess.run([sys.executable, '-m', 'tests.bench.growth', '--start', tmp_path, '200000'], check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]).stdout)
+    assert r['trimmed_mb']<8, r      # as lists of Python objects: 23 MB and more
+
+def test_only_so_many_files_are_looked_at(monkeypatch):
+    seen = []; monkeypatch.setattr('trickbag.data.loaders.quick_check', seen.append)
+    for n in (50_000, 50_001, 120_000): DataLoaders.from_lists([f'{i}.jpg' for i in range(n)], [i%2 for i in range(n)], [False]*n, keep='none')
+    DataLoaders.from_lists([f'{i}.jpg' for i in range(n)], [i%2 for i in range(n)], [False]*n, keep='none', verify=True)
+    assert [len(o) for o in seen]==[50_000, 25_001, 40_000, 120_000] and seen[2][:2]==['0.jpg', '3.jpg']
 
 def said(f, *words, exc=(ValueError, FileNotFoundError)):
     with pytest.raises(exc) as e: f()

@@ -30,7 +30,7 @@ from .sizes import apparent_size_ratio, AtSize, mean_crop_side, plot_activation_
 from .trace import changes, snapshot, Trace, trace_step, watches
 from .data.download import DataURL, download, DownloadError, untar_data, URLs
 from .data.images import dataset_labels, DatasetSource, decode, FileSource, find_bad, find_images, ImageError, jpeg_head
-from .data.images import label_func, quick_check, split_idxs, SUFFIXES, to_rgb
+from .data.images import label_func, Paths, quick_check, split_idxs, SUFFIXES, to_rgb
 from .data.loaders import DataLoaders, ImageLoader
 from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, free_disk, free_memory, MemoryArrays, SMALL
 from .data.store import Store, write_atomic
@@ -124,10 +124,10 @@ __all__ = [
     'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio',
     'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step',
     'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource',
-    'find_bad', 'find_images', 'ImageError', 'jpeg_head', 'label_func', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders',
-    'ImageLoader', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'MemoryArrays',
-    'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms',
-    'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
+    'find_bad', 'find_images', 'ImageError', 'jpeg_head', 'label_func', 'Paths', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb',
+    'DataLoaders', 'ImageLoader', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory',
+    'MemoryArrays', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath',
+    'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
     'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
     'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
     'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',

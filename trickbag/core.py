@@ -87,7 +87,7 @@ def soft_targets(
                                        "give class indices (integers) or one column a class")
         return y
     if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}")
-    return torch.zeros(len(y), n_out, device=y.device).scatter_(1, y[:, None].long(), 1.)
+    return torch.zeros(len(y), n_out, device=y.device).scatter_(1, y.long().unsqueeze(1), 1.)
 
 # %% ../nbs/core.ipynb #9dcefab8
 def sample_beta(

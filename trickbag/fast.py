@@ -32,18 +32,22 @@ def has_compiler(device:torch.device)->bool:
     return any(shutil.which(o) for o in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
 
 class Fast(list):
-    "The callbacks that make training fast on a device, as a list for `cbs`; says what it chose"
+    "The callbacks that make training fast on a device, as a list for `cbs`; says what it chose and why"
     def __init__(self,
-        compile:bool=True,      # with `Compile`, where there is a compiler; it takes half a minute before it pays
+        compile:bool=None,      # True: with `Compile`, where there is a compiler. None: on a GPU only, as compiling on a CPU took longer than it saved
         device:str=None,        # None is the CUDA device if there is one, else the CPU
         verbose:bool=True,      # print what was chosen
     ):
         d = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        half,comp = fast_bf16(d) or d.type=='cuda',compile and has_compiler(d)
-        super().__init__([ChannelsLast(), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
-        without = [*([] if half else ['16 bits (no instructions for them)']), *([] if comp else ['Compile (no compiler)' if compile else 'Compile'])]
-        self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self)}"+(f"; without {', '.join(without)}" if without else '')
+        gpu = d.type=='cuda'
+        half,want = gpu or fast_bf16(d),gpu if compile is None else compile
+        comp = want and has_compiler(d)
+        super().__init__([*([ChannelsLast()] if half else []), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
+        why = {} if half else dict(ChannelsLast='slower in float32', MixedPrecision='no instructions for 16 bits')
+        if not comp: why['Compile'] = 'there is no compiler' if want else 'not asked for' if compile is False else 'saves too little here'
+        self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self) or 'nothing'}"+(f"; without {', '.join(f'{n} ({o})' for n,o in why.items())}" if why else '')
         if verbose: print(self.said)
+    def __repr__(self): return self.said
 
 def keep_heap(
     keep:bool,  # True: freed memory stays with the process; False: large blocks go back to the system

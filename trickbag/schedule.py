@@ -39,7 +39,10 @@ def sched_lin(start:float, end:float):
 
 def sched_cos(start:float, end:float):
     "Half a cosine wave (Loshchilov and Hutter 2017)"
-    return _clamped(lambda p: (start*(1+math.cos(math.pi*p))+end*(1-math.cos(math.pi*p)))/2)
+    def f(p):
+        c = math.cos(math.pi*p)
+        return (start*(1+c)+end*(1-c))/2
+    return _clamped(f)
 
 def sched_exp(start:float, end:float):
     "A straight line in the logarithm; `start` and `end` have the same sign and are not 0"
@@ -276,9 +279,10 @@ def plot_schedule(
 ):
     "Learning rate, and momentum if there is a schedule of it, over the epochs of a run"
     import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
+    from matplotlib.ticker import MaxNLocator
     ax,vs = ax or plt.subplots(figsize=(5, 2.6), layout='constrained')[1],schedule_values(cbs, n_epoch, n_iter)
     x = [i/n_iter for i in range(n_epoch*n_iter)]
-    ax.set(xlabel='epoch', ylabel='learning rate')
+    ax.set(xlabel='epoch', ylabel='learning rate'); ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     if 'lr' in vs: ax.plot(x, [v*lr for v in vs['lr']])
     if 'momentum' in vs:
         ax2 = ax.twinx()

@@ -19,7 +19,7 @@ from .learner import Learner
 # %% ../nbs/show.ipynb #06cf0852
 def show_images(
     x:torch.Tensor,     # N x C x H x W: uint8, or floating in [0,1]
-    titles:list=None,   # one an image
+    titles:list=None,   # one an image; long ones get a smaller font
     ncols:int=None,     # None: about square
     imsize:float=1.6,   # inches an image
 ):                      # the matplotlib figure
@@ -28,6 +28,7 @@ def show_images(
     n = len(x)
     ncols = ncols or max(1, min(8, round(n**.5*1.3)))
     nrows = -(-n//ncols)
+    longest = max((len(o) for t in titles or () for o in str(t).split('\n')), default=0) or 1
     fig,axs = plt.subplots(nrows, ncols, figsize=(imsize*ncols, (imsize+.25)*nrows), layout='constrained', squeeze=False)
     for i,ax in enumerate(axs.flat):
         ax.axis('off')
@@ -35,7 +36,7 @@ def show_images(
         im = x[i].detach().cpu()
         im = im.permute(1, 2, 0) if im.shape[0]>1 else im[0]
         ax.imshow(im.clamp(0, 1 if im.is_floating_point() else 255), cmap='gray')
-        if titles is not None: ax.set_title(titles[i], fontsize=8)
+        if titles is not None: ax.set_title(titles[i], fontsize=min(8, 110*imsize/longest))    # 22 letters of 8 points in 1.6 inches
     return fig
 
 def label_text(

@@ -117,7 +117,8 @@ class Store:
         kind = {True: 'memory', False: 'none'}.get(keep, keep) or choose_kind(self.need, bool(key))
         if kind not in ('disk', 'memory', 'none'): raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
         if kind=='disk' and not key: raise ValueError(f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'")
-        self.kind,self.pool,self.arrays,self.lock = kind,lone_threads('decode', threads or min(8, os.cpu_count() or 1)),None,threading.Lock()
+        self.kind,self.threads,self.arrays,self.lock = kind,threads or min(8, os.cpu_count() or 1),None,threading.Lock()
+        self.pool = lone_threads('decode', self.threads)
         self.ready,self.left = torch.zeros(n, dtype=torch.bool),n      # seen to be right, by this process; how many are not
         if kind=='disk':
             try:
@@ -154,28 +155,35 @@ class Store:
         idx:torch.Tensor,   # which images, N
     ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory)
         "Start decoding what is not there yet"
-        if not self.left or self.ready[idx].all(): return lambda: self._gather(idx)
-        todo = (idx[~self.ready[idx]] if self.arrays else idx).tolist()
-        jobs = [self.pool.submit(self._decode, i) for i in dict.fromkeys(todo)]
+        if not self.left or self.ready[idx].all(): return lambda: self._gather(idx, {})
+        todo = list(dict.fromkeys((idx[~self.ready[idx]] if self.arrays else idx).tolist()))
+        jobs = [self.pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
         def wait():
-            got = {i: x for i,x in (j.result() for j in jobs) if x is not None}
-            if self.arrays is None: return torch.stack([got[i] if i in got else self.source.get(i, self.presize)[0] for i in idx.tolist()]).permute(0, 3, 1, 2)
-            if not self.left: self.arrays.whole()
-            return self._gather(idx)
+            got = {i: x for j in jobs for i,x in j.result()}
+            if self.arrays and not self.left: self.arrays.whole()
+            return self._gather(idx, got)
         return wait
 
-    def _gather(self, idx):
-        if self.copy is None: return self.arrays.pixels[idx].permute(0, 3, 1, 2)
+    def _gather(self, idx, got):
+        if self.copy is None: return self._pixels(idx, got).permute(0, 3, 1, 2)
         on = idx.to(self.device, non_blocking=True)
         if not self.copied[idx].all():
-            self.copy[on] = self.arrays.pixels[idx].to(self.device)
+            self.copy[on] = self._pixels(idx, got).to(self.device)
             self.copied[idx] = True
         return self.copy[on].permute(0, 3, 1, 2)
 
-    def _decode(self, i):
+    def _pixels(self, idx, got):
+        "N x P x P x 3, on the CPU; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"
+        ids,arrays = idx.tolist(),self.arrays
+        if arrays and not all(i in got for i in ids): return arrays.pixels.flatten(1).index_select(0, idx).view(-1, *arrays.pixels.shape[1:])
+        return torch.stack([got[i] if i in got else self.source.get(i, self.presize)[0] for i in ids])
+
+    def _decode(self, ids): return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]
+
+    def _decode_one(self, i):
+        "Its pixels, if they were not there yet"
         arrays,stamp = self.arrays,self.source.stamp(i) if hasattr(self.source, 'stamp') else 1
-        if arrays and self._stamps[i]==stamp:
-            return self._there(i)
+        if arrays and self._stamps[i]==stamp: return self._there(i)
         x,wh = self.source.get(i, self.presize)
         if arrays:
             self._stamps[i] = 0         # a changed file: neither the old picture nor half of the new one
@@ -184,13 +192,13 @@ class Store:
                 self._give_up(e)
                 arrays = None
         self._wh[i] = wh
-        if not arrays: return i,x
-        self._stamps[i] = stamp
-        return self._there(i)
+        if arrays:
+            self._stamps[i] = stamp
+            self._there(i)
+        return x
 
     def _there(self, i):
         with self.lock: self.left,self._ready[i] = self.left-(not self._ready[i]),True     # counted, not summed: a set may have a million
-        return i,None
 
     def __repr__(self):
         where = dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(self.kind)

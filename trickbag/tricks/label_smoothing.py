@@ -17,7 +17,7 @@ def label_smoothing(
     eps:float=.1,       # share of the probability that is spread over all C classes, the true one included
 )->torch.Tensor:        # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
-    return y*(1-eps)+eps/y.shape[1]
+    return y.mul(1-eps).add_(eps/y.shape[1])
 
 class LabelSmoothing(Callback):
     "Smooth the targets of training batches; validation and metrics see them as they are"

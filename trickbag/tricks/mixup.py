@@ -19,8 +19,8 @@ def mixup(
     perm:torch.Tensor,  # partner of each sample, N, integer
 )->tuple:               # mixed x and y
     "Weighted means of samples and their partners (Zhang et al. 2018)"
-    w = lam.to(x.dtype).view(-1, *[1]*(x.ndim-1))
-    return torch.lerp(x[perm], x, w), torch.lerp(y[perm], y, lam.to(y.dtype)[:, None])
+    w = lam.unsqueeze(1).to(y.dtype)
+    return torch.lerp(x[perm], x, (w if w.dtype==x.dtype else w.to(x.dtype)).view(-1, *[1]*(x.ndim-1))), torch.lerp(y[perm], y, w)
 
 class MixUp(Callback):
     "Mix each image and label of a training batch with those of a random partner"
@@ -33,7 +33,7 @@ class MixUp(Callback):
         self.alpha,self.lam = alpha,None
 
     def before_batch(self, learn):
-        g,n = learn.rng(self),len(learn.xb)
+        g,n = learn.rng(self),learn.xb.shape[0]
         lam = sample_beta(self.alpha, n, g)
         self.lam,perm = torch.maximum(lam, 1-lam),torch.randperm(n, generator=g, device=g.device)
         learn.xb,learn.yb = mixup(learn.xb, soft_targets(learn.yb, learn.n_out), self.lam, perm)
