@@ -15,6 +15,7 @@ from torch import nn
 
 from .callback import EVENTS, Callback, CancelValidate
 from .core import listed
+from .fast import Backends
 from .learner import Learner
 from .rules import meetings
 from .trace import trace_step, watches
@@ -111,7 +112,9 @@ def summary(self:Learner)->Table:
     ps = list(self.model.parameters())
     n,t = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
     opt = type(self.opt).__name__ if self.opt else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
-    with self.composed(): cbs = ', '.join(cb.name for cb in self.active)
+    with self.composed(): active = self.active
+    cbs = ', '.join(cb.name for cb in active)
     return Table(('layer', 'type', 'output', 'parameters', 'trains'), rows, [
         f"{n:,} parameters, {t:,} trainable, {sum(p.numel()*p.element_size() for p in ps)/2**20:.1f} MiB; batch {' x '.join(map(str, s.shape))}",
-        f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device {self.device}", f"callbacks {cbs}"])
+        f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device {self.device}",
+        f"callbacks {cbs}", *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends))])
