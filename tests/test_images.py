@@ -1,5 +1,5 @@
 "From files to a trained classifier: every way in, what is refused, and that nothing about loading changes what is trained."
-import csv, gzip, json, struct, subprocess, sys
+import csv, gzip, json, os, signal, struct, subprocess, sys, warnings
 import numpy as np, pandas as pd, pytest, torch
 from pathlib import Path
 from PIL import Image
@@ -82,6 +82,38 @@ def test_kinds_of_store_and_threads_train_to_the_same_bits(folder, tmp_path, mon
     kinds = (('memory', 1), ('memory', 4), ('none', 3), ('disk', 2), ('disk', 2))      # the last: a second run, all there
     ws = [weights(learner(DataLoaders.from_folder(folder, keep=keep, threads=t, **KW)).fit(2)) for keep,t in kinds]
     assert all(torch.equal(ws[0], w) for w in ws[1:])
+
+def disk(folder, tmp_path, monkeypatch, bs=5):
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path))
+    return ImageLoader(Store(FileSource(sorted(folder.glob('train/*/*.jpg')), [i%3 for i in range(24)]), 16, 'disk'), bs)
+
+def test_a_run_goes_on_when_its_set_is_cleared(folder, tmp_path, monkeypatch):
+    want = [x for x,*_ in ImageLoader(Store(FileSource(sorted(folder.glob('train/*/*.jpg'))), 16, 'memory'), 5)]
+    a = disk(folder, tmp_path, monkeypatch); it = iter(a); got = [next(it)[0]]
+    clear_cache(); other = disk(folder, tmp_path, monkeypatch)      # another run starts the same set anew
+    got += [x for x,*_ in it]; assert all(torch.equal(x, y) for x,y in zip(got, want, strict=True)) and not a.store.left
+    assert not (other.store.arrays.folder/'whole').exists()         # the first run says nothing of the second's files
+    list(other); assert (other.store.arrays.folder/'whole').exists()
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='fork')
+def test_a_forked_process_decodes_and_keeps_its_marks(folder, tmp_path, monkeypatch):
+    a = disk(folder, tmp_path, monkeypatch); a.store.submit(torch.arange(10))()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        pid = os.fork()
+    if not pid: signal.alarm(60); os._exit(0 if len(list(a))==5 and not a.store.left else 1)
+    assert os.waitpid(pid, 0)[1]==0 and a.store.left==14==(~a.store.ready).sum()
+    list(a); assert not a.store.left
+
+class Given(torch.utils.data.Dataset):
+    def __init__(self, source): self.source = source
+    def __len__(self): return len(self.source)
+    def __getitem__(self, i): return self.source.get(i, 16)[0],self.source.labels[i]
+
+def test_a_source_travels_to_spawned_workers(folder, tmp_path, monkeypatch):
+    s = disk(folder, tmp_path, monkeypatch).store.source
+    dl = torch.utils.data.DataLoader(Given(s), 24, num_workers=1, multiprocessing_context='spawn')
+    x,y = next(iter(dl)); assert torch.equal(y, s.labels) and torch.equal(x[3], s.get(3, 16)[0])
 
 def test_how_far_ahead_is_decoded_changes_nothing(folder):
     ws = []

@@ -3,9 +3,9 @@ import warnings
 from functools import partial
 import pytest, torch
 from trickbag.all import *
-from trickbag.callback import Callback
+from trickbag.callback import Callback, CancelValidate
 from trickbag.pairs import SmallImages, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing import StopAt, TinyData, found, tiny_learner, tiny_model, weights
 
 def small(*cbs, **kw): return tiny_learner(list(cbs), small_data(), small_model(), **{'opt_func': bag_opt, **kw})
 
@@ -98,3 +98,31 @@ def test_the_lag_of_an_average_is_counted_in_steps():
 
 def test_ohem_refuses_weighted_classes():
     with pytest.raises(ValueError, match='weighs classes'): tiny_learner([OHEM()], loss_func=torch.nn.CrossEntropyLoss(torch.ones(4))).fit(1)
+
+class Within(Callback):
+    "Validates, or begins to, in the middle of a validation"
+    stage = 'monitor'
+    def __init__(self, stop=False): self.stop,self.seen,self.busy = stop,[],False
+    def before_validate(self, learn):
+        if self.busy and self.stop: raise CancelValidate
+    def after_pred(self, learn):
+        if learn.training or self.busy: return
+        self.seen.append((next(learn.model.parameters()).detach().clone(), learn.model(learn.xb).detach().clone()))
+        if learn.iter: return
+        self.busy = True
+        try: learn.validate(learn.dls.valid)
+        finally: self.busy = False
+
+class Early(Within): stage = 'surgery'
+
+@pytest.mark.parametrize('make', [lambda: MixedPrecision('bf16'), lambda: SqueezeExcite(4, 4), lambda: BlurPool(1)], ids=['MixedPrecision', 'SqueezeExcite', 'BlurPool'])
+def test_a_validation_within_a_validation_ends_nothing_of_the_outer_one(make):
+    a,b = (small(make(), w) for w in (Within(), Callback()))
+    was = found(a); assert a.validate()==b.validate(); assert found(a)==was
+    a.fit(1); b.fit(1); assert a.history[0]['valid_loss']==b.history[0]['valid_loss']
+
+@pytest.mark.parametrize('make', [Within, lambda: Within(True), lambda: Early(True)], ids=['whole', 'cancelled', 'cancelled before EMA'])
+def test_the_average_stays_through_a_validation_within_a_validation(make):
+    a,b = small(EMA(.5), w := make()).fit(2),small(EMA(.5)).fit(2)
+    assert [r['valid_loss'] for r in a.history]==[r['valid_loss'] for r in b.history] and torch.equal(weights(a), weights(b))
+    n = len(w.seen)//2; assert n>1 and all(torch.equal(x, w.seen[i-i%n][0]) for i,(x,_) in enumerate(w.seen))

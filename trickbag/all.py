@@ -13,7 +13,7 @@ from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fi
 from .core import atomic_save, batches_in, in_parts, keep_modes, keep_rng, listed, loader_generators, lone_threads, mix_seed
 from .core import name_key, sample_beta, seed_all, seed_default, soft_targets
 from .describe import Table
-from .fast import Backends, device_cbs, Fast, fast_bf16, has_compiler, keep_heap
+from .fast import Backends, Fast, fast_bf16, has_compiler, keep_heap
 from .interpret import Interpretation
 from .learner import default_cbs, Learner
 from .losses import bce_sum, feature_distance, focal_loss, FocalLoss, sigmoid_focal_loss, unreduced
@@ -114,10 +114,10 @@ __all__ = [
     'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS',
     'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint',
     'write_checkpoint', 'atomic_save', 'batches_in', 'in_parts', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads',
-    'mix_seed', 'name_key', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Table', 'Backends', 'device_cbs', 'Fast',
-    'fast_bf16', 'has_compiler', 'keep_heap', 'Interpretation', 'default_cbs', 'Learner', 'bce_sum', 'feature_distance', 'focal_loss',
-    'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy',
-    'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups', 'follow_params', 'freeze_to', 'linear_width',
+    'mix_seed', 'name_key', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Table', 'Backends', 'Fast', 'fast_bf16',
+    'has_compiler', 'keep_heap', 'Interpretation', 'default_cbs', 'Learner', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss',
+    'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages',
+    'error_rate', 'metric_name', 'probabilities', 'top_5', 'adamw', 'fit_groups', 'follow_params', 'freeze_to', 'linear_width',
     'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'trained_norms', 'bottleneck', 'DATA_STAGES', 'LOOP',
     'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds',
     'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin',

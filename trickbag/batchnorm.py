@@ -34,10 +34,13 @@ def last_batchnorm(model:nn.Module)->nn.Module|None:
     return next(filter(has_stats, reversed(ms)), None)
 
 def update_bn(learn):
-    "Take BatchNorm's statistics anew, on the training images as validation would show them; nothing else changes"
-    if any(map(has_stats, learn.model.modules())):
-        own = vars(learn.model)
-        compiled = {n: own.pop(n) for n in ('_compiled_call_impl',) if n in own}       # every batch has another momentum, which would be compiled anew
-        try:
-            with learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats()])
-        finally: own.update(compiled)
+    "Take BatchNorm's statistics anew, on the training images as validation would show them; nothing else changes, and after an error nothing at all"
+    bufs = [b for m in learn.model.modules() if has_stats(m) for b in m.buffers(recurse=False)]
+    if not bufs: return
+    was,own = [b.clone() for b in bufs],vars(learn.model)
+    compiled = {n: own.pop(n) for n in ('_compiled_call_impl',) if n in own}       # every batch has another momentum, which would be compiled anew
+    try:
+        with learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats()])
+    except BaseException:       # all anew, or as they were
+        torch._foreach_copy_(bufs, was); raise
+    finally: own.update(compiled)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .all import (EMA, TTA, ChannelsLast, DataLoaders, Interpretation, LabelSmoothing, Learner, MixedPrecision, NoBiasDecay, Recorder,
-                          accuracy, fast_bf16, toy_set, xresnet18)
+from .all import EMA, TTA, DataLoaders, Fast, Interpretation, LabelSmoothing, Learner, NoBiasDecay, Recorder, accuracy, toy_set, xresnet18
 
 # %% ../nbs/demo.ipynb #9941a20b
 def run_demo(
@@ -30,7 +29,7 @@ def run_demo(
     path = toy_set(out/'data', **toy)
     dls = DataLoaders.from_folder(path, size=size, bs=bs)
     print(f"toy set in {path}, {time.perf_counter()-t0:.0f} s\n{dls}")
-    cbs = [LabelSmoothing(), EMA(half_life=.05), NoBiasDecay(), ChannelsLast(), *([MixedPrecision()] if fast_bf16() else [])]
+    cbs = [LabelSmoothing(), EMA(half_life=.05), NoBiasDecay(), Fast(compile=False, verbose=False)]     # compiling would take longer than it saves
     torch.manual_seed(seed)     # the first weights
     learn = Learner(dls, xresnet18(n_out=dls.c), metrics=accuracy, cbs=cbs, path=out, seed=seed)
     print(learn.explain(), '\n')

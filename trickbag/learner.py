@@ -8,6 +8,7 @@ __all__ = ['default_cbs', 'Learner']
 # %% ../nbs/learner.ipynb #d12476e0
 import itertools, operator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,12 +23,12 @@ from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, s
 from .rules import check_rules
 
 # %% ../nbs/learner.ipynb #a965bef5
-def default_cbs(device:torch.device)->list:
-    "The callbacks every learner has: those for the device (`Backends`, on newer GPUs `ChannelsLast`), `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"
-    from trickbag.fast import device_cbs    # here, not above: callbacks are built on this module
+def default_cbs()->list:
+    "The callbacks every learner has: `Backends`, `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"
+    from trickbag.fast import Backends      # here, not above: callbacks are built on this module
     from trickbag.monitors.progress import Progress
     from trickbag.monitors.recorder import Recorder
-    return [*device_cbs(device), ToDevice(), CheckTargets(), Recorder(), Progress()]
+    return [Backends(), ToDevice(), CheckTargets(), Recorder(), Progress()]
 
 class Learner:
     "Model, data, loss, optimizer and callbacks; runs the loop"
@@ -51,9 +52,9 @@ class Learner:
         if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
         self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
         self.metrics,self.cbs = listed(metrics),listed(cbs)
-        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(self.device),splitter or split_head,Path(path),seed,0
+        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(),splitter or split_head,Path(path),seed,0
         self.opt,self.history,self.results = None,[],{}     # results: of the newest validation
-        self.training = self.fitting = False
+        self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
         self.dl = self.n_iter = self._loaded = self._n_out = None
@@ -170,11 +171,12 @@ class Learner:
         direct = skip and hasattr(dl, 'iter_from')
         if hasattr(dl, 'use'): dl.use(self.device)
         it = dl.iter_from(skip) if direct else iter(dl)
+        seed = partial(seed_default, device=self.device) if self.device.type=='cuda' else torch.default_generator.manual_seed
         for i in itertools.count(skip if direct else 0):
-            if i: seed_default(mix_seed(key, i), self.device)       # for the loader's draws, then dropout's and its kin's
+            if i: seed(mix_seed(key, i))        # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
-            if not i: seed_default(mix_seed(key, 0), self.device)   # the first comes after the order of the samples, whoever draws that
+            if not i: seed(mix_seed(key, 0))    # the first comes after the order of the samples, whoever draws that
             if i>=skip: yield i,batch
 
     # Evaluation: a path of its own, without before_fit and after_fit
@@ -193,8 +195,8 @@ class Learner:
         finally: vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks')}
-        self.training,self.dl,self._hooks,res,any_batch = False,dl,hooks(self.active, training=False),Averages(self.metrics, self.device),False
+        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth')}
+        self.training,self.depth,self.dl,self._hooks,res,any_batch = False,self.depth+1,dl,hooks(self.active, training=False),Averages(self.metrics, self.device),False
         try:
             with torch.no_grad(), keep_modes(self.model):
                 self.model.eval()
@@ -209,8 +211,8 @@ class Learner:
                 try: self('after_validate')
                 except CancelValidate: pass
         finally:
-            self._cleanup('cleanup_validate')
-            vars(self).update(kept); self._forget()
+            try: self._cleanup('cleanup_validate')
+            finally: vars(self).update(kept); self._forget()
         return self.results
 
     def _eval_batch(self, batch, res):

@@ -16,6 +16,7 @@ from .callback import Callback, CancelEpoch, CancelFit
 from .checkpoint import dry_fit
 from .core import batches_in, listed
 from .describe import Table
+from .fast import Fast
 from .learner import Learner
 from .trace import watches
 
@@ -122,7 +123,7 @@ def bottleneck(
     if others and max(others.values())>.2*total:
         worst = max(others, key=others.get)
         return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if worst=='SAM' else ': look whether it must act at every step.')
-    missing = [n for n in ('ChannelsLast', 'MixedPrecision', 'Compile') if n not in cbs]
+    missing = [cb.name for cb in Fast(device=learn.device, verbose=False) if cb.name not in cbs]
     return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
 
 @patch

@@ -7,7 +7,7 @@ __all__ = ['SMALL', 'cache_dir', 'free_memory', 'free_disk', 'choose_kind', 'wri
            'cached_sets', 'clear_cache']
 
 # %% ../../nbs/data/store.ipynb #117c7f06
-import json, os, shutil, tempfile, threading, warnings, weakref
+import json, mmap, os, shutil, tempfile, threading, warnings, weakref
 from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None   # Windows: no store on disk
@@ -86,15 +86,17 @@ class DiskArrays:
             b,at = b[k:],at+k
 
     def page(self, t:torch.Tensor)->torch.Tensor:
-        "The same numbers in a file that only this process has, deleted already: the system can take such memory back"
-        with tempfile.NamedTemporaryFile(dir=self.folder) as f:
+        "The same numbers in a file without a name: the system can take such memory back. What is written to them stays in this process"
+        with tempfile.TemporaryFile(dir=self.folder) as f:
             f.write(t.contiguous().numpy()); f.flush()
-            return torch.from_file(f.name, shared=True, size=t.numel(), dtype=t.dtype).view(t.shape)
+            return torch.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY), dtype=t.dtype).view(t.shape)
 
     def whole(self):
-        "Every image is there: say so, once it is safely on the disk"
-        if (self.folder/'whole').exists(): return
-        os.fsync(self.fd); (self.folder/'whole').touch()
+        "Every image is there: say so, once it is safely on the disk; unless the folder was cleared meanwhile, and perhaps made anew"
+        try:
+            if (self.folder/'whole').exists() or not os.path.samestat(os.stat(self.folder/'pixels'), os.fstat(self.fd)): return
+            os.fsync(self.fd); (self.folder/'whole').touch()
+        except FileNotFoundError: pass
 
 class MemoryArrays:
     "The same in this process's memory"
@@ -107,7 +109,7 @@ class MemoryArrays:
 class Store:
     "Decoded images of a source, each decoded when it is first asked for"
     def __init__(self,
-        source,                 # `FileSource`, `DatasetSource` or alike: `len`, `get(i, P)`, and, if its images are files, `key()`, `stamp(i)` and `page(to)`
+        source,                 # `FileSource`, `DatasetSource` or alike: `len`, `get(i, P)`, and, if its images are files, `files`, `key()`, `stamp(i)` and `page(to)`
         presize:int,            # P: side of the square
         keep:bool|str=None,     # 'disk', 'memory', 'none'; False is 'none', True is 'memory'; None chooses, see `choose_kind`
         threads:int=None,       # decoding threads; None: one a core, 8 at most
@@ -116,9 +118,9 @@ class Store:
         self.source,self.presize,self.need,key = source,presize,n*presize**2*3,source.key() if hasattr(source, 'key') else None
         kind = {True: 'memory', False: 'none'}.get(keep, keep) or choose_kind(self.need, bool(key))
         if kind not in ('disk', 'memory', 'none'): raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
+        if kind=='disk' and not fcntl: raise ValueError("Store: a store on disk needs file locks, which this system has not; use keep='memory'")
         if kind=='disk' and not key: raise ValueError(f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'")
         self.kind,self.threads,self.arrays,self.lock = kind,threads or min(8, os.cpu_count() or 1),None,threading.Lock()
-        self.pool = lone_threads('decode', self.threads)
         self.ready,self.left = torch.zeros(n, dtype=torch.bool),n      # seen to be right, by this process; how many are not
         if kind=='disk':
             try:
@@ -155,9 +157,10 @@ class Store:
         idx:torch.Tensor,   # which images, N
     ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory)
         "Start decoding what is not there yet"
-        if not self.left or self.ready[idx].all(): return lambda: self._gather(idx, {})
+        if self.arrays and (not self.left or self.ready[idx].all()): return lambda: self._gather(idx, {})
         todo = list(dict.fromkeys((idx[~self.ready[idx]] if self.arrays else idx).tolist()))
-        jobs = [self.pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
+        pool = lone_threads('decode', self.threads)     # of this process: it may be a fork
+        jobs = [pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
         def wait():
             got = {i: x for j in jobs for i,x in j.result()}
             if self.arrays and not self.left: self.arrays.whole()

@@ -75,5 +75,5 @@ class BlurPool(Callback):
     before_validate = before_fit
 
     def cleanup_fit(self, learn):
-        if self._undo and not learn.fitting: self._undo = self._undo()
+        if self._undo and not learn.fitting and learn.depth<2: self._undo = self._undo()
     cleanup_validate = cleanup_fit

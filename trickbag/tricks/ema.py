@@ -44,7 +44,7 @@ class EMA(Callback):
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._own,self._half,self.n,self.pos,self.decay_used = {},[],{},False,0,0,None
+    def _clear(self): self.avg,self.raw,self._own,self._half,self.n,self.pos,self.decay_used = {},{},{},False,0,0,None
 
     def check(self, learn):
         if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
@@ -69,18 +69,18 @@ class EMA(Callback):
         ema_update(list(self.avg.values()), [t.to(a.dtype) for a,t in zip(self.avg.values(), self._own.values())] if self._half else list(self._own.values()), self.decay_used)
 
     def before_validate(self, learn):
-        if self._own: self.raw.append({n: t.detach().clone() for n,t in self._own.items()})     # a stack: a callback may validate in a validation
+        if self._own: self.raw[learn.depth] = {n: t.detach().clone() for n,t in self._own.items()}     # a callback may validate in a validation
         if self.n: self._put(self.avg)
 
     def cleanup_validate(self, learn):
-        if self.raw: self._put(self.raw.pop())
+        if learn.depth in self.raw: self._put(self.raw.pop(learn.depth))
 
     def after_fit(self, learn): self._put(self.avg if self.n else self._own)
     def cleanup_fit(self, learn): self._clear()
 
     def load_state_dict(self, sd:dict):
         super().load_state_dict(sd)
-        while self.raw and self._own: self.cleanup_validate(None)       # saved during a validation: the model that was loaded is the average
+        while self.raw and self._own: self._put(self.raw.popitem()[1])      # saved during a validation: the model that was loaded is the average
 
     @torch.no_grad()
     def _put(self, src): torch._foreach_copy_(list(self._own.values()), list(src.values()))

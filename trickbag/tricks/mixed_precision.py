@@ -46,7 +46,7 @@ class MixedPrecision(Callback):
         if self._outside is None: self._outside,learn.autocast = learn.autocast,partial(torch.autocast, learn.device.type, dtype=self.format(learn))
 
     def cleanup_validate(self, learn):
-        if not learn.fitting and self._outside is not None: learn.autocast,self._outside = self._outside,None
+        if not learn.fitting and learn.depth<2 and self._outside is not None: learn.autocast,self._outside = self._outside,None
 
     def before_fit(self, learn):
         self.before_validate(learn)
@@ -57,7 +57,7 @@ class MixedPrecision(Callback):
 
     def cleanup_fit(self, learn):
         self.cleanup_validate(learn)
-        if self.scaler: del learn.opt_step
+        if self.scaler: vars(learn).pop('opt_step', None)
         self.scaler = None
 
     def after_pred(self, learn):

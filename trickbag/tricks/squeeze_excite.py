@@ -76,7 +76,7 @@ class SqueezeExcite(Callback):
         for p in learn.opt.param_groups[-1]['params']: learn.opt.state.pop(p, None)     # of an earlier fit; a file that was saved after it has none
 
     def cleanup_validate(self, learn):
-        if self._undo and not learn.fitting: self._undo = self._undo()
+        if self._undo and not learn.fitting and learn.depth<2: self._undo = self._undo()
     cleanup_fit = cleanup_validate
 
     def state_dict(self)->dict: return {n: [p.detach() for p in g.parameters()] for n,g in self.gates.items()}

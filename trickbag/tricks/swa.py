@@ -70,13 +70,13 @@ class SWA(Callback):
     @torch.no_grad()
     def after_fit(self, learn):
         if self.done or not self.n: return
-        ts = [*self._own.values(), *learn.model.buffers()]
+        ts = list(self._own.values())
         was = [t.clone() for t in ts]
         try:
-            torch._foreach_copy_(ts[:len(self._own)], [self.avg[n] for n in self._own])
+            torch._foreach_copy_(ts, [self.avg[n] for n in self._own])
             update_bn(learn)
             self.done = True
-        except BaseException:       # average and statistics, or neither
+        except BaseException:       # average and statistics, or neither; `update_bn` sees to the latter
             torch._foreach_copy_(ts, was); raise
 
     def cleanup_fit(self, learn): self._clear()

@@ -47,7 +47,7 @@ def normalize(
     k,out = 1. if x.is_floating_point() else 255.,torch.empty_like(x, dtype=torch.float32, memory_format=memory_format)
     m,s = (torch.tensor(o)*k for o in (mean, std))      # on the CPU: made on a GPU, they would wait for it
     if all(o.is_contiguous(memory_format=torch.channels_last) for o in (x, out)):       # rows of W*C values: channels as the last dimension are slow
-        x,y,m,s = x.permute(0, 2, 3, 1).flatten(2),out.permute(0, 2, 3, 1).flatten(2),m.repeat(x.shape[3]),s.repeat(x.shape[3])
+        x,y,m,s = x.permute(0, 2, 3, 1).flatten(2),out.permute(0, 2, 3, 1).flatten(2),m.expand(x.shape[1]).repeat(x.shape[3]),s.expand(x.shape[1]).repeat(x.shape[3])
     else: y,m,s = out,m[:, None, None],s[:, None, None]
     y.copy_(x).sub_(m.to(x.device, non_blocking=True)).div_(s.to(x.device, non_blocking=True))
     return out
