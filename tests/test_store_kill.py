@@ -36,4 +36,4 @@ def test_killed_while_filling(tmp_path, monkeypatch):
             assert torch.equal(s.arrays.pixels[i], x) and s.wh[i].tolist()==list(wh), i
     assert stamped==sorted(stamped) and stamped[-1]>0       # what was there stays
     s.submit(torch.arange(240))()
-    assert not s.left and (s.arrays.folder/'whole').exists()
+    s.saved.result(); assert not s.left and (s.arrays.folder/'whole').exists()

@@ -131,6 +131,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trickbag.data.images.Paths.parts': ('data/images.html#paths.parts', 'trickbag/data/images.py'),
                                       'trickbag.data.images._from_tensor': ('data/images.html#_from_tensor', 'trickbag/data/images.py'),
                                       'trickbag.data.images._ints': ('data/images.html#_ints', 'trickbag/data/images.py'),
+                                      'trickbag.data.images._jpeg_decoder': ('data/images.html#_jpeg_decoder', 'trickbag/data/images.py'),
                                       'trickbag.data.images._pixels': ('data/images.html#_pixels', 'trickbag/data/images.py'),
                                       'trickbag.data.images._reason': ('data/images.html#_reason', 'trickbag/data/images.py'),
                                       'trickbag.data.images._squash': ('data/images.html#_squash', 'trickbag/data/images.py'),

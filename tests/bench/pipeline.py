@@ -6,7 +6,7 @@ FOLDER holds JPEGs at any depth. Every contender crops at random (scale .35 to 1
 batches; nothing is trained. Contenders: torchvision (ImageFolder-like dataset, v2 transforms, DataLoader with a worker a core), fastai (its loader and
 aug_transforms' equivalents on the batch), timm (its loader with the same transforms and its collate), and trickbag: `first` decodes and keeps, `second` has all
 decoded, `none` decodes every time. Rounds interleave the contenders. Ratios are to torchvision in the same round. Needs the extra [bench] for fastai and timm."""
-import argparse, json, os, platform, statistics, sys, tempfile, time, warnings
+import argparse, atexit, json, os, platform, statistics, sys, tempfile, time, warnings
 from pathlib import Path
 import torch
 
@@ -51,16 +51,18 @@ def trickbag(files, a):
         stage,n = 'model',0
         def before_batch(self, learn): self.n += len(learn.xb); raise CancelBatch
     def epoch(keep, cache=None):
-        os.environ['TRICKBAG_CACHE'] = cache or tempfile.mkdtemp()
+        if cache: os.environ['TRICKBAG_CACHE'] = cache
         dls = DataLoaders.from_lists(files, [i%10 for i in range(len(files))], is_valid=[False]*len(files), size=a.size, bs=a.bs, keep=keep, verify=False)
         def run():
             out = Out()
-            learn = Learner(dls, torch.nn.Linear(1, 1), cbs=out, device='cpu'); learn.default_cbs = [cb for cb in learn.default_cbs if cb.name=='ToDevice']
+            learn = Learner(dls, torch.nn.Linear(1, 1), cbs=out, device='cpu'); learn.default_cbs = [cb for cb in learn.default_cbs if cb.name in ('Backends', 'ToDevice')]
             t = time.perf_counter(); learn.fit(1); return out.n/(time.perf_counter()-t)
         return run
-    cache = tempfile.mkdtemp()
-    second = epoch('disk', cache); second()
-    return dict(first=lambda: epoch('disk')(), second=second, run2=lambda: epoch('disk', cache)(), memory=(lambda f: (f(), f)[1])(epoch('memory')), none=epoch('none'))
+    def first():
+        with tempfile.TemporaryDirectory() as d: return epoch('disk', d)()
+    cache = tempfile.TemporaryDirectory(); atexit.register(cache.cleanup)
+    second = epoch('disk', cache.name); second()
+    return dict(first=first, second=second, run2=lambda: epoch('disk', cache.name)(), memory=(lambda f: (f(), f)[1])(epoch('memory')), none=epoch('none'))
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -28,7 +28,7 @@ class ImageLoader:
         bs:int=64,              # images a batch
         shuffle:bool=False,
         drop_last:bool=False,   # leave an incomplete last batch out, if there is a complete one
-        ahead:int=2,            # batches decoded in advance
+        ahead:int=4,            # batches decoded in advance
     ):
         if bs<1: raise ValueError(f"ImageLoader: bs must be at least 1, got {bs}")
         self.store,self.bs,self.shuffle,self.ahead = store,bs,shuffle,ahead

@@ -14,7 +14,7 @@ except ImportError: fcntl = None   # Windows: no store on disk
 
 import torch
 
-from ..core import lone_threads
+from ..core import in_parts, lone_threads
 
 # %% ../../nbs/data/store.ipynb #310f1316
 SMALL = 64*2**20    # bytes; what is smaller is decoded again in a second, and is not written to disk
@@ -131,7 +131,7 @@ class Store:
         if kind=='memory': self.arrays = MemoryArrays(n, presize)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
         self._stamps,self._wh,self._ready = self.index.numpy()[:, 0],self.wh.numpy(),self.ready.numpy()      # the same memory; numpy writes single numbers faster
-        self.device,self.copy,self.copied = None,None,None
+        self.device,self.copy,self.copied,self.saved = None,None,None,None      # saved: a future, once all are there
 
     def _give_up(self, e):
         "No room or no right to write: go on without keeping"
@@ -163,7 +163,7 @@ class Store:
         jobs = [pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
         def wait():
             got = {i: x for j in jobs for i,x in j.result()}
-            if self.arrays and not self.left: self.arrays.whole()
+            if self.arrays and not self.left and not self.saved: self.saved = pool.submit(self.arrays.whole)    # nobody waits for the disk
             return self._gather(idx, got)
         return wait
 
@@ -178,14 +178,18 @@ class Store:
     def _pixels(self, idx, got):
         "N x P x P x 3, on the CPU; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"
         ids,arrays = idx.tolist(),self.arrays
-        if arrays and not all(i in got for i in ids): return arrays.pixels.flatten(1).index_select(0, idx).view(-1, *arrays.pixels.shape[1:])
-        return torch.stack([got[i] if i in got else self.source.get(i, self.presize)[0] for i in ids])
+        out = torch.empty(len(ids), self.presize, self.presize, 3, dtype=torch.uint8)
+        def part(start, stop):
+            for k,i in enumerate(ids[start:stop], start): out[k] = got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0]
+        in_parts(part, len(ids))
+        return out
 
     def _decode(self, ids): return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]
 
     def _decode_one(self, i):
         "Its pixels, if they were not there yet"
-        arrays,stamp = self.arrays,self.source.stamp(i) if hasattr(self.source, 'stamp') else 1
+        arrays = self.arrays
+        stamp = self.source.stamp(i) if arrays and hasattr(self.source, 'stamp') else 1
         if arrays and self._stamps[i]==stamp: return self._there(i)
         x,wh = self.source.get(i, self.presize)
         if arrays:

@@ -9,6 +9,7 @@ __all__ = ['imagenet_mean', 'imagenet_std', 'flip', 'Flip', 'normalize', 'memory
 import torch
 
 from ..callback import Callback
+from ..core import in_parts
 
 imagenet_mean,imagenet_std = (.485, .456, .406),(.229, .224, .225)
 
@@ -19,8 +20,10 @@ def flip(
 )->torch.Tensor:
     "Mirror some images left to right"
     if x.device.type!='cpu': return torch.where(mask[:, None, None, None], x.flip(3), x)
-    out = x.clone()         # on a CPU nothing waits, and half of the images need no work
-    for i in mask.nonzero()[:, 0].tolist(): out[i] = x[i].flip(2)
+    out,mirror = torch.empty_like(x),mask.tolist()      # on a CPU nothing waits, and half of the images are only copied
+    def part(start, stop):
+        for i in range(start, stop): out[i] = x[i].flip(2) if mirror[i] else x[i]
+    in_parts(part, len(x))
     return out
 
 class Flip(Callback):
@@ -49,7 +52,10 @@ def normalize(
     if all(o.is_contiguous(memory_format=torch.channels_last) for o in (x, out)):       # rows of W*C values: channels as the last dimension are slow
         x,y,m,s = x.permute(0, 2, 3, 1).flatten(2),out.permute(0, 2, 3, 1).flatten(2),m.expand(x.shape[1]).repeat(x.shape[3]),s.expand(x.shape[1]).repeat(x.shape[3])
     else: y,m,s = out,m[:, None, None],s[:, None, None]
-    y.copy_(x).sub_(m.to(x.device, non_blocking=True)).div_(s.to(x.device, non_blocking=True))
+    m,s = (o.to(x.device, non_blocking=True) for o in (m, s))
+    def part(start, stop): y[start:stop].copy_(x[start:stop]).sub_(m).div_(s)
+    if x.device.type=='cpu': in_parts(part, len(x))
+    else: part(0, len(x))
     return out
 
 def memory_format_of(model:torch.nn.Module)->torch.memory_format:

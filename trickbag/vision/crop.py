@@ -80,7 +80,7 @@ def resize_boxes(
     hi = torch.stack([hi[:, k].clamp(max=x.shape[3-k]) for k in (0, 1)], 1)
     if matmul is None: matmul = x.device.type!='cpu'
     if not matmul:
-        out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype).to(memory_format=torch.channels_last)
+        out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
         cuts = torch.cat([lo, hi], 1).int().tolist()
         def part(start, stop):
             for i in range(start, stop):
