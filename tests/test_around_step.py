@@ -51,7 +51,7 @@ def test_no_wait(cb):
     assert w.n>0
 
 def test_statistics_do_not_wait():
-    from trickbag.tricks.swa import _Stats
+    from trickbag.batchnorm import _Stats
     learn,s = tiny_learner(),_Stats()
     s.before_validate(learn)
     with NoWait():

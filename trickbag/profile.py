@@ -117,12 +117,12 @@ def bottleneck(
         elif store.left: what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
         else: what = 'more threads, or a lower presize'
         return f"Waiting for data takes {sums['loader']/total:.0%} of a step: {what}."
+    if others and max(others.values())>max(.2*total, sums['batch']):
+        worst = max(others, key=others.get)
+        return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if worst=='SAM' else ': look whether it must act at every step.')
     if sums['batch']==max(sums.values()) or share<.9 and sums['batch']>.1*total:
         worst = max(batch, key=batch.get)
         return f"Work on the batch takes {sums['batch']/total:.0%} of a step, {worst} {batch[worst]/total:.0%}: smaller images or a lower presize make it cheaper" + (f", and so does leaving out {worst}." if worst not in ('Crop', 'Normalize', 'ToDevice') else ".")
-    if others and max(others.values())>.2*total:
-        worst = max(others, key=others.get)
-        return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if worst=='SAM' else ': look whether it must act at every step.')
     missing = [cb.name for cb in Fast(device=learn.device, verbose=False) if cb.name not in cbs]
     return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
 
