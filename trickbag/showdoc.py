@@ -27,7 +27,7 @@ def _default(o):
         s = ', '.join(map(_default, o))
         return f'[{s}]' if isinstance(o, list) else f"({s}{',' if len(o)==1 else ''})"
     if callable(o) and hasattr(o, '__name__'): return 'lambda' if o.__name__=='<lambda>' else o.__name__
-    return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
+    return re.sub(r'\d+\.\d{9,}', lambda m: f'{float(m[0]):.4g}', re.sub(r' at 0x[0-9a-f]+', '', repr(o)))    # 2/3 in four digits
 
 def _params(sym):
     "Parameters of `sym` but self and cls, and its return annotation; None where Python cannot tell"
