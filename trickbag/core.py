@@ -125,9 +125,10 @@ def in_parts(
     f,          # `f(start, stop)`; what it gives is ignored
     n:int,      # of range(n)
     least:int=8,    # elements a thread, at least
+    size:int=0,     # bytes of them all, if the work is but to move them: less than 1.5 MB is not worth a thread
 ):
     "Call `f` for parts of range(n), in as many threads as torch has"
-    k = min(torch.get_num_threads(), n//least)
+    k = min(torch.get_num_threads(), n//least, *([size//1_500_000] if size else []))
     if k<2: return f(0, n)
     list(lone_threads('parts', k).map(lambda i: f(n*i//k, n*(i+1)//k), range(k)))
 

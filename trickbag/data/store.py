@@ -181,7 +181,7 @@ class Store:
         out = torch.empty(len(ids), self.presize, self.presize, 3, dtype=torch.uint8)
         def part(start, stop):
             for k,i in enumerate(ids[start:stop], start): out[k] = got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0]
-        in_parts(part, len(ids))
+        in_parts(part, len(ids), size=out.nbytes)
         return out
 
     def _decode(self, ids): return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]

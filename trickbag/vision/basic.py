@@ -23,7 +23,7 @@ def flip(
     out,mirror = torch.empty_like(x),mask.tolist()      # on a CPU nothing waits, and half of the images are only copied
     def part(start, stop):
         for i in range(start, stop): out[i] = x[i].flip(2) if mirror[i] else x[i]
-    in_parts(part, len(x))
+    in_parts(part, len(x), size=out.nbytes)
     return out
 
 class Flip(Callback):
@@ -54,7 +54,7 @@ def normalize(
     else: y,m,s = out,m[:, None, None],s[:, None, None]
     m,s = (o.to(x.device, non_blocking=True) for o in (m, s))
     def part(start, stop): y[start:stop].copy_(x[start:stop]).sub_(m).div_(s)
-    if x.device.type=='cpu': in_parts(part, len(x))
+    if x.device.type=='cpu': in_parts(part, len(x), size=out.nbytes)
     else: part(0, len(x))
     return out
 
