@@ -7,7 +7,6 @@ __all__ = ['has_stats', 'last_batchnorm', 'update_bn']
 
 # %% ../nbs/batchnorm.ipynb #6e5f94de
 import torch
-
 from torch import nn
 
 from .callback import Callback

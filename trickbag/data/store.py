@@ -163,7 +163,7 @@ class Store:
         jobs = [pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
         def wait():
             got = {i: x for j in jobs for i,x in j.result()}
-            if self.arrays and not self.left and not self.saved: self.saved = pool.submit(self.arrays.whole)    # nobody waits for the disk
+            if (arrays := self.arrays) and not self.left and not self.saved: self.saved = lone_threads('save', 1).submit(arrays.whole)     # nobody waits for the disk, nor does another store's decoding
             return self._gather(idx, got)
         return wait
 
