@@ -220,6 +220,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'trickbag.data.store.Store.submit': ('data/store.html#store.submit', 'trickbag/data/store.py'),
                                      'trickbag.data.store.Store.use': ('data/store.html#store.use', 'trickbag/data/store.py'),
                                      'trickbag.data.store.Store.wh': ('data/store.html#store.wh', 'trickbag/data/store.py'),
+                                     'trickbag.data.store._alone': ('data/store.html#_alone', 'trickbag/data/store.py'),
                                      'trickbag.data.store._boot': ('data/store.html#_boot', 'trickbag/data/store.py'),
                                      'trickbag.data.store.cache_dir': ('data/store.html#cache_dir', 'trickbag/data/store.py'),
                                      'trickbag.data.store.cached_sets': ('data/store.html#cached_sets', 'trickbag/data/store.py'),

@@ -8,6 +8,7 @@ __all__ = ['SMALL', 'cache_dir', 'free_memory', 'free_disk', 'choose_kind', 'wri
 
 # %% ../../nbs/data/store.ipynb #117c7f06
 import json, mmap, os, shutil, tempfile, threading, warnings, weakref
+from contextlib import contextmanager
 from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None   # Windows: no store on disk
@@ -53,6 +54,16 @@ def write_atomic(path:Path, text:str):
     tmp = path.with_name(f'{path.name}-{os.getpid()}')
     tmp.write_text(text); os.replace(tmp, path)
 
+@contextmanager
+def _alone(
+    lock,           # its file
+    dir_fd=None,    # the open folder that it is in, should its path mean another one by now
+):
+    "One process at a time"
+    with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=dir_fd), 'r+') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
 class DiskArrays:
     "Pixels and index of one set as files in a folder, shared by every process that opens it"
     def __init__(self,
@@ -62,10 +73,11 @@ class DiskArrays:
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder,self.size,note = folder,P*P*3,folder/'about.json'
+        self.dir = os.open(folder, os.O_RDONLY)         # this very folder, should it be cleared and made anew
+        weakref.finalize(self, os.close, self.dir)
         self.fd = os.open(folder/'pixels', os.O_RDWR | os.O_CREAT, 0o666)
         weakref.finalize(self, os.close, self.fd)
-        with open(folder/'lock', 'w') as lock:          # one process at a time looks, and starts afresh
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _alone(folder/'lock'):         # looks, and starts afresh
             try: old = json.loads(note.read_text())
             except (OSError, ValueError): old = {}
             if not ((folder/'whole').exists() or old.get('boot')==_boot()) or os.fstat(self.fd).st_size!=n*self.size:
@@ -92,11 +104,11 @@ class DiskArrays:
             return torch.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY), dtype=t.dtype).view(t.shape)
 
     def whole(self):
-        "Every image is there: say so, once it is safely on the disk; unless the folder was cleared meanwhile, and perhaps made anew"
+        "Every image is there: say so, once it is safely on the disk"
+        os.fsync(self.fd)
         try:
-            if (self.folder/'whole').exists() or not os.path.samestat(os.stat(self.folder/'pixels'), os.fstat(self.fd)): return
-            os.fsync(self.fd); (self.folder/'whole').touch()
-        except FileNotFoundError: pass
+            with _alone('lock', self.dir): os.close(os.open('whole', os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=self.dir))
+        except FileNotFoundError: pass      # the folder was cleared meanwhile; another of its name is not ours
 
 class MemoryArrays:
     "The same in this process's memory"
@@ -228,5 +240,6 @@ def clear_cache(
     "Remove decoded images; a run that uses them goes on with what it has open"
     sets = [s for s in cached_sets() if name in ('all', s['name'])]
     if not sets and name!='all': raise ValueError(f"cache: there is no {name} in {cache_dir()}; there are {', '.join(s['name'] for s in cached_sets()) or 'none'}")
-    for s in sets: shutil.rmtree(cache_dir()/s['name'])
+    for s in sets:
+        with _alone(cache_dir()/s['name']/'lock'): shutil.rmtree(cache_dir()/s['name'])
     return sum(s['bytes'] for s in sets)
