@@ -13,6 +13,7 @@ import torch
 from .callback import Callback
 from .tricks.channels_last import ChannelsLast
 from .tricks.compile import Compile
+from .tricks.im2col import Im2Col
 from .tricks.mixed_precision import MixedPrecision
 
 # %% ../nbs/fast.ipynb #629f8bc0
@@ -42,8 +43,8 @@ class Fast(list):
         gpu = d.type=='cuda'
         half,want = gpu or fast_bf16(d),gpu if compile is None else compile
         comp = want and has_compiler(d)
-        super().__init__([*([ChannelsLast()] if half else []), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
-        why = {} if half else dict(ChannelsLast='slower in float32', MixedPrecision='no instructions for 16 bits')
+        super().__init__([ChannelsLast(), *([] if gpu or comp else [Im2Col()]), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
+        why = ({} if half else dict(MixedPrecision='no instructions for 16 bits')) | (dict(Im2Col='nothing to do in a compiled model') if comp and not gpu else {})
         if not comp: why['Compile'] = 'there is no compiler' if want else 'not asked for' if compile is False else 'saves too little here'
         self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self) or 'nothing'}"+(f"; without {', '.join(f'{n} ({o})' for n,o in why.items())}" if why else '')
         if verbose: print(self.said)

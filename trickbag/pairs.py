@@ -68,6 +68,7 @@ BAG = {n: Trial(getattr(tb, n)) for n in (
     GradientAccumulation=Trial(lambda: tb.GradientAccumulation(2)),
     GradientClip=Trial(lambda: tb.GradientClip(.1)),
     Grayscale=Trial(lambda: tb.Grayscale(.5)),
+    Im2Col=Trial(lambda: tb.Im2Col(0, 0)),
     LAMB=Trial(tb.LAMB),
     LARS=Trial(tb.LARS),
     LayerFreezing=Trial(lambda: tb.LayerFreezing(0, .5)),

@@ -87,6 +87,7 @@ RULES = [
     Rule('DecoupledDecay', 'owns schedule of weight_decay', "the optimizer's weight decay is 0 then, so the schedule would do nothing", 'leave that schedule out; the decay follows the learning rate'),
     Rule('SelectiveBackprop', 'owns accumulate', 'a window counts samples of which some were dropped', 'leave one out, or use a larger batch'),
     Rule('owns warmup', 'the run', 'a warm-up of {}', 'lower warmup, or train for more epochs', _long_warmup),
+    Rule('Im2Col', 'Compile', "a compiled model keeps torch's convolutions, so Im2Col does nothing", 'leave one out; on a CPU Im2Col was the faster', None, True),
     Rule('SqueezeExcite', 'SaveBest', 'the file of the best weights lacks {}', 'use SaveBest(restore=False) with Checkpoint, or build the model with se=True', _gates),
     Rule('EMA', 'the run', "the average's half-life is {}, more than a fifth of the run, so it lags behind", 'use half_life=.05, a smaller decay, or the default warmup', _lag, True),
 ]

@@ -1,4 +1,4 @@
-"""What is a training step's fastest format on this device: float32 or bf16, contiguous or channels_last, plain or compiled?
+"""What is a training step's fastest format on this device: float32 or bf16, contiguous or channels_last, plain or compiled; on a CPU, with `Im2Col` or without?
 
     python -m tests.bench.formats [--arch xresnet18] [--size 64] [--bs 64] [--rounds 5] [--steps 3] [--device cpu] [--json FILE]
 
@@ -11,10 +11,11 @@ from torch import nn
 from trickbag import all as bag
 from trickbag.fast import has_compiler, keep_heap
 
-def loop(half, last, compiled, a):
+def loop(half, last, im2col, compiled, a):
     torch.manual_seed(0)
     fmt = torch.channels_last if last else torch.contiguous_format
     m = getattr(bag, a.arch)(n_out=10).to(a.device, memory_format=fmt)
+    if im2col: bag.use_im2col(m)
     x,y = torch.randn(a.bs, 3, a.size, a.size, device=a.device).contiguous(memory_format=fmt),torch.randint(0, 10, (a.bs,), device=a.device)
     opt,ce,f = bag.adamw(m.parameters()),nn.CrossEntropyLoss(),torch.compile(m) if compiled else m
     def step():
@@ -35,13 +36,13 @@ def main():
     comp = a.compile and has_compiler(d)
     if a.compile and not comp: print('compiled: there is no compiler', file=sys.stderr)
     runs,first,res = {},{},{}
-    for compiled,half,last in itertools.product((False, True) if comp else (False,), (False, True), (False, True)):
-        n = ('bf16' if half else 'float32')+(', channels_last' if last else '')+(', compiled' if compiled else '')
-        runs[n] = loop(half, last, compiled, a); first[n] = runs[n](); runs[n]()
+    for compiled,half,(last,im2col) in itertools.product((False, True) if comp else (False,), (False, True), ((False, False), (True, False), *([(True, True)] if a.device=='cpu' else []))):
+        n = ('bf16' if half else 'float32')+(', channels_last' if last else '')+(', im2col' if im2col else '')+(', compiled' if compiled else '')
+        runs[n] = loop(half, last, im2col, compiled, a); first[n] = runs[n](); runs[n]()
     for _ in range(a.rounds):
         for n,step in runs.items(): step(); res.setdefault(n, []).extend(step() for _ in range(a.steps))      # the first after another variant finds cold caches
-    print(f'{"":32} {"fastest ms":>10} {"images/s":>9} {"median ms":>10} {"first s":>8}')
-    for n,v in res.items(): print(f'{n:32} {min(v)*1e3:10.1f} {a.bs/min(v):9,.0f} {statistics.median(v)*1e3:10.1f} {first[n]:8.1f}')
+    print(f'{"":40} {"fastest ms":>10} {"images/s":>9} {"median ms":>10} {"first s":>8}')
+    for n,v in res.items(): print(f'{n:40} {min(v)*1e3:10.1f} {a.bs/min(v):9,.0f} {statistics.median(v)*1e3:10.1f} {first[n]:8.1f}')
     where = torch.cuda.get_device_name() if a.device=='cuda' else f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
     print(f'{a.arch}, {a.size} px, batch {a.bs}, {where}, torch {torch.__version__}')
     if a.json:

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from ..core import keep_rng, mix_seed, seed_all
@@ -95,7 +94,7 @@ def decode(
         if b[2]-b[0]<1 or b[3]-b[1]<1: raise ImageError(f"{_where(item)}: the box {tuple(box)} lies outside the image of {w} x {h} pixels; mend the box columns")
         turn = im.getexif().get(0x112, 1) if im.format in ('JPEG', 'MPO', 'WEBP', 'TIFF') and box is None else 1
         if ours and im.format in ('JPEG', 'MPO'): im.draft(None, (int(P*w/(b[2]-b[0])), int(P*h/(b[3]-b[1]))))
-        if box is None and im.size==(w, h): x = _squash(_pixels(to_rgb(im)), P)     # decoded whole, resized whole
+        if box is None and im.size==(w, h): x = _squash(_pixels(to_rgb(im)).permute(2, 0, 1), P)     # decoded whole, resized whole
         else:
             kx,ky = im.size[0]/w,im.size[1]/h
             x = _pixels(to_rgb(im).resize((P, P), Image.BILINEAR, (b[0]*kx, b[1]*ky, b[2]*kx, b[3]*ky), reducing_gap=3.))
@@ -112,12 +111,12 @@ _turns = {2: lambda x: x.flip(1), 3: lambda x: x.flip(0, 1), 4: lambda x: x.flip
 def _pixels(im): return torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(im.size[1], im.size[0], 3)
 
 def _squash(x, P):
-    "H x W x 3 to P x P x 3. Strided views: each operation less is a wait less for the interpreter's lock, a tenth of an image in all"
-    h,w,_ = x.shape
-    if x.stride()!=(w*3, 3, 1): x = x.contiguous()
-    y = F.interpolate(x.as_strided((1, 3, h, w), (h*w*3, 1, w*3, 3)), (P, P), mode='bilinear', antialias=True)
+    "3 x H x W, channels last in memory, to P x P x 3. As few of torch's operations as can be, for each gives the interpreter's lock away and waits to get it back"
+    _,h,w = x.shape
+    if x.stride()!=(1, w*3, 3): x = x.permute(1, 2, 0).contiguous()
+    y = torch.ops.aten._upsample_bilinear2d_aa.default(x.as_strided((1, 3, h, w), (h*w*3, 1, w*3, 3)), (P, P), False)    # F.interpolate's, without its questions
     if y.stride()[1:]!=(1, P*3, 3): y = y.contiguous(memory_format=torch.channels_last)
-    return y.as_strided((P, P, 3), (P*3, 3, 1))
+    return torch.from_numpy(y.numpy()[0].transpose(1, 2, 0))
 
 def _turbo(path, P):
     "A plain JPEG by torchvision's decoder, faster than Pillow's. None where Pillow shall do it, or say what is wrong"
@@ -127,7 +126,7 @@ def _turbo(path, P):
         finally: os.close(fd)
         if not (head := jpeg_head(b)) or min(head)//P>1: return None        # Pillow decodes large ones at half the size or less
         x = _jpeg_decoder()(torch.frombuffer(b, dtype=torch.uint8), 3, False)     # 3: RGB
-        return _squash(x.permute(1, 2, 0), P),head
+        return _squash(x, P),head
     except (ImportError, AttributeError, RuntimeError, OSError): return None
 
 @cache

@@ -44,7 +44,7 @@ class EMA(Callback):
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._own,self._half,self.n,self.pos,self.decay_used = {},{},{},False,0,0,None
+    def _clear(self): self.avg,self.raw,self._own,self._lists,self.n,self.pos,self.decay_used = {},{},{},None,0,0,None
 
     def check(self, learn):
         if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
@@ -58,7 +58,6 @@ class EMA(Callback):
         self._clear()
         self._own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
         self.avg = {n: t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True) for n,t in self._own.items()}
-        self._half = any(t.dtype.itemsize<4 for t in self._own.values())
 
     def after_step(self, learn):
         d = self.decay
@@ -66,7 +65,8 @@ class EMA(Callback):
             old,self.pos = self.pos,learn.epoch*learn.n_iter+learn.iter+1
             d = .5**((self.pos-old)/(self.half_life*learn.n_iter*learn.n_epoch))
         self.n,self.decay_used = self.n+1,ema_decay(self.n, d, self.warmup)
-        ema_update(list(self.avg.values()), [t.to(a.dtype) for a,t in zip(self.avg.values(), self._own.values())] if self._half else list(self._own.values()), self.decay_used)
+        avg,new,half = self._lists = self._lists or (list(self.avg.values()), list(self._own.values()), any(t.dtype.itemsize<4 for t in self._own.values()))
+        ema_update(avg, [t.to(a.dtype) for a,t in zip(avg, new)] if half else new, self.decay_used)
 
     def before_validate(self, learn):
         if self._own: self.raw[learn.depth] = {n: t.detach().clone() for n,t in self._own.items()}     # a callback may validate in a validation
@@ -79,7 +79,7 @@ class EMA(Callback):
     def cleanup_fit(self, learn): self._clear()
 
     def load_state_dict(self, sd:dict):
-        super().load_state_dict(sd)
+        super().load_state_dict(sd); self._lists = None
         while self.raw and self._own: self._put(self.raw.popitem()[1])      # saved during a validation: the model that was loaded is the average
 
     @torch.no_grad()

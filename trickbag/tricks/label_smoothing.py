@@ -13,11 +13,13 @@ from ..core import soft_targets
 
 # %% ../../nbs/tricks/label_smoothing.ipynb #dd55fd1d
 def label_smoothing(
-    y:torch.Tensor,     # probabilities N x C
+    y:torch.Tensor,     # probabilities N x C, or class indices N
     eps:float=.1,       # share of the probability that is spread over all C classes, the true one included
+    n_out:int=None,     # C, needed for indices
 )->torch.Tensor:        # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
-    return y.mul(1-eps).add_(eps/y.shape[1])
+    if not y.is_floating_point(): return soft_targets(y, n_out, 1-eps+eps/n_out, eps/n_out)
+    return soft_targets(y, n_out).mul(1-eps).add_(eps/y.shape[1])
 
 class LabelSmoothing(Callback):
     "Smooth the targets of training batches; validation and metrics see them as they are"
@@ -34,4 +36,4 @@ class LabelSmoothing(Callback):
         if getattr(f, 'label_smoothing', 0) or getattr(f, 'keywords', {}).get('label_smoothing'):
             raise ValueError("LabelSmoothing: the loss smooths labels too; remove its label_smoothing or this callback")
 
-    def before_batch(self, learn): learn.yb = label_smoothing(soft_targets(learn.yb, learn.n_out), self.eps)
+    def before_batch(self, learn): learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out)

@@ -19,8 +19,9 @@ def mixup(
     perm:torch.Tensor,  # partner of each sample, N, integer
 )->tuple:               # mixed x and y
     "Weighted means of samples and their partners (Zhang et al. 2018)"
-    w = lam.unsqueeze(1).to(y.dtype)
-    return torch.lerp(x[perm], x, (w if w.dtype==x.dtype else w.to(x.dtype)).view(-1, *[1]*(x.ndim-1))), torch.lerp(y[perm], y, w)
+    w = (lam if lam.dtype==y.dtype else lam.to(y.dtype)).unsqueeze(1)
+    v = w if w.dtype==x.dtype else w.to(x.dtype)
+    return torch.lerp(x[perm], x, v if x.ndim==2 else v.view(-1, *[1]*(x.ndim-1))), torch.lerp(y.index_select(0, perm), y, w)
 
 class MixUp(Callback):
     "Mix each image and label of a training batch with those of a random partner"

@@ -9,7 +9,7 @@ __all__ = ['imagenet_mean', 'imagenet_std', 'flip', 'Flip', 'normalize', 'memory
 import torch
 
 from ..callback import Callback
-from ..core import in_parts
+from ..core import one_thread
 
 imagenet_mean,imagenet_std = (.485, .456, .406),(.229, .224, .225)
 
@@ -21,9 +21,8 @@ def flip(
     "Mirror some images left to right"
     if x.device.type!='cpu': return torch.where(mask[:, None, None, None], x.flip(3), x)
     out,mirror = torch.empty_like(x),mask.tolist()      # on a CPU nothing waits, and half of the images are only copied
-    def part(start, stop):
-        for i in range(start, stop): out[i] = x[i].flip(2) if mirror[i] else x[i]
-    in_parts(part, len(x), size=out.nbytes)
+    with one_thread():
+        for i,m in enumerate(mirror): out[i] = x[i].flip(2) if m else x[i]
     return out
 
 class Flip(Callback):
@@ -53,9 +52,7 @@ def normalize(
         x,y,m,s = x.permute(0, 2, 3, 1).flatten(2),out.permute(0, 2, 3, 1).flatten(2),m.expand(x.shape[1]).repeat(x.shape[3]),s.expand(x.shape[1]).repeat(x.shape[3])
     else: y,m,s = out,m[:, None, None],s[:, None, None]
     m,s = (o.to(x.device, non_blocking=True) for o in (m, s))
-    def part(start, stop): y[start:stop].copy_(x[start:stop]).sub_(m).div_(s)
-    if x.device.type=='cpu': in_parts(part, len(x), size=out.nbytes)
-    else: part(0, len(x))
+    with one_thread(): y.copy_(x).sub_(m).div_(s)
     return out
 
 def memory_format_of(model:torch.nn.Module)->torch.memory_format:

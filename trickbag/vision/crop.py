@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
-from ..core import in_parts
+from ..core import one_thread
 
 # %% ../../nbs/vision/crop.ipynb #bebd734c
 def random_boxes(
@@ -82,11 +82,8 @@ def resize_boxes(
     if not matmul:
         out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
         cuts = torch.cat([lo, hi], 1).int().tolist()
-        def part(start, stop):
-            for i in range(start, stop):
-                x0,y0,x1,y1 = cuts[i]
-                out[i:i+1] = F.interpolate(x[i:i+1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True)
-        in_parts(part, len(x))
+        with one_thread():
+            for i,(x0,y0,x1,y1) in enumerate(cuts): out[i:i+1] = F.interpolate(x[i:i+1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True)
         return out
     wx,wy = (_triangle(lo[:, k], hi[:, k], x.shape[3-k], size) for k in (0, 1))
     y = torch.einsum('nip,ncpq->nciq', wy, x.float())
@@ -120,7 +117,8 @@ class Crop(Callback):
         v,x,wh = learn.view,learn.xb,learn.dl.wh[learn.idx].to(learn.device, non_blocking=True)
         size = v.get('size') or (self.size if learn.training else self.valid_size or self.size)
         how = (v.get('boxes') or ('random' if self.scale else 'center')) if learn.training else 'center'
-        if how=='random': boxes = random_boxes(wh, self.scale or (1., 1.), self.ratio, learn.rng(self))
+        if how=='random':
+            with one_thread(): boxes = random_boxes(wh, self.scale or (1., 1.), self.ratio, learn.rng(self))
         else: boxes = center_boxes(wh, v.get('crop_pct') or self.crop_pct, 2*torch.rand(len(wh), generator=learn.rng(self), device=wh.device)-1 if how=='shift' else None)
         learn.xb = resize_boxes(x, boxes*(x.shape[-1]/wh).repeat(1, 2), size)
 
