@@ -1,6 +1,6 @@
 "From files to a trained classifier: every way in, what is refused, and that nothing about loading changes what is trained."
-import csv, gzip, json, os, signal, struct, subprocess, sys, warnings
-import numpy as np, pandas as pd, pytest, torch
+import csv, fcntl, gzip, json, os, shutil, signal, struct, subprocess, sys, warnings
+import numpy as np, pandas as pd, pytest, torch, trickbag.data.store
 from pathlib import Path
 from PIL import Image
 from torch import nn
@@ -77,8 +77,9 @@ def test_torchvision_dataset(tmp_path):
     learn = Learner(dls, xresnet18(n_out=10, stem='small'), metrics=accuracy, device='cpu'); learn.default_cbs = [cb for cb in learn.default_cbs if cb.name!='Progress']
     learn.fit(1); assert len(learn.history)==1
 
-def test_kinds_of_store_and_threads_train_to_the_same_bits(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path))
+@pytest.mark.parametrize('large', [0, 1_500_000])          # batches are gathered ahead by a thread, or when they are needed
+def test_kinds_of_store_and_threads_train_to_the_same_bits(folder, tmp_path, monkeypatch, large):
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path)); monkeypatch.setattr(trickbag.data.store, 'LARGE', large)
     kinds = (('memory', 1), ('memory', 4), ('none', 3), ('disk', 2), ('disk', 2))      # the last: a second run, all there
     ws = [weights(learner(DataLoaders.from_folder(folder, keep=keep, threads=t, **KW)).fit(2)) for keep,t in kinds]
     assert all(torch.equal(ws[0], w) for w in ws[1:])
@@ -87,7 +88,9 @@ def disk(folder, tmp_path, monkeypatch, bs=5):
     monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path))
     return ImageLoader(Store(FileSource(sorted(folder.glob('train/*/*.jpg')), [i%3 for i in range(24)]), 16, 'disk'), bs)
 
-def test_a_run_goes_on_when_its_set_is_cleared(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize('large', [0, 1_500_000])
+def test_a_run_goes_on_when_its_set_is_cleared(folder, tmp_path, monkeypatch, large):
+    monkeypatch.setattr(trickbag.data.store, 'LARGE', large)
     want = [x for x,*_ in ImageLoader(Store(FileSource(sorted(folder.glob('train/*/*.jpg'))), 16, 'memory'), 5)]
     a = disk(folder, tmp_path, monkeypatch); it = iter(a); got = [next(it)[0]]
     clear_cache(); other = disk(folder, tmp_path, monkeypatch)      # another run starts the same set anew
@@ -102,8 +105,20 @@ def test_a_set_cleared_while_it_is_made_safe_is_not_said_whole(folder, tmp_path,
     assert not a.store.left and not (other[0].store.arrays.folder/'whole').exists()
     list(other[0]); other[0].store.saved.result(); assert (other[0].store.arrays.folder/'whole').exists()
 
+def test_a_set_cleared_while_it_is_opened_is_made_anew(folder, tmp_path, monkeypatch):
+    "Another run clears the folder between this one's look and its lock"
+    want = [x for x,*_ in disk(folder, tmp_path, monkeypatch)]; flock,n = fcntl.flock,[]
+    def late(fd, how):
+        if not n: n.append(1); shutil.rmtree(next(tmp_path.glob('store/*')))
+        return flock(fd, how)
+    monkeypatch.setattr(fcntl, 'flock', late); a = disk(folder, tmp_path, monkeypatch)
+    for _ in range(2): assert all(torch.equal(x, y) for (x,*_),y in zip(a, want, strict=True))
+    assert n and os.path.samestat(os.fstat(a.store.arrays.fd), os.stat(a.store.arrays.folder/'pixels')) and not a.store.left
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='fork')
-def test_a_forked_process_decodes_and_keeps_its_marks(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize('large', [0, 1_500_000])
+def test_a_forked_process_decodes_and_keeps_its_marks(folder, tmp_path, monkeypatch, large):
+    monkeypatch.setattr(trickbag.data.store, 'LARGE', large)
     a = disk(folder, tmp_path, monkeypatch); a.store.submit(torch.arange(10))()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

@@ -10,7 +10,7 @@ from .batchnorm import has_stats, last_batchnorm, update_bn
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
 from .callback import CancelValidate, CheckTargets, compose, EVENTS, GatherPreds, hooks, loss_takes, PARTS, STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, read_checkpoint, write_checkpoint
-from .conv import channel_share, col2im, im2col, im2col_conv2d, out_size
+from .conv import channel_share, col2im, im2col, im2col_conv2d
 from .core import atomic_save, batches_in, keep_modes, keep_rng, listed, loader_generators, lone_threads, mix_seed, mix_state
 from .core import name_key, one_thread, sample_beta, seed_all, seed_default, soft_targets
 from .describe import Table
@@ -33,7 +33,7 @@ from .data.download import DataURL, download, DownloadError, untar_data, URLs
 from .data.images import dataset_labels, DatasetSource, decode, FileSource, find_bad, find_images, ImageError, jpeg_head
 from .data.images import label_func, Paths, quick_check, split_idxs, SUFFIXES, to_rgb
 from .data.loaders import DataLoaders, ImageLoader
-from .data.store import AHEAD, cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, free_disk, free_memory, MemoryArrays
+from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, free_disk, free_memory, LARGE, MemoryArrays
 from .data.store import SMALL, Store, write_atomic
 from .data.toy import beetle, toy_set, toy_species
 from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock, SimpleSelfAttention
@@ -115,8 +115,8 @@ __all__ = [
     'has_stats', 'last_batchnorm', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit',
     'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS',
     'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint',
-    'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'out_size', 'atomic_save', 'batches_in', 'keep_modes',
-    'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_thread', 'sample_beta', 'seed_all',
+    'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in', 'keep_modes', 'keep_rng',
+    'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_thread', 'sample_beta', 'seed_all',
     'seed_default', 'soft_targets', 'Table', 'Backends', 'Fast', 'fast_bf16', 'has_compiler', 'keep_heap', 'Interpretation', 'default_cbs',
     'Learner', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum',
     'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5',
@@ -127,8 +127,8 @@ __all__ = [
     'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf',
     'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError',
     'untar_data', 'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'jpeg_head',
-    'label_func', 'Paths', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'AHEAD', 'cache_dir',
-    'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'MemoryArrays', 'SMALL', 'Store', 'write_atomic',
+    'label_func', 'Paths', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'cache_dir', 'cached_sets',
+    'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'SMALL', 'Store', 'write_atomic',
     'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock',
     'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
     'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18',

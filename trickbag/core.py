@@ -98,7 +98,7 @@ def soft_targets(
                                        "give class indices (integers) or one column a class")
         return y
     if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}")
-    return torch.full((len(y), n_out), off, device=y.device).scatter_(1, y.long().unsqueeze(1), on)
+    return torch.full((len(y), n_out), off, dtype=torch.float32, device=y.device).scatter_(1, y.long().unsqueeze(1), on)
 
 # %% ../nbs/core.ipynb #9dcefab8
 def sample_beta(
@@ -119,7 +119,7 @@ def listed(
 
 # %% ../nbs/core.ipynb #d0f23bbb
 _pools = {}
-def _alone(): torch.set_num_threads(1); torch.get_num_threads()     # torch makes the setting the thread's own when it first looks at it
+def _one(): torch.set_num_threads(1); torch.get_num_threads()     # torch makes the setting the thread's own when it first looks at it
 
 def lone_threads(
     what:str,   # what they are for
@@ -129,14 +129,14 @@ def lone_threads(
     key = os.getpid(),what,k            # threads do not survive a fork
     if key not in _pools:
         n,met = torch.get_num_threads(),threading.Barrier(k)
-        _pools[key] = ThreadPoolExecutor(k, f'trickbag-{what}', _alone)
+        _pools[key] = ThreadPoolExecutor(k, f'trickbag-{what}', _one)
         list(_pools[key].map(lambda _: met.wait(), range(k)))   # all have started; the setting is each thread's own ...
         torch.set_num_threads(n)                                # ... but for what torch reports, and gives to threads that start later
     return _pools[key]
 
 @contextmanager
 def one_thread():
-    "torch computes on one core: for operations that are small and many"
+    "This thread's torch computes on one core: for operations that are small and many. Of other threads, one that first uses torch meanwhile stays with one core"
     if (k := torch.get_num_threads())==1: yield
     else:
         torch.set_num_threads(1)

@@ -43,8 +43,8 @@ class Fast(list):
         gpu = d.type=='cuda'
         half,want = gpu or fast_bf16(d),gpu if compile is None else compile
         comp = want and has_compiler(d)
-        super().__init__([ChannelsLast(), *([] if gpu or comp else [Im2Col()]), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
-        why = ({} if half else dict(MixedPrecision='no instructions for 16 bits')) | (dict(Im2Col='nothing to do in a compiled model') if comp and not gpu else {})
+        super().__init__([ChannelsLast(), *([Im2Col()] if d.type=='cpu' and not comp else []), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
+        why = ({} if half else dict(MixedPrecision='no instructions for 16 bits')) | (dict(Im2Col='nothing to do in a compiled model') if comp and d.type=='cpu' else {})
         if not comp: why['Compile'] = 'there is no compiler' if want else 'not asked for' if compile is False else 'saves too little here'
         self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self) or 'nothing'}"+(f"; without {', '.join(f'{n} ({o})' for n,o in why.items())}" if why else '')
         if verbose: print(self.said)

@@ -123,7 +123,7 @@ def bottleneck(
     if sums['batch']==max(sums.values()) or share<.9 and sums['batch']>.1*total:
         worst = max(batch, key=batch.get)
         return f"Work on the batch takes {sums['batch']/total:.0%} of a step, {worst} {batch[worst]/total:.0%}: smaller images or a lower presize make it cheaper" + (f", and so does leaving out {worst}." if worst not in ('Crop', 'Normalize', 'ToDevice') else ".")
-    missing = [cb.name for cb in Fast(device=learn.device, verbose=False) if cb.name not in cbs]
+    missing = [cb.name for cb in Fast('Compile' in cbs or None, learn.device, verbose=False) if cb.name not in cbs]
     return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
 
 @patch

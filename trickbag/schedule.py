@@ -105,7 +105,7 @@ class Schedule(Callback):
     set_to = None
     factors = ('lr', 'weight_decay')    # scheduled as factors on what the group had when the fit began
     def __init__(self,
-        f,                  # `f(p)` for p in [0,1]: a factor for `lr` and `weight_decay`, else the value
+        f,                  # `f(p)` for p in [0,1], a function of p alone: a factor for `lr` and `weight_decay`, else the value
         param:str='lr',     # `lr`, `weight_decay`, `momentum` (`betas[0]` where there are betas), or another entry of the parameter groups
     ):
         if not callable(f): raise ValueError(f"Schedule: {f!r} is not a function of the position; for a constant write sched_const({f!r})")

@@ -37,6 +37,7 @@ def main():
     if a.compile and not comp: print('compiled: there is no compiler', file=sys.stderr)
     runs,first,res = {},{},{}
     for compiled,half,(last,im2col) in itertools.product((False, True) if comp else (False,), (False, True), ((False, False), (True, False), *([(True, True)] if a.device=='cpu' else []))):
+        if compiled and im2col: continue        # compiled layers are torch's own
         n = ('bf16' if half else 'float32')+(', channels_last' if last else '')+(', im2col' if im2col else '')+(', compiled' if compiled else '')
         runs[n] = loop(half, last, im2col, compiled, a); first[n] = runs[n](); runs[n]()
     for _ in range(a.rounds):

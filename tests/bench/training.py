@@ -5,7 +5,8 @@
 FOLDER has a `train` and a `val` folder with a folder a class (Imagenette). Every peer trains trickbag's xresnet18 from the same first weights with cross
 entropy, Adam (betas .9 and .99, eps 1e-5, weight decay .01 on all weights), one cycle, random crops (scale .35 to 1), mirrored images and ImageNet's
 statistics, and validates after each epoch. Seconds are those of `fit_one_cycle`, validation and decoding included: trickbag starts each run with an empty
-store. Each run is a process of its own; the peers take turns seed by seed. fastai decodes in the number of workers of --workers that is faster in a short
+store. `accuracy` is what each says itself after its last epoch; fastai validates on up to 4:3 of an image, squeezed, trickbag on the central square, so `judged` is
+the accuracy of all of them by trickbag's validation. Each run is a process of its own; the peers take turns seed by seed. fastai decodes in the number of workers of --workers that is faster in a short
 trial. --limit takes every k-th image, of training and validation alike. `others` is the share of the cores that other processes took meanwhile: where it is
 large, seconds say little, so the table's are of runs with less than a fifth, if there are any. --wait S gives the machine up to S seconds before each run to
 become quiet, --tries N repeats a run that others disturbed. OMP_WAIT_POLICY=passive, set for all, lessens what they do. --only takes further peers: `fastai_fused` has torch's fused AdamW in place of fastai's own Adam, `fast_compile` is
@@ -41,7 +42,13 @@ def run(name, seed, a):
     b,o,t = busy(),own(),time.perf_counter()
     fit()
     t,o = time.perf_counter()-t,own()-o
-    return dict(seconds=t, cpu=o, others=max(busy()-b-o, 0)/t/os.cpu_count(), accuracy=score(), n=len(tr), n_valid=len(va), said=said)
+    return dict(seconds=t, cpu=o, others=max(busy()-b-o, 0)/t/os.cpu_count(), accuracy=score(), judged=judge(model, tr, va, a), n=len(tr), n_valid=len(va), said=said)
+
+def judge(model, tr, va, a):
+    from trickbag.all import DataLoaders, Learner, accuracy
+    fs = tr+va
+    dls = DataLoaders.from_lists(fs, [Path(f).parent.name for f in fs], is_valid=[False]*len(tr)+[True]*len(va), size=a.size, bs=a.bs, keep='none', verify=False)
+    return Learner(dls, model, metrics=accuracy, device='cpu').validate()['accuracy']
 
 def trickbag(name, model, tr, va, seed, a):
     from trickbag.all import DataLoaders, Fast, Learner, accuracy
@@ -106,13 +113,13 @@ def main():
     for s in a.seeds:
         for n in names:
             r = start(n, s, a); res.setdefault(n, []).append(dict(r, seed=s))
-            print(f"seed {s} {n:14} {r['seconds']:7.1f} s, accuracy {r['accuracy']:.4f}, others {r['others']:.0%} of the cores  {r['said']}", file=sys.stderr, flush=True)
+            print(f"seed {s} {n:14} {r['seconds']:7.1f} s, accuracy {r['accuracy']:.4f}, judged {r['judged']:.4f}, others {r['others']:.0%} of the cores  {r['said']}", file=sys.stderr, flush=True)
             if a.json: save(a, res, trial)
     base = res.get('fastai')
-    print(f'{"":14} {"seconds":>8} {"ratio":>6}  accuracy')
+    print(f'{"":14} {"seconds":>8} {"ratio":>6}  {"accuracy":15}  judged')
     for n,v in res.items():
-        acc = [r['accuracy'] for r in v]
-        print(f"{n:14} {seconds(v):8.1f} {seconds(v)/seconds(base) if base else float('nan'):6.2f}  {statistics.mean(acc):.4f}"+(f' ± {statistics.stdev(acc):.4f}' if len(acc)>1 else ''))
+        acc = [f"{statistics.mean(o):.4f}"+(f' ± {statistics.stdev(o):.4f}' if len(o)>1 else '') for o in ([r[k] for r in v] for k in ('accuracy', 'judged'))]
+        print(f"{n:14} {seconds(v):8.1f} {seconds(v)/seconds(base) if base else float('nan'):6.2f}  {acc[0]:15}  {acc[1]}")
     r = next(iter(res.values()))[0]
     print(f"xresnet18, {r['n']} images of {a.size} px, batch {a.bs}, {a.epochs} epochs, {r['n_valid']} to validate, {len(a.seeds)} seeds, {os.cpu_count()} cores, torch {torch.__version__}")
 

@@ -111,7 +111,7 @@ _turns = {2: lambda x: x.flip(1), 3: lambda x: x.flip(0, 1), 4: lambda x: x.flip
 def _pixels(im): return torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(im.size[1], im.size[0], 3)
 
 def _squash(x, P):
-    "3 x H x W, channels last in memory, to P x P x 3. As few of torch's operations as can be, for each gives the interpreter's lock away and waits to get it back"
+    "3 x H x W, channels last in memory, to P x P x 3. Few operations of torch's: each gives the interpreter's lock away, and waits to get it back"
     _,h,w = x.shape
     if x.stride()!=(1, w*3, 3): x = x.permute(1, 2, 0).contiguous()
     y = torch.ops.aten._upsample_bilinear2d_aa.default(x.as_strided((1, 3, h, w), (h*w*3, 1, w*3, 3)), (P, P), False)    # F.interpolate's, without its questions

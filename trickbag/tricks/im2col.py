@@ -15,7 +15,7 @@ from ..conv import im2col_conv2d
 # %% ../../nbs/tricks/im2col.ipynb #148b5942
 class _Im2ColConv2d(nn.Conv2d):
     def forward(self, x):
-        if x.ndim!=4 or torch.compiler.is_compiling(): return super().forward(x)
+        if x.ndim!=4 or x.device.type!='cpu' or torch.compiler.is_compiling(): return super().forward(x)
         return im2col_conv2d(x, self.weight, self.bias, self.stride, self.padding, *self._above)
 
 def use_im2col(
@@ -26,7 +26,7 @@ def use_im2col(
     layers = [m for m in model.modules() if type(m) is nn.Conv2d and m.groups==1 and m.dilation==(1, 1) and m.padding_mode=='zeros' and not isinstance(m.padding, str)]
     for m in layers: m.__class__,m._above = _Im2ColConv2d,(whole, grad)
     def undo():
-        for m in layers: m.__class__ = nn.Conv2d; del m._above
+        while layers: m = layers.pop(); m.__class__ = nn.Conv2d; del m._above
     return undo
 
 class Im2Col(Callback):
@@ -39,7 +39,7 @@ class Im2Col(Callback):
     ): self.whole,self.grad = whole,grad
 
     def check(self, learn):
-        if learn.device.type!='cpu': raise ValueError(f"Im2Col: made for CPUs, but the learner trains on {learn.device}; leave it out, or take Fast(), which chooses")
+        if learn.device.type!='cpu': raise ValueError(f"Im2Col: made for CPUs, but the learner trains on {learn.device}; leave it out, or let Fast() choose for this device")
 
     def before_fit(self, learn):
         if not self._undo: self._undo = use_im2col(learn.model, self.whole, self.grad)

@@ -18,6 +18,7 @@ def label_smoothing(
     n_out:int=None,     # C, needed for indices
 )->torch.Tensor:        # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
+    if n_out is None and not y.is_floating_point(): raise ValueError("label_smoothing: class indices need n_out, the number of classes")
     if not y.is_floating_point(): return soft_targets(y, n_out, 1-eps+eps/n_out, eps/n_out)
     return soft_targets(y, n_out).mul(1-eps).add_(eps/y.shape[1])
 
