@@ -16,8 +16,9 @@ def _out_size(size, k, stride, padding): return [(n+2*p-m)//s+1 for n,m,s,p in z
 def im2col(
     x:torch.Tensor,         # N x C x H x W
     k:tuple,                # height and width of the kernel
-    stride:tuple=(1, 1), padding:tuple=(0, 0),
-)->torch.Tensor:            # (N*Ho*Wo) x (kh*kw*C)
+    stride:tuple=(1, 1),    # vertical and horizontal
+    padding:tuple=(0, 0),   # with zeros, above and below, left and right
+)->torch.Tensor:            # a row for each of N Ho Wo, with kh kw C numbers
     "The patches that a kernel sees, a row each"
     (n,c),(ho,wo) = x.shape[:2],_out_size(x.shape[2:], k, stride, padding)
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
@@ -27,7 +28,9 @@ def im2col(
 def col2im(
     cols:torch.Tensor,      # as `im2col` gives it
     shape:tuple,            # N, C, H, W of the image
-    k:tuple, stride:tuple=(1, 1), padding:tuple=(0, 0),
+    k:tuple,                # these three as for `im2col`
+    stride:tuple=(1, 1),
+    padding:tuple=(0, 0),
 )->torch.Tensor:            # N x C x H x W
     "Sum of the patches where they came from: the transpose of `im2col`"
     (n,c,h,w),(ho,wo),(p,q) = shape,_out_size(shape[2:], k, stride, padding),padding
@@ -67,7 +70,8 @@ def im2col_conv2d(
     x:torch.Tensor,             # N x C x H x W
     weight:torch.Tensor,        # O x C x kh x kw
     bias:torch.Tensor=None,     # O
-    stride:tuple=(1, 1), padding:tuple=(0, 0),
+    stride:tuple=(1, 1),        # vertical and horizontal
+    padding:tuple=(0, 0),       # with zeros
     whole:float=10.,            # a larger `channel_share`: all as matrix products
     grad:float=2.,              # a larger one: the gradient of the weights
 )->torch.Tensor:                # N x O x Ho x Wo, in the layout of `x`

@@ -20,7 +20,8 @@ class _Im2ColConv2d(nn.Conv2d):
 
 def use_im2col(
     model:nn.Module,        # its convolutions become others; those with groups, dilation or other padding than zeros do not
-    whole:float=10., grad:float=2.,     # as for `im2col_conv2d`
+    whole:float=10.,        # these two as for `im2col_conv2d`
+    grad:float=2.,
 ):                          # `undo()` puts the model back as it was
     "Let a model's convolutions compute by `im2col_conv2d`; a second call changes nothing"
     layers = [m for m in model.modules() if type(m) is nn.Conv2d and m.groups==1 and m.dilation==(1, 1) and m.padding_mode=='zeros' and not isinstance(m.padding, str)]
