@@ -11,8 +11,8 @@ from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch
 from .callback import CancelValidate, CheckTargets, compose, EVENTS, GatherPreds, hooks, loss_takes, PARTS, STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, read_checkpoint, write_checkpoint
 from .conv import channel_share, col2im, im2col, im2col_conv2d
-from .core import atomic_save, batches_in, keep_modes, keep_rng, listed, loader_generators, lone_threads, mix_seed, mix_state
-from .core import name_key, one_thread, sample_beta, seed_all, seed_default, soft_targets
+from .core import atomic_save, batches_in, InBlocks, keep_modes, keep_rng, listed, loader_generators, lone_threads, mix_seed
+from .core import mix_state, name_key, one_thread, sample_beta, seed_all, seed_default, soft_targets, Streams
 from .describe import Table
 from .fast import Backends, Fast, fast_bf16, has_compiler, keep_heap
 from .interpret import Interpretation
@@ -115,14 +115,14 @@ __all__ = [
     'has_stats', 'last_batchnorm', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit',
     'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS',
     'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint',
-    'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in', 'keep_modes', 'keep_rng',
-    'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_thread', 'sample_beta', 'seed_all',
-    'seed_default', 'soft_targets', 'Table', 'Backends', 'Fast', 'fast_bf16', 'has_compiler', 'keep_heap', 'Interpretation', 'default_cbs',
-    'Learner', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum',
-    'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'error_rate', 'metric_name', 'probabilities', 'top_5',
-    'adamw', 'fit_groups', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head',
-    'spread_lr', 'trained_norms', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings',
-    'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
+    'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in', 'InBlocks', 'keep_modes',
+    'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_thread', 'sample_beta', 'seed_all',
+    'seed_default', 'soft_targets', 'Streams', 'Table', 'Backends', 'Fast', 'fast_bf16', 'has_compiler', 'keep_heap', 'Interpretation',
+    'default_cbs', 'Learner', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep',
+    'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'error_rate', 'metric_name', 'probabilities',
+    'top_5', 'adamw', 'fit_groups', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS', 'opt_state',
+    'split_head', 'spread_lr', 'trained_norms', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER',
+    'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
     'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values',
     'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf',
     'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError',

@@ -134,10 +134,11 @@ class ToDevice(Callback):
     "Move the batch to the learner's device and keep the clean labels, as `learn.targ`, for metrics"
     stage = 'device'
     def before_batch(self, learn):
-        if not isinstance(learn.xb, torch.Tensor) or not isinstance(learn.yb, (torch.Tensor, type(None))):
-            raise TypeError(f"Learner: a batch must be (tensor, tensor), got ({type(learn.xb).__name__}, {type(learn.yb).__name__}); convert them in the loader")
-        if learn.xb.device!=learn.device: learn.xb = learn.xb.to(learn.device, non_blocking=True)
-        if learn.yb is not None and learn.yb.device!=learn.device: learn.yb = learn.yb.to(learn.device, non_blocking=True)
+        x,y,d = learn.xb,learn.yb,learn.device
+        if not isinstance(x, torch.Tensor) or (y is not None and not isinstance(y, torch.Tensor)):
+            raise TypeError(f"Learner: a batch must be (tensor, tensor), got ({type(x).__name__}, {type(y).__name__}); convert them in the loader")
+        if x.device!=d: learn.xb = x.to(d, non_blocking=True)
+        if y is not None and y.device!=d: learn.yb = y.to(d, non_blocking=True)
         learn.targ = learn.yb
 
 class CheckTargets(Callback):

@@ -17,7 +17,7 @@ from torch import nn
 from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate,
                                CheckTargets, GatherPreds, ToDevice, compose, hooks)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
-from .core import batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
+from .core import InBlocks, Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
 from .metrics import Averages, probabilities
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
 from .rules import check_rules
@@ -59,7 +59,7 @@ class Learner:
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
         self.dl = self.n_iter = self._loaded = self._n_out = None
         self.position,self.active,self._extra,self._mid = (0, 0),[],[],False
-        self._generator,self._hooks,self._silent = torch.Generator(self.device),hooks([]),[]
+        self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
         self._forget()
 
     # The loop
@@ -167,16 +167,16 @@ class Learner:
         key = self.seed,self.epochs_run,self.training,name_key('data')
         seed_all(mix_seed(*key))        # the order of the samples: the same on every rank
         for g in loader_generators(dl): g.manual_seed(mix_seed(*key))
-        key = mix_state(mix_seed(*key, self.rank))
+        seeds = InBlocks(partial(mix_seed, after=mix_state(mix_seed(*key, self.rank))))
         direct = skip and hasattr(dl, 'iter_from')
         if hasattr(dl, 'use'): dl.use(self.device)
         it = dl.iter_from(skip) if direct else iter(dl)
         seed = partial(seed_default, device=self.device) if self.device.type=='cuda' else torch.default_generator.manual_seed
         for i in itertools.count(skip if direct else 0):
-            if i: seed(mix_seed(i, after=key))        # for the loader's draws, then dropout's and its kin's
+            if i: seed(seeds(i))        # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
-            if not i: seed(mix_seed(0, after=key))    # the first comes after the order of the samples, whoever draws that
+            if not i: seed(seeds(0))    # the first comes after the order of the samples, whoever draws that
             if i>=skip: yield i,batch
 
     # Evaluation: a path of its own, without before_fit and after_fit
@@ -306,7 +306,7 @@ class Learner:
 
     def rng(self, who:Callback)->torch.Generator:
         "The learner's generator, on its device, seeded for (seed, rank, epoch, batch, `who`): draw from it at once"
-        return self._generator.manual_seed(mix_seed(self.iter, self.training, name_key(who.name), after=mix_state(self.seed, self.rank, self.epochs_run)))
+        return self._streams(who.name, self.iter, self.training, self.seed, self.rank, self.epochs_run)
 
     @property
     def n_out(self)->int:

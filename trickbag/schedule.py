@@ -14,6 +14,7 @@ from bisect import bisect_right
 from fastcore.basics import patch
 
 from .callback import Callback
+from .core import InBlocks
 from .learner import Learner
 
 # %% ../nbs/schedule.ipynb #c4b4948b
@@ -133,18 +134,14 @@ class Schedule(Callback):
         self._base = {k: [g[k] for g in learn.opt.param_groups] for k in self._funcs if k in self.factors}
         earlier = [cb for cb in learn.active[:learn.active.index(self)] if isinstance(cb, Schedule)]
         self._times = {k for cb in earlier for k in cb._funcs}      # what these set, this one multiplies
-        self._block,self._values = None,[]
+        self._values = InBlocks(self._at)
 
-    def _at(self, learn):
-        "Hyper-parameter -> value for this batch; for 64 batches at once, as Python is several times slower on code that it has not just run"
-        k = learn.iter//64
-        if self._block!=(learn.epoch, k):
-            ps = [run_position(learn.epoch, 64*k+i, learn.n_epoch, learn.n_iter) for i in range(64)]
-            self._block,self._values = (learn.epoch, k),[{n: f(p) for n,f in self._funcs.items()} for p in ps]
-        return self._values[learn.iter%64]
+    def _at(self, iter, epoch, n_epoch, n_iter):
+        p = run_position(epoch, iter, n_epoch, n_iter)
+        return {k: f(p) for k,f in self._funcs.items()}
 
     def before_batch(self, learn):
-        self.set_to = self._at(learn)
+        self.set_to = self._values(learn.iter, learn.epoch, learn.n_epoch, learn.n_iter)
         for k,v in self.set_to.items():
             for i,g in enumerate(learn.opt.param_groups):
                 if k in self._base: g[k] = v*(g[k] if k in self._times else self._base[k][i])

@@ -42,7 +42,7 @@ class Recorder(Callback):
     def after_batch(self, learn):
         if not learn.training or learn.loss is None: return
         self._new.append(self._read(learn.loss))
-        n = (learn.xb if learn.targ is None else learn.targ).shape[0]
+        n = (learn.xb if learn.targ is None else learn.targ).size(0)
         self.ns.append(n)
         g = learn.opt.param_groups[-1]
         self.lrs.append(g['lr'])

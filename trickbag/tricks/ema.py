@@ -21,14 +21,13 @@ def ema_decay(
     "Decay of the next update, equal to timm's `ModelEmaV3.get_decay`"
     return min(decay, 1-(1+t)**-warmup) if t and warmup else decay*(t>0)
 
-@torch.no_grad()
 def ema_update(
     avg:list,       # floating tensors, changed in place
     new:list,       # tensors of the same shapes and dtypes
     decay:float,    # share of the old average; 0 copies
 ):
     "`avg = decay*avg + (1-decay)*new`"
-    torch._foreach_lerp_(avg, new, 1-decay)
+    with torch.no_grad(): torch._foreach_lerp_(avg, new, 1-decay)
 
 class EMA(Callback):
     "Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it after the fit"

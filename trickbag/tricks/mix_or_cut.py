@@ -48,8 +48,7 @@ class MixOrCut(Callback):
         g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]
         u = torch.rand(2, n if self.mode=='sample' else 1, generator=g, device=g.device).expand(2, n)
         on = u[0]<self.p
-        lam = sample_beta(self.mixup_alpha, n, g)
-        lam = torch.where(on, torch.maximum(lam, 1-lam), 1.)
+        lam = torch.where(on, sample_beta(self.mixup_alpha, n, g, fold=True), 1.)
         boxes = cut_boxes(sample_beta(self.cutmix_alpha, n, g), h, w, g)
         perm = torch.randperm(n, generator=g, device=g.device)
         learn.xb,learn.yb = mix_or_cut(learn.xb, soft_targets(learn.yb, learn.n_out), lam, boxes, on & (u[1]<self.switch_prob), perm)

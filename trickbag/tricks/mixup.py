@@ -35,6 +35,5 @@ class MixUp(Callback):
 
     def before_batch(self, learn):
         g,n = learn.rng(self),learn.xb.shape[0]
-        lam = sample_beta(self.alpha, n, g)
-        self.lam,perm = torch.maximum(lam, 1-lam),torch.randperm(n, generator=g, device=g.device)
+        self.lam,perm = sample_beta(self.alpha, n, g, fold=True),torch.randperm(n, generator=g, device=g.device)
         learn.xb,learn.yb = mixup(learn.xb, soft_targets(learn.yb, learn.n_out), self.lam, perm)
