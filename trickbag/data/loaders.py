@@ -32,15 +32,13 @@ class ImageLoader:
     ):
         if bs<1: raise ValueError(f"ImageLoader: bs must be at least 1, got {bs}")
         self.store,self.bs,self.shuffle,self.ahead = store,bs,shuffle,ahead
-        self.drop_last,self.device,self._side = drop_last and len(store)>=bs,torch.device('cpu'),None
+        self.drop_last = drop_last and len(store)>=bs
 
     def use(self,
         device:torch.device,    # where batches will be needed; the learner says so
     ):
-        "On a GPU: keep the store there if it fits, else copy each batch while the one before is worked on, on a stream of its own"
-        self.device = device
+        "On a GPU: copy each batch while the one before is worked on, and keep the store there if it fits"
         self.store.use(device)
-        if device.type=='cuda' and self._side is None: self._side = torch.cuda.Stream(device)
 
     @property
     def wh(self)->torch.Tensor:
@@ -67,23 +65,12 @@ class ImageLoader:
                 pending.append((idx, self.store.submit(idx)))
         for _ in range(self.ahead+1): more()
         while pending or sent:
-            while pending and len(sent)<=(self._side is not None):      # on a GPU one batch is always under way
+            while pending and len(sent)<=(self.store.stream is not None):       # on a GPU one batch is always under way
                 idx,wait = pending.popleft()
-                sent.append((idx, self._send(wait())))
+                sent.append((idx, self.store.send(wait)))
                 more()
             idx,arrived = sent.popleft()
             yield arrived(),None if self.labels is None else self.labels[idx],idx
-
-    def _send(self, xb):
-        "Start the copy to the device; a function that waits for it (the device does, not the program) and gives the batch"
-        if self._side is None or xb.device==self.device: return lambda: xb
-        with torch.cuda.stream(self._side): x = xb.contiguous(memory_format=torch.channels_last).pin_memory().to(self.device, non_blocking=True)
-        def arrived():
-            now = torch.cuda.current_stream(self.device)
-            now.wait_stream(self._side)
-            x.record_stream(now)
-            return x
-        return arrived
 
 # %% ../../nbs/data/loaders.ipynb #1b3e1d32
 class DataLoaders:

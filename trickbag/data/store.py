@@ -146,7 +146,7 @@ class Store:
         if kind=='memory': self.arrays = MemoryArrays(n, presize)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
         self._stamps,self._wh,self._ready = self.index.numpy()[:, 0],self.wh.numpy(),self.ready.numpy()      # the same memory; numpy writes single numbers faster
-        self.device,self.copy,self.copied,self.saved = None,None,None,None      # saved: a future, once all are there
+        self.device,self.stream,self.copy,self.copied,self.saved = torch.device('cpu'),None,None,None,None      # saved: a future, once all are there
 
     def _give_up(self, e):
         "No room or no right to write: go on without keeping"
@@ -163,35 +163,54 @@ class Store:
     def use(self,
         device:torch.device,    # where batches will be needed
     ):
-        "Keep a copy on that device if it is a GPU with room for it: a third of what is free there, at most"
-        if device.type!='cuda' or self.copy is not None or self.kind=='none' or self.need>torch.cuda.mem_get_info(device)[0]//3: return
+        "On a GPU: copy batches on a stream of their own, and keep a copy of the set if there is room for it: a third of what is free, at most"
+        if device==self.device: return
+        self.device,self.stream,self.copy,self.copied = device,None,None,None
+        if device.type!='cuda': return
+        self.stream = torch.cuda.Stream(device)
+        if self.kind=='none' or self.need>torch.cuda.mem_get_info(device)[0]//3: return
         n,P = len(self),self.presize
-        self.device,self.copy,self.copied = device,torch.empty(n, P, P, 3, dtype=torch.uint8, device=device),torch.zeros(n, dtype=torch.bool)
+        with torch.cuda.stream(self.stream): self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)   # read and written on that stream only
+        self.copied = torch.zeros(n, dtype=torch.bool)
 
     def submit(self,
         idx:torch.Tensor,   # which images, N
-    ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory)
+    ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory); on a GPU `send` calls it
         "Start decoding what is not there yet"
+        if self.copied is not None and self.copied[idx].all(): return lambda: self.copy[idx.to(self.device, non_blocking=True)].permute(0, 3, 1, 2)
         if self.arrays and (not self.left or self.ready[idx].all()):
-            if self.copy is not None or len(idx)*self.presize**2*3<LARGE: return lambda: self._gather(idx, {})
+            if len(idx)*self.presize**2*3<LARGE: return lambda: self._placed(idx, self._pixels(idx, {}))
             job = lone_threads('gather', self.threads).submit(self._pixels, idx, {})
-            return lambda: job.result().permute(0, 3, 1, 2)
+            return lambda: self._placed(idx, job.result())
         todo = list(dict.fromkeys((idx[~self.ready[idx]] if self.arrays else idx).tolist()))
         pool = lone_threads('decode', self.threads)     # of this process: it may be a fork
         jobs = [pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
         def wait():
             got = {i: x for j in jobs for i,x in j.result()}
             if (arrays := self.arrays) and not self.left and not self.saved: self.saved = lone_threads('save', 1).submit(arrays.whole)     # nobody waits for the disk, nor does another store's decoding
-            return self._gather(idx, got)
+            return self._placed(idx, self._pixels(idx, got))
         return wait
 
-    def _gather(self, idx, got):
-        if self.copy is None: return self._pixels(idx, got).permute(0, 3, 1, 2)
-        on = idx.to(self.device, non_blocking=True)
-        if not self.copied[idx].all():
-            self.copy[on] = self._pixels(idx, got).to(self.device)
-            self.copied[idx] = True
-        return self.copy[on].permute(0, 3, 1, 2)
+    def send(self,
+        wait,   # from `submit`
+    ):          # a function that gives the batch, on the device that `use` named
+        "Start the copy of a batch to the device. Nobody waits for it but the device, when it comes to that batch"
+        if self.stream is None:
+            x = wait()
+            return lambda: x
+        with torch.cuda.stream(self.stream): x,there = wait(),self.stream.record_event()
+        def arrived():
+            now = torch.cuda.current_stream(self.device)
+            now.wait_event(there)
+            x.record_stream(now)
+            return x
+        return arrived
+
+    def _placed(self, idx, x):
+        "The batch on the device, and in the copy of the set there"
+        if self.stream is not None: x = x.pin_memory().to(self.device, non_blocking=True)
+        if self.copy is not None: self.copy[idx.to(self.device, non_blocking=True)],self.copied[idx] = x,True
+        return x.permute(0, 3, 1, 2)
 
     def _pixels(self, idx, got):
         "N x P x P x 3, on the CPU; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"

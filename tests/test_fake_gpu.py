@@ -1,0 +1,75 @@
+"""What can be known of a GPU without one: no step mixes devices, and no step asks for a value, which would wait for the GPU.
+
+Not known this way: speed, memory, streams, and the backward pass."""
+import contextlib
+import pytest, torch
+from PIL import Image
+import trickbag.all as tb
+import trickbag.data.store
+from trickbag.pairs import BAG, bag_opt, small_data, small_model, trial
+from .fake_gpu import GPU, Waits, fake_gpu
+
+class Peek(tb.Callback):
+    "Does something that a step must not do, from the second batch on"
+    def __init__(self, f): self.f = f
+    def after_loss(self, learn): learn.iter and self.f(learn)
+
+PEEKS = dict(
+    item=lambda l: l.loss.item(), float=lambda l: float(l.loss), bool=lambda l: bool(l.loss>0), tolist=lambda l: l.pred.tolist(), cpu=lambda l: l.pred.cpu(),
+    into_cpu=lambda l: torch.zeros(()).copy_(l.loss.detach()), mask=lambda l: l.pred[l.pred>0], nonzero=lambda l: l.pred.nonzero(), unique=lambda l: l.yb.unique(),
+    repeat=lambda l: torch.ones(3, device=l.device).repeat_interleave(l.yb[:3]), cpu_index=lambda l: l.pred[torch.arange(2)], made_there=lambda l: torch.tensor([1.], device=l.device),
+    sent=lambda l: torch.ones(3).to(l.device), copied=lambda l: l.pred.detach().copy_(torch.ones(l.pred.shape)))
+
+@pytest.mark.parametrize('f', PEEKS.values(), ids=PEEKS)
+def test_the_watch_sees_what_waits(f):
+    with fake_gpu(), pytest.raises(Waits): tb.Learner(small_data(), small_model(), cbs=Peek(f), device=GPU).fit(1)
+
+def test_the_watch_sees_mixed_devices():
+    with fake_gpu(), pytest.raises(RuntimeError, match='same device'):
+        tb.Learner(small_data(), small_model(), cbs=Peek(lambda l: l.pred+torch.ones(l.pred.shape)), device=GPU).fit(1)
+
+# Im2Col is refused on a GPU; ZeroGamma does all before the first step, and looks at values
+@pytest.mark.parametrize('name', [n for n in BAG if n not in ('Im2Col', 'ZeroGamma')])
+def test_no_trick_waits(name):
+    t = trial(name)
+    with fake_gpu() as gpu:
+        learn = tb.Learner(small_data(), small_model(), loss_func=t.loss and t.loss(), opt_func=t.opt or bag_opt, lr=.1, cbs=t.make(), device=GPU).fit(1)
+    assert learn.epochs_run==1 and gpu.ops>1000
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp('images')
+    for split,n in (('train', 12), ('val', 5)):
+        for k in 'abc':
+            (root/split/k).mkdir(parents=True)
+            for i in range(n): Image.new('RGB', (40+i, 30), (20*i, 60, 90)).save(root/split/k/f'{i}.jpg')
+    return root
+
+def learner(folder, cbs, **kw):
+    dls = tb.DataLoaders.from_folder(folder, valid='val', size=32, bs=8, **kw)
+    return tb.Learner(dls, tb.xresnet18(n_out=3), cbs=cbs, metrics=tb.accuracy, device=GPU, path=folder)
+
+def recipe(): return [tb.TrivialAugment(), tb.RandomErasing(), tb.MixUp(), tb.LabelSmoothing(), tb.EMA(), tb.OneCycle(), tb.ChannelsLast(), tb.MixedPrecision()]
+
+@pytest.mark.parametrize('kind', ['disk', 'memory', 'none', 'no room on the GPU', 'gathered by a thread'])
+def test_the_recipe_from_files(folder, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path))
+    if kind=='gathered by a thread': monkeypatch.setattr(trickbag.data.store, 'LARGE', 100)
+    with fake_gpu():
+        if kind=='no room on the GPU': monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda d: (1000, 2000))
+        learn = learner(folder, recipe(), keep=kind if kind in ('disk', 'none') else 'memory').fit(2)
+        store = learn.dls.train.store
+        if kind in ('none', 'no room on the GPU'): assert store.copy is None
+        else: assert store.copied.sum()>=32 and store.copy.device==GPU and 'and on the GPU' in repr(store)
+
+WAYS = dict(validate=lambda l: l.validate(), get_preds=lambda l: l.get_preds(), tta=lambda l: l.tta(), summary=lambda l: l.summary(), explain=lambda l: l.explain(), fix_res=lambda l: l.fix_res(48),
+            size_sweep=lambda l: l.size_sweep([24, 40]), fine_tune=lambda l: l.fine_tune(1), fit_flat_cos=lambda l: l.fit_flat_cos(1))
+
+@pytest.mark.parametrize('f', WAYS.values(), ids=WAYS)
+def test_other_ways_do_not_mix_devices(folder, f):
+    with fake_gpu(), contextlib.redirect_stdout(None): f(learner(folder, [tb.EMA(), tb.MixUp()], keep='memory'))
+
+def test_others_in_a_fit(folder):
+    for cbs in ([tb.ProgressiveResize(16, step=8)], tb.Fast(device='cuda', compile=False), [tb.Recorder(train_metrics=True), tb.EarlyStopping(), tb.TerminateOnNaN(every=2000)]):
+        with fake_gpu(): learner(folder, cbs, keep='memory').fit(2)
+    with fake_gpu(), pytest.raises(Waits): learner(folder, [tb.MixedPrecision('fp16')], keep='memory').fit(1)    # its page says so
