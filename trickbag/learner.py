@@ -17,7 +17,7 @@ from torch import nn
 from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate,
                                CheckTargets, GatherPreds, ToDevice, compose, hooks)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
-from .core import InBlocks, Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
+from .core import Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
 from .metrics import Averages, probabilities
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
 from .rules import check_rules
@@ -167,16 +167,18 @@ class Learner:
         key = self.seed,self.epochs_run,self.training,name_key('data')
         seed_all(mix_seed(*key))        # the order of the samples: the same on every rank
         for g in loader_generators(dl): g.manual_seed(mix_seed(*key))
-        seeds = InBlocks(partial(mix_seed, after=mix_state(mix_seed(*key, self.rank))))
+        key = mix_state(mix_seed(*key, self.rank))
         direct = skip and hasattr(dl, 'iter_from')
         if hasattr(dl, 'use'): dl.use(self.device)
         it = dl.iter_from(skip) if direct else iter(dl)
         seed = partial(seed_default, device=self.device) if self.device.type=='cuda' else torch.default_generator.manual_seed
-        for i in itertools.count(skip if direct else 0):
-            if i: seed(seeds(i))        # for the loader's draws, then dropout's and its kin's
+        i0 = skip if direct else 0
+        seeds = ([mix_seed(i, after=key) for i in range(j, j+64)] for j in itertools.count(i0, 64))     # in blocks, as `InBlocks`
+        for i,s in enumerate(itertools.chain.from_iterable(seeds), i0):
+            if i: seed(s)           # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
-            if not i: seed(seeds(0))    # the first comes after the order of the samples, whoever draws that
+            if not i: seed(s)       # the first comes after the order of the samples, whoever draws that
             if i>=skip: yield i,batch
 
     # Evaluation: a path of its own, without before_fit and after_fit

@@ -17,7 +17,7 @@ from trickbag.trace import trace_step
 FULL = dict(        # as a user would write them for images of full size, where trickbag.pairs has them small
     Compile=lambda: bag.Compile(), SqueezeExcite=lambda: bag.SqueezeExcite(), BlurPool=lambda: bag.BlurPool(), GhostBatchNorm=lambda: bag.GhostBatchNorm(),
     DropBlock=lambda: bag.DropBlock(.9, start=.9), LayerFreezing=lambda: bag.LayerFreezing(0, .5), FixRes=lambda: bag.FixRes(A.size), Lookahead=lambda: bag.Lookahead(),
-    GradientAccumulation=lambda: bag.GradientAccumulation(2), GaussianBlur=lambda: bag.GaussianBlur(),
+    GradientAccumulation=lambda: bag.GradientAccumulation(2), GaussianBlur=lambda: bag.GaussianBlur(), Im2Col=lambda: bag.Im2Col(),
     Distillation=lambda: bag.Distillation(getattr(bag, A.arch)(n_out=10)),
     ProgressiveResize=lambda: bag.ProgressiveResize(start=.9, end=1.))     # measured before the first jump: the smallest size
 THEORY = dict(SAM='2 x', SelectiveBackprop='1/3 for the look, less half of the step', Distillation='a forward pass of the teacher')
