@@ -72,4 +72,8 @@ def test_other_ways_do_not_mix_devices(folder, f):
 def test_others_in_a_fit(folder):
     for cbs in ([tb.ProgressiveResize(16, step=8)], tb.Fast(device='cuda', compile=False), [tb.Recorder(train_metrics=True), tb.EarlyStopping(), tb.TerminateOnNaN(every=2000)]):
         with fake_gpu(): learner(folder, cbs, keep='memory').fit(2)
-    with fake_gpu(), pytest.raises(Waits): learner(folder, [tb.MixedPrecision('fp16')], keep='memory').fit(1)    # its page says so
+
+@pytest.mark.parametrize('f', [lambda root: learner(root, tb.MixedPrecision('fp16'), keep='memory').fit(1), lambda root: learner(root, [], keep='memory').lr_find()], ids=['fp16', 'lr_find'])
+def test_those_that_wait_are_seen(folder, f):
+    "As the performance page says: one must know whether a step was taken, the other looks at every loss"
+    with fake_gpu(), pytest.raises(Waits): f(folder)

@@ -1540,6 +1540,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trickbag.vision.crop.Crop.__init__': ('vision/crop.html#crop.__init__', 'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop.Crop.before_batch': ( 'vision/crop.html#crop.before_batch',
                                                                                   'trickbag/vision/crop.py'),
+                                      'trickbag.vision.crop._corners': ('vision/crop.html#_corners', 'trickbag/vision/crop.py'),
+                                      'trickbag.vision.crop._products': ('vision/crop.html#_products', 'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop._triangle': ('vision/crop.html#_triangle', 'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop.active_crop': ('vision/crop.html#active_crop', 'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop.center_boxes': ('vision/crop.html#center_boxes', 'trickbag/vision/crop.py'),

@@ -41,7 +41,7 @@ def erase(
     fill,               # as many tensors, of the dtype of `x`, that broadcast to it
 )->torch.Tensor:        # N x C x H x W
     "Images with their boxes filled; later boxes cover earlier ones"
-    for b,f in zip(boxes, fill): x = torch.where(box_mask(b, x), f, x)
+    for b,f in zip(boxes, fill): x = torch.where(box_mask(b, x), f, x, out=torch.empty_like(x))     # else laid out in memory as the noise is
     return x
 
 class RandomErasing(Callback):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from ..callback import Callback
 from ..core import one_thread
+from .ops import host_stream, to_device
 
 # %% ../../nbs/vision/crop.ipynb #bebd734c
 def random_boxes(
@@ -69,15 +70,12 @@ def tta_views(
 # %% ../../nbs/vision/crop.ipynb #d79ef748
 def resize_boxes(
     x:torch.Tensor,     # images N x C x P x P, uint8
-    boxes:torch.Tensor, # x, y, width, height in pixels of `x`, N x 4; rounded to whole pixels, at least one
+    boxes:torch.Tensor, # x, y, width, height in pixels of `x`, N x 4, best on the CPU; rounded to whole pixels, at least one
     size:int,           # height and width of the result
-    matmul:bool=None,   # True: batched matrix products; None: only off the CPU
+    matmul:bool=None,   # True: batched matrix products; None: only off the CPU, where they are of 16-bit floats
 )->torch.Tensor:        # N x C x size x size, uint8
     "Cut a box from each image and resize it with antialiased bilinear interpolation"
-    lo,hi = boxes[:, :2].round(),(boxes[:, :2]+boxes[:, 2:]).round()
-    lo = torch.stack([lo[:, k].clamp(0, x.shape[3-k]-1) for k in (0, 1)], 1)
-    hi = torch.maximum(hi, lo+1)
-    hi = torch.stack([hi[:, k].clamp(max=x.shape[3-k]) for k in (0, 1)], 1)
+    lo,hi = _corners(boxes, *x.shape[:1:-1])
     if matmul is None: matmul = x.device.type!='cpu'
     if not matmul:
         out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
@@ -85,17 +83,29 @@ def resize_boxes(
         with one_thread():
             for i,(x0,y0,x1,y1) in enumerate(cuts): out[i:i+1] = F.interpolate(x[i:i+1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True)
         return out
-    wx,wy = (_triangle(lo[:, k], hi[:, k], x.shape[3-k], size) for k in (0, 1))
-    y = torch.einsum('nip,ncpq->nciq', wy, x.float())
-    return torch.einsum('njq,nciq->ncij', wx, y).add_(.5).clamp_(0, 255).to(x.dtype)
+    return _products(x, *to_device(torch.cat([lo, hi], 1), x.device).split(2, 1), size, torch.float32 if x.device.type=='cpu' else torch.float16)
 
-def _triangle(lo, hi, P, size):
+def _corners(boxes, w, h):
+    lo,hi = boxes[:, :2].round(),(boxes[:, :2]+boxes[:, 2:]).round()
+    lo = torch.stack([lo[:, k].clamp(0, m-1) for k,m in enumerate((w, h))], 1)
+    hi = torch.maximum(hi, lo+1)
+    return lo,torch.stack([hi[:, k].clamp(max=m) for k,m in enumerate((w, h))], 1)
+
+def _products(x, lo, hi, size, dtype):
+    (n,c,h,w),out = x.shape,torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    wx,wy = (_triangle(lo[:, k], hi[:, k], x.shape[3-k], size, dtype) for k in (0, 1))
+    rows = x.permute(0, 2, 3, 1).reshape(n, h, w*c).to(dtype)
+    cols = torch.bmm(rows.transpose(1, 2), wy.transpose(1, 2)).view(n, w, c*size)           # width, channel, new height
+    y = torch.bmm(wx, cols).view(n, size, c, size).permute(0, 2, 3, 1)                      # new width, channel, new height
+    return out.copy_(y.add_(.5))    # the weights of a pixel add up to 1, so none leaves 0..255
+
+def _triangle(lo, hi, P, size, dtype):
     "Weights N x size x P of an antialiased bilinear resize of pixels lo..hi to `size`; zero outside"
-    s = ((hi-lo)/size)[:, None, None]
-    c = lo[:, None, None]+(torch.arange(size, device=lo.device)[:, None]+.5)*s-.5       # where each result pixel's centre lies
-    j = torch.arange(P, device=lo.device)
-    w = (1-(j-c).abs()/s.clamp(min=1)).clamp(min=0)*((j>=lo[:, None, None]) & (j<hi[:, None, None]))
-    return w/w.sum(2, keepdim=True)
+    s = ((hi-lo)/size)[:, None]
+    c,r,k = lo[:, None]+(torch.arange(size, device=lo.device)+.5)*s-.5,s.clamp(min=1),min(math.ceil(2*max(P/size, 1)), P)
+    j = ((c-r).floor()+1).clamp(0, P-k)[..., None]+torch.arange(k, device=lo.device)       # the k pixels that the widest triangle around a centre c has, N x size x k
+    w = (1-(j-c[..., None]).abs()/r[..., None]).clamp(min=0)*((j>=lo[:, None, None]) & (j<hi[:, None, None]))
+    return torch.zeros(len(lo), size, P, dtype=dtype, device=lo.device).scatter_(2, j.long(), (w/w.sum(2, keepdim=True)).to(dtype))
 
 # %% ../../nbs/vision/crop.ipynb #f5ae03c8
 class Crop(Callback):
@@ -114,12 +124,12 @@ class Crop(Callback):
 
     def before_batch(self, learn):
         if learn.idx is None: raise ValueError("Crop: the loader gives no sample numbers; it must yield (xb, yb, idx) and have .wh, as trickbag's image loaders do")
-        v,x,wh = learn.view,learn.xb,learn.dl.wh[learn.idx].to(learn.device, non_blocking=True)
+        v,x,wh,g = learn.view,learn.xb,learn.dl.wh[learn.idx].cpu(),host_stream(learn.rng(self))      # boxes on the CPU: 50 small operations, and one copy
         size = v.get('size') or (self.size if learn.training else self.valid_size or self.size)
         how = (v.get('boxes') or ('random' if self.scale else 'center')) if learn.training else 'center'
         if how=='random':
-            with one_thread(): boxes = random_boxes(wh, self.scale or (1., 1.), self.ratio, learn.rng(self))
-        else: boxes = center_boxes(wh, v.get('crop_pct') or self.crop_pct, 2*torch.rand(len(wh), generator=learn.rng(self), device=wh.device)-1 if how=='shift' else None)
+            with one_thread(): boxes = random_boxes(wh, self.scale or (1., 1.), self.ratio, g)
+        else: boxes = center_boxes(wh, v.get('crop_pct') or self.crop_pct, 2*torch.rand(len(wh), generator=g)-1 if how=='shift' else None)
         learn.xb = resize_boxes(x, boxes*(x.shape[-1]/wh).repeat(1, 2), size)
 
 def active_crop(learn)->Crop|None:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 # %% ../../nbs/vision/ops.ipynb #16cedfe7
 def host_stream(
     g:torch.Generator,  # from `learn.rng(self)`, just seeded, on any device
-)->torch.Generator:     # of the same seed, on the CPU
+)->torch.Generator:     # of the same seed, on the CPU; itself, if it is there
     "A CPU generator of the same seed: what it draws is known without waiting for the device"
-    return torch.Generator().manual_seed(g.initial_seed())
+    return g if g.device.type=='cpu' else torch.Generator().manual_seed(g.initial_seed())
 
 def to_device(
     t:torch.Tensor,     # on the CPU, or on `device` already
