@@ -25,7 +25,7 @@ def test_the_watch_sees_what_waits(f):
     with fake_gpu(), pytest.raises(Waits): tb.Learner(small_data(), small_model(), cbs=Peek(f), device=GPU).fit(1)
 
 def test_the_watch_sees_mixed_devices():
-    with fake_gpu(), pytest.raises(RuntimeError, match='same device'):
+    with fake_gpu(), pytest.raises(RuntimeError, match='devices'):
         tb.Learner(small_data(), small_model(), cbs=Peek(lambda l: l.pred+torch.ones(l.pred.shape)), device=GPU).fit(1)
 
 # Im2Col is refused on a GPU; ZeroGamma does all before the first step, and looks at values

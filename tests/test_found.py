@@ -160,3 +160,33 @@ def test_a_column_named_is_valid_is_used(tmp_path):
     p = toy_set(tmp_path/'t', n_classes=3, n_train=24, n_valid=12, size=48)
     dls = DataLoaders.from_csv(p, size=32); assert (len(dls.train.store), len(dls.valid.store))==(24, 12)
     said(lambda: DataLoaders.from_csv(p, box_cols='box'), 'four column names')
+
+def _images(root, empty=False):
+    for split,n in (('train', 6), ('valid', 3)):
+        for k in 'ab':
+            (root/split/k).mkdir(parents=True)
+            for i in range(n): Image.new('RGB', (300+i, 200), (40*i, 60, 90)).save(root/split/k/f'{i}.jpg')
+    if empty: (root/'train'/'c').mkdir()
+    return root
+
+def test_bad_values_of_a_loader_are_named(tmp_path):
+    root = _images(tmp_path)
+    for kw,says in ((dict(size='64'), 'size is a whole number'), (dict(size=(64, 64)), 'size is'), (dict(bs=16.), 'bs is'), (dict(threads=-1), 'threads is'), (dict(scale=.5), 'scale is a tuple'), (dict(mean=.5), 'mean is'),
+                    (dict(valid=None), 'valid_pct'), (dict(crop_pct=2), 'crop_pct')):
+        with pytest.raises(ValueError, match=says): DataLoaders.from_folder(root, **kw)
+
+def test_a_class_without_images_is_said(tmp_path):
+    with pytest.warns(UserWarning, match='no images in .*c'): dls = DataLoaders.from_folder(_images(tmp_path, empty=True), size=16)
+    assert dls.vocab==['a', 'b'] and repr(dls).endswith('; images in memory')
+
+def test_bad_values_elsewhere_are_named():
+    m = lambda: nn.Linear(2, 2)
+    for f,says in ((lambda: Learner(DataLoaders([]), m(), loss_func=nn.CrossEntropyLoss), 'the loss itself'), (lambda: Learner(DataLoaders([]), m(), loss_func='ce'), 'the loss itself'), (lambda: Learner(DataLoaders([]), m(), opt_func='adam'), 'a function'),
+                   (lambda: update_bn(m()), 'takes the learner'), (lambda: Paths('abc.jpg'), 'a list of paths'), (lambda: OneCycle(moms=(1, 2, 3)), 'moms are three numbers'), (lambda: MixUp(float('nan')), 'alpha must be'),
+                   (lambda: Im2Col(float('nan')), 'shares, 0 or more'), (lambda: tiny_learner([Fast]).fit(1), 'is a class'), (lambda: tiny_learner().profile(0), 'at least 1'), (lambda: tiny_learner().explain(step=True, at=-1), 'counts batches')):
+        with pytest.raises((ValueError, TypeError), match=says): f()
+
+def test_profile_finds_decoding(tmp_path):
+    dls = DataLoaders.from_folder(_images(tmp_path), size=64, bs=4, keep='none')
+    learn = tiny_learner([], dls, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)))
+    assert 'decoded anew each epoch' in learn.profile(3).notes[-1]

@@ -237,6 +237,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'trickbag.data.store.Store.submit': ('data/store.html#store.submit', 'trickbag/data/store.py'),
                                      'trickbag.data.store.Store.use': ('data/store.html#store.use', 'trickbag/data/store.py'),
                                      'trickbag.data.store.Store.wh': ('data/store.html#store.wh', 'trickbag/data/store.py'),
+                                     'trickbag.data.store.Store.where': ('data/store.html#store.where', 'trickbag/data/store.py'),
                                      'trickbag.data.store._boot': ('data/store.html#_boot', 'trickbag/data/store.py'),
                                      'trickbag.data.store._enter': ('data/store.html#_enter', 'trickbag/data/store.py'),
                                      'trickbag.data.store.cache_dir': ('data/store.html#cache_dir', 'trickbag/data/store.py'),

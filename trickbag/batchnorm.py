@@ -34,6 +34,7 @@ def last_batchnorm(model:nn.Module)->nn.Module|None:
 
 def update_bn(learn):
     "Take BatchNorm's statistics anew, on the training images as validation would show them; nothing else changes, and after an error nothing at all"
+    if isinstance(learn, nn.Module): raise TypeError("update_bn: takes the learner, which has the images, not the model")
     bufs = [b for m in learn.model.modules() if has_stats(m) for b in m.buffers(recurse=False)]
     if not bufs: return
     was,own = [b.clone() for b in bufs],vars(learn.model)

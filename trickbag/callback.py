@@ -114,7 +114,7 @@ def compose(
 )->list:        # in the order in which they run
     "Sort callbacks by stage and name, and refuse what is no callback or listed twice"
     for cb in given:
-        if isinstance(cb, type) and issubclass(cb, Callback): raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
+        if isinstance(cb, type): raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
         if not isinstance(cb, Callback): raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
     for names in ([cb.name for cb in given], [cb.name for cb in data]):
         for n in names:

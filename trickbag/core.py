@@ -123,12 +123,13 @@ def soft_targets(
 
 # %% ../nbs/core.ipynb #9dcefab8
 def sample_beta(
-    alpha:float,                # both parameters of the Beta distribution, > 0
+    alpha:float,                # both parameters of the Beta distribution, > 0; from .01 on the draws are right, below both parts may underflow
     n:int,                      # number of draws
     generator:torch.Generator,  # stream; the result lies on its device
     fold:bool=False,            # the larger of each draw λ and 1-λ, so from ½ on
 )->torch.Tensor:                # n draws in [0,1], float32
     "`n` draws from Beta(`alpha`, `alpha`), without waiting for the device"
+    if not 0<alpha<float('inf'): raise ValueError(f"sample_beta: alpha must be > 0 and finite, got {alpha}")
     parts = torch._sample_dirichlet(torch.full((n, 2), float(alpha), device=generator.device), generator=generator)
     return parts.amax(1) if fold else parts.select(1, 0)
 

@@ -52,6 +52,7 @@ def explain(self:Learner,
     at:int=1,           # with `step`: which batch of the first epoch is looked at, counted from 0
 )->Table:               # a row a callback, in the order in which they run
     "The composed loop: which callback does what, in which order, and why that is legal; raises where two of them clash"
+    if at<0 or n_epoch<1: raise ValueError(f"explain: at counts batches from 0 and n_epoch is at least 1, got {at} and {n_epoch}")
     cbs = listed(cbs)
     with self.composed(cbs):
         data,own,active = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra],self.active
@@ -117,4 +118,4 @@ def summary(self:Learner)->Table:
     return Table(('layer', 'type', 'output', 'parameters', 'trains'), rows, [
         f"{n:,} parameters, {t:,} trainable, {sum(p.numel()*p.element_size() for p in ps)/2**20:.1f} MiB; batch {' x '.join(map(str, s.shape))}",
         f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device {self.device}",
-        f"callbacks {cbs}", *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends))])
+        f"callbacks {cbs}", *(f"{n}: {dl.store}" for n,dl in (('train', self.dls.train), ('valid', self.dls.valid)) if hasattr(dl, 'store')), *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends))])

@@ -48,6 +48,8 @@ class Learner:
         for n in ('train', 'valid'):
             if not hasattr(dls, n): raise TypeError(f"Learner: dls is a {type(dls).__name__} without .{n}; write DataLoaders(train, valid)")
         if not isinstance(model, nn.Module): raise TypeError(f"Learner: model is a {type(model).__name__}, not a module; call the function that makes it: xresnet18()")
+        for n,f in (('loss_func', loss_func), ('opt_func', opt_func)):
+            if isinstance(f, str) or (n=='loss_func' and isinstance(f, type)): raise TypeError(f"Learner: {n} is {f!r}; give {'the loss itself: nn.CrossEntropyLoss()' if n=='loss_func' else 'a function or class: torch.optim.SGD'}")
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
         self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
@@ -307,7 +309,7 @@ class Learner:
         except cancel: pass
 
     def rng(self, who:Callback)->torch.Generator:
-        "The learner's generator, on its device, seeded for (seed, rank, epoch, batch, `who`): draw from it at once"
+        "The learner's generator, on its device, seeded for (seed, rank, epoch, batch, `who`): draw from it at once. A second call in a batch begins the same stream again"
         return self._streams(who.name, self.iter, self.training, self.seed, self.rank, self.epochs_run)
 
     @property

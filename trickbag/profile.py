@@ -111,12 +111,13 @@ def bottleneck(
     others = {n: t for n,t in links.items() if n in cbs and n not in batch}
     sums = {'loader': links.get('wait for data', 0.), 'batch': sum(batch.values()), 'model': total-links.get('wait for data', 0.)-sum(batch.values())}
     store = getattr(learn.dls.train, 'store', None)
-    if sums['loader']==max(sums.values()) or share<.9 and sums['loader']>=max(.1*total, sums['batch']):
+    beside = store is not None and learn.device.type=='cpu' and (store.kind=='none' or store.left)      # decoding has the same cores as all else, which it slows
+    if sums['loader']==max(sums.values()) or share<.9 and (beside or sums['loader']>=max(.1*total, sums['batch'])):
         if store is None: what = 'use more workers, or one of the DataLoaders that keep decoded images'
-        elif store.kind=='none': what = 'images are decoded anew each epoch: make room for the store (trickbag cache), or lower presize'
+        elif store.kind=='none': what = "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), a lower presize is cheaper"
         elif store.left: what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
         else: what = 'more threads, or a lower presize'
-        return f"Waiting for data takes {sums['loader']/total:.0%} of a step: {what}."
+        return f"Waiting for data takes {sums['loader']/total:.0%} of a step{', and decoding slows the rest of it' if beside else ''}: {what}."
     if others and max(others.values())>max(.2*total, sums['batch']):
         worst = max(others, key=others.get)
         return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if worst=='SAM' else ': look whether it must act at every step.')
@@ -132,6 +133,7 @@ def profile(self:Learner,
     cbs=(),         # further callbacks, as for `fit`
 )->Table:           # a row a link of the step, the dearest first
     "Where a step's time goes, the bottleneck with its remedy, and images a second beside what this model could do; leaves everything as found"
+    if n<1: raise ValueError(f"profile: n is a number of batches, at least 1, got {n}")
     links,rate,same = profile_rates(self, n, cbs=cbs)
     total = sum(links.values()) or 1.
     rows = [(o, f'{t*1e3:.2f}', f'{t/total:.1%}') for o,t in sorted(links.items(), key=lambda o: -o[1]) if t>=total/1000]

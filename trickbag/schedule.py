@@ -225,7 +225,8 @@ class OneCycle(Schedule):
     ):
         if not 0<=pct_start<=1: raise ValueError(f"OneCycle: pct_start is a share in [0,1], got {pct_start}")
         if not (div>0 and div_final>0): raise ValueError(f"OneCycle: div and div_final must be > 0, got {div} and {div_final}")
-        if moms is not None and len(moms)!=3: raise ValueError(f"OneCycle: moms are three numbers (start, top, end) or None, got {moms}")
+        if moms is not None and not (isinstance(moms, (list, tuple)) and len(moms)==3 and all(0<=m<1 for m in moms)):
+            raise ValueError(f"OneCycle: moms are three numbers in [0,1) (start, top, end) or None, got {moms}")
         self.pct_start,self.div,self.div_final,self.moms = pct_start,div,div_final,moms
         self.owns = ('schedule of lr', 'warmup')+(('schedule of momentum',) if moms else ())     # its rise is a warm-up
 

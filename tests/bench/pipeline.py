@@ -5,7 +5,7 @@
 FOLDER holds JPEGs at any depth. Every contender crops at random (scale .35 to 1, torchvision's RandomResizedCrop), mirrors, normalises and yields float32
 batches; nothing is trained. Contenders: torchvision (ImageFolder-like dataset, v2 transforms, DataLoader with a worker a core), fastai (its loader and
 aug_transforms' equivalents on the batch), timm (its loader with the same transforms and its collate), and trickbag: `first` decodes and keeps, `second` has all
-decoded, `none` decodes every time. Rounds interleave the contenders. Ratios are to torchvision in the same round. Needs the extra [bench] for fastai and timm."""
+decoded, `run2` is the first epoch of a second process, `memory` keeps in memory, `none` decodes every time. Rounds interleave the contenders. Ratios are to torchvision in the same round. Needs the extra [bench] for fastai and timm."""
 import argparse, atexit, json, os, platform, statistics, sys, tempfile, time, warnings
 from pathlib import Path
 import torch

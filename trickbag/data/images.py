@@ -191,6 +191,7 @@ class Paths(Sequence):
     def __init__(self,
         files:list,     # strings or `Path`s
     ):
+        if isinstance(files, (str, os.PathLike)): raise TypeError(f"Paths: takes a list of paths, got one, {files}")
         text = torch.frombuffer(bytearray('\0'.join(('', *map(os.fspath, files), '')), 'utf-8', 'surrogateescape'), dtype=torch.uint8)
         self._text,self._ends = text.numpy(),(text==0).nonzero()[:, 0].numpy()
         if len(self)!=len(files): raise ValueError("Paths: there is a path with a zero byte in it; no file has such a name")

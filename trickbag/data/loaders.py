@@ -100,7 +100,8 @@ class DataLoaders:
             n = len(dl.store) if hasattr(dl, 'store') else len(dl.dataset) if hasattr(dl, 'dataset') and batches_in(dl) is not None else None
             return 'none' if dl is None else f'{n} images' if n else f'{batches_in(dl)} batches' if batches_in(dl) is not None else 'stream'
         names = f", {self.c} classes ({', '.join(map(str, self.vocab[:4]))}{', ...' if self.c>4 else ''})" if self.vocab else ''
-        return f"DataLoaders: train {size(self.train)}, valid {size(self.valid)}{names}"
+        kept = f"; images {self.train.store.where}" if hasattr(self.train, 'store') else ''
+        return f"DataLoaders: train {size(self.train)}, valid {size(self.valid)}{names}{kept}"
 
     @classmethod
     def from_sources(cls,
@@ -120,6 +121,10 @@ class DataLoaders:
         threads:int=None,       # decoding threads, see `Store`
     )->'DataLoaders':
         "Loaders from two sources; all other constructors end here"
+        for n,v in (('size', size), ('bs', bs), ('valid_bs', valid_bs), ('presize', presize), ('threads', threads)):
+            if v is not None and (not hasattr(v, '__index__') or v<1): raise ValueError(f"DataLoaders: {n} is a whole number, 1 or more, got {v!r}")
+        for n,v in (('scale', scale), ('mean', mean), ('std', std)):
+            if not isinstance(v, (tuple, list)) and not (v is None and n=='scale'): raise ValueError(f"DataLoaders: {n} is a tuple of numbers, got {v!r}")
         if vocab and len(vocab)<2: raise ValueError(f"DataLoaders: only one class ({vocab[0]}); a classifier needs two: is the label right?")
         P = presize or -(-size*5//32)*8
         def dl(src, bs, **kw): return src and ImageLoader(Store(src, P, keep, threads), bs, **kw)
@@ -179,11 +184,17 @@ class DataLoaders:
             files = find_images(path)
             return cls.from_lists(files, [lf(f) for f in files], valid_pct=valid_pct, **kw)
         for d in (train, valid):
+            if d is None: raise ValueError("from_folder: train and valid are names of folders; for a random split give valid_pct=.2")
             if not (path/d).is_dir():
                 have = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else None
                 raise FileNotFoundError(f"from_folder: there is no folder {path/d}; "+(f"folders there: {', '.join(have) or 'none'}; name them with train=, valid=, or give valid_pct=.2" if have is not None else "is the path right?"))
         tr,va = find_images(path/train),find_images(path/valid)
-        return cls.from_lists(tr+va, [lf(f) for f in tr+va], is_valid=[False]*len(tr)+[True]*len(va), **kw)
+        labels = [lf(f) for f in tr+va]
+        for d,of in ((train, labels[:len(tr)]), (valid, labels[len(tr):])) if label is None else ():
+            of = set(of)
+            if none := [p.name for p in sorted((path/d).iterdir()) if p.is_dir() and p.name not in of and not any(q.is_dir() for q in p.iterdir())]:
+                warnings.warn(f"from_folder: no images in {path/d}/{none[0]}" + (f" and {len(none)-1} more folders" if none[1:] else '') + '; these are no classes there')
+        return cls.from_lists(tr+va, labels, is_valid=[False]*len(tr)+[True]*len(va), **kw)
 
     @classmethod
     @delegates(from_lists.__func__)

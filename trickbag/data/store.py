@@ -242,10 +242,14 @@ class Store:
     def _there(self, i):
         with self.lock: self.left,self._ready[i] = self.left-(not self._ready[i]),True     # counted, not summed: a set may have a million
 
+    @property
+    def where(self)->str:
+        "Where decoded images are kept, in words"
+        return dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(self.kind)
+
     def __repr__(self):
-        where = dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(self.kind)
         there = '' if self.kind=='none' else f', {self.need/2**20:,.0f} MB' + (' and on the GPU' if self.copy is not None else '')
-        return f"Store: {len(self):,} images of {self.presize} x {self.presize}{there}, {where}"
+        return f"Store: {len(self):,} images of {self.presize} x {self.presize}{there}, {self.where}"
 
 # %% ../../nbs/data/store.ipynb #a67baae7
 def cached_sets()->list:

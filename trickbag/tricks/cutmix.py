@@ -30,7 +30,7 @@ class CutMix(Callback):
     def __init__(self,
         alpha:float=1.,     # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
     ):
-        if alpha<=0: raise ValueError(f"CutMix: alpha must be > 0, got {alpha}; leave CutMix out for no mixing")
+        if not 0<alpha<float('inf'): raise ValueError(f"CutMix: alpha must be > 0, got {alpha}; leave CutMix out for no mixing")
         self.alpha = alpha
 
     def before_batch(self, learn):

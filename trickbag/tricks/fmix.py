@@ -50,7 +50,7 @@ class FMix(Callback):
         alpha:float=1.,     # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
         decay:float=3.,     # power by which high frequencies are weakened; the paper's
     ):
-        if not (alpha>0 and decay>0):
+        if not (0<alpha<float('inf') and decay>0):
             raise ValueError(f"FMix: alpha and decay must be > 0, got {alpha} and {decay}; leave FMix out for no mixing")
         self.alpha,self.decay,self.lam = alpha,decay,None
 

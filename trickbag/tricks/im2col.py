@@ -37,7 +37,9 @@ class Im2Col(Callback):
     def __init__(self,
         whole:float=10.,    # `channel_share` above which all of a layer is matrix products; here and below: measured, see the picture
         grad:float=2.,      # above which the gradient of its weights is
-    ): self.whole,self.grad = whole,grad
+    ):
+        if not (whole>=0 and grad>=0): raise ValueError(f"Im2Col: whole and grad are shares, 0 or more, got {whole} and {grad}")
+        self.whole,self.grad = whole,grad
 
     def check(self, learn):
         if learn.device.type!='cpu': raise ValueError(f"Im2Col: made for CPUs, but the learner trains on {learn.device}; leave it out, or let Fast() choose for this device")

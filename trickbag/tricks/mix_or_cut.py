@@ -37,7 +37,7 @@ class MixOrCut(Callback):
         switch_prob:float=.5,   # probability that it is CutMix; timm's name and default
         mode:str='sample',      # what a choice is made for: 'sample' or 'batch'; λ, box and partner are each image's own in both
     ):
-        if min(mixup_alpha, cutmix_alpha)<=0:
+        if not (0<mixup_alpha<float('inf') and 0<cutmix_alpha<float('inf')):
             raise ValueError(f"MixOrCut: alphas must be > 0, got {mixup_alpha}, {cutmix_alpha}; use switch_prob=0 or 1 for one kind only")
         if not (0<p<=1 and 0<=switch_prob<=1):
             raise ValueError(f"MixOrCut: p must be in (0,1] and switch_prob in [0,1], got {p}, {switch_prob}")

@@ -30,7 +30,7 @@ class MixUp(Callback):
     def __init__(self,
         alpha:float=.4,     # λ ~ Beta(alpha, alpha); fastai's default; .1 to .4 in the paper for ImageNet, larger mixes more
     ):
-        if alpha<=0: raise ValueError(f"MixUp: alpha must be > 0, got {alpha}; leave MixUp out for no mixing")
+        if not 0<alpha<float('inf'): raise ValueError(f"MixUp: alpha must be > 0, got {alpha}; leave MixUp out for no mixing")
         self.alpha,self.lam = alpha,None
 
     def before_batch(self, learn):

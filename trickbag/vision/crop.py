@@ -120,6 +120,7 @@ class Crop(Callback):
         valid_size:int=None,        # to evaluate; None is `size`
     ):
         if size<1 or (scale and not 0<scale[0]<=scale[1]<=1): raise ValueError(f"Crop: need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {size}, {scale}")
+        if not 0<crop_pct<=1: raise ValueError(f"Crop: crop_pct is a share of the shorter side, in (0,1], got {crop_pct}")
         self.size,self.scale,self.ratio,self.crop_pct,self.valid_size = size,scale,ratio,crop_pct,valid_size
 
     def before_batch(self, learn):
