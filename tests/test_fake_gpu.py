@@ -6,8 +6,9 @@ import pytest, torch
 from PIL import Image
 import trickbag.all as tb
 import trickbag.data.store
+from trickbag.core import Streams
 from trickbag.pairs import BAG, bag_opt, small_data, small_model, trial
-from .fake_gpu import GPU, Waits, fake_gpu
+from .fake_gpu import GPU, Races, Stream, Waits, fake_gpu
 
 class Peek(tb.Callback):
     "Does something that a step must not do, from the second batch on"
@@ -18,11 +19,42 @@ PEEKS = dict(
     item=lambda l: l.loss.item(), float=lambda l: float(l.loss), bool=lambda l: bool(l.loss>0), tolist=lambda l: l.pred.tolist(), cpu=lambda l: l.pred.cpu(),
     into_cpu=lambda l: torch.zeros(()).copy_(l.loss.detach()), mask=lambda l: l.pred[l.pred>0], nonzero=lambda l: l.pred.nonzero(), unique=lambda l: l.yb.unique(),
     repeat=lambda l: torch.ones(3, device=l.device).repeat_interleave(l.yb[:3]), cpu_index=lambda l: l.pred[torch.arange(2)], made_there=lambda l: torch.tensor([1.], device=l.device),
-    sent=lambda l: torch.ones(3).to(l.device), copied=lambda l: l.pred.detach().copy_(torch.ones(l.pred.shape)))
+    sent=lambda l: torch.ones(3).to(l.device), not_pinned=lambda l: torch.ones(99_999).to(l.device, non_blocking=True), mask_set=lambda l: l.pred.detach().index_put_((l.pred>0,), torch.zeros((), device=l.device)), copied=lambda l: l.pred.detach().copy_(torch.ones(l.pred.shape)))
 
 @pytest.mark.parametrize('f', PEEKS.values(), ids=PEEKS)
 def test_the_watch_sees_what_waits(f):
     with fake_gpu(), pytest.raises(Waits): tb.Learner(small_data(), small_model(), cbs=Peek(f), device=GPU).fit(1)
+
+def test_the_watch_sees_generators_of_another_device():
+    with fake_gpu():
+        g = Streams(GPU)('x', 0, True)
+        assert torch.rand(2, generator=g, device=GPU).device==GPU
+        for f in (lambda: torch.rand(2, generator=g), lambda: torch.rand(2, generator=torch.Generator(), device=GPU)):
+            with pytest.raises(RuntimeError, match='generator'): f()
+
+@pytest.mark.parametrize('what', ['wait_event', 'record_stream', 'pin_memory'])
+def test_the_watch_sees_how_batches_are_sent(folder, monkeypatch, what):
+    with fake_gpu(), pytest.raises(Waits if what=='pin_memory' else Races):
+        if what=='wait_event': monkeypatch.setattr(Stream, what, lambda self, event: None)
+        else: monkeypatch.setattr(torch.Tensor, what, lambda t, *args: t)
+        learner(folder, [], keep='memory', presize=128).fit(1)
+
+def test_another_device_in_mid_epoch(folder):
+    "A validation elsewhere takes nothing from the epoch that is running"
+    class Elsewhere(tb.Callback):
+        def after_batch(self, learn): learn.dls.train.use(torch.device('cpu')); next(iter(learn.dls.train))
+    with fake_gpu():
+        learn = learner(folder, [Elsewhere()], keep='memory').fit(2); gpu, = learn.dls.train.store._gpus.values()
+        assert gpu.copied.sum()>=32
+
+def test_images_cross_once(folder, monkeypatch):
+    "Also with an incomplete last batch that is left out, whose images come in later epochs"
+    with fake_gpu() as m:
+        learn = learner(folder, [], keep='memory'); sent = []
+        submit = trickbag.data.store.Store.submit
+        monkeypatch.setattr(trickbag.data.store.Store, 'submit', lambda self, idx, pin=False: (sent.extend(idx.tolist()) if self is learn.dls.train.store else None, submit(self, idx, pin))[1])
+        learn.fit(4)
+    assert len(sent)==len(set(sent))<=36
 
 def test_the_watch_sees_mixed_devices():
     with fake_gpu(), pytest.raises(RuntimeError, match='devices'):
@@ -59,8 +91,8 @@ def test_the_recipe_from_files(folder, kind, tmp_path, monkeypatch):
         if kind=='no room on the GPU': monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda d: (1000, 2000))
         learn = learner(folder, recipe(), keep=kind if kind in ('disk', 'none') else 'memory').fit(2)
         store = learn.dls.train.store
-        if kind in ('none', 'no room on the GPU'): assert store.copy is None
-        else: assert store.copied.sum()>=32 and store.copy.device==GPU and 'and on the GPU' in repr(store)
+        if kind in ('none', 'no room on the GPU'): assert store.gpu.copy is None
+        else: assert store.gpu.copied.sum()>=32 and store.gpu.copy.device==GPU and 'and on the GPU' in repr(store)
 
 WAYS = dict(validate=lambda l: l.validate(), get_preds=lambda l: l.get_preds(), tta=lambda l: l.tta(), summary=lambda l: l.summary(), explain=lambda l: l.explain(), fix_res=lambda l: l.fix_res(48),
             size_sweep=lambda l: l.size_sweep([24, 40]), fine_tune=lambda l: l.fine_tune(1), fit_flat_cos=lambda l: l.fit_flat_cos(1))

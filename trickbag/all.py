@@ -34,7 +34,7 @@ from .data.images import dataset_labels, DatasetSource, decode, FileSource, find
 from .data.images import label_func, Paths, quick_check, split_idxs, SUFFIXES, to_rgb
 from .data.loaders import DataLoaders, ImageLoader
 from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, free_disk, free_memory, LARGE, MemoryArrays
-from .data.store import SMALL, Store, write_atomic
+from .data.store import OnGPU, SMALL, Store, write_atomic
 from .data.toy import beetle, toy_set, toy_species
 from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock, SimpleSelfAttention
 from .models.xresnet import SqueezeExcite2d, XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
@@ -128,8 +128,8 @@ __all__ = [
     'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError',
     'untar_data', 'URLs', 'dataset_labels', 'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'jpeg_head',
     'label_func', 'Paths', 'quick_check', 'split_idxs', 'SUFFIXES', 'to_rgb', 'DataLoaders', 'ImageLoader', 'cache_dir', 'cached_sets',
-    'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'SMALL', 'Store', 'write_atomic',
-    'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock',
+    'choose_kind', 'clear_cache', 'DiskArrays', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store',
+    'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock',
     'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
     'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18',
     'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',

@@ -59,7 +59,7 @@ def trickbag(files, a):
     learn = Learner(dls, model(a), opt_func=sgd, lr=.1, cbs=cbs, device=device()).fit(a.epochs)
     n = sum(learn.cb(Recorder).ns)/a.epochs
     speeds = [n/r['time'] for r in learn.history]
-    return speeds[0],max(speeds[1:]),0 if dls.train.store.copy is None else dls.train.store.need/2**20
+    return speeds[0],max(speeds[1:]),sum(s.need/2**20 for s in (dls.train.store,) if s.gpu and s.gpu.copy is not None)
 
 def fastai(files, a):
     from fastai.vision.all import (CategoryBlock, DataBlock, FlipItem, ImageBlock, LabelSmoothingCrossEntropy, Learner, MixUp, Normalize, OptimWrapper, RandomResizedCrop, imagenet_stats)

@@ -58,19 +58,19 @@ class ImageLoader:
         return self._batches(order, start)
 
     def _batches(self, order, start):
-        pending,sent,todo = deque(),deque(),iter(range(start, len(self)))
+        pending,sent,todo,gpu = deque(),deque(),iter(range(start, len(self))),self.store.gpu
         def more():
             if (i := next(todo, None)) is not None:
                 idx = order[i*self.bs:(i+1)*self.bs]
-                pending.append((idx, self.store.submit(idx)))
+                pending.append((idx, (gpu or self.store).submit(idx)))
         for _ in range(self.ahead+1): more()
         while pending or sent:
-            while pending and len(sent)<=(self.store.stream is not None):       # on a GPU one batch is always under way
-                idx,wait = pending.popleft()
-                sent.append((idx, self.store.send(wait)))
+            while pending and len(sent)<=bool(gpu):     # on a GPU one batch is always under way
+                idx,start = pending.popleft()
+                sent.append((idx, start()))
                 more()
             idx,arrived = sent.popleft()
-            yield arrived(),None if self.labels is None else self.labels[idx],idx
+            yield arrived() if gpu else arrived,None if self.labels is None else self.labels[idx],idx
 
 # %% ../../nbs/data/loaders.ipynb #1b3e1d32
 class DataLoaders:

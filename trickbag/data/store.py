@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGE', 'SMALL', 'cache_dir', 'free_memory', 'free_disk', 'choose_kind', 'write_atomic', 'DiskArrays', 'MemoryArrays',
-           'Store', 'cached_sets', 'clear_cache']
+           'OnGPU', 'Store', 'cached_sets', 'clear_cache']
 
 # %% ../../nbs/data/store.ipynb #117c7f06
 import json, mmap, os, shutil, tempfile, threading, warnings, weakref
@@ -121,6 +121,38 @@ class MemoryArrays:
     def whole(self): pass
 
 # %% ../../nbs/data/store.ipynb #473c3616
+class OnGPU:
+    "Images of a store on a GPU: sent from pinned memory on a stream of their own, and kept there if there is room"
+    def __init__(self,
+        store,
+        device:torch.device,
+        keep:bool,      # a copy of the whole set, filled along the way
+    ):
+        n,P = len(store),store.presize
+        self.store,self.device,self.stream,self.copy,self.copied = weakref.proxy(store),device,torch.cuda.Stream(device),None,torch.zeros(n if keep else 0, dtype=torch.bool)
+        if keep:        # read and written on that stream only
+            with torch.cuda.stream(self.stream): self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)
+
+    def submit(self,
+        idx:torch.Tensor,   # which images, N
+    ):                      # a function that starts the copy of what is not there, and returns one that gives the batch: nobody waits for it but the device, when it comes to that batch
+        "Start decoding or reading what is not there yet"
+        want = idx if self.copy is None else idx[~self.copied[idx]]
+        wait = self.store.submit(want, pin=True) if len(want) else None
+        def start():
+            with torch.cuda.stream(self.stream):
+                x = wait and wait().permute(0, 2, 3, 1).to(self.device, non_blocking=True)
+                if self.copy is not None:
+                    if wait: self.copy[want.to(self.device, non_blocking=True)],self.copied[want] = x,True
+                    x = self.copy[idx.to(self.device, non_blocking=True)]
+                there = self.stream.record_event()
+            def arrived():
+                now = torch.cuda.current_stream(self.device)
+                now.wait_event(there); x.record_stream(now)     # its memory is not given to another before `now` is done with it
+                return x.permute(0, 3, 1, 2)
+            return arrived
+        return start
+
 class Store:
     "Decoded images of a source, each decoded when it is first asked for"
     def __init__(self,
@@ -146,7 +178,7 @@ class Store:
         if kind=='memory': self.arrays = MemoryArrays(n, presize)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
         self._stamps,self._wh,self._ready = self.index.numpy()[:, 0],self.wh.numpy(),self.ready.numpy()      # the same memory; numpy writes single numbers faster
-        self.device,self.stream,self.copy,self.copied,self.saved = torch.device('cpu'),None,None,None,None      # saved: a future, once all are there
+        self.gpu,self._gpus,self.saved = None,{},None      # saved: a future, once all are there
 
     def _give_up(self, e):
         "No room or no right to write: go on without keeping"
@@ -163,61 +195,34 @@ class Store:
     def use(self,
         device:torch.device,    # where batches will be needed
     ):
-        "On a GPU: copy batches on a stream of their own, and keep a copy of the set if there is room for it: a third of what is free, at most"
-        if device==self.device: return
-        self.device,self.stream,self.copy,self.copied = device,None,None,None
-        if device.type!='cuda': return
-        self.stream = torch.cuda.Stream(device)
-        if self.kind=='none' or self.need>torch.cuda.mem_get_info(device)[0]//3: return
-        n,P = len(self),self.presize
-        with torch.cuda.stream(self.stream): self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)   # read and written on that stream only
-        self.copied = torch.zeros(n, dtype=torch.bool)
+        "On a GPU: send batches there ahead, and keep a copy of the set if there is room for it: a third of what is free, at most"
+        if device.type=='cuda' and device not in self._gpus: self._gpus[device] = OnGPU(self, device, self.kind!='none' and self.need<=torch.cuda.mem_get_info(device)[0]//3)
+        self.gpu = self._gpus.get(device)
 
     def submit(self,
         idx:torch.Tensor,   # which images, N
-    ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory); on a GPU `send` calls it
+        pin:bool=False,     # in memory that a GPU can read by itself
+    ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory), on the CPU
         "Start decoding what is not there yet"
-        if self.copied is not None and self.copied[idx].all(): return lambda: self.copy[idx.to(self.device, non_blocking=True)].permute(0, 3, 1, 2)
         if self.arrays and (not self.left or self.ready[idx].all()):
-            if len(idx)*self.presize**2*3<LARGE: return lambda: self._placed(idx, self._pixels(idx, {}))
-            job = lone_threads('gather', self.threads).submit(self._pixels, idx, {})
-            return lambda: self._placed(idx, job.result())
+            if len(idx)*self.presize**2*3<LARGE: return lambda: self._pixels(idx, {}, pin)
+            return lone_threads('gather', self.threads).submit(self._pixels, idx, {}, pin).result
         todo = list(dict.fromkeys((idx[~self.ready[idx]] if self.arrays else idx).tolist()))
         pool = lone_threads('decode', self.threads)     # of this process: it may be a fork
         jobs = [pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
         def wait():
             got = {i: x for j in jobs for i,x in j.result()}
             if (arrays := self.arrays) and not self.left and not self.saved: self.saved = lone_threads('save', 1).submit(arrays.whole)     # nobody waits for the disk, nor does another store's decoding
-            return self._placed(idx, self._pixels(idx, got))
+            return self._pixels(idx, got, pin)
         return wait
 
-    def send(self,
-        wait,   # from `submit`
-    ):          # a function that gives the batch, on the device that `use` named
-        "Start the copy of a batch to the device. Nobody waits for it but the device, when it comes to that batch"
-        if self.stream is None:
-            x = wait()
-            return lambda: x
-        with torch.cuda.stream(self.stream): x,there = wait(),self.stream.record_event()
-        def arrived():
-            now = torch.cuda.current_stream(self.device)
-            now.wait_event(there)
-            x.record_stream(now)
-            return x
-        return arrived
-
-    def _placed(self, idx, x):
-        "The batch on the device, and in the copy of the set there"
-        if self.stream is not None: x = x.pin_memory().to(self.device, non_blocking=True)
-        if self.copy is not None: self.copy[idx.to(self.device, non_blocking=True)],self.copied[idx] = x,True
-        return x.permute(0, 3, 1, 2)
-
-    def _pixels(self, idx, got):
-        "N x P x P x 3, on the CPU; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"
+    def _pixels(self, idx, got, pin):
+        "The batch; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"
         arrays = self.arrays
         with one_thread():
-            if arrays and not got: return arrays.pixels.index_select(0, idx)
-            return torch.stack([got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0] for i in idx.tolist()])
+            if arrays and not got: x = arrays.pixels.index_select(0, idx)
+            else: x = torch.stack([got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0] for i in idx.tolist()])
+        return (x.pin_memory() if pin else x).permute(0, 3, 1, 2)
 
     def _decode(self, ids): return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]
 
@@ -248,7 +253,7 @@ class Store:
         return dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(self.kind)
 
     def __repr__(self):
-        there = '' if self.kind=='none' else f', {self.need/2**20:,.0f} MB' + (' and on the GPU' if self.copy is not None else '')
+        there = '' if self.kind=='none' else f', {self.need/2**20:,.0f} MB' + (' and on the GPU' if self.gpu and self.gpu.copy is not None else '')
         return f"Store: {len(self):,} images of {self.presize} x {self.presize}{there}, {self.where}"
 
 # %% ../../nbs/data/store.ipynb #a67baae7
