@@ -2,7 +2,7 @@
 
     python -m tests.bench.formats [--arch xresnet18] [--size 64] [--bs 64] [--rounds 5] [--steps 3] [--device cpu] [--json FILE]
 
-A bare loop on one batch in memory (fused AdamW, cross entropy), nothing of trickbag's but the model and, on a CPU, the kept heap. The variants take turns;
+A bare loop on one batch in memory (fused AdamW, cross entropy), nothing of trickbag's but the model and what `Backends` sets (on a CPU the kept heap). The variants take turns;
 the table shows the fastest step and the median one. On a machine with other work the fastest says more: two threads that wait for each other are slowed
 tenfold by a third. `first` is the first step, in which a compiled model is compiled for training; validation is compiled once more."""
 import argparse, contextlib, itertools, json, os, platform, statistics, sys, time, warnings
@@ -33,6 +33,7 @@ def main():
     ap.add_argument('--compile', action=argparse.BooleanOptionalAction, default=True)
     a = ap.parse_args(); warnings.simplefilter('ignore'); d = torch.device(a.device)
     if a.device=='cpu': keep_heap(True)
+    else: torch.backends.cudnn.benchmark = True; torch.set_float32_matmul_precision('high')     # as in a fit
     comp = a.compile and has_compiler(d)
     if a.compile and not comp: print('compiled: there is no compiler', file=sys.stderr)
     runs,first,res = {},{},{}

@@ -27,13 +27,14 @@ def main():
     ap.add_argument('--epochs', type=int, default=5); ap.add_argument('--bs', type=int, default=64); ap.add_argument('--lr', type=float, default=4e-3)
     ap.add_argument('--seeds', type=int, nargs='+', default=[42]); ap.add_argument('--json')
     a = ap.parse_args()
-    rows = [run(a, s) for s in a.seeds]
-    for r in rows: print('seed {seed}: accuracy {accuracy:.4f}, top-5 {top_5:.4f}, with TTA {tta:.4f}, {seconds:.0f} s, {images_per_s:.0f} images/s with validation'.format(**r))
+    rows,dev = [],torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
+    for s in a.seeds:       # each is told and kept as it comes
+        rows.append(r := run(a, s))
+        print('seed {seed}: accuracy {accuracy:.4f}, top-5 {top_5:.4f}, with TTA {tta:.4f}, {seconds:.0f} s, {images_per_s:.0f} images/s with validation'.format(**r), flush=True)
+        if a.json: json.dump(dict(args=vars(a), rows=rows, torch=torch.__version__, device=dev), open(a.json, 'w'))
     if len(rows)>1:
         for k in ('accuracy', 'tta', 'seconds'): print(f'{k}: {statistics.mean(r[k] for r in rows):.4f} ± {statistics.stdev(r[k] for r in rows):.4f} over {len(rows)} seeds')
     if (a.size, a.epochs) in LEADERBOARD: print(f'public leaderboard, {a.size} px, {a.epochs} epochs: {LEADERBOARD[a.size, a.epochs]} % (mean of 5 runs)')
-    dev = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     print(f'{a.arch}, {a.size} px, {a.epochs} epochs, torch {torch.__version__}, Python {platform.python_version()}, {dev}')
-    if a.json: json.dump(dict(args=vars(a), rows=rows, torch=torch.__version__, device=dev), open(a.json, 'w'))
 
 if __name__=='__main__': main()
