@@ -69,7 +69,7 @@ class Backends(Callback):
     def said(self, device:torch.device)->str:
         "What it sets on that device"
         if device.type!='cuda': return 'freed memory is kept' if self.heap else 'nothing'
-        return f"cuDNN {'tries its kernels at each new size' if self.benchmark else 'takes its first choice'}, float32 products in {'TF32' if self.tf32 else 'float32'}, memory layout as the model has it (ChannelsLast() or Fast(): channels last)"
+        return f"cuDNN {'tries its kernels at each new size' if self.benchmark else 'takes its first choice'}, float32 products in {'TF32' if self.tf32 else 'float32'}, memory layout as the model has it, or channels last with ChannelsLast() or Fast()"
     def _flags(self): return torch.backends.cudnn.benchmark,torch.backends.cudnn.allow_tf32,torch.get_float32_matmul_precision()
     def _set(self, benchmark, conv, prod):
         torch.backends.cudnn.benchmark,torch.backends.cudnn.allow_tf32 = benchmark,conv
