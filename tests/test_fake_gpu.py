@@ -109,3 +109,13 @@ def test_others_in_a_fit(folder):
 def test_those_that_wait_are_seen(folder, f):
     "As the performance page says: one must know whether a step was taken, the other looks at every loss"
     with fake_gpu(), pytest.raises(Waits): f(folder)
+
+def test_layout_by_default():
+    "Channels last for models that are known to bear it; others may `.view` what a convolution gives. `summary` says it"
+    import torchvision
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 4))
+    for m,last in ((small_model(), True), (torchvision.models.resnet18(num_classes=4), True), (own, False)):
+        with fake_gpu():
+            learn = tb.Learner(small_data(), m, device=GPU).fit(1)
+            assert ('convolutions in channels_last' in str(learn.summary()))==last==any(cb.name=='ChannelsLast' for cb in learn.default_cbs)
+    assert not any(cb.name=='ChannelsLast' for cb in tb.Learner(small_data(), small_model(), device='cpu').default_cbs)

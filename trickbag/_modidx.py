@@ -305,6 +305,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'trickbag.fast.Fast': ('fast.html#fast', 'trickbag/fast.py'),
                                'trickbag.fast.Fast.__init__': ('fast.html#fast.__init__', 'trickbag/fast.py'),
                                'trickbag.fast.Fast.__repr__': ('fast.html#fast.__repr__', 'trickbag/fast.py'),
+                               'trickbag.fast.device_cbs': ('fast.html#device_cbs', 'trickbag/fast.py'),
                                'trickbag.fast.fast_bf16': ('fast.html#fast_bf16', 'trickbag/fast.py'),
                                'trickbag.fast.has_compiler': ('fast.html#has_compiler', 'trickbag/fast.py'),
                                'trickbag.fast.keep_heap': ('fast.html#keep_heap', 'trickbag/fast.py')},

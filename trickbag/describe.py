@@ -114,8 +114,9 @@ def summary(self:Learner)->Table:
     n,t = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
     opt = type(self.opt).__name__ if self.opt else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
     with self.composed(): active = self.active
-    cbs = ', '.join(cb.name for cb in active)
+    cbs,last = ', '.join(cb.name for cb in active),any(cb.name=='ChannelsLast' for cb in active)
+    layout = [f"convolutions in {'channels_last' if last else 'the layout of their weights; ChannelsLast() may be faster'}"] if last or self.device.type=='cuda' else []
     return Table(('layer', 'type', 'output', 'parameters', 'trains'), rows, [
         f"{n:,} parameters, {t:,} trainable, {sum(p.numel()*p.element_size() for p in ps)/2**20:.1f} MiB; batch {' x '.join(map(str, s.shape))}",
         f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device {self.device}",
-        f"callbacks {cbs}", *(f"{n}: {dl.store}" for n,dl in (('train', self.dls.train), ('valid', self.dls.valid)) if hasattr(dl, 'store')), *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends))])
+        f"callbacks {cbs}", *layout, *(f"{n}: {dl.store}" for n,dl in (('train', self.dls.train), ('valid', self.dls.valid)) if hasattr(dl, 'store')), *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends))])

@@ -23,12 +23,12 @@ from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, s
 from .rules import check_rules
 
 # %% ../nbs/learner.ipynb #a965bef5
-def default_cbs()->list:
-    "The callbacks every learner has: `Backends`, `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"
-    from trickbag.fast import Backends      # here, not above: callbacks are built on this module
+def default_cbs(device:torch.device, model:nn.Module)->list:
+    "The callbacks every learner has: those of the device (`Backends`, for some models on a GPU `ChannelsLast`), `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"
+    from trickbag.fast import device_cbs    # here, not above: callbacks are built on this module
     from trickbag.monitors.progress import Progress
     from trickbag.monitors.recorder import Recorder
-    return [Backends(), ToDevice(), CheckTargets(), Recorder(), Progress()]
+    return [*device_cbs(device, model), ToDevice(), CheckTargets(), Recorder(), Progress()]
 
 class Learner:
     "Model, data, loss, optimizer and callbacks; runs the loop"
@@ -54,7 +54,7 @@ class Learner:
         if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
         self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
         self.metrics,self.cbs = listed(metrics),listed(cbs)
-        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(),splitter or split_head,Path(path),seed,0
+        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(self.device, self.model),splitter or split_head,Path(path),seed,0
         self.opt,self.history,self.results = None,[],{}     # results: of the newest validation
         self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
