@@ -7,7 +7,6 @@ __all__ = ['write_checkpoint', 'read_checkpoint', 'apply_checkpoint', 'own_cbs',
            'dry_fit']
 
 # %% ../nbs/checkpoint.ipynb #ded2e712
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 
 from .callback import Callback
 from .core import atomic_save, listed, loader_generators
+from .interrupts import interrupts_held, interrupts_released, uninterrupted
 from .optimizer import load_opt_state, opt_state
 
 # %% ../nbs/checkpoint.ipynb #3b0bddbe
@@ -87,7 +87,7 @@ def check_resume_cbs(
     odd = {cb.name for cb in learn.active if cb.state_dict()} ^ set(d['cbs'])
     if odd: raise ValueError(f"resume: the checkpoint and this fit differ in {', '.join(sorted(odd))}; use the same callbacks")
 
-@contextmanager
+@uninterrupted
 def kept(learn):
     "Whatever is trained inside the `with`: model, optimizer, callbacks, counters and history are put back at its end"
     ts = [*learn.model.named_parameters(), *learn.model.named_buffers()]
@@ -118,12 +118,12 @@ def dry_fit(
     dl,cbs = learn.dls.train,listed(cbs)
     if hasattr(dl, '__next__'): raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
     gens = [(g, g.get_state()) for g in loader_generators(dl)]
-    with kept(learn):
+    with interrupts_held(), kept(learn):
         was = dict(vars(learn), _loaded=deepcopy(learn._loaded))    # the optimizer may live in a loaded checkpoint's tensors
         attrs = [(cb, dict(vars(cb)), deepcopy(cb.state_dict())) for cb in own_cbs(learn)+cbs if isinstance(cb, Callback)]
         try:
             learn.cbs,learn.default_cbs = ([cb for cb in l if takes_part(cb)] for l in (learn.cbs, learn.default_cbs))
-            learn.fit(n_epoch, cbs=[watch, *cbs])
+            with interrupts_released(): learn.fit(n_epoch, cbs=[watch, *cbs])
         finally:
             vars(learn).clear(); vars(learn).update(was)
             for g,s in gens: g.set_state(s)

@@ -10,12 +10,13 @@ __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'see
 # %% ../nbs/core.ipynb #5de151f6
 import os, random, sys, tempfile, threading, zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+
+from .interrupts import interrupts_held, uninterrupted
 
 # %% ../nbs/core.ipynb #b1ee0f54
 def mix_seed(
@@ -90,7 +91,7 @@ def batches_in(dl)->int|None:
     try: return len(dl)
     except TypeError: return None   # a stream, or a DataLoader over one
 
-@contextmanager
+@uninterrupted
 def keep_rng(
     device:torch.device=None,   # a CUDA device whose global generator is kept as well
     *loaders,                   # whose own generators are kept as well
@@ -150,14 +151,16 @@ def lone_threads(
 )->ThreadPoolExecutor:
     "The process's pool of threads for something, in each of which torch computes on one core"
     key = os.getpid(),what,k            # threads do not survive a fork
-    if key not in _pools:
+    if key in _pools: return _pools[key]
+    with interrupts_held():
         n,met = torch.get_num_threads(),threading.Barrier(k)
-        _pools[key] = ThreadPoolExecutor(k, f'trickbag-{what}', _one)
-        list(_pools[key].map(lambda _: met.wait(), range(k)))   # all have started; the setting is each thread's own ...
+        pool = ThreadPoolExecutor(k, f'trickbag-{what}', _one)
+        list(pool.map(lambda _: met.wait(), range(k)))          # all have started; the setting is each thread's own ...
         torch.set_num_threads(n)                                # ... but for what torch reports, and gives to threads that start later
-    return _pools[key]
+        _pools[key] = pool
+    return pool
 
-@contextmanager
+@uninterrupted
 def one_thread():
     "This thread's torch computes on one core: for operations that are small and many. Of other threads, one that first uses torch meanwhile stays with one core"
     if (k := torch.get_num_threads())==1: yield
@@ -167,7 +170,7 @@ def one_thread():
         finally: torch.set_num_threads(k)
 
 # %% ../nbs/core.ipynb #0291059b
-@contextmanager
+@uninterrupted
 def keep_modes(model:torch.nn.Module):
     "Give every module its training or eval mode back as found"
     modes = [(m, m.training) for m in model.modules()]

@@ -7,7 +7,7 @@ __all__ = ['default_cbs', 'Learner']
 
 # %% ../nbs/learner.ipynb #d12476e0
 import itertools, operator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoc
                                CheckTargets, GatherPreds, ToDevice, compose, hooks)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
 from .core import Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
+from .interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
 from .metrics import Averages, probabilities
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
 from .rules import check_rules
@@ -85,24 +86,24 @@ class Learner:
             if d or resume is True: check_resume(self, d)
             if d and resume is not True: self._apply(d)
             resume = bool(d)
-        with self.composed(cbs), keep_rng(self.device, train, valid), keep_modes(self.model), fit_groups(self.make_opt(), self.model, self.splitter, self.lr if lr is None else lr):
+        lr = self.lr if lr is None else lr
+        # what is set up is undone, Ctrl-C or not: interrupts wait, but for the epochs themselves
+        with (interrupts_held(), self.composed(cbs), keep_torch_state(), keep_rng(self.device, train, valid), keep_modes(self.model),
+              fit_groups(self.make_opt(), self.model, self.splitter, lr)):
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
-            try:
+            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False):
                 self.fitting,self._n_out = True,None
                 self.model.train()
-                self._stretch('fit', lambda: self._epochs(resume), CancelFit)
-            except Cancel as e: raise _misplaced(e) from e
-            finally:
-                self.fitting,self.training,self.view,self._mid = False,False,{},False
-                self._cleanup('cleanup_fit')
-                self._forget()
+                try: self._stretch('fit', lambda: self._epochs(resume), CancelFit)
+                except Cancel as e: raise _misplaced(e) from e
         return self
 
     def _epochs(self, resume):
         if resume: self._resume()
         else: self._loaded = None
-        for self.epoch in range(self.position[0], self.n_epoch): self._stretch('epoch', self._epoch, CancelEpoch)
+        with interrupts_released():
+            for self.epoch in range(self.position[0], self.n_epoch): self._stretch('epoch', self._epoch, CancelEpoch)
 
     def _epoch(self):
         self.results = {}
@@ -193,31 +194,37 @@ class Learner:
         dl = self.dls.valid if dl is None else dl
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
         kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results')}
-        try:
-            with self.composed(cbs), keep_rng(self.device, dl): return self._validate(dl)
-        except Cancel as e: raise e if self.fitting else _misplaced(e) from e
-        finally: vars(self).update(kept)
+        with interrupts_held():
+            try:
+                with self.composed(cbs), keep_torch_state(), keep_rng(self.device, dl): return self._validate(dl)
+            except Cancel as e: raise e if self.fitting else _misplaced(e) from e
+            finally: vars(self).update(kept)
 
     def _validate(self, dl):
         kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth')}
-        self.training,self.depth,self.dl,self._hooks,res,any_batch = False,self.depth+1,dl,hooks(self.active, training=False),Averages(self.metrics, self.device),False
-        try:
-            with torch.no_grad(), keep_modes(self.model):
-                self.model.eval()
-                try:
-                    self('before_validate')
-                    for self.iter,batch in self._batches(dl):
-                        any_batch = True
-                        self._eval_batch(batch, res)
-                    if not any_batch: raise ValueError("validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader")
-                except CancelValidate: pass
-                self.results = res.compute()
-                try: self('after_validate')
-                except CancelValidate: pass
-        finally:
-            try: self._cleanup('cleanup_validate')
-            finally: vars(self).update(kept); self._forget()
+        with interrupts_held():
+            try:
+                self.training,self.depth,self.dl = False,self.depth+1,dl
+                self._hooks = hooks(self.active, training=False)
+                with self._cleaned('cleanup_validate'), torch.no_grad(), keep_modes(self.model): self._evaluate(dl)
+            finally: vars(self).update(kept)
         return self.results
+
+    def _evaluate(self, dl):
+        self.model.eval()
+        res,any_batch = Averages(self.metrics, self.device),False
+        try:
+            self('before_validate')
+            with interrupts_released():
+                for self.iter,batch in self._batches(dl):
+                    any_batch = True
+                    self._eval_batch(batch, res)
+            if not any_batch: raise ValueError("validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader")
+        except CancelValidate: pass
+        with interrupts_released():
+            self.results = res.compute()
+            try: self('after_validate')
+            except CancelValidate: pass
 
     def _eval_batch(self, batch, res):
         try:
@@ -252,7 +259,7 @@ class Learner:
 
     # Events
 
-    @contextmanager
+    @uninterrupted
     def composed(self,
         cbs=(),         # callbacks beside the learner's own
         monitors=True,  # False leaves those out that only watch and were there before, in calls inside the `with` too
@@ -288,15 +295,36 @@ class Learner:
             if cb.name==kind or (isinstance(kind, type) and isinstance(cb, kind)): return cb
         raise KeyError(f"cb: this learner has no {getattr(kind, '__name__', kind)}; it has {', '.join(cb.name for cb in own_cbs(self))}")
 
-    def _cleanup(self, event):
-        "Like calling the event, but the failure of one callback does not keep the others from theirs"
-        err = None
+    @uninterrupted
+    def _cleaned(self,
+        event,  # 'cleanup_fit' or 'cleanup_validate'
+        **back  # attributes that are set before the event
+    ):
+        "Call an event at the end of a `with`, come what may"
+        try: yield
+        except BaseException as e:
+            vars(self).update(back)
+            self._cleanup(event, e)
+            raise
+        else:
+            vars(self).update(back)
+            self._cleanup(event)
+        finally: self._forget()
+
+    def _cleanup(self,
+        event,
+        true=None,  # the error that led here
+    ):
+        "Like calling the event, but no callback's failure keeps the others from theirs or hides the error from before: it is noted there"
+        first = None if isinstance(true, Cancel) else true
         for f in self._hooks[event]:
             try: f(self)
             except BaseException as e:
-                self._note(e, f, event)
-                err = err or e
-        if err: raise err
+                if first is None:
+                    first = e
+                    self._note(e, f, event)
+                else: first.add_note(f"  and {f.__self__.name}.{event} failed: {type(e).__name__}: {e}")
+        if first is not None and first is not true: raise first
 
     def _note(self, e, f, event): e.add_note(f"  in {f.__self__.name}.{event} (epoch {self.epoch}, batch {self.iter})")
 
@@ -360,9 +388,10 @@ class Learner:
         return self
 
     def _apply(self, d, strict=True):
-        apply_checkpoint(self, d, strict)
-        self._loaded,self.history,self.step,self.epochs_run = d,d['history'],d['loop']['step'],d['loop']['epochs_run']
-        if not d['loop']['fitting']: self._restore_cbs(own_cbs(self))
+        with interrupts_held():
+            apply_checkpoint(self, d, strict)
+            self._loaded,self.history,self.step,self.epochs_run = d,d['history'],d['loop']['step'],d['loop']['epochs_run']
+            if not d['loop']['fitting']: self._restore_cbs(own_cbs(self))
 
     def _resume(self):
         check_resume_cbs(self, self._loaded)

@@ -8,11 +8,12 @@ __all__ = ['NORMS', 'adamw', 'spread_lr', 'linear_width', 'trained_norms', 'spli
 
 # %% ../nbs/optimizer.ipynb #9f774f4d
 import inspect
-from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
 from torch import nn
+
+from .interrupts import uninterrupted
 
 # %% ../nbs/optimizer.ipynb #e3d08cbc
 def adamw(
@@ -88,7 +89,7 @@ def made_opt(
         raise ValueError(f"Learner: {type(opt).__name__} needs a closure, which this loop does not give; use another optimizer")
     return opt
 
-@contextmanager
+@uninterrupted
 def fit_groups(
     opt:torch.optim.Optimizer,
     model:nn.Module,
