@@ -92,6 +92,9 @@ class Callback:
     def check(self, learn):
         "Called before step 1: raise ValueError here if this callback cannot work in `learn`"
 
+    def check_batch(self, learn):
+        "Called before step 1, at the first batch, when `learn.columns` has what the metrics give: raise ValueError here if this cannot work with it"
+
     def state_dict(self)->dict:
         "What must be saved so that a run can go on from here"
         return {n: getattr(self, n) for n in self.state}

@@ -6,7 +6,7 @@
 __all__ = ['default_cbs', 'Learner']
 
 # %% ../nbs/learner.ipynb #d12476e0
-import itertools, operator
+import itertools, operator, sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoc
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
 from .core import Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
-from .metrics import Averages, probabilities
+from .metrics import Averages, probabilities, try_metrics
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
 from .rules import check_rules
 
@@ -60,7 +60,8 @@ class Learner:
         self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
-        self.dl = self.n_iter = self._loaded = self._n_out = None
+        self.dl = self.n_iter = self._loaded = self._n_out = self._new = None
+        self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
         self.position,self.active,self._extra,self._mid = (0, 0),[],[],False
         self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
         self._forget()
@@ -93,7 +94,7 @@ class Learner:
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
             with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False):
-                self.fitting,self._n_out = True,None
+                self.fitting,self._n_out,self._new = True,None,True      # new: no batch has been seen
                 self.model.train()
                 try: self._stretch('fit', lambda: self._epochs(resume), CancelFit)
                 except Cancel as e: raise _misplaced(e) from e
@@ -126,6 +127,7 @@ class Learner:
             self.xb,self.yb,*rest = batch
             self.idx = rest[0] if rest else None
             self('before_batch')
+            if self._new: self._first_look()
             self.forward()
             self.backward()
             self.take_step()
@@ -133,6 +135,17 @@ class Learner:
         self.position,self._mid = (self.epoch, self.iter+1),False
         try: self('after_batch')
         except CancelBatch: pass
+
+    def _first_look(self):
+        "At the first batch of a fit, before anything is trained: whether metrics, and callbacks, can work with what the model gives in evaluation"
+        self._new,self.columns,self.directions = False,{},{}
+        measured = self.dls.valid is not None or any(getattr(cb, 'train_metrics', False) for cb in self.active)
+        if self.metrics and measured and self.targ is not None:
+            eager = torch.compiler.set_stance('force_eager') if 'torch._dynamo' in sys.modules else nullcontext()   # not worth compiling
+            with torch.no_grad(), keep_rng(self.device):
+                with keep_modes(self.model), eager, self.autocast(): pred = self.model.eval()(self.xb)
+                self.columns,self.directions = try_metrics(self.metrics, pred, self.targ, self.device)
+        for cb in self.active: cb.check_batch(self)
 
     def forward(self):
         "Scores and loss of the batch, with their events, in `learn.autocast`"
@@ -193,7 +206,7 @@ class Learner:
         "Loss and metrics on `dl`, each sample counted once; leaves everything as found"
         dl = self.dls.valid if dl is None else dl
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
-        kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results')}
+        kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results', 'directions')}
         with interrupts_held():
             try:
                 with self.composed(cbs), keep_torch_state(), keep_rng(self.device, dl): return self._validate(dl)
@@ -212,7 +225,7 @@ class Learner:
 
     def _evaluate(self, dl):
         self.model.eval()
-        res,any_batch = Averages(self.metrics, self.device),False
+        res,any_batch = Averages(self.metrics, self.device, strict=not self.fitting),False
         try:
             self('before_validate')
             with interrupts_released():
@@ -222,7 +235,7 @@ class Learner:
             if not any_batch: raise ValueError("validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader")
         except CancelValidate: pass
         with interrupts_released():
-            self.results = res.compute()
+            self.results,self.directions = res.compute(),res.directions
             try: self('after_validate')
             except CancelValidate: pass
 
@@ -345,6 +358,9 @@ class Learner:
         "Width of the model's output; found by showing it one sample of the present batch, once for a model"
         if self._n_out is None or self._n_out[0]!=id(self.model):
             with torch.no_grad(), keep_modes(self.model), self.autocast(): pred = self.model.eval()(self.xb[:1])
+            if not isinstance(pred, torch.Tensor) or pred.ndim!=2:
+                what = tuple(pred.shape) if isinstance(pred, torch.Tensor) else f'a {type(pred).__name__}'
+                raise ValueError(f"Learner: the model gives {what} where scores N x C are needed; let it give one such tensor in evaluation")
             self._n_out = id(self.model),pred.shape[1]
             self.check_width(pred.shape[1])
         return self._n_out[1]

@@ -6,12 +6,12 @@
 __all__ = ['Recorder']
 
 # %% ../../nbs/monitors/recorder.ipynb #5aab9aa0
-import time
+import time, warnings
 
 import torch
 
 from ..callback import Callback
-from ..metrics import metric_name
+from ..metrics import batch_value, is_metric_object, metric_name
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d
 class Recorder(Callback):
@@ -33,7 +33,7 @@ class Recorder(Callback):
         g = learn.opt.param_groups[-1]
         self._mom = (lambda g: g['momentum']) if 'momentum' in g else (lambda g: g['betas'][0]) if 'betas' in g else None
         self._read = torch.Tensor.item if learn.device.type=='cpu' else torch.Tensor.detach   # a number costs nothing to read on a CPU
-        self._funcs = [m for m in learn.metrics if not hasattr(m, 'update')] if self.train_metrics else []
+        self._funcs = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
 
     def before_epoch(self, learn):
         self._flush()
@@ -48,9 +48,16 @@ class Recorder(Callback):
         self.lrs.append(g['lr'])
         if self._mom: self.moms.append(self._mom(g))
         if self._funcs:
-            new = [n*f(learn.pred.detach().float(), learn.targ) for f in self._funcs]
+            new = [n*self._value(f, learn) for f in self._funcs]
             self.sums = [a+b for a,b in zip(self.sums, new)] if self.sums else new
         if len(self._new)==1000: self._flush()
+
+    def _value(self, f, learn):
+        "The metric of this batch; NaN, with a warning, if it fails: a run does not end for that"
+        try: return batch_value(metric_name(f), f(learn.pred.detach().float(), learn.targ), learn.device)
+        except Exception as e:
+            warnings.warn(f"metric {metric_name(f)} failed on a training batch, so it is NaN: {type(e).__name__}: {e}", stacklevel=2)
+            return torch.full((), float('nan'), device=learn.device)
 
     def after_train(self, learn): self._flush()
 

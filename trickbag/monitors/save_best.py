@@ -13,26 +13,25 @@ import torch
 
 from ..callback import Callback
 from ..core import atomic_save
-from .early_stopping import better, check_monitor, monitor_mode
+from .early_stopping import BestEpoch
 from .progress import say
 
 # %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
-class SaveBest(Callback):
+class SaveBest(BestEpoch):
     "Save the weights of the best validation of a fit, and restore them at its end"
     stage = 'report'
-    state = ('best', 'best_epoch')
+    state = ('best', 'best_epoch', 'direction')
+    train = False
     def __init__(self,
         monitor:str='valid_loss',       # valid_loss or a metric
         file:str|Path='models/best',    # relative to `learn.path`; `.pt` is added where there is no suffix
-        mode:str|None=None,             # 'min', 'max', or None: see `monitor_mode`
+        mode:str|None=None,             # 'min' or 'max'; None: as the metric says, see `monitor_mode`
         min_delta:float=0.,             # smaller changes are no improvement
         restore:bool=True,              # put the best weights into the model when the fit ends; not after an error
     ):
-        self.monitor = monitor          # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
-        self.file,self.mode,self.min_delta,self.restore = file,monitor_mode(monitor, mode),min_delta,restore
+        super().__init__(monitor, mode, min_delta)
+        self.file,self.restore = file,restore
         self.best,self.best_epoch,self._due,self._on = None,None,False,False
-
-    def check(self, learn): check_monitor(learn, self, train=False)
 
     def before_fit(self, learn): self.best,self.best_epoch,self._due,self._on = None,None,False,True
 
@@ -45,10 +44,11 @@ class SaveBest(Callback):
     def after_validate(self, learn):
         if not self._due: return
         self._due = False
-        v = float(learn.results.get('loss' if self.monitor=='valid_loss' else self.monitor, float('nan')))
-        if not better(v, self.best, self.mode, self.min_delta): return
+        if self.direction is None: self._settle_late(learn)     # no batch was trained before: a run that went on after its last one
+        v = learn.results.get('loss' if self.monitor=='valid_loss' else self.monitor, float('nan'))
+        if not self.improves(v, self.best): return
         if not learn.rank: atomic_save(learn.model.state_dict(), learn._file(self.file))
-        self.best,self.best_epoch = v,learn.epoch
+        self.best,self.best_epoch = float(v),learn.epoch
 
     def after_fit(self, learn):
         if self._on and self.restore and self.best is not None:

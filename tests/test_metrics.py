@@ -1,0 +1,333 @@
+"""What metrics give and which way they get better: held against torchmetrics, scikit-learn and behavior."""
+from functools import partial
+
+import pytest
+import torch
+import torchmetrics as tm
+import torchmetrics.wrappers as tw
+from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+
+from trickbag.all import (Averages, CSVLogger, Callback, DataLoaders, EarlyStopping, Recorder, SaveBest, accuracy, error_rate,
+                          higher_is_better, monitor_mode, top_5)
+from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
+
+FOUR = dict(task='multiclass', num_classes=4)
+
+
+def brier(pred, y):
+    return (pred.softmax(1)-nn.functional.one_hot(y, 4)).square().sum(1).mean()
+
+
+def declared_brier(pred, y):
+    return brier(pred, y)
+
+
+declared_brier.higher_is_better = False
+
+
+class Bare:
+    "A metric object without `__call__`, and nothing of torchmetrics"
+    higher_is_better = False
+
+    def reset(self):
+        self.wrong = self.n = 0
+
+    def update(self, pred, y):
+        self.wrong += int((pred.argmax(1)!=y).sum())
+        self.n += len(y)
+
+    def compute(self):
+        return self.wrong/self.n
+
+
+# metric, column, whether higher is better by its definition (None: not known, so it must be refused)
+DIRECTIONS = [
+    (accuracy, 'accuracy', True),
+    (error_rate, 'error_rate', False),
+    (partial(top_5, k=2), 'top_5', True),
+    (brier, 'brier', None),
+    (declared_brier, 'declared_brier', False),
+    (partial(declared_brier), 'declared_brier', False),
+    (lambda p, y: log_loss(y, p.double().softmax(1), labels=range(4)), '<lambda>', None),
+    (nn.CrossEntropyLoss(label_smoothing=.1), 'CrossEntropyLoss', False),
+    (Bare(), 'Bare', False),
+    (tm.Accuracy(**FOUR), 'MulticlassAccuracy', True),
+    (tm.HammingDistance(**FOUR), 'MulticlassHammingDistance', False),
+    (tm.HingeLoss(**FOUR), 'MulticlassHingeLoss', False),
+    (tm.CalibrationError(**FOUR), 'MulticlassCalibrationError', False),
+    (tm.CohenKappa(**FOUR), 'MulticlassCohenKappa', True),
+    (1-tm.Accuracy(**FOUR), 'CompositionalMetric', None),
+    (tw.MinMaxMetric(tm.HingeLoss(**FOUR)), 'raw', False),
+    (tw.MinMaxMetric(1-tm.Accuracy(**FOUR)), 'raw', None),
+    (tw.BootStrapper(tm.HingeLoss(**FOUR), num_bootstraps=3), 'mean', False),
+    (tw.BootStrapper(tm.Accuracy(**FOUR), num_bootstraps=3), 'std', None),
+    (tw.ClasswiseWrapper(tm.Accuracy(**FOUR, average=None), prefix='of_'), 'of_2', True),
+    (tm.MetricCollection([tm.F1Score(**FOUR), tm.HammingDistance(**FOUR)]), 'MulticlassF1Score', True),
+    (tm.MetricCollection([tm.F1Score(**FOUR), tm.HammingDistance(**FOUR)], prefix='v_', postfix='_x'), 'v_MulticlassHammingDistance_x', False),
+    (tm.MetricCollection({'good': tm.F1Score(**FOUR), 'bad': tm.HingeLoss(**FOUR)}), 'bad', False),
+]
+NAMES = [f'{column}-{i}' for i,(_,column,_) in enumerate(DIRECTIONS)]
+
+
+class Swing(Callback):
+    "Epochs that are good, best, bad: the head is scaled, turned round and put back"
+    def after_train(self, learn):
+        factor = (.5, 1., -1.)[learn.epoch]
+        with torch.no_grad():
+            for p in learn.model[-1].parameters(): p.mul_(factor)
+
+
+@pytest.mark.parametrize('metric,column,higher', DIRECTIONS, ids=NAMES)
+def test_the_direction_is_the_metrics_own(metric, column, higher, tmp_path):
+    "SaveBest restores the weights whose validation was best, by the metric's own definition, and EarlyStopping stops after it"
+    save = SaveBest(column, tmp_path/'best')
+    learn = tiny_learner([save, Swing()], metrics=metric, lr=3e-2)
+    if higher is None:
+        with pytest.raises(ValueError, match=f"SaveBest: nothing says whether a lower '{column}' is better; give mode='min' or mode='max'"):
+            learn.fit(3)
+        assert learn.step==0
+        learn.cbs[0] = save = SaveBest(column, tmp_path/'best', mode='min')
+        learn.fit(1)
+        assert save.direction=='min'
+        return
+    learn.fit(3)
+    values = [row[column] for row in learn.history]
+    best = (max if higher else min)(values)
+    assert len(set(values))>1, 'the epochs must differ, or nothing is shown'
+    assert save.best==best and save.best_epoch==values.index(best)
+    restored = weights(learn)
+    saved = tiny_model()
+    saved.load_state_dict(torch.load(tmp_path/'best.pt', weights_only=True))
+    assert torch.equal(restored, torch.cat([t.double().flatten() for t in saved.state_dict().values()]))
+    if not isinstance(metric, tw.BootStrapper): assert learn.validate()[column]==best      # that one draws
+
+
+def test_directions_are_those_of_torchmetrics():
+    classes = [getattr(tm.classification, n) for n in tm.classification.__all__ if n.startswith('Multiclass')]
+    seen = {True: 0, False: 0, None: 0}
+    for cls in classes:
+        try: metric = cls(num_classes=4)
+        except (TypeError, ValueError): continue        # wants another argument
+        assert higher_is_better(metric)==cls.higher_is_better, cls
+        seen[cls.higher_is_better] += 1
+    assert min(seen[True], seen[False])>1, seen
+
+
+@pytest.mark.parametrize('name', ['rmse', 'nll', 'ece', 'brier', 'my_loss', 'error', 'accuracy', 'MeanSquaredError'])
+def test_a_name_says_nothing(name):
+    assert monitor_mode(name, None) is None
+    assert monitor_mode(name, 'min')=='min'
+
+
+def test_the_users_mode_is_taken_and_a_contradiction_said(tmp_path):
+    save = SaveBest('accuracy', tmp_path/'b', mode='min')
+    with pytest.warns(UserWarning, match="SaveBest: mode='min' is taken, although 'accuracy' says that higher is better"):
+        learn = tiny_learner([save, Swing()], metrics=accuracy).fit(3)
+    assert save.best==min(r['accuracy'] for r in learn.history)
+
+
+def test_early_stopping_lets_a_falling_metric_improve():
+    "Brier falls in each of these epochs, so the run must not end"
+    learn = tiny_learner([EarlyStopping('declared_brier', patience=1)], metrics=declared_brier, lr=1e-3).fit(4)
+    values = [r['declared_brier'] for r in learn.history]
+    assert len(values)==4 and values==sorted(values, reverse=True)
+
+
+def test_early_stopping_on_a_collection_resumes(tmp_path):
+    "Stopped by a column of a collection, saved and resumed: it trains no further, though no batch has shown the columns"
+    def learner(): return tiny_learner([EarlyStopping('bad', patience=1), Swing()], metrics=DIRECTIONS[-1][0])
+    class SaveEach(Callback):
+        stage = 'report'
+        def after_epoch(self, learn): learn.save(tmp_path/f'{learn.epoch}.pt')
+    whole = learner().fit(3, cbs=SaveEach())
+    rest = learner().fit(3, resume=tmp_path/f'{len(whole.history)-1}.pt', cbs=SaveEach())
+    assert len(rest.history)==len(whole.history) and torch.equal(weights(whole), weights(rest))
+
+
+def test_a_collection_is_no_column(tmp_path):
+    mc = tm.MetricCollection([tm.Accuracy(**FOUR), tm.F1Score(**FOUR)])
+    learn = tiny_learner(metrics=mc)
+    with pytest.raises(ValueError, match="nothing called 'MetricCollection' is measured.*MulticlassF1Score"):
+        learn.fit(1, cbs=SaveBest('MetricCollection', tmp_path/'b', mode='max'))
+    assert learn.step==0
+
+
+def test_several_numbers_are_recorded_but_not_monitored(tmp_path):
+    "A confusion matrix goes into history, table and file as it is; no epoch is its best"
+    conf = tm.ConfusionMatrix(**FOUR)
+    learn = tiny_learner(CSVLogger(tmp_path/'h.csv'), metrics=conf).fit(1)
+    pred,y = learn.get_preds()
+    assert torch.equal(learn.history[0]['MulticlassConfusionMatrix'], tm.functional.confusion_matrix(pred, y, **FOUR))
+    learn = tiny_learner(SaveBest('MulticlassConfusionMatrix', tmp_path/'b', mode='max'), metrics=conf)
+    with pytest.raises(ValueError, match="SaveBest: 'MulticlassConfusionMatrix' is 16 numbers"): learn.fit(1)
+    assert learn.step==0
+
+
+# What no metric may give: known before step 1, with its name
+
+def a_value_each(p, y): return (p.argmax(1)==y).float()
+def nothing(p, y): return None
+def a_text(p, y): return 'good'
+def a_dict(p, y): return {'a': torch.ones(3), 'b': torch.ones(3)}
+def a_list(p, y): return [1., 2.]
+def wrong_arguments(p): return 0.
+def fails(p, y): raise KeyError('deep inside')
+
+
+class Text(Bare):
+    def compute(self): return 'good'
+
+
+class Dicts(Bare):
+    def compute(self): return {'x': {'y': 1.}}
+
+
+class NoReset:
+    def update(self, p, y): pass
+    def compute(self): return 1.
+
+
+@pytest.mark.parametrize('metric', [a_value_each, nothing, a_text, a_dict, a_list, wrong_arguments, fails, Text(), Dicts(), NoReset(),
+                                    Bare, 'accuracy'], ids=str)
+def test_what_is_no_metric_is_known_before_step_1(metric):
+    learn = tiny_learner(metrics=[accuracy, metric])
+    was = weights(learn)
+    with pytest.raises((TypeError, ValueError, KeyError)) as e: learn.fit(1)
+    assert learn.step==0 and torch.equal(weights(learn), was)
+    name = metric if isinstance(metric, str) else getattr(metric, '__name__', type(metric).__name__)
+    assert name in str(e.value)+''.join(getattr(e.value, '__notes__', []))
+
+
+@pytest.mark.parametrize('names', [['loss'], ['time'], ['epoch'], ['valid_loss']])
+def test_columns_do_not_overwrite_one_another(names):
+    for name in names:
+        def f(p, y): return 0.
+        f.__name__ = name
+        with pytest.raises(ValueError, match=f'called {name}'): tiny_learner(metrics=f).fit(1)
+    both = [accuracy, tm.MetricCollection({'accuracy': tm.Accuracy(**FOUR)})]
+    learn = tiny_learner(metrics=both)
+    with pytest.raises(ValueError, match='prefix'): learn.fit(1)
+    assert learn.step==0
+
+
+class Late:
+    "A function that goes wrong in the validation of the second epoch"
+    __name__ = 'late'
+    higher_is_better = True
+    def __init__(self, wrong): self.wrong,self.n = wrong,0
+    def __call__(self, p, y):
+        self.n += 1
+        return .5 if self.n<5 else self.wrong()      # the trial, and three batches
+
+
+def broken(): raise RuntimeError('no positive samples')
+
+
+@pytest.mark.parametrize('wrong', [lambda: torch.ones(3), lambda: None, lambda: 'text', broken])
+def test_a_metric_that_fails_late_does_not_end_the_run(wrong, tmp_path):
+    cbs = [SaveBest('late', tmp_path/'b'), EarlyStopping('late', patience=9), CSVLogger(tmp_path/'h.csv')]
+    plain = tiny_learner(metrics=accuracy).fit(3)
+    with pytest.warns(UserWarning, match='metric late failed'):
+        learn = tiny_learner([*cbs[1:]], metrics=[Late(wrong), accuracy]).fit(3)
+    assert 'late' in learn.history[0] and 'late' not in learn.history[1]
+    assert [r['accuracy'] for r in learn.history]==[r['accuracy'] for r in plain.history]
+    assert torch.equal(weights(learn), weights(plain))
+    with pytest.warns(UserWarning, match='metric late failed'):
+        learn = tiny_learner([*cbs], metrics=Late(wrong)).fit(3)
+    assert learn.cb(SaveBest).best_epoch==0
+    with pytest.warns(UserWarning, match='metric late failed'):
+        learn = tiny_learner(Recorder(train_metrics=True), metrics=Late(wrong)).fit(1)
+    assert learn.history[0]['train_late']!=learn.history[0]['train_late']      # NaN
+
+
+def test_trying_metrics_leaves_no_trace():
+    "The metrics are tried on the first batch; weights, draws and objects are those of a run without"
+    plain,boot = tiny_learner().fit(2),tw.BootStrapper(tm.Accuracy(**FOUR), num_bootstraps=3)
+    learn = tiny_learner(metrics=[accuracy, boot, Bare()]).fit(2)
+    assert torch.equal(weights(plain), weights(learn))
+    assert boot.metrics[0].update_count==0
+
+
+# One output, several labels, shapes
+
+def test_one_output():
+    g = torch.Generator().manual_seed(0)
+    scores,y = torch.randn(50, 1, generator=g),torch.randint(0, 2, (50, 1), generator=g).float()
+    want = accuracy_score(y[:, 0], scores[:, 0].sigmoid()>.5)
+    for p,t in ((scores, y), (scores[:, 0], y[:, 0]), (scores, y[:, 0]), (scores, y.long())):
+        assert float(accuracy(p, t, threshold=0.))==pytest.approx(want)
+        assert float(accuracy(p.sigmoid(), t, threshold=.5))==pytest.approx(want)
+        assert float(error_rate(p, t, threshold=0.))==pytest.approx(1-want)
+        for m in (accuracy, error_rate, top_5):
+            with pytest.raises(ValueError, match=f'{m.__name__}: one score a sample has no highest'): m(p, t)
+
+
+def test_several_labels():
+    g = torch.Generator().manual_seed(0)
+    scores,y = torch.randn(50, 4, generator=g),torch.randint(0, 2, (50, 4), generator=g)
+    want = tm.functional.accuracy(scores, y, task='multilabel', num_labels=4, average='micro')
+    assert torch.allclose(accuracy(scores, y.float(), threshold=0.), want)
+    for t in (y, y.float(), y.bool()):
+        for m in (accuracy, error_rate, top_5):
+            with pytest.raises(ValueError, match=f'{m.__name__}: .*MultilabelF1Score'): m(scores, t)
+
+
+@pytest.mark.parametrize('pred,y', [((4, 4), (4, 1)), ((4, 3, 4), (4,)), ((4, 4), (4, 4, 4)), ((6, 3, 2, 2), (6, 2)), ((3, 5), (5,))])
+def test_shapes_that_would_broadcast_are_refused(pred, y):
+    for m in (accuracy, error_rate, top_5):
+        with pytest.raises(ValueError, match='do not fit'): m(torch.zeros(pred), torch.zeros(y, dtype=torch.int64))
+
+
+def test_maps_of_classes():
+    g = torch.Generator().manual_seed(0)
+    p,y = torch.randn(3, 7, 4, 5, generator=g),torch.randint(0, 7, (3, 4, 5), generator=g)
+    assert torch.allclose(accuracy(p, y), tm.functional.accuracy(p, y, task='multiclass', num_classes=7, average='micro'))
+    assert torch.allclose(top_5(p, y), tm.functional.accuracy(p, y, task='multiclass', num_classes=7, average='micro', top_k=5))
+
+
+@pytest.mark.parametrize('metric', [accuracy, error_rate, top_5])
+def test_a_fit_with_multi_hot_targets_is_refused_before_step_1(metric):
+    x,y = torch.randn(16, 3, 8, 8),torch.randint(0, 2, (16, 4)).float()
+    data = DataLoaders([(x[:8], y[:8]), (x[8:], y[8:])], [(x, y)])
+    learn = tiny_learner(dls=data, loss_func=nn.BCEWithLogitsLoss(), metrics=metric)
+    with pytest.raises(ValueError, match=f'{metric.__name__}: samples have several labels'): learn.fit(1)
+    assert learn.step==0
+    learn = tiny_learner(dls=data, loss_func=nn.BCEWithLogitsLoss(), metrics=partial(accuracy, threshold=0.)).fit(1)
+    pred = learn.get_preds()[0]
+    assert learn.history[0]['accuracy']==pytest.approx(float(((pred>.5)==(y>.5)).float().mean()))
+
+
+def test_soft_targets_in_training_only():
+    "A training loader that mixes, and hard validation targets: a metric that takes only hard ones is no error"
+    t = TinyData()
+    soft = [(x, nn.functional.one_hot(y, 4)*.9+.025) for x,y in t.train]
+    learn = tiny_learner(dls=DataLoaders(soft, t.valid), metrics=[tm.Accuracy(**FOUR), accuracy]).fit(1)
+    assert 'MulticlassAccuracy' in learn.history[0]
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, in_eval_only=False):
+        super().__init__()
+        self.body,self.in_eval_only = tiny_model(),in_eval_only
+
+    def forward(self, x):
+        out = self.body(x)
+        return out if self.in_eval_only and self.training else (out, out[:, :2])
+
+
+def two_losses(pred, y): return nn.functional.cross_entropy(pred[0], y)+pred[1].square().mean()
+
+
+def test_two_heads():
+    "Metrics get the tuple as it is, and means are over samples, not over heads"
+    def first(pred, y): return accuracy(pred[0], y)
+    learn = tiny_learner(model=TwoHeads(), loss_func=two_losses, metrics=first)
+    averages = Averages([first])
+    model,batches = TwoHeads().eval(),list(learn.dls.valid)
+    for x,y in batches: averages.add(two_losses(model(x), y), model(x), y)
+    x,y = torch.cat([b[0] for b in batches]),torch.cat([b[1] for b in batches])
+    assert averages.compute()['first']==pytest.approx(float(first(model(x), y)))
+    learn = tiny_learner(model=TwoHeads(), loss_func=two_losses, metrics=accuracy)
+    with pytest.raises(ValueError, match='the model gives a tuple'): learn.fit(1)
+    assert learn.step==0
