@@ -16,7 +16,7 @@ from .callback import Callback, CancelEpoch, CancelFit
 from .checkpoint import dry_fit
 from .core import batches_in, listed
 from .describe import Table
-from .fast import Fast
+from .fast import Fast, waiting_threads
 from .learner import Learner
 from .trace import watches
 
@@ -138,4 +138,5 @@ def profile(self:Learner,
     total = sum(links.values()) or 1.
     rows = [(o, f'{t*1e3:.2f}', f'{t/total:.1%}') for o,t in sorted(links.items(), key=lambda o: -o[1]) if t>=total/1000]
     return Table(('part', 'ms', 'share'), rows, [
-        f"{rate:,.0f} images a second; {same:,.0f} from one batch without loader and work on images, so {rate/same:.0%} of the possible.", bottleneck(self, links, rate/same)])
+        f"{rate:,.0f} images a second; {same:,.0f} from one batch without loader and work on images, so {rate/same:.0%} of the possible.", bottleneck(self, links, rate/same),
+        *([f'On the CPU, {waiting}.'] if (waiting := waiting_threads(self.device)) else [])])

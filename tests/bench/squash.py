@@ -41,8 +41,8 @@ from trickbag.vision.ops import host_stream
 
 RESULTS = Path(__file__).parent/'results'/'squash.jsonl'
 WAYS = ('1.25', 'originals', '1.5', '2.0', '1.0', '1.25 Pillow')    # in the order in which they run
-# folder, folders of training and of test, classes that are taken, epochs
-SETS = dict(clothing=('clothing-small', 'train', ('val', 'test'), None, 2), cars=('stanford-cars-160', 'train', ('test',), 30, 6))
+# folder, folders of training and of test, classes that are taken, every how manyth training image, epochs
+SETS = dict(clothing=('clothing-small', 'train', ('val', 'test'), None, 2, 2), cars=('stanford-cars-160', 'train', ('test',), 20, 1, 5))
 CROP_PCT = .875
 
 
@@ -98,13 +98,13 @@ def network(weights, n_classes):
 
 
 def files_of(a, name):
-    folder, train, tests, n_classes, _ = SETS[name]
+    folder, train, tests, n_classes, every, _ = SETS[name]
     root = a.data/folder
     classes = sorted(p.name for p in (root/train).iterdir() if p.is_dir())
     if n_classes: classes = classes[::len(classes)//n_classes][:n_classes]
     kept = set(classes)
     def of(d): return [f for f in find_images(root/d) if os.path.basename(os.path.dirname(f)) in kept]
-    return of(train), [f for d in tests for f in of(d)]
+    return of(train)[::every], [f for d in tests for f in of(d)]
 
 
 def score(learn, files, labels, prepare):
