@@ -1,7 +1,7 @@
 "Every trick of the bag, on a small ResNet and uint8 images: resumed to the bit, undone after an error, and its checkpoints fit the plain model."
 import pytest, random, torch, warnings
-from trickbag.pairs import BAG, pair_learner, small_model
-from trickbag.testing import Bomb, EarlyBomb, LateBomb, StopAt, found, weights
+from trickbag.pairs import BAG, bag_opt, pair_learner, small_data, small_model
+from trickbag.testing import Bomb, EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
 
 @pytest.fixture(autouse=True)
 def quiet():
@@ -38,3 +38,10 @@ def test_looking_leaves_no_trace(name):
     for f in (learn.validate, learn.get_preds, learn.explain, lambda: learn.explain(step=True), lambda: learn.lr_find(num_it=20, show_plot=False, suggest=('minimum',))):
         f()
         assert found(learn)==was and torch.equal(weights(learn), w), f"{name}: {f}"
+
+
+@pytest.mark.parametrize('name', [n for n in BAG if n != 'Compile'])
+def test_draws_from_its_own_stream(name):
+    trial = BAG[name]
+    prove_own_stream(lambda: [trial.make()], model=small_model, dls=small_data(), loss_func=trial.loss and trial.loss(),
+                     opt_func=trial.opt or bag_opt)

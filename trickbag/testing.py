@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TinyData', 'tiny_model', 'tiny_learner', 'weights', 'StopAt', 'prove_resume', 'prove_order', 'Bomb', 'EarlyBomb',
-           'LateBomb', 'found', 'prove_undone', 'prove']
+           'LateBomb', 'found', 'prove_undone', 'prove_own_stream', 'prove']
 
 # %% ../nbs/testing.ipynb #4ef66337
-import itertools, random, tempfile
+import itertools, random, sys, tempfile
 from pathlib import Path
 
 import torch
@@ -158,11 +158,49 @@ def prove_undone(
             assert found(learn)==was, f"a fit after an error in {e} left a trace"
             assert weights(learn).isfinite().all()
 
+def _global_random_state()->tuple:
+    "Of torch on the CPU, of Python, and of numpy if it is loaded"
+    numpy = sys.modules.get('numpy')
+    return torch.get_rng_state().tolist(), random.getstate(), numpy and str(numpy.random.get_state())
+
+class _DrawWatch(Callback):
+    "Note each call of a watched callback that moves a global random state"
+    stage,monitor = 'stop',True
+    def __init__(self, watched): self.watched,self.drawn = watched,[]
+
+    def check(self, learn):
+        def around(hook, event):
+            owner = hook.__self__
+            def call(learn):
+                before = _global_random_state()
+                hook(learn)
+                if _global_random_state()!=before: self.drawn.append(f'{owner.name}.{event}')
+            # errors name the callback by the method's owner
+            call.__self__ = owner
+            return call
+        for event,event_hooks in learn._hooks.items():
+            learn._hooks[event] = [around(h, event) if h.__self__ in self.watched else h for h in event_hooks]
+
+def prove_own_stream(
+    make_cbs,       # `make_cbs()` -> new callbacks
+    fit=lambda learn, **kw: learn.fit(2, **kw),    # how to train; must pass `cbs` on
+    model=tiny_model,   # `model()` -> a new model; its dropout is switched off, so that only the callbacks draw
+    **kw            # passed to `tiny_learner`
+):
+    "No callback draws from the global generators of torch, Python or numpy: what it takes, dropout and the loader would miss"
+    net,cbs = model(),make_cbs()
+    for m in net.modules():
+        if isinstance(m, nn.modules.dropout._DropoutNd): m.p = 0.
+    watch = _DrawWatch(cbs)
+    fit(tiny_learner(cbs, model=net, **kw), cbs=[watch])
+    assert not watch.drawn, (f"{watch.drawn[0]} draws from a global random generator ({len(watch.drawn)} calls); "
+                             "draw from learn.rng(self): torch.rand(n, generator=learn.rng(self))")
+
 def prove(
     make_cbs,   # `make_cbs()` -> new callbacks
     **kw        # passed to them: `model`, and what `tiny_learner` takes
 ):
-    "`prove_resume`, `prove_order` and `prove_undone`"
+    "`prove_resume`, `prove_order`, `prove_undone` and `prove_own_stream`"
     if isinstance(make_cbs, (Callback, list, tuple)): raise TypeError("prove: give a function that makes new callbacks: prove(lambda: [MyTrick()])")
     new = make_cbs if isinstance(make_cbs(), (list, tuple)) else lambda: [make_cbs()]
-    for p in (prove_resume, prove_order, prove_undone): p(new, **kw)
+    for p in (prove_resume, prove_order, prove_undone, prove_own_stream): p(new, **kw)
