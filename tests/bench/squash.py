@@ -174,7 +174,7 @@ def main():
     ap.add_argument('--ways', nargs='+', default=list(WAYS))
     ap.add_argument('--seeds', type=int, nargs='+', default=[42, 43, 44, 45, 46])
     ap.add_argument('--size', type=int, default=96)
-    ap.add_argument('--lr', type=float, default=1e-3)
+    ap.add_argument('--lr', type=float, default=5e-3)
     ap.add_argument('--json', type=Path, default=RESULTS)
     ap.add_argument('--table', action='store_true')
     a = ap.parse_args()
