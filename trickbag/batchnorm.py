@@ -40,7 +40,7 @@ def update_bn(learn):
     was,own = [b.clone() for b in bufs],vars(learn.model)
     compiled = {n: own.pop(n) for n in ('_compiled_call_impl',) if n in own}       # every batch has another momentum, which would be compiled anew
     try:
-        with learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats()])
+        with learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats()], ordered=False)
     except BaseException:       # all anew, or as they were
         torch._foreach_copy_(bufs, was); raise
     finally: own.update(compiled)

@@ -103,7 +103,7 @@ class _Shapes(Callback):
 def summary(self:Learner)->Table:
     "Layers with output shape and parameters, then size, optimizer, loss, device and callbacks; leaves everything as found"
     s = _Shapes()
-    with self.composed(monitors=False): self.validate(self.dls.train, cbs=[s])
+    with self.composed(monitors=False): self.validate(self.dls.train, cbs=[s], ordered=False)
     def shape(o): return ' x '.join(map(str, o.shape[1:])) if isinstance(o, torch.Tensor) else type(o).__name__
     rows,seen = [],set()
     for name,m,out in s.rows:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .callback import GatherPreds
+from .core import ordered_view
 from .describe import Table
 from .show import show_images
 
@@ -21,7 +22,7 @@ class Interpretation:
         dl=None,    # loader; None is `dls.valid`
         cbs=(),     # callbacks for the predictions, such as `TTA()`
     ):
-        self.learn,self.dl = learn,learn.dls.valid if dl is None else dl
+        self.learn,self.dl = learn,ordered_view(learn.dls.valid if dl is None else dl, 'Interpretation')
         g = GatherPreds()
         self.probs,self.targs = learn.get_preds(self.dl, cbs=cbs, gather=g)
         self.idxs = torch.cat(g.idxs) if g.idxs else None       # which sample of the store each prediction is for

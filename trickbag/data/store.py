@@ -186,6 +186,9 @@ class Store:
         if kept!='none': warnings.warn(f"Store: decoded images cannot be kept in {cache_dir()} ({e.strerror or e}); they are decoded anew each epoch. Make room (trickbag cache), or set TRICKBAG_CACHE")
 
     def __len__(self): return len(self.source)
+    def __reduce__(self):
+        "A copy, or one in another process, is a store of the same source; what it has not on disk it decodes itself"
+        return Store, (self.source, self.presize, self.kind, self.threads)
 
     @property
     def wh(self)->torch.Tensor:
