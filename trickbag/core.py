@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'seed_all', 'Streams', 'loader_generators',
-           'batches_in', 'keep_rng', 'soft_targets', 'sample_beta', 'listed', 'lone_threads', 'one_thread',
-           'keep_modes', 'atomic_save']
+           'batches_in', 'keep_rng', 'what_a_loader_leaves', 'ordered_view', 'soft_targets', 'sample_beta', 'listed',
+           'lone_threads', 'one_thread', 'keep_modes', 'atomic_save']
 
 # %% ../nbs/core.ipynb #5de151f6
-import os, random, sys, tempfile, threading, zlib
+import os, random, sys, tempfile, threading, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -106,6 +106,40 @@ def keep_rng(
         if np: np.random.set_state(state[2])
         if cuda: torch.cuda.set_rng_state(state[3], device)
         for g,s in gens: g.set_state(s)
+
+# %% ../nbs/core.ipynb #c9d8e7f6
+def what_a_loader_leaves(
+    dl,         # any loader
+)->tuple:       # its sampler, if it is torch's and draws at random, else None; how many samples it leaves out at the end
+    "Whether a torch DataLoader shuffles, and how many samples `drop_last` leaves out"
+    loading = sys.modules.get('torch.utils.data')
+    if loading is None or not isinstance(dl, loading.DataLoader) or isinstance(dl.dataset, loading.IterableDataset): return None,0
+    batches = dl.batch_sampler
+    sampler = dl.sampler if batches is None else getattr(batches, 'sampler', None)
+    shuffles = isinstance(sampler, (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler)) or getattr(sampler, 'shuffle', False) is True
+    out_of_turn = dl.num_workers>0 and getattr(dl, 'in_order', True) is False       # whichever worker is first
+    dropped = len(sampler)%batches.batch_size if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__') else 0
+    return sampler if shuffles or out_of_turn else None,dropped
+
+def ordered_view(
+    dl,         # a loader whose samples shall be predicted
+    who:str,    # for the warning
+):              # a loader of the same samples, each once, in the order of the files
+    "A loader that neither shuffles nor leaves samples out: the loader itself, a view of it, or itself with a warning if no such view can be had"
+    if hasattr(dl, 'ordered_view'): return dl.ordered_view()
+    sampler,dropped = what_a_loader_leaves(dl)
+    if sampler is None and not dropped: return dl
+    # another sampler, or another class of loader, may have reasons that are not known here
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+    own = dl.batch_sampler.sampler if type(dl) is DataLoader and type(dl.batch_sampler) is BatchSampler else None
+    if type(own) is SequentialSampler or type(own) is RandomSampler and not own.replacement and own.num_samples==len(own.data_source):
+        extra = dict(prefetch_factor=dl.prefetch_factor) if dl.num_workers else {}
+        return DataLoader(dl.dataset, dl.batch_size, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
+                          worker_init_fn=dl.worker_init_fn, multiprocessing_context=dl.multiprocessing_context, generator=dl.generator, **extra)
+    what = ' and '.join([f"draws its samples at random ({type(sampler).__name__})"]*(sampler is not None)+[f"leaves {dropped} samples out (drop_last)"]*(dropped>0))
+    warnings.warn(f"{who}: the {type(dl).__name__} {what}, so it is not known which image a prediction is for; give a loader in order: DataLoader(dl.dataset, batch_size)")
+    return dl
+
 
 # %% ../nbs/core.ipynb #f63e1b55
 def soft_targets(

@@ -6,7 +6,7 @@
 __all__ = ['default_cbs', 'Learner']
 
 # %% ../nbs/learner.ipynb #d12476e0
-import itertools, operator, sys
+import itertools, operator, sys, warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate,
                                CheckTargets, GatherPreds, ToDevice, compose, hooks)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
-from .core import Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, seed_all, seed_default
+from .core import Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, ordered_view, seed_all, seed_default, what_a_loader_leaves
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
 from .metrics import Averages, probabilities, try_metrics
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
@@ -81,6 +81,8 @@ class Learner:
         self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = operator.index(n_epoch),0,0,(0, 0),train,batches_in(train)
         for n,dl in (('training', train), ('validation', valid)):
             if dl is not None and batches_in(dl)==0: raise ValueError(f"fit: the {n} loader is empty; give more images or a smaller bs")
+        if left := what_a_loader_leaves(valid)[1]:
+            warnings.warn(f"fit: the validation loader leaves {left} samples out (drop_last), so loss and metrics are not of the whole set; make it without drop_last")
         Averages(self.metrics)      # what is wrong with the metrics should be known now
         if resume:
             d = self._loaded if resume is True else read_checkpoint(self, self._file(resume)) if self._file(resume).exists() else None
@@ -94,7 +96,7 @@ class Learner:
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
             with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False):
-                self.fitting,self._n_out,self._new = True,None,True      # new: no batch has been seen
+                self.fitting,self._n_out,self._new,self._miscounted = True,None,True,False     # new: no batch has been seen
                 self.model.train()
                 try: self._stretch('fit', lambda: self._epochs(resume), CancelFit)
                 except Cancel as e: raise _misplaced(e) from e
@@ -120,6 +122,11 @@ class Learner:
         self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
         for self.iter,batch in self._batches(self.dl, self.position[1]): self._train_batch(batch)
         if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")
+        # schedules and phases were laid out for n_iter batches an epoch
+        if self.n_iter not in (None, self.position[1]) and not self._miscounted:
+            self._miscounted = True
+            warnings.warn(f"fit: the training loader says that it has {self.n_iter} batches (its len) and gave {self.position[1]} in epoch {self.epoch}; "
+                          "schedules are made for the former and end too early or never: mend its __len__, or give one without")
 
     def _train_batch(self, batch):
         try:
@@ -202,10 +209,12 @@ class Learner:
     def validate(self,
         dl=None,    # loader; None is `dls.valid`
         cbs=(),     # further callbacks for this call only
+        ordered:bool=True,  # False: the batches of `dl` as they come, even if it shuffles or leaves samples out
     )->dict:        # `{'loss': ..., 'accuracy': ...}`: means over samples, as Python floats
         "Loss and metrics on `dl`, each sample counted once; leaves everything as found"
         dl = self.dls.valid if dl is None else dl
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
+        if ordered: dl = ordered_view(dl, 'validate')
         kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results', 'directions')}
         with interrupts_held():
             try:
@@ -254,7 +263,7 @@ class Learner:
         cbs=(),     # further callbacks for this call only
         act=None,   # `act(pred)` -> what is returned; None is the one that fits the loss, see `probabilities`
         gather=None,    # a `GatherPreds` to use, for whoever wants the sample numbers
-    )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, in the loader's order
+    )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, one an image, in the order of the files
         "Predicted probabilities, whatever the loss class, and targets"
         g = gather or GatherPreds()
         self.validate(dl, cbs=[*listed(cbs), g])
