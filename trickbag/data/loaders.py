@@ -8,6 +8,7 @@ __all__ = ['ImageLoader', 'read_table', 'DataLoaders']
 # %% ../../nbs/data/loaders.ipynb #b36e192f
 import codecs, csv, difflib, inspect, io, os, re, unicodedata, warnings
 from collections import Counter, deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from pathlib import Path
@@ -414,7 +415,7 @@ class DataLoaders:
         **kw
     )->'DataLoaders':
         "From map-style datasets, such as torchvision's"
-        probe = [DatasetSource(ds, labels=[0]*len(ds), keys=keys) for ds in (train, valid) if ds is not None]      # refuses what is no dataset of pictures
+        probe = [DatasetSource(ds, labels=[], keys=keys) for ds in (train, valid) if ds is not None]      # refuses what is no dataset of pictures
         labels,vl = dataset_labels(train, keys),dataset_labels(valid, keys) if valid is not None else []
         _same_classes(train, valid, vocab)
         if valid is not None and (both := {(probe[0].name(i)) for i in range(len(train))} & {probe[1].name(i) for i in range(len(valid))} if _comparable(train, valid) else ()):
@@ -458,7 +459,7 @@ def _checked_vocab(vocab, train, valid):
 def _checked_lists(files, labels):
     "Files as strings and labels as plain values, one a file"
     for n,o in (('files', files), ('labels', labels)):
-        if isinstance(o, (str, bytes, os.PathLike)) or hasattr(o, 'keys'):
+        if isinstance(o, (str, bytes, os.PathLike, Mapping)) or hasattr(o, 'columns'):
             shape = 'a text' if isinstance(o, (str, bytes, os.PathLike)) else 'a mapping or table'
             raise TypeError(f"from_lists: {n} must be a list, one entry a file, got {shape} ({type(o).__name__})"+(
                 '; write labels=[labels[f] for f in files]' if n=='labels' and isinstance(o, dict) else ''))
