@@ -16,7 +16,7 @@ join = ''.join
 ROOMS = [
     (None,        ['index.ipynb']),
     ('Tutorials', ['tutorials']),
-    ('The loop',  [f'{o}.ipynb' for o in ('learner', 'callback', 'optimizer', 'schedule', 'lr_find', 'metrics', 'checkpoint', 'rules', 'trace', 'describe', 'profile', 'fast', 'losses', 'sizes', 'batchnorm', 'conv')]),
+    ('The loop',  [f'{o}.ipynb' for o in ('learner', 'callback', 'optimizer', 'schedule', 'lr_find', 'metrics', 'checkpoint', 'rules', 'trace', 'describe', 'profile', 'fast', 'losses', 'sizes', 'draws', 'batchnorm', 'conv')]),
     ('Data',      ['data']),
     ('Vision',    ['vision']),
     ('Models',    ['models']),

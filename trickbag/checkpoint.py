@@ -23,7 +23,7 @@ def write_checkpoint(
     file:Path,  # goal, written atomically
 )->Path:
     "Save model, optimizer, callbacks, loop counters, history and class names"
-    loop = {n: getattr(learn, n) for n in ('n_epoch', 'n_iter', 'position', 'step', 'epochs_run', 'fitting', 'seed')}
+    loop = {n: getattr(learn, n) for n in ('n_epoch', 'n_iter', 'position', 'step', 'epochs_run', 'fitting', 'seed', 'host_state')}
     cbs = {cb.name: sd for cb in (learn.active if learn.fitting else own_cbs(learn)) if (sd := cb.state_dict())}
     for n,sd in cbs.items(): _check_plain(sd, n)
     opt = opt_state(learn.opt, learn.model) if learn.opt else None

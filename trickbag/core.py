@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'seed_all', 'Streams', 'loader_generators',
-           'batches_in', 'keep_rng', 'what_a_loader_leaves', 'ordered_view', 'soft_targets', 'sample_beta', 'listed',
-           'lone_threads', 'one_thread', 'keep_modes', 'atomic_save']
+           'batches_in', 'one_at_a_time', 'keep_rng', 'what_a_loader_leaves', 'ordered_view', 'soft_targets',
+           'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_modes', 'atomic_save']
 
 # %% ../nbs/core.ipynb #5de151f6
-import os, random, sys, tempfile, threading, warnings, zlib
+import os, random, sys, tempfile, threading, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .interrupts import interrupts_held, uninterrupted
+from .interrupts import interrupts_held, interrupts_released, uninterrupted
 
 # %% ../nbs/core.ipynb #b1ee0f54
 def mix_seed(
@@ -54,12 +54,13 @@ def name_key(name:str)->int:
 # %% ../nbs/core.ipynb #051f8bf5
 def seed_default(
     seed:int,                   # from `mix_seed`
-    device:torch.device=None,   # a CUDA device whose global generator is seeded as well
+    device:torch.device=None,   # a device whose global generator is seeded as well: CUDA, or another that torch knows
 ):
     "Seed torch's global generators, from which dropout and plain data loaders draw"
     torch.default_generator.manual_seed(seed)
-    if device is not None and device.type=='cuda':
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    if device is None or device.type=='cpu': return
+    if device.type=='cuda': torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    else: torch.get_device_module(device).manual_seed(seed)
 
 def seed_all(
     seed:int,   # from `mix_seed`
@@ -91,21 +92,63 @@ def batches_in(dl)->int|None:
     try: return len(dl)
     except TypeError: return None   # a stream, or a DataLoader over one
 
+_turn = threading.RLock()   # who has it may seed the global generators: they are the whole process's
+_holder = [None]            # the thread that has it
+def _new_turn():
+    "A forked process has one thread, whoever had the turn before"
+    global _turn
+    _turn = threading.RLock()
+    _holder[0] = None
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_new_turn)
+
+def _awaits_me(thread:int)->bool:
+    "Whether that thread stands in a `join` of this one, or in `result()` of a future that this one computes"
+    me,frame = {id(threading.current_thread())},sys._getframe()
+    while frame:
+        me |= {id(o) for o in (frame.f_locals.get('self'), getattr(frame.f_locals.get('self'), 'future', None)) if o is not None}
+        frame = frame.f_back
+    frame = sys._current_frames().get(thread)
+    while frame and frame.f_code.co_name not in ('join', 'result'): frame = frame.f_back
+    return frame is not None and id(frame.f_locals.get('self')) in me
+
 @uninterrupted
-def keep_rng(
-    device:torch.device=None,   # a CUDA device whose global generator is kept as well
-    *loaders,                   # whose own generators are kept as well
-):
-    "Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found"
-    np,cuda = sys.modules.get('numpy'),device is not None and device.type=='cuda'
-    gens = [(g, g.get_state()) for dl in loaders for g in loader_generators(dl)]
-    state = torch.get_rng_state(), random.getstate(), np and np.random.get_state(), cuda and torch.cuda.get_rng_state(device)
+def one_at_a_time():
+    "Wait until no other thread is in such a `with`: fits and validations seed the process's global generators, so in threads they follow one another"
+    turn = _turn
+    if not turn.acquire(blocking=False):
+        warnings.warn("Learner: a fit or validation is running in another thread, and this one waits for its end: they share the process's random "
+                      "generators. To run both at once, use processes")
+        # the turn is taken with interrupts held, but waited for without
+        while not turn.acquire(blocking=False):
+            with interrupts_released(): time.sleep(.02)
+            if _holder[0] and _awaits_me(_holder[0]):
+                raise RuntimeError("Learner: the thread that runs the other fit or validation waits for this one, which waits for its end; "
+                                   "call this one in the same thread, or in another process")
+    before,_holder[0] = _holder[0],threading.get_ident()
     try: yield
     finally:
-        torch.set_rng_state(state[0]); random.setstate(state[1])
-        if np: np.random.set_state(state[2])
-        if cuda: torch.cuda.set_rng_state(state[3], device)
-        for g,s in gens: g.set_state(s)
+        _holder[0] = before
+        turn.release()
+
+@uninterrupted
+def keep_rng(
+    device:torch.device=None,   # a device whose global generator is kept as well: CUDA, or another that torch knows
+    *loaders,                   # whose own generators are kept as well
+):
+    "Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found; one thread at a time"
+    np = sys.modules.get('numpy')
+    other = None if device is None or device.type=='cpu' else torch.get_device_module(device)
+    where = () if other is None or device.type=='mps' else (device,)    # there is one MPS device only
+    with one_at_a_time():
+        gens = [(g, g.get_state()) for dl in loaders for g in loader_generators(dl)]
+        state = torch.get_rng_state(), random.getstate(), np and np.random.get_state(), other and other.get_rng_state(*where)
+        try: yield
+        finally:
+            torch.set_rng_state(state[0]); random.setstate(state[1])
+            if np: np.random.set_state(state[2])
+            if other: other.set_rng_state(state[3], *where)
+            for g,s in gens: g.set_state(s)
+
 
 # %% ../nbs/core.ipynb #c9d8e7f6
 def what_a_loader_leaves(

@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .callback import (Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate,
-                               CheckTargets, GatherPreds, ToDevice, compose, hooks)
+from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
+                               CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
-from .core import Streams, batches_in, keep_modes, keep_rng, listed, loader_generators, mix_seed, mix_state, name_key, ordered_view, seed_all, seed_default, what_a_loader_leaves
+from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, mix_state, name_key, one_at_a_time,
+                           ordered_view, seed_all, seed_default, what_a_loader_leaves)
+from .draws import Draws, host_state, same_host_state, set_host_state
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
 from .metrics import Averages, probabilities, try_metrics
 from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
@@ -64,6 +66,10 @@ class Learner:
         self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
         self.position,self.active,self._extra,self._mid = (0, 0),[],[],False
         self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
+        self._draws = None              # who draws beside the global generators, in a fit or validation
+        self._outside = None            # (number, epoch) of an event outside of batches, which is seeded by them
+        self._first = 0                 # epochs trained before this fit
+        self._host = self._host_step = None # of Python's and numpy's generators: 'each batch', or how they stood when the epoch, and its first step, began
         self._forget()
 
     # The loop
@@ -89,14 +95,16 @@ class Learner:
             if d or resume is True: check_resume(self, d)
             if d and resume is not True: self._apply(d)
             resume = bool(d)
+        self._first = self.epochs_run-(self._loaded['loop']['position'][0] if resume else 0)
         lr = self.lr if lr is None else lr
         # what is set up is undone, Ctrl-C or not: interrupts wait, but for the epochs themselves
-        with (interrupts_held(), self.composed(cbs), keep_torch_state(), keep_rng(self.device, train, valid), keep_modes(self.model),
+        with (one_at_a_time(), interrupts_held(), self.composed(cbs), keep_torch_state(), self.drawing(train, valid), keep_modes(self.model),
               fit_groups(self.make_opt(), self.model, self.splitter, lr)):
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
-            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False):
+            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None):
                 self.fitting,self._n_out,self._new,self._miscounted = True,None,True,False     # new: no batch has been seen
+                self.training = True    # from here to `after_fit`, but for the validations in between
                 self.model.train()
                 try: self._stretch('fit', lambda: self._epochs(resume), CancelFit)
                 except Cancel as e: raise _misplaced(e) from e
@@ -105,11 +113,19 @@ class Learner:
     def _epochs(self, resume):
         if resume: self._resume()
         else: self._loaded = None
+        if self.position[0]>=self.n_epoch>0: self._at_end()
         with interrupts_released():
-            for self.epoch in range(self.position[0], self.n_epoch): self._stretch('epoch', self._epoch, CancelEpoch)
+            for self.epoch in range(self.position[0], self.n_epoch):
+                self.iter,self.results = 0,{}
+                self._forget()
+                self._draws.set_epoch(self.epochs_run)
+                self._stretch('epoch', self._epoch, CancelEpoch)
+
+    def _at_end(self):
+        "A run is taken up that had trained all its epochs: `after_fit` sees what it saw there"
+        self.epoch,self.iter = self.n_epoch-1,max((self.n_iter or 1)-1, 0)
 
     def _epoch(self):
-        self.results = {}
         try:
             self._stretch('train', self._train, CancelTrain)
             if self.dls.valid is not None: self._validate(self.dls.valid)
@@ -117,10 +133,13 @@ class Learner:
         self.position,self.epochs_run = (self.epoch+1, 0),self.epochs_run+1
 
     def _train(self):
-        self.training,self.dl = True,self.dls.train
+        self.dl = self.dls.train
+        self._draws.look()      # callbacks may have made generators meanwhile
+        self._outside = None
         if self._loaded and self.position[1]: self._restore_cbs(self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
+        host = self._loaded['loop'].get('host_state') if self._loaded and self.position[1] else None
         self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
-        for self.iter,batch in self._batches(self.dl, self.position[1]): self._train_batch(batch)
+        for self.iter,batch in self._batches(self.dl, self.position[1], host): self._train_batch(batch)
         if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")
         # schedules and phases were laid out for n_iter batches an epoch
         if self.n_iter not in (None, self.position[1]) and not self._miscounted:
@@ -185,24 +204,75 @@ class Learner:
         "Step the optimizer; a callback may put another function here for a fit, and raise `CancelStep` in it if no step was taken"
         self.opt.step()
 
-    def _batches(self, dl, skip=0):
+    def _batches(self, dl, skip=0, host=None):
         "(number, batch) from `dl`, without the first `skip`; every draw of loader and model is a function of (seed, rank, epoch, batch)"
         key = self.seed,self.epochs_run,self.training,name_key('data')
         seed_all(mix_seed(*key))        # the order of the samples: the same on every rank
-        for g in loader_generators(dl): g.manual_seed(mix_seed(*key))
+        self._draws.start(dl, mix_seed(*key), mix_seed(*key, self.rank))
+        begun = host_state() if self.training else None
         key = mix_state(mix_seed(*key, self.rank))
         direct = skip and hasattr(dl, 'iter_from')
         if hasattr(dl, 'use'): dl.use(self.device)
         it = dl.iter_from(skip) if direct else iter(dl)
-        seed = partial(seed_default, device=self.device) if self.device.type=='cuda' else torch.default_generator.manual_seed
-        i0 = skip if direct else 0
+        seed,i0 = self._seeder(host=='each batch'),skip if direct else 0
         seeds = ([mix_seed(i, after=key) for i in range(j, j+64)] for j in itertools.count(i0, 64))     # in blocks, as `InBlocks`
-        for i,s in enumerate(itertools.chain.from_iterable(seeds), i0):
+        numbered = enumerate(itertools.chain.from_iterable(seeds), i0)
+        for i,s in itertools.islice(numbered, skip-i0):     # what was trained before the stop
+            if i: seed(s)
+            try: next(it)
+            except StopIteration: return
+        if isinstance(host, dict): set_host_state(host)
+        if self.training: self._host = host if host=='each batch' else begun
+        for i,s in numbered:
             if i: seed(s)           # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
-            if not i: seed(s)       # the first comes after the order of the samples, whoever draws that
-            if i>=skip: yield i,batch
+            if i:
+                yield i,batch
+                continue
+            seed(s)                 # the first comes after the order of the samples, whoever draws that
+            if self.training: self._host_step = host_state()
+            yield i,batch
+            if self.training:
+                if self.host_state=='each batch':
+                    seed = self._seeder(True)
+                    self._host = 'each batch'
+                self._host_step = None
+
+    def _seeder(self, host:bool):
+        "What seeds a batch: torch's global generators, what was found by `Draws`, and if `host` Python's and numpy's as well"
+        device = partial(seed_default, device=self.device) if self.device.type!='cpu' else torch.default_generator.manual_seed
+        own = self._draws.seed if self._draws.own else None
+        if not own and not host: return device
+        def seed(s):
+            if host: seed_all(s)
+            device(s)
+            if own: own(s)
+        return seed
+
+    @property
+    def host_state(self):
+        "How Python's and numpy's generators go on in this epoch, for a checkpoint: 'each batch' seeds them, or their state; None as the epoch began them"
+        if self._host=='each batch' or not self._host or not self.position[1]: return self._host if self.position[1] else None
+        now = host_state()
+        if self._host_step and not same_host_state(now, self._host_step): return 'each batch'   # the first step drew
+        return None if same_host_state(now, self._host) else now
+
+    @uninterrupted
+    def drawing(self,
+        train=None, valid=None, # the loaders
+    ):
+        "Find all who draw at random; at the end of the `with` every random state is as found"
+        def others(): return dict(model=self.model, loss=self.loss_func, metrics=self.metrics, **{cb.name: cb for cb in self.active})
+        was = self._draws
+        with keep_rng(self.device):
+            self._draws = Draws(dict(train=train, valid=valid), others, past=(self,))
+            try:
+                self._draws.find()
+                yield
+            finally:
+                self._draws.give_back()
+                self._draws = was
 
     # Evaluation: a path of its own, without before_fit and after_fit
 
@@ -215,18 +285,19 @@ class Learner:
         dl = self.dls.valid if dl is None else dl
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
         if ordered: dl = ordered_view(dl, 'validate')
-        kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results', 'directions')}
-        with interrupts_held():
+        with one_at_a_time(), interrupts_held():
+            kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results', 'directions')}
             try:
-                with self.composed(cbs), keep_torch_state(), keep_rng(self.device, dl): return self._validate(dl)
+                with self.composed(cbs), keep_torch_state(), self.drawing(valid=dl): return self._validate(dl)
             except Cancel as e: raise e if self.fitting else _misplaced(e) from e
             finally: vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth')}
+        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside')}
         with interrupts_held():
             try:
                 self.training,self.depth,self.dl = False,self.depth+1,dl
+                self._forget()
                 self._hooks = hooks(self.active, training=False)
                 with self._cleaned('cleanup_validate'), torch.no_grad(), keep_modes(self.model): self._evaluate(dl)
             finally: vars(self).update(kept)
@@ -236,7 +307,9 @@ class Learner:
         self.model.eval()
         res,any_batch = Averages(self.metrics, self.device, strict=not self.fitting),False
         try:
-            self('before_validate')
+            self.iter = 0
+            self._outside_batches('before_validate')
+            self._outside = None
             with interrupts_released():
                 for self.iter,batch in self._batches(dl):
                     any_batch = True
@@ -245,7 +318,7 @@ class Learner:
         except CancelValidate: pass
         with interrupts_released():
             self.results,self.directions = res.compute(),res.directions
-            try: self('after_validate')
+            try: self._outside_batches('after_validate')
             except CancelValidate: pass
 
     def _eval_batch(self, batch, res):
@@ -339,6 +412,7 @@ class Learner:
     ):
         "Like calling the event, but no callback's failure keeps the others from theirs or hides the error from before: it is noted there"
         first = None if isinstance(true, Cancel) else true
+        self._outside = -1-EVENTS.index(event),self.epochs_run
         for f in self._hooks[event]:
             try: f(self)
             except BaseException as e:
@@ -346,21 +420,34 @@ class Learner:
                     first = e
                     self._note(e, f, event)
                 else: first.add_note(f"  and {f.__self__.name}.{event} failed: {type(e).__name__}: {e}")
+        self._outside = None
         if first is not None and first is not true: raise first
 
     def _note(self, e, f, event): e.add_note(f"  in {f.__self__.name}.{event} (epoch {self.epoch}, batch {self.iter})")
 
     def _stretch(self, name, body, cancel):
         try:
-            self(f'before_{name}')
+            self._outside_batches(f'before_{name}')
             body()
         except cancel: pass
-        try: self(f'after_{name}')
+        try: self._outside_batches(f'after_{name}')
         except cancel: pass
 
+    def _outside_batches(self, event):
+        "Call an event outside of the batches, where draws are a function of (seed, rank, epoch, event)"
+        # `after_train` still belongs to the last batch: it may take a step that was held back, and pass through its batches again
+        if event=='after_train': return self(event)
+        self._outside = -1-EVENTS.index(event),self._first if event=='before_fit' else self.epochs_run
+        seed = mix_seed(self.seed, self.rank, *self._outside, self.training, name_key('events'))
+        seed_all(seed)
+        if self.device.type!='cpu': seed_default(seed, self.device)
+        self._draws.seed(seed)
+        self(event)
+
     def rng(self, who:Callback)->torch.Generator:
-        "The learner's generator, on its device, seeded for (seed, rank, epoch, batch, `who`): draw from it at once. A second call in a batch begins the same stream again"
-        return self._streams(who.name, self.iter, self.training, self.seed, self.rank, self.epochs_run)
+        "The learner's generator, seeded for (seed, rank, epoch, batch or event, `who`): draw at once. A second call in a batch begins the same stream again"
+        i,epoch = self._outside or (self.iter, self.epochs_run)
+        return self._streams(who.name, i, self.training, self.seed, self.rank, epoch)
 
     @property
     def n_out(self)->int:

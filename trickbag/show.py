@@ -12,7 +12,7 @@ from torch import nn
 
 from .checkpoint import kept
 from .callback import STAGES
-from .core import batches_in, keep_modes, keep_rng
+from .core import batches_in, keep_modes, one_at_a_time
 from .data.loaders import DataLoaders
 from .learner import Learner
 
@@ -58,7 +58,7 @@ def show_batch(self:Learner,
     cbs=(),             # further callbacks, as for `fit`
 ):                      # the matplotlib figure
     "The first batch as the model sees it, with its labels; leaves everything as found"
-    with self.composed(cbs), self.composed(monitors=False), keep_rng(self.device, self.dls.train, self.dls.valid), keep_modes(self.model), kept(self):
+    with one_at_a_time(), self.composed(cbs), self.composed(monitors=False), self.drawing(self.dls.train, self.dls.valid), keep_modes(self.model), kept(self):
         try:
             self.dl,self.training = (self.dls.train if train else self.dls.valid),train
             if self.dl is None: raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
