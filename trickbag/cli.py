@@ -43,10 +43,17 @@ def show_cache(
     import time
     from trickbag.data.store import cache_dir, cached_sets, clear_cache
     from trickbag.describe import Table
-    try: freed = clear_cache(clear) if clear else 0
+    try:
+        freed = clear_cache(clear) if clear else 0
+        sets = cached_sets()
     except ValueError as e: raise SystemExit(str(e)) from None
-    sets = cached_sets()
-    rows = [(r['name'], f"{r['decoded']:,} of {r['images']:,}", f"{r['bytes']/2**20:,.0f} MB", time.strftime('%Y-%m-%d %H:%M', time.localtime(r['used'])), r['first']) for r in sets]
+    except OSError as e: raise SystemExit(f"cache: {cache_dir()} cannot be read ({e.strerror}); mend its rights, or set TRICKBAG_CACHE") from None
+    def row(r):
+        decoded = f"broken: {r['broken']}" if r['broken'] else f"{r['decoded']:,} of {r['images']:,}"
+        used = time.strftime('%Y-%m-%d %H:%M', time.localtime(r['used']))
+        first = r['first'].encode(errors='replace').decode()        # a name that is no UTF-8 cannot be printed
+        return r['name'],decoded,f"{r['bytes']/2**20:,.0f} MB",used,first
+    rows = [row(r) for r in sets]
     if clear: print(f'{freed/2**20:,.0f} MB are free again')
     print(f"{cache_dir()}: {len(sets)} set{'s'*(len(sets)!=1)} of decoded images, {sum(r['bytes'] for r in sets)/2**20:,.0f} MB")
     if rows: print(Table(('name', 'decoded', 'size', 'last used', 'first file'), rows))
