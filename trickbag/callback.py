@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'STAGES', 'PARTS', 'Cancel', 'CancelFit', 'CancelEpoch', 'CancelTrain', 'CancelValidate', 'CancelBatch',
-           'CancelBackward', 'CancelStep', 'Callback', 'compose', 'hooks', 'ToDevice', 'CheckTargets', 'loss_takes',
-           'GatherPreds']
+           'CancelBackward', 'CancelStep', 'Callback', 'compose', 'layered', 'class_name', 'hooks', 'ToDevice',
+           'CheckTargets', 'loss_takes', 'GatherPreds']
 
 # %% ../nbs/callback.ipynb #c964f380
 import difflib, inspect, warnings
@@ -63,6 +63,7 @@ class Callback:
     reads = ()          # the `PARTS` whose values change what it does
     writes = ()         # the `PARTS` that it changes in training
     owns = ()           # names of things that only one callback may own in a fit, see `OWNED` in the rules
+    does = ()           # what else it does that a rule speaks of, see `RULES`
     tells = ()          # attributes that say what it did to the last batch, for `learn.explain(step=True)`
     state = ()          # attributes that a checkpoint must carry: tensors and plain values
     train_only = False  # True: batch events call it in training only
@@ -72,7 +73,7 @@ class Callback:
         super().__init_subclass__(**kw)
         if cls.stage not in _stage_order:
             raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
-        for n in ('reads', 'writes', 'owns', 'tells', 'state'):
+        for n in ('reads', 'writes', 'owns', 'does', 'tells', 'state'):
             if isinstance(getattr(cls, n), str): raise TypeError(f"{cls.__name__}.{n} is a text; write ({getattr(cls, n)!r},)")
         for o in (*cls.reads, *cls.writes):
             if o not in PARTS: raise TypeError(f"{cls.__name__} reads or writes '{o}'; it must be one of {', '.join(PARTS)}")
@@ -112,17 +113,36 @@ def _short(o): return type(o).__name__ if isinstance(o, torch.nn.Module) else re
 # %% ../nbs/callback.ipynb #e585eca0
 def compose(
     default,    # the learner's own callbacks
-    data,       # the data's (`dls.cbs`); one of the same name replaces the default
-    given,      # the user's; one of the same name replaces a default or data callback, but two of these may not share a name
+    data,       # the data's (`dls.cbs`)
+    *given,     # the user's: the learner's, then those of a call. In each list a name may stand once
 )->list:        # in the order in which they run
-    "Sort callbacks by stage and name, and refuse what is no callback or listed twice"
-    for cb in given:
+    "Sort callbacks by stage and name, and refuse what is no callback or listed twice; of two lists the later one's callback takes the other's place"
+    cbs = layered(default, data)
+    for i,layer in enumerate(given): cbs = layered(cbs, layer, below=i==0)
+    return sorted(cbs, key=lambda cb: (_stage_order[cb.stage], class_name(cb), cb.name))
+
+def layered(
+    old:list,   # callbacks
+    new:list,   # those that may take their place
+    below:bool=True,    # `old` are the learner's or the data's own, of which a subclass takes the place
+)->list:
+    "Both, without those of `old` of which `new` has another: one of its name, or a relative by class that owns the same thing"
+    for cb in new:
         if isinstance(cb, type): raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
         if not isinstance(cb, Callback): raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
-    for names in ([cb.name for cb in given], [cb.name for cb in data]):
-        for n in names:
-            if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them (Fast() and recipes bring their own)")
-    return sorted({cb.name: cb for cb in [*default, *data, *given]}.values(), key=lambda cb: (_stage_order[cb.stage], cb.name))
+    names = [cb.name for cb in new]
+    for n in names:
+        if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them (Fast() and recipes bring their own)")
+    def replaces(n, o):
+        if n.name==o.name or (below and isinstance(n, type(o))): return True
+        return (isinstance(n, type(o)) or isinstance(o, type(n))) and bool({*n.owns} & {*o.owns})
+    return [o for o in old if not any(replaces(n, o) for n in new)]+[*new]
+
+def class_name(cb:Callback)->str:
+    "The name by which it is sorted: of a subclass of yours that of the class here, so that it runs where that one would"
+    here = __name__.split('.')[0]
+    kinds = [c for c in type(cb).__mro__ if c.__module__.split('.')[0]==here and c is not Callback and not vars(c).get('wrapper')]
+    return kinds[0].__name__ if kinds else cb.name
 
 def hooks(
     cbs:list,           # from `compose`
@@ -147,7 +167,7 @@ class ToDevice(Callback):
 class CheckTargets(Callback):
     "Before step 1, scores and targets of the first batch must fit each other; a loss that takes no class indices, such as BCE, gets probabilities"
     stage,done,soft = 'target',True,False
-    reads,writes = ('x', 'y', 'pred'),('y',)
+    reads,writes,does = ('x', 'y', 'pred'),('y',),('targets as the loss takes them',)
     def before_fit(self, learn): self.done,self.soft = False,not loss_takes(learn, indices=True)
     def before_validate(self, learn): self.soft = not loss_takes(learn, indices=True)
 

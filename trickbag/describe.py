@@ -102,8 +102,11 @@ class _Shapes(Callback):
 @patch
 def summary(self:Learner)->Table:
     "Layers with output shape and parameters, then size, optimizer, loss, device and callbacks; leaves everything as found"
-    s = _Shapes()
-    with self.composed(monitors=False): self.validate(self.dls.train, cbs=[s], ordered=False)
+    s,own = _Shapes(),self.cbs
+    try:
+        self.cbs = [cb for cb in own if 'views' not in getattr(cb, 'owns', ())]     # the layers see an image as in training
+        with self.composed(monitors=False): self.validate(self.dls.train, cbs=[s], ordered=False)
+    finally: self.cbs = own
     def shape(o): return ' x '.join(map(str, o.shape[1:])) if isinstance(o, torch.Tensor) else type(o).__name__
     rows,seen = [],set()
     for name,m,out in s.rows:
@@ -114,7 +117,7 @@ def summary(self:Learner)->Table:
     n,t = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
     opt = type(self.opt).__name__ if self.opt else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
     with self.composed(): active = self.active
-    cbs,last = ', '.join(cb.name for cb in active),any(cb.name=='ChannelsLast' for cb in active)
+    cbs,last = ', '.join(cb.name for cb in active),any('memory_format' in cb.owns for cb in active)
     layout = [f"convolutions in {'channels_last' if last else 'the layout of their weights; ChannelsLast() may be faster'}"] if last or self.device.type=='cuda' else []
     return Table(('layer', 'type', 'output', 'parameters', 'trains'), rows, [
         f"{n:,} parameters, {t:,} trainable, {sum(p.numel()*p.element_size() for p in ps)/2**20:.1f} MiB; batch {' x '.join(map(str, s.shape))}",

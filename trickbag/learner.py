@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
-                               CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks)
+                               CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
 from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, mix_state, name_key, one_at_a_time,
                            ordered_view, seed_all, seed_default, what_a_loader_leaves)
@@ -349,22 +349,23 @@ class Learner:
         "Predict one image"
         dl = self.dls.test_dl([item]) if hasattr(self.dls, 'test_dl') else [(item[None], None)]
         p = self.get_preds(dl)[0][0]
-        i,vocab = int(p.argmax()),getattr(self.dls, 'vocab', None)
+        if p.ndim!=1: raise ValueError(f"predict: the model gives {tuple(p.shape)} for an image, not a score a class; use get_preds")
+        i,vocab = int(p.argmax()) if len(p)>1 else int(p[0]>.5),getattr(self.dls, 'vocab', None)     # one output: the probability of the second class
         return (vocab[i] if vocab else str(i)), i, p
 
     # Events
 
     @uninterrupted
     def composed(self,
-        cbs=(),         # callbacks beside the learner's own
+        cbs=(),         # callbacks beside the learner's own; they take the place of those of the same name, see `layered`
         monitors=True,  # False leaves those out that only watch and were there before, in calls inside the `with` too
     ):
         "Sort and check the callbacks and make them the active ones for the duration of a `with`"
         kept = {n: getattr(self, n) for n in ('active', '_extra', '_hooks', '_silent')}
         try:
             if not monitors: self._silent = [*own_cbs(self), *self._extra]
-            self._extra = self._extra+listed(cbs)
-            cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs+self._extra)
+            self._extra = layered(self._extra, listed(cbs), below=False)
+            cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs, self._extra)
             self.active = [cb for cb in cbs if not cb.monitor or cb not in self._silent]
             check_rules(self.active)
             self._hooks = hooks(self.active)
@@ -386,8 +387,10 @@ class Learner:
         kind:type|str,  # class or name
     )->Callback:
         "The callback of that class or name: `learn.cb(Recorder).plot_loss()`"
-        for cb in [*self.active, *self.cbs, *own_cbs(self)]:
-            if cb.name==kind or (isinstance(kind, type) and isinstance(cb, kind)): return cb
+        def derives(cb): return isinstance(cb, kind) if isinstance(kind, type) else kind in [c.__name__ for c in type(cb).__mro__ if c is not Callback]
+        for cbs in (self.active, self.cbs, own_cbs(self)):
+            for fits in (lambda cb: cb.name==kind, derives):
+                if found := [cb for cb in cbs if fits(cb)]: return found[0]
         raise KeyError(f"cb: this learner has no {getattr(kind, '__name__', kind)}; it has {', '.join(cb.name for cb in own_cbs(self))}")
 
     @uninterrupted

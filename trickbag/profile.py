@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 
-from .callback import Callback, CancelEpoch, CancelFit
+from .callback import Callback, CancelEpoch, CancelFit, ToDevice
 from .checkpoint import dry_fit
 from .core import batches_in, listed
 from .describe import Table
@@ -96,7 +96,7 @@ def profile_rates(
     dls = learn.dls
     try:
         learn.dls,k = SimpleNamespace(train=_Same(free.batch, n+warm), valid=None, cbs=[], c=getattr(dls, 'c', None), vocab=getattr(dls, 'vocab', None)),n+warm
-        same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or cb.name=='ToDevice')
+        same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or isinstance(cb, ToDevice))
     finally: learn.dls = dls
     return {o: sum(r.get(o, 0.) for r in links.rows)/len(links.rows) for o in names},free.rate,same.rate
 
@@ -120,11 +120,12 @@ def bottleneck(
         return f"Waiting for data takes {sums['loader']/total:.0%} of a step{', and decoding slows the rest of it' if beside else ''}: {what}."
     if others and max(others.values())>max(.2*total, sums['batch']):
         worst = max(others, key=others.get)
-        return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if worst=='SAM' else ': look whether it must act at every step.')
+        return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if 'ascent' in cbs[worst].owns else ': look whether it must act at every step.')
     if sums['batch']==max(sums.values()) or share<.9 and sums['batch']>.1*total:
         worst = max(batch, key=batch.get)
-        return f"Work on the batch takes {sums['batch']/total:.0%} of a step, {worst} {batch[worst]/total:.0%}: smaller images or a lower presize make it cheaper" + (f", and so does leaving out {worst}." if worst not in ('Crop', 'Normalize', 'ToDevice') else ".")
-    missing = [cb.name for cb in Fast('Compile' in cbs or None, learn.device, verbose=False) if cb.name not in cbs]
+        return f"Work on the batch takes {sums['batch']/total:.0%} of a step, {worst} {batch[worst]/total:.0%}: smaller images or a lower presize make it cheaper" + (f", and so does leaving out {worst}." if cbs[worst].stage not in ('crop', 'normalise', 'device') else ".")
+    fast = Fast(any('compile' in cb.does for cb in cbs.values()) or None, learn.device, verbose=False)
+    missing = [cb.name for cb in fast if not any(isinstance(o, type(cb)) for o in cbs.values())]
     return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
 
 @patch

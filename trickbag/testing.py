@@ -16,6 +16,7 @@ from torch import nn
 from .callback import EVENTS, Callback, CancelFit
 from .core import keep_rng
 from .learner import Learner
+from .monitors.progress import Progress
 
 # %% ../nbs/testing.ipynb #b448f602
 class TinyData:
@@ -49,7 +50,7 @@ def tiny_learner(
 )->Learner:
     "A learner that trains an epoch in milliseconds, on the CPU, without a progress bar"
     learn = Learner(dls or TinyData(), model or tiny_model(), cbs=cbs, **{'lr': 1e-2, 'device': 'cpu', **kw})
-    learn.default_cbs = [cb for cb in learn.default_cbs if cb.name!='Progress']
+    learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
     return learn
 
 def weights(learn)->torch.Tensor:

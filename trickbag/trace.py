@@ -65,7 +65,7 @@ def _value(v):
     "A number, tensor, list or dict, in a few characters"
     if isinstance(v, torch.Tensor):
         v = v.detach().float()
-        return f'{v:.3g}' if v.numel()==1 else f'{v.mean():.3g} ({v.min():.3g} to {v.max():.3g})' if v.numel() else 'none'
+        return f'{v.item():.3g}' if v.numel()==1 else f'{v.mean():.3g} ({v.min():.3g} to {v.max():.3g})' if v.numel() else 'none'
     if isinstance(v, dict): return ', '.join(f'{k} {_value(o)}' for k,o in v.items())
     if isinstance(v, (list, tuple)):
         vs = list(dict.fromkeys(_value(o) for o in v))

@@ -19,7 +19,7 @@ from .progress import say
 # %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
 class SaveBest(BestEpoch):
     "Save the weights of the best validation of a fit, and restore them at its end"
-    stage = 'report'
+    stage,does = 'report',('restore the best',)
     state = ('best', 'best_epoch', 'direction')
     train = False
     def __init__(self,

@@ -21,7 +21,7 @@ def binary_targets(
 
 class BinaryTargets(Callback):
     "After mixing, make the targets of training batches 0 or 1 for each class, for a loss that takes them so"
-    stage,train_only = 'target',True
+    stage,train_only,does = 'target',True,('threshold targets',)
     reads,writes = ('y',),('y',)
     def __init__(self,
         threshold:float=.2,     # a class counts above this share; timm's recipes' `--bce-target-thresh`. None leaves soft targets

@@ -28,7 +28,7 @@ def compile_call(
 
 class Compile(Callback):
     "Compile the model for a fit; batches of odd sizes run uncompiled"
-    stage,reads,writes,state,tells = 'surgery',('model', 'x'),('model',),('seen',),('compiled',)
+    stage,reads,writes,state,tells,does = 'surgery',('model', 'x'),('model',),('seen',),('compiled',),('compile',)
     def __init__(self,
         mode:str=None,              # as for `torch.compile`: 'reduce-overhead', 'max-autotune', ...; None is torch's default
         backend:str='inductor',     # as for `torch.compile`: name or function; inductor needs a C++ compiler, or Triton on a GPU

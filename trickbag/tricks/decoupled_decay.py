@@ -20,7 +20,7 @@ def decay_weights(
 
 class DecoupledDecay(Callback):
     "Before each step, weights shrink by `lr/lr0*wd` of themselves; the optimizer's own weight decay is 0 for the fit"
-    stage,state = 'weights',('due',)    # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
+    stage,state,does = 'weights',('due',),('decouple the decay',)     # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
     reads,writes,tells = ('weights', 'weight_decay', 'groups', 'lr'),('weights', 'weight_decay'),('shares',)
     def __init__(self,
         wd:float=None,  # share of each weight lost in a step at the full rate, Composer's scale; None: `weight_decay` times it, AdamW's

@@ -39,7 +39,7 @@ def _hook(p, scale, block, m, args, out): return drop_block(out, p*scale, block)
 
 class DropBlock(Callback):
     "Blank squares of the feature maps of the last stages in training, at a rate that rises over the run; off again after the fit"
-    stage,train_only,tells = 'surgery',True,('drop',)
+    stage,train_only,tells,does = 'surgery',True,('drop',),('drop features',)
     reads,writes = ('model',),('model',)
     def __init__(self,
         keep_prob:float=.9,     # share of values kept at the end of the run; the paper's

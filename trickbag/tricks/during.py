@@ -37,6 +37,7 @@ def _only(event):
 
 class During(Callback):
     "The same callback, at work from `start` to `stop` of the run only"
+    wrapper = True      # sorted as what it wraps
     def __init__(self,
         cb:Callback,        # what shall have a phase
         start:float=0.,     # first batch: a share of the run in [0,1)

@@ -31,7 +31,7 @@ def ema_update(
 
 class EMA(Callback):
     "Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it after the fit"
-    stage,owns,state = 'average',('average',),('avg','raw','n','pos')
+    stage,owns,state,does = 'average',('average',),('avg','raw','n','pos'),('lag',)
     reads,writes,tells = ('weights',),('weights',),('decay_used',)
     def __init__(self,
         decay:float=.9998,          # after the warm-up, share of the old average at each step; timm's and fastxtend's default

@@ -20,7 +20,7 @@ from ..sizes import AtSize
 # %% ../../nbs/tricks/fix_res.ipynb #22d463dc
 class FixRes(AtSize):
     "Train only the head and the last BatchNorm's statistics, at the test's size and with its crops"
-    owns,writes = ('size', 'frozen'),('size', 'x', 'model', 'groups')
+    owns,writes,does = ('size', 'frozen'),('size', 'x', 'model', 'groups'),('tune the head',)
     def __init__(self,
         size:int,               # test size in pixels
         boxes:str='center',     # training crops: 'center', as the test; 'shift', at a random horizontal place (transforms_v2 of the authors); 'train', random boxes
@@ -80,6 +80,6 @@ def fix_res(self:Learner,
     if boxes=='center' and mirrors and not any('flip' in cb.owns for cb in cbs): cbs.append(_Still(mirrors[0].name))     # the test does not mirror
     was = {n: getattr(self, n) for n in ('cbs', 'opt', 'opt_func')}
     try:
-        self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and cb.name not in ('StochasticDepth', 'DropBlock')],None,opt_func
+        self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does],None,opt_func
         return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume)
     finally: vars(self).update(was)

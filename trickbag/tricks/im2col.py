@@ -32,7 +32,7 @@ def use_im2col(
 
 class Im2Col(Callback):
     "Convolutions with many channels and few pixels as matrix products, whenever the learner runs the model; for CPUs"
-    stage,reads,writes = 'surgery',('model',),('model',)
+    stage,reads,writes,does = 'surgery',('model',),('model',),('replace convolutions',)
     _undo = None
     def __init__(self,
         whole:float=10.,    # `channel_share` above which all of a layer is matrix products; here and below: measured, see the picture

@@ -30,7 +30,7 @@ def pick_hard(
 
 class SelectiveBackprop(Callback):
     "In a phase of the run, train on the share `keep` of each batch, hard samples first"
-    stage,train_only,state = 'select',True,('count',)   # count: batches of this epoch that came here; some may have been joined
+    stage,train_only,state,does = 'select',True,('count',),('drop samples',)     # count: batches of this epoch that came here; some may have been joined
     reads,writes,tells = ('samples', 'x', 'y', 'weights'),('samples',),('kept',)
     def __init__(self,
         keep:float=.5,      # share of a batch that is trained on; this and the others are Composer's defaults

@@ -51,7 +51,7 @@ def squeeze_excite(
 
 class SqueezeExcite(Callback):
     "Squeeze-and-excitation after wide convolutions, whenever the learner runs the model"
-    stage,reads,writes = 'surgery',('model',),('model', 'groups')
+    stage,reads,writes,does = 'surgery',('model',),('model', 'groups'),('add layers',)
     _undo = _model = _from = None
     def __init__(self,
         min_channels:int=128,   # fewest channels, in and out, of a convolution that gets a gate; Composer's default

@@ -44,7 +44,7 @@ def stochastic_depth(
 
 class StochasticDepth(Callback):
     "Drop residual branches, per sample, in training; off again after the fit"
-    stage,reads,writes = 'surgery',('model',),('model',)
+    stage,reads,writes,does = 'surgery',('model',),('model',),('drop features',)
     def __init__(self,
         drop:float=.2,      # probability for the last block; Composer's default, RSB uses .05
         linear:bool=True,   # rising from 0 in the first block; False: `drop` everywhere
@@ -56,7 +56,8 @@ class StochasticDepth(Callback):
         if not branch_ends(learn.model):
             raise ValueError(f"StochasticDepth: {type(learn.model).__name__} has no residual block; give its blocks a `last_norm` property")
         for m in learn.model.modules():
-            if type(m).__name__ in ('DropPath', 'StochasticDepth') and (getattr(m, 'p', None) or getattr(m, 'drop_prob', None)):
+            drops = any(c.__name__ in ('DropPath', 'StochasticDepth') for c in type(m).__mro__)    # timm's, torchvision's, and what derives from them
+            if drops and (getattr(m, 'p', None) or getattr(m, 'drop_prob', None)):
                 raise ValueError("StochasticDepth: the model drops branches already; build it with rate 0, or leave StochasticDepth out")
 
     def before_fit(self, learn): self._hooks = stochastic_depth(learn.model, self.drop, self.linear)

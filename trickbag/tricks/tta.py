@@ -34,7 +34,7 @@ def tta_fold(
 
 class TTA(Callback):
     "Evaluate on several views of each image; training is left alone. The defaults are ten-crop"
-    stage,reads = 'resize',('x', 'pred')     # writes in evaluation only
+    stage,owns,reads = 'resize',('views',),('x', 'pred')    # writes in evaluation only
     def __init__(self,
         crops:int=5,            # 5: corners and centre; 1: no crops
         flip:bool=True,         # also the mirror images

@@ -33,7 +33,7 @@ def alternating(
 
 class AlternatingFlip(Callback):
     "Mirror a random half of the training images in the first epoch, the other half in the next, and so on"
-    stage,owns,train_only = 'augment',('flip',),True
+    stage,owns,train_only,does = 'augment',('flip',),True,('mirror by epoch',)
     reads,writes,tells = ('x',),('x',),('mirrored',)
     mirrored = None
 

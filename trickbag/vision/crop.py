@@ -135,4 +135,4 @@ class Crop(Callback):
 
 def active_crop(learn)->Crop|None:
     "The `Crop` of the fit or validation that is running, if there is one"
-    return next((cb for cb in learn.active if cb.name=='Crop'), None)
+    return next((cb for cb in learn.active if isinstance(cb, Crop)), None)

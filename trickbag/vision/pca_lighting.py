@@ -41,6 +41,6 @@ class PCALighting(Callback):
         if not x.is_floating_point() or x.ndim!=4 or x.shape[1]!=3:
             raise ValueError(f"PCALighting: needs floating images N x 3 x H x W, got {x.dtype} {tuple(x.shape)}; "
                              "add Normalize() to cbs, leave PCALighting out for other data")
-        std = self.std or next((cb.std for cb in learn.active if cb.name=='Normalize'), (1., 1., 1.))
+        std = self.std or next((cb.std for cb in learn.active if 'normalise' in cb.owns), (1., 1., 1.))
         self.shift = lighting(torch.randn(len(x), 3, generator=g, device=g.device)*self.noise, std=std)
         learn.xb = x+self.shift.to(x.dtype)

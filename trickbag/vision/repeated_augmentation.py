@@ -21,7 +21,7 @@ def repeat_samples(
 
 class RepeatedAugmentation(Callback):
     "Let each training batch hold `repeats` copies of its samples, which the later stages augment one by one"
-    stage,train_only = 'sample',True
+    stage,train_only,does = 'sample',True,('repeat images',)
     reads,writes = ('samples',),('samples',)
     def __init__(self,
         repeats:int=3,      # copies of each sample; ResNet strikes back's
