@@ -8,7 +8,8 @@ __all__ = []
 # %% ../nbs/all.ipynb #6f2eea1e
 from .batchnorm import has_stats, last_batchnorm, update_bn
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
-from .callback import CancelValidate, CheckTargets, compose, EVENTS, GatherPreds, hooks, loss_takes, PARTS, STAGES, ToDevice
+from .callback import CancelValidate, CheckTargets, class_name, compose, EVENTS, GatherPreds, hooks, layered, loss_takes, PARTS
+from .callback import STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, read_checkpoint, write_checkpoint
 from .conv import channel_share, col2im, im2col, im2col_conv2d
 from .core import atomic_save, batches_in, InBlocks, keep_modes, keep_rng, listed, loader_generators, lone_threads, mix_seed
@@ -28,7 +29,7 @@ from .metrics import RESERVED, top_5, try_metrics
 from .optimizer import adamw, fit_groups, follow_params, freeze_to, linear_width, load_opt_state, made_opt, NORMS, opt_state
 from .optimizer import split_head, spread_lr, trained_norms
 from .profile import bottleneck, DATA_STAGES, LOOP, profile_rates
-from .rules import check_rules, DEFAULTS, LEARNER, meetings, OWNED, picks, Rule, RULES
+from .rules import check_rules, EXEMPT, LEARNER, meetings, OWNED, picks, Rule, RULES
 from .schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
 from .schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, schedule_values, StepDecay, Warmup
 from .show import label_text, show_images
@@ -119,19 +120,19 @@ from .vision.trivial_augment import trivial_ops, TrivialAugment, wide_space
 
 __all__ = [
     'has_stats', 'last_batchnorm', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit',
-    'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'loss_takes', 'PARTS',
-    'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs', 'read_checkpoint',
-    'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in', 'InBlocks', 'keep_modes',
-    'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_at_a_time', 'one_thread',
-    'ordered_view', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Streams', 'what_a_loader_leaves', 'Table', 'Draws',
-    'generator_state', 'host_state', 'is_generator', 'reachable', 'same_host_state', 'seed_generator', 'SeededWorkers',
+    'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'class_name', 'compose', 'EVENTS', 'GatherPreds', 'hooks', 'layered',
+    'loss_takes', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs',
+    'read_checkpoint', 'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in', 'InBlocks',
+    'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_at_a_time',
+    'one_thread', 'ordered_view', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Streams', 'what_a_loader_leaves', 'Table',
+    'Draws', 'generator_state', 'host_state', 'is_generator', 'reachable', 'same_host_state', 'seed_generator', 'SeededWorkers',
     'set_generator_state', 'set_host_state', 'Backends', 'device_cbs', 'Fast', 'fast_bf16', 'has_compiler', 'keep_heap', 'waiting_threads',
     'Interpretation', 'interrupts_held', 'interrupts_released', 'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs', 'Learner',
     'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find',
     'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'batch_value', 'error_rate', 'higher_is_better', 'is_metric_object',
     'metric_name', 'probabilities', 'RESERVED', 'top_5', 'try_metrics', 'adamw', 'fit_groups', 'follow_params', 'freeze_to', 'linear_width',
     'load_opt_state', 'made_opt', 'NORMS', 'opt_state', 'split_head', 'spread_lr', 'trained_norms', 'bottleneck', 'DATA_STAGES', 'LOOP',
-    'profile_rates', 'check_rules', 'DEFAULTS', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds',
+    'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds',
     'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin',
     'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio',
     'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step',
