@@ -9,7 +9,7 @@ from torchvision.datasets import ImageFolder
 from trickbag.all import *
 from trickbag.core import ordered_view
 from trickbag.data.images import class_index
-from trickbag.testing import TinyData, tiny_learner, tiny_model
+from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
 
 def image(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -450,3 +450,10 @@ def test_loaders_and_learners_can_be_copied_and_pickled(tmp_path):
     for copied in (copy.deepcopy(dls), pickle.loads(pickle.dumps(dls))):
         assert all(torch.equal(a, b) for a,(b,*_) in zip(want, copied.valid, strict=True)) and copied.test_dl([dls.name(0)]).bs==8
         assert copied.train.store is not dls.train.store and repr(copied)==repr(dls)
+
+@pytest.mark.parametrize('cbs', [lambda: [], lambda: [OneCycle(), EMA(half_life=1)], lambda: [During(MixUp(), .2)]], ids=['none', 'schedule', 'phase'])
+def test_a_fitted_learner_can_be_copied_and_pickled(cbs):
+    learn = tiny_learner(cbs()).fit(1)
+    copies = [copy.deepcopy(learn), pickle.loads(pickle.dumps(learn))]
+    want = weights(learn.fit(1))
+    for c in copies: assert torch.equal(want, weights(c.fit(1))) and [repr(cb) for cb in c.cbs]==[repr(cb) for cb in learn.cbs]

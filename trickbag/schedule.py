@@ -10,6 +10,7 @@ __all__ = ['run_position', 'as_share', 'sched_lin', 'sched_cos', 'sched_exp', 's
 # %% ../nbs/schedule.ipynb #5d7e112e
 import math
 from bisect import bisect_right
+from functools import partial
 
 from fastcore.basics import patch
 
@@ -34,33 +35,43 @@ def as_share(
     "A stretch of training as a share of the run"
     return float(t[:-1])/100 if isinstance(t, str) else t*n_iter/max(n_epoch*n_iter-1, 1)
 
-def _clamped(f): return lambda p: f(_clamp(p))
+# partials of functions of the module, not closures, so that a schedule can be pickled
+def _clamped(f, *args): return partial(_at_clamped, f, args)
+def _at_clamped(f, args, p): return f(_clamp(p), *args)
+def _lin(p, start, end): return start*(1-p)+end*p
+def _cos(p, start, end):
+    c = math.cos(math.pi*p)
+    return (start*(1+c)+end*(1-c))/2
+def _exp(p, start, end): return math.copysign(1, start)*abs(start)**(1-p)*abs(end)**p
+def _const(value, p): return value
+def _poly(p, start, end, power): return start*(1-p**power)+end*p**power
+def _steps(milestones, gamma, p): return gamma**bisect_right(milestones, p)
+def _product(f, g, p): return f(p)*g(p)
+def _in_turn(cuts, starts, ends, funcs, p):
+    i = bisect_right(cuts, p)
+    return funcs[i](_clamp((p-starts[i])/(ends[i]-starts[i])))
 
 def sched_lin(start:float, end:float):
     "A straight line"
-    return _clamped(lambda p: start*(1-p)+end*p)
+    return _clamped(_lin, start, end)
 
 def sched_cos(start:float, end:float):
     "Half a cosine wave (Loshchilov and Hutter 2017)"
-    def f(p):
-        c = math.cos(math.pi*p)
-        return (start*(1+c)+end*(1-c))/2
-    return _clamped(f)
+    return _clamped(_cos, start, end)
 
 def sched_exp(start:float, end:float):
     "A straight line in the logarithm; `start` and `end` have the same sign and are not 0"
     if start*end<=0: raise ValueError(f"sched_exp: start and end need one sign and no 0, got {start} and {end}; use sched_lin")
-    sign = math.copysign(1, start)
-    return _clamped(lambda p: sign*abs(start)**(1-p)*abs(end)**p)
+    return _clamped(_exp, start, end)
 
 def sched_const(value:float):
     "The same value everywhere"
-    return lambda p: value
+    return partial(_const, value)
 
 def sched_poly(start:float, end:float, power:float):
     "`start` to `end` as `p**power`"
     if power<=0: raise ValueError(f"sched_poly: power must be > 0, got {power}; use sched_const")
-    return _clamped(lambda p: start*(1-p**power)+end*p**power)
+    return _clamped(_poly, start, end, power)
 
 def sched_step(
     milestones:list,    # increasing positions
@@ -68,7 +79,7 @@ def sched_step(
 ):
     "1, and `gamma` times less from each milestone on"
     if sorted(milestones)!=list(milestones): raise ValueError(f"sched_step: milestones must increase, got {milestones}")
-    return lambda p: gamma**bisect_right(milestones, p)
+    return partial(_steps, milestones, gamma)
 
 def combine_scheds(
     shares:list,    # share of the run of each function, >= 0; sum 1 up to rounding
@@ -81,10 +92,7 @@ def combine_scheds(
     parts = [(s, f) for s,f in zip(shares, funcs) if s>0]
     cuts = [sum(s for s,_ in parts[:i+1]) for i in range(len(parts)-1)]
     starts,ends = [0., *cuts],[*cuts, 1.]
-    def f(p):
-        i = bisect_right(cuts, p)
-        return parts[i][1](_clamp((p-starts[i])/(ends[i]-starts[i])))
-    return f
+    return partial(_in_turn, cuts, starts, ends, [f for _,f in parts])
 
 # %% ../nbs/schedule.ipynb #6b2d871e
 def _time(who, what, t):
@@ -263,7 +271,7 @@ class StepDecay(_Phases):
                                      "or train for more epochs")
         if every: ms = [m*i if isinstance(t, str) else as_share(t*i, n_epoch, n_iter) for i in range(1, math.ceil(1/m)+1)]
         warm,step = self.warmed(sched_const(1), n_epoch, n_iter)['lr'],sched_step(ms, self.gamma)
-        return {'lr': lambda p: warm(p)*step(p)}
+        return {'lr': partial(_product, warm, step)}
 
 # %% ../nbs/schedule.ipynb #2e288915
 def schedule_values(

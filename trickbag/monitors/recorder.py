@@ -31,7 +31,7 @@ class Recorder(Callback):
     def before_fit(self, learn):
         self._clear()
         g = learn.opt.param_groups[-1]
-        self._mom = (lambda g: g['momentum']) if 'momentum' in g else (lambda g: g['betas'][0]) if 'betas' in g else None
+        self._mom = _momentum if 'momentum' in g else _first_beta if 'betas' in g else None
         self._read = torch.Tensor.item if learn.device.type=='cpu' else torch.Tensor.detach   # a number costs nothing to read on a CPU
         self._funcs = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
 
@@ -105,3 +105,7 @@ class Recorder(Callback):
 def _axes():
     import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
     return plt.subplots(figsize=(5, 3), layout='constrained')[1]
+
+def _momentum(group): return group['momentum']
+def _first_beta(group): return group['betas'][0]
+
