@@ -35,6 +35,13 @@ def _only(event):
         event(self, learn)
     return f
 
+def _with_phase(kind, state, phase, on):
+    cb = kind.__new__(kind)
+    cb.__dict__ = state
+    cb = During(cb, *phase)
+    cb.on = on
+    return cb
+
 class During(Callback):
     "The same callback, at work from `start` to `stop` of the run only"
     wrapper = True      # sorted as what it wraps
@@ -60,6 +67,10 @@ class During(Callback):
         self.__class__ = type(kind.__name__, (During, kind), {e: _only(getattr(kind, e)) for e in events} | dict(
             name=property(lambda self: name), tells=(*cb.tells, 'on'), __module__=kind.__module__, __doc__=kind.__doc__))
         self._phase,self.on = (start, stop, epochs),None
+
+    def __reduce__(self):
+        "Its class was made here, so it is made again where it is unpickled"
+        return _with_phase, (type(self).__mro__[2], {k: v for k,v in vars(self).items() if k not in ('_phase', 'on')}, self._phase, self.on)
 
     def __repr__(self):
         kind = type(self).__mro__[2]
