@@ -1,15 +1,19 @@
 """What metrics give and which way they get better: held against torchmetrics, scikit-learn and behavior."""
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torchmetrics as tm
 import torchmetrics.wrappers as tw
-from sklearn.metrics import accuracy_score, log_loss
+from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torchvision.datasets import ImageFolder
 
-from trickbag.all import (Averages, CSVLogger, Callback, DataLoaders, EarlyStopping, Recorder, SaveBest, accuracy, error_rate,
-                          higher_is_better, monitor_mode, top_5)
+from trickbag.all import (Averages, CSVLogger, Callback, DataLoaders, EarlyStopping, Interpretation, MixUp, Recorder, SaveBest, accuracy,
+                          error_rate, higher_is_better, monitor_mode, top_5)
 from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
 
 FOUR = dict(task='multiclass', num_classes=4)
@@ -331,3 +335,84 @@ def test_two_heads():
     learn = tiny_learner(model=TwoHeads(), loss_func=two_losses, metrics=accuracy)
     with pytest.raises(ValueError, match='the model gives a tuple'): learn.fit(1)
     assert learn.step==0
+
+
+# Interpretation and predict
+
+def binary(loss=nn.BCEWithLogitsLoss, n=40):
+    g = torch.Generator().manual_seed(0)
+    x,y = torch.randn(n, 3, 8, 8, generator=g),torch.randint(0, 2, (n, 1), generator=g).float()
+    data = DataLoaders([(x, y)], [(x, y)], vocab=['no', 'yes'])
+    return tiny_learner(dls=data, model=tiny_model(1), loss_func=loss(), metrics=partial(accuracy, threshold=0.)),x,y[:, 0].long()
+
+
+def test_interpretation_and_predict_of_one_output():
+    "Against scikit-learn on the sigmoid of the scores"
+    learn,x,y = binary()
+    learn.fit(3)
+    with torch.no_grad():
+        learn.model[-1].bias -= learn.model.eval()(x).median()-1e-4      # both classes are said
+    with torch.no_grad(): said = (learn.model.eval()(x)[:, 0].sigmoid()>.5).long()
+    assert 0<int(said.sum())<len(x)
+    it = Interpretation(learn)
+    assert torch.equal(it.preds, said) and torch.equal(it.targs, y)
+    assert it.accuracy==pytest.approx(accuracy_score(y, said))==learn.validate()['accuracy']
+    assert it.confusion_matrix().tolist()==confusion_matrix(y, said).tolist()
+    assert [row[0] for row in it.report().rows]==['no', 'yes']
+    assert it.losses.mean().item()==pytest.approx(learn.validate()['loss'], rel=1e-5)
+    assert len(it.top_losses(3)[0])==3 and it.most_confused()
+    it.plot_top_losses(2)
+    for i in (0, 1, 2, 3): assert learn.predict(x[i])[:2]==(['no', 'yes'][said[i]], int(said[i]))
+
+
+def test_interpretation_of_several_labels_is_refused():
+    x,y = torch.randn(16, 3, 8, 8),torch.randint(0, 2, (16, 4)).float()
+    learn = tiny_learner(dls=DataLoaders([(x, y)], [(x, y)]), loss_func=nn.BCEWithLogitsLoss())
+    with pytest.raises(ValueError, match='Interpretation: samples have several labels'): Interpretation(learn)
+
+
+class Maps(nn.Module):
+    "Scores N x 4 x 2 x 2"
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 4, stride=4)
+    def forward(self, x): return self.body(x)
+
+
+def test_maps_of_scores_are_refused_where_a_class_is_wanted():
+    x,y = torch.randn(8, 3, 8, 8),torch.randint(0, 4, (8, 2, 2))
+    learn = tiny_learner(dls=DataLoaders([(x, y)], [(x, y)]), model=Maps(), metrics=accuracy).fit(1)
+    assert learn.history[0]['accuracy']==pytest.approx(float((learn.get_preds()[0].argmax(1)==y).float().mean()))
+    with pytest.raises(ValueError, match='predict: the model gives .4, 2, 2. for an image'): learn.predict(x[0])
+    with pytest.raises(ValueError, match='Interpretation: needs a score a class'): Interpretation(learn)
+    with pytest.raises(ValueError, match='TTA'): learn.tta()
+    with pytest.raises(ValueError, match='scores N x C are needed'): tiny_learner(MixUp(), dls=learn.dls, model=Maps()).fit(1)
+
+
+def test_top_losses_name_files(tmp_path):
+    for part,n in (('train', 4), ('val', 3)):
+        for k in 'ab':
+            (tmp_path/part/k).mkdir(parents=True)
+            for i in range(n): Image.new('RGB', (16, 16), (60*i, 200*(k=='a'), 9)).save(tmp_path/part/k/f'{i}.png')
+    files = sorted(map(str, (tmp_path/'val').rglob('*.png')))
+    dls = DataLoaders.from_folder(tmp_path, valid='val', size=8, presize=16, bs=4, keep='memory')
+    it = Interpretation(tiny_learner(dls=dls, model=tiny_model(2)))
+    top = it.top_losses(None)
+    assert [it.files[i] for i in top.indices]==top.files and sorted(top.files)==files
+    assert all(str(it.targs[i].item())=={'a': '0', 'b': '1'}[Path(it.files[i]).parent.name] for i in range(6))
+    assert Path(top.files[0]).name in repr(top)
+    losses,places = it.top_losses(2)
+    assert torch.equal(losses, it.losses[places])
+    to_tensor = lambda im: torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1).float()/255
+    folder = ImageFolder(tmp_path/'val', to_tensor)
+    for data,want in ((folder, files), (Subset(folder, [4, 1]), [files[4], files[1]]), (ConcatDataset([Subset(folder, [2]), folder]), [files[2], *files])):
+        dl = DataLoader(data, 2)
+        assert Interpretation(tiny_learner(dls=DataLoaders(dl, dl, vocab=['a', 'b']), model=tiny_model(2))).files==want
+
+
+def test_a_confusion_matrix_of_1000_classes_is_small():
+    x,y = torch.randn(8, 3, 8, 8),torch.arange(0, 1000, 125)
+    learn = tiny_learner(dls=DataLoaders([(x, y)], [(x, y)], vocab=[str(i) for i in range(1000)]), model=tiny_model(1000))
+    fig = Interpretation(learn).plot_confusion_matrix()
+    width,height = fig.get_size_inches()*fig.dpi
+    assert width*height*4<50e6 and len(fig.axes[0].get_yticks())<=60
