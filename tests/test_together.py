@@ -88,7 +88,7 @@ def test_selective_backprop_counts_the_batches_that_arrive():
     learn.dls.train = SmallImages(128); learn.fit(1)
     assert s.n[:2]==[16, 32], s.n       # four small batches joined and thinned, then four whole
 
-def test_ghost_chunks_have_two_samples_at_least():
+def test_ghost_chunks_of_vectors_have_two_samples_at_least():
     m = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4))
     tiny_learner([GhostBatchNorm(2)], model=m).fit(1)
 

@@ -22,7 +22,9 @@ from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, 
 from .draws import Draws, host_state, same_host_state, set_host_state
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
 from .metrics import Averages, probabilities, try_metrics
-from .optimizer import adamw, fit_groups, freeze_to, load_opt_state, made_opt, split_head, spread_lr
+from .modules import enter_training
+from .optimizer import (adamw, check_loss_params, check_new_params, fit_groups, freeze_to, load_opt_state, made_opt, opt_eval, opt_training,
+                                split_head, spread_lr, warn_untrained)
 from .rules import check_rules
 
 # %% ../nbs/learner.ipynb #a965bef5
@@ -64,7 +66,7 @@ class Learner:
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
         self.dl = self.n_iter = self._loaded = self._n_out = self._new = None
         self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
-        self.position,self.active,self._extra,self._mid = (0, 0),[],[],False
+        self.position,self.active,self._extra,self._mid,self._left_out = (0, 0),[],[],False,[]
         self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
         self._draws = None              # who draws beside the global generators, in a fit or validation
         self._outside = None            # (number, epoch) of an event outside of batches, which is seeded by them
@@ -105,7 +107,9 @@ class Learner:
             with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None):
                 self.fitting,self._n_out,self._new,self._miscounted = True,None,True,False     # new: no batch has been seen
                 self.training = True    # from here to `after_fit`, but for the validations in between
-                self.model.train()
+                enter_training(self.model)
+                check_loss_params(self.loss_func, self.opt)
+                self._left_out = warn_untrained(self.opt, self.model)
                 try: self._stretch('fit', lambda: self._epochs(resume), CancelFit)
                 except Cancel as e: raise _misplaced(e) from e
         return self
@@ -114,7 +118,7 @@ class Learner:
         if resume: self._resume()
         else: self._loaded = None
         if self.position[0]>=self.n_epoch>0: self._at_end()
-        with interrupts_released():
+        with opt_training(self.opt), interrupts_released():
             for self.epoch in range(self.position[0], self.n_epoch):
                 self.iter,self.results = 0,{}
                 self._forget()
@@ -136,6 +140,7 @@ class Learner:
         self.dl = self.dls.train
         self._draws.look()      # callbacks may have made generators meanwhile
         self._outside = None
+        check_new_params(self.opt, self.model, self._left_out, refuse=self.position==(0, 0))
         if self._loaded and self.position[1]: self._restore_cbs(self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
         host = self._loaded['loop'].get('host_state') if self._loaded and self.position[1] else None
         self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
@@ -299,7 +304,7 @@ class Learner:
                 self.training,self.depth,self.dl = False,self.depth+1,dl
                 self._forget()
                 self._hooks = hooks(self.active, training=False)
-                with self._cleaned('cleanup_validate'), torch.no_grad(), keep_modes(self.model): self._evaluate(dl)
+                with self._cleaned('cleanup_validate'), torch.no_grad(), keep_modes(self.model), opt_eval(self.opt, self.model): self._evaluate(dl)
             finally: vars(self).update(kept)
         return self.results
 

@@ -6,12 +6,13 @@
 __all__ = ['OWNED', 'RULES', 'LEARNER', 'EXEMPT', 'Rule', 'picks', 'meetings', 'check_rules']
 
 # %% ../nbs/rules.ipynb #c8ad5a5d
-import sys, warnings
+import warnings
 from typing import Callable, NamedTuple
 
 import torch
 
 from .callback import loss_takes
+from .modules import compiled_part, user_level
 
 # %% ../nbs/rules.ipynb #f6510054
 OWNED = {   # what -> why there cannot be two, and the remedy
@@ -72,6 +73,17 @@ def _phase(learn, a, b):
 def _long_warmup(learn, a, b):
     if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'): return a.too_long(learn.n_epoch, learn.n_iter)
 
+def _compiled(learn, a, b):
+    if {'compile', 'tune the head'} & set(a.does): return     # the first refuses by itself, the second sets modes, which torch looks at
+    if (n := compiled_part(learn.model))=='' and not hasattr(learn.model, '_orig_mod') and any('compile' in cb.does for cb in learn.active): return
+    if n is not None: return f'the module {n!r}' if n else 'the model'
+
+def _eager(learn, a, b):
+    if getattr(b, 'backend', None)=='eager': return 'eager'
+
+def _two_sets(learn, a, b):
+    if callable(getattr(learn.opt, 'train', None)) and callable(getattr(learn.opt, 'eval', None)): return type(learn.opt).__name__
+
 def _lag(learn, a, b):
     n_acc = max([getattr(cb, 'n_acc', 1) for cb in learn.active if 'accumulate' in cb.owns], default=1)
     total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch
@@ -90,6 +102,9 @@ RULES = [
     Rule('does drop samples', 'owns accumulate', 'a window counts samples of which some were dropped', 'leave one out, or use a larger batch'),
     Rule('owns warmup', 'the run', 'a warm-up of {}', 'lower warmup, or train for more epochs', _long_warmup),
     Rule('does replace convolutions', 'does compile', "a compiled model keeps torch's convolutions, so Im2Col does nothing", 'leave one out; on a CPU Im2Col was the faster', None, True),
+    Rule('writes model', 'the model', 'it changes modules, but {} was compiled before and would not see it', 'give the model as it was before torch.compile, and Compile() in cbs', _compiled),
+    Rule('does recompute blocks', 'does compile', "torch's backend {!r} cannot recompute a block that counts its batches", "use another backend: 'aot_eager' or 'inductor'", _eager),
+    Rule('owns average', 'the run', '{} averages weights by itself', 'leave the callback out', _two_sets),
     Rule('does add layers', 'does restore the best', 'the file of the best weights lacks {}', 'use SaveBest(restore=False) with Checkpoint, or build the model with se=True', _gates),
     Rule('owns views', 'owns views', OWNED['views'].split(';')[0], 'keep one'),
     Rule('does lag', 'the run', "the average's half-life is {}, more than a fifth of the run, so it lags behind", 'use half_life=.05, a smaller decay, or the default warmup', _lag, True),
@@ -115,12 +130,6 @@ def meetings(
     "The rules that speak of these callbacks"
     return [(r, a, b) for r in RULES for a in cbs if picks(r.a, a) for b in ([r.b] if r.b in LEARNER else cbs) if b is r.b or (b is not a and picks(r.b, b))]
 
-def _user_level()->int:
-    "Stack level of the first caller outside this package"
-    n,f = 1,sys._getframe(1)
-    while f and f.f_globals.get('__name__', '').startswith('trickbag.'): n,f = n+1,f.f_back
-    return n
-
 def check_rules(
     cbs:list,   # composed callbacks
     learn=None, # the learner in which a fit begins; None checks only what names tell
@@ -137,5 +146,5 @@ def check_rules(
         detail = '' if r.when is None else r.when(learn, a, b)
         if detail is None: continue
         text = f"cbs: {a.name} and {b if b is r.b else b.name}: {r.why.format(detail)}; {r.remedy}"
-        if r.warn: warnings.warn(text, stacklevel=_user_level())
+        if r.warn: warnings.warn(text, stacklevel=user_level())
         else: raise ValueError(text)

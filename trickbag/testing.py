@@ -55,7 +55,7 @@ def tiny_learner(
 
 def weights(learn)->torch.Tensor:
     "All parameters and buffers of the model as one vector"
-    return torch.cat([t.detach().double().flatten() for t in learn.model.state_dict().values()])
+    return torch.cat([t.detach().double().flatten() for t in learn.model.state_dict().values() if isinstance(t, torch.Tensor)])
 
 # %% ../nbs/testing.ipynb #652d452a
 class StopAt(Callback):

@@ -19,6 +19,9 @@ def compile_call(
     **kw        # passed to `torch.compile`
 ):              # a function of `x`, compiled when it is called
     "A compiled call of the model that shares its count of recompilations with no other"
+    if kw.get('backend')=='inductor':       # draws come from torch's generators, so that they are the uncompiled model's
+        mode = kw.pop('mode', None)
+        kw['options'] = dict(torch._inductor.list_mode_options(mode) if mode else {}, fallback_random=True)
     def call(x): return model._call_impl(x)         # a call of the model with its hooks, that is not itself compiled
     own = FunctionType(call.__code__.replace(), globals(), 'call', None, call.__closure__)      # torch counts, and keeps, by code object
     run = torch.compile(own, **kw)

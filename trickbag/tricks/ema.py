@@ -11,6 +11,7 @@ import math
 import torch
 
 from ..callback import Callback
+from ..modules import found_tensors
 
 # %% ../../nbs/tricks/ema.ipynb #3cbe417f
 def ema_decay(
@@ -43,7 +44,10 @@ class EMA(Callback):
         self.decay,self.half_life,self.warmup = decay,half_life,warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._own,self._lists,self.n,self.pos,self.decay_used = {},{},{},None,0,0,None
+    def _clear(self): self.avg,self.raw,self._places,self._lists,self.n,self.pos,self.decay_used = {},{},{},None,0,0,None
+
+    @property
+    def _own(self)->dict: return {n: d[k] for n,(d,k) in self._places.items()}
 
     def check(self, learn):
         if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
@@ -55,8 +59,9 @@ class EMA(Callback):
 
     def before_fit(self, learn):
         self._clear()
-        self._own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
-        self.avg = {n: t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True) for n,t in self._own.items()}
+        own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
+        self._places = found_tensors(learn.model, own)      # looked up at each step, as modules may assign other tensors
+        self.avg = {n: own[n].detach().to(torch.promote_types(own[n].dtype, torch.float32), copy=True) for n in self._places}
 
     def after_step(self, learn):
         d = self.decay
@@ -64,11 +69,13 @@ class EMA(Callback):
             old,self.pos = self.pos,learn.epoch*learn.n_iter+learn.iter+1
             d = .5**((self.pos-old)/(self.half_life*learn.n_iter*learn.n_epoch))
         self.n,self.decay_used = self.n+1,ema_decay(self.n, d, self.warmup)
-        avg,new,half = self._lists = self._lists or (list(self.avg.values()), list(self._own.values()), any(t.dtype.itemsize<4 for t in self._own.values()))
+        if not self._lists: self._lists = list(self.avg.values()),list(self._places.values()),any(t.dtype.itemsize<4 for t in self._own.values())
+        avg,places,half = self._lists
+        new = [d[k] for d,k in places]
         ema_update(avg, [t.to(a.dtype) for a,t in zip(avg, new)] if half else new, self.decay_used)
 
     def before_validate(self, learn):
-        if self._own: self.raw[learn.depth] = {n: t.detach().clone() for n,t in self._own.items()}     # a callback may validate in a validation
+        if self._places: self.raw[learn.depth] = {n: t.detach().clone() for n,t in self._own.items()}     # a callback may validate in a validation
         if self.n: self._put(self.avg)
 
     def cleanup_validate(self, learn):
@@ -79,7 +86,7 @@ class EMA(Callback):
 
     def load_state_dict(self, sd:dict):
         super().load_state_dict(sd); self._lists = None
-        while self.raw and self._own: self._put(self.raw.popitem()[1])      # saved during a validation: the model that was loaded is the average
+        while self.raw and self._places: self._put(self.raw.popitem()[1])      # saved during a validation: the model that was loaded is the average
 
     @torch.no_grad()
     def _put(self, src): torch._foreach_copy_(list(self._own.values()), list(src.values()))

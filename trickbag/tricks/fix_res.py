@@ -39,6 +39,8 @@ class FixRes(AtSize):
         super().before_fit(learn)
         if self.boxes!='train': learn.view = {**learn.view, 'boxes': self.boxes}
         self._norm = last_batchnorm(learn.model) if self.norm else None
+        if self._norm and not self._norm.training:
+            raise ValueError("FixRes: the last BatchNorm is frozen in eval mode; give norm=False, or call model.train() before")
         trained = {*learn.splitter(learn.model)[-1], *(self._norm.parameters() if self.affine and self._norm else ())}
         self._was = [(p, p.requires_grad) for p in learn.model.parameters()]
         for p,_ in self._was: p.requires_grad_(p in trained)

@@ -8,12 +8,12 @@ __all__ = ['keep_buffers', 'residual_blocks', 'GradientCheckpointing']
 # %% ../../nbs/tricks/grad_checkpoint.ipynb #877d26d9
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
-from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..callback import Callback
+from ..modules import wrap_forward
 
 # %% ../../nbs/tricks/grad_checkpoint.ipynb #927d427b
 @contextmanager
@@ -40,17 +40,16 @@ def residual_blocks(
         if n and block(n, m) and not any(n.startswith(o+'.') for o in res): res[n] = m
     return res
 
-def _forward(m, *args, **kw):
-    plain = partial(type(m).forward, m)
-    if not (m.training and torch.is_grad_enabled()): return plain(*args, **kw)
+def _forward(m, forward, *args, **kw):
+    if not (m.training and torch.is_grad_enabled()): return forward(*args, **kw)
     if not torch.compiler.is_compiling():       # a compiled block updates its buffers once anyway
         kw['context_fn'] = lambda: (nullcontext(), keep_buffers(m))
-    return checkpoint(plain, *args, use_reentrant=False, **kw)
+    return checkpoint(forward, *args, use_reentrant=False, **kw)
 
 class GradientCheckpointing(Callback):
     "Recompute residual blocks in the backward pass instead of keeping what they computed"
-    stage,reads,writes = 'surgery',('model',),('model',)
-    _blocks = ()
+    stage,reads,writes,does = 'surgery',('model',),('model',),('recompute blocks',)
+    _undo = ()
     def __init__(self,
         names=(),       # patterns of names of the modules to recompute, as `['layer1.*', 'layer2.*']`; () is every residual block
     ):
@@ -63,9 +62,8 @@ class GradientCheckpointing(Callback):
             raise ValueError(f"GradientCheckpointing: {type(learn.model).__name__} has no {what}; give names of modules, such as {own}")
 
     def before_fit(self, learn):
-        self._blocks = list(residual_blocks(learn.model, self.names).values())
-        for m in self._blocks: m.forward = partial(_forward, m)         # on the object, where it hides the class's
+        self._undo = [wrap_forward(m, _forward) for m in residual_blocks(learn.model, self.names).values()]
 
     def cleanup_fit(self, learn):
-        for m in self._blocks: del m.forward
-        self._blocks = ()
+        for undo in self._undo: undo()
+        self._undo = ()

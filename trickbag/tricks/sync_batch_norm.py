@@ -7,7 +7,6 @@ __all__ = ['sync_batch_norm', 'SyncBatchNorm']
 
 # %% ../../nbs/tricks/sync_batch_norm.ipynb #30eacbd6
 import warnings
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..callback import Callback
+from ..modules import own_forward, wrap_forward
 
 # %% ../../nbs/tricks/sync_batch_norm.ipynb #b3dc9690
 class _SumOver(torch.autograd.Function):
@@ -51,25 +51,26 @@ def sync_batch_norm(
             bn.num_batches_tracked.add_(1)
     return y.to(x.dtype)
 
-def _forward(bn, x): return sync_batch_norm(x, bn) if bn.training else type(bn).forward(bn, x)
+def _forward(bn, forward, x): return sync_batch_norm(x, bn) if bn.training else forward(x)
 
 class SyncBatchNorm(Callback):
     "In training, batch norms use the statistics of all processes; in one process nothing is done"
     stage,owns,reads,writes,tells = 'surgery',('batchnorm',),('model',),('model',),('world',)
-    _norms,world = (),1     # `world`: number of processes
+    _undo,world = (),1      # `world`: number of processes
 
     def check(self, learn):
         self.world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         if self.world==1: warnings.warn("SyncBatchNorm: this is the only process, so there is nothing to synchronise", stacklevel=2)
         elif any(m.momentum is None for m in self._all(learn)):
             raise ValueError("SyncBatchNorm: a BatchNorm has momentum=None; give a number, say .1")
+        elif own := [m for m in self._all(learn) if own_forward(m, _BatchNorm)]:
+            raise ValueError(f"SyncBatchNorm: a {type(own[0]).__name__} computes more than BatchNorm, which would be lost; leave SyncBatchNorm out")
 
     def before_fit(self, learn):
-        self._norms = self._all(learn) if self.world>1 else ()
-        for m in self._norms: m.forward = partial(_forward, m)      # on the object, where it hides the class's
+        self._undo = [wrap_forward(m, _forward) for m in self._all(learn)] if self.world>1 else ()
 
     def cleanup_fit(self, learn):
-        for m in self._norms: del m.forward
-        self._norms = ()
+        for undo in self._undo: undo()
+        self._undo = ()
 
     def _all(self, learn): return [m for m in learn.model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
