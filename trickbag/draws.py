@@ -11,7 +11,7 @@ import random, sys, types, warnings, weakref
 from argparse import Namespace
 from collections import deque
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import PurePath
 
@@ -70,12 +70,29 @@ def _global_generators()->set:
 # %% ../nbs/draws.ipynb #9c91ba49
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type, types.ModuleType, PurePath, Streams,
            torch.Tensor, torch.dtype, torch.device, torch.Size)
+_PLAIN = {bool, int, float, str, type(None), torch.Tensor, nn.Parameter, torch.device, torch.dtype}
 _BOXES = (list, tuple, set, frozenset, deque)
+_TABLES = ('_parameters', '_buffers')
 _SPACES = (types.SimpleNamespace, Namespace)
 _LIBRARIES = {*sys.stdlib_module_names, 'torch', 'torchvision', 'numpy', 'PIL', 'timm', 'trickbag'}
+_CONTAINERS = (dict, *_BOXES)
 _MANY = 1000    # of a longer list or dict no more is looked at: it holds file names or samples
 
+@lru_cache(1024)
 def _library(module:str|None)->bool: return (module or '').partition('.')[0] in _LIBRARIES
+
+@lru_cache(1024)
+def _opaque(cls)->bool:
+    "Whether the attributes of such a thing are the standard library's own matter"
+    return cls.__module__.partition('.')[0] in sys.stdlib_module_names and not issubclass(cls, _SPACES)
+
+@lru_cache(1024)
+def _slots(cls)->tuple:
+    names = []
+    for c in cls.__mro__:
+        own = vars(c).get('__slots__', ())
+        names += [n for n in ((own,) if isinstance(own, str) else own) if isinstance(vars(c).get(n), types.MemberDescriptorType)]
+    return tuple(names)
 
 def _names(code)->set:
     "The names that a function's code looks up, inner functions included"
@@ -108,14 +125,13 @@ def _parts(o):
     elif isinstance(o, types.MethodType): yield from (('self', o.__self__), ('func', o.__func__))
     elif isinstance(o, types.FunctionType): yield from _parts_of_function(o)
     elif isinstance(o, types.BuiltinMethodType): yield 'self', o.__self__
-    if type(o).__module__.partition('.')[0] in sys.stdlib_module_names and not isinstance(o, _SPACES): return
+    if _opaque(type(o)): return
+    # a module's tables hold tensors; a persistent loader's iterator is not used here
+    skip = _TABLES if isinstance(o, nn.Module) else ('_iterator',) if isinstance(o, DataLoader) else ()
     for n,v in list(getattr(o, '__dict__', {}).items()):
-        # a module's tables hold tensors; a persistent loader's iterator is not used here
-        if n not in ('_parameters', '_buffers') and not (n=='_iterator' and isinstance(o, DataLoader)): yield n, v
-    for c in type(o).__mro__:
-        names = vars(c).get('__slots__', ())
-        for n in (names,) if isinstance(names, str) else names:
-            if isinstance(vars(c).get(n), types.MemberDescriptorType) and hasattr(o, n): yield n, getattr(o, n)
+        if n not in skip: yield n, v
+    for n in _slots(type(o)):
+        if hasattr(o, n): yield n, getattr(o, n)
     yield from _parts_of_class(type(o))
 
 def reachable(
@@ -135,6 +151,7 @@ def reachable(
         if is_generator(o) or isinstance(o, (_BaseDataLoaderIter, types.GeneratorType)): continue
         of_loader = isinstance(o, DataLoader)
         for n,v in _parts(o):
+            if type(v) in _PLAIN or (isinstance(v, _CONTAINERS) and not len(v)): continue    # most things are of this kind
             if n=='_modules': n = ''
             todo.append((f'{path}.{n}' if n else path, v, sample or (of_loader and n in ('dataset', 'collate_fn', 'worker_init_fn'))))
 
