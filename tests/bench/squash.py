@@ -42,7 +42,7 @@ from trickbag.vision.ops import host_stream
 RESULTS = Path(__file__).parent/'results'/'squash.jsonl'
 WAYS = ('1.25', 'originals', '1.5', '2.0', '1.0', '1.25 Pillow')    # in the order in which they run
 # folder, folders of training and of test, classes that are taken, every how manyth training image, epochs
-SETS = dict(clothing=('clothing-small', 'train', ('val', 'test'), None, 2, 2), cars=('stanford-cars-160', 'train', ('test',), 20, 1, 5))
+SETS = dict(clothing=('clothing-small', 'train', ('val', 'test'), None, 2, 4), cars=('stanford-cars-160', 'train', ('test',), 20, 1, 6))
 CROP_PCT = .875
 
 
