@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DECODE_RULES', 'image_suffixes', 'Found', 'find_images', 'label_func', 'folder_labels', 'split_idxs', 'ImageError',
-           'decoder_versions', 'to_rgb', 'jpeg_head', 'decode', 'find_bad', 'quick_check', 'Paths', 'FileSource',
-           'DatasetSource', 'dataset_item', 'is_empty', 'class_index', 'listed_labels', 'dataset_labels',
+           'decoder_versions', 'to_rgb', 'jpeg_head', 'decode', 'viewed', 'find_bad', 'quick_check', 'Paths',
+           'FileSource', 'DatasetSource', 'dataset_item', 'is_empty', 'class_index', 'listed_labels', 'dataset_labels',
            'dataset_classes']
 
 # %% ../../nbs/data/images.ipynb #bf181413
@@ -481,6 +481,38 @@ def _by_pillow(im, P, box, where, b=None, frame=None):
     if mark in _turns: x = _turns[mark](x)
     return x.contiguous(),(viewed[2]-viewed[0], viewed[3]-viewed[1])
 
+def viewed(
+    item,           # as for `decode`
+    box=None,       # as for `decode`; rounded to whole pixels
+)->torch.Tensor:    # uint8, height x width x 3
+    "RGB pixels of an image in its own size, as a viewer shows it"
+    try: return _viewed(item, box)
+    except ImageError as e: reason = str(e)
+    except Exception as e:      # as in `decode`
+        reason = f"not a readable image ({_reason(e)}); remove or replace it, find_bad lists all such files"
+    raise ImageError(f"{_where(item)}: {reason}")
+
+def _viewed(item, box):
+    if isinstance(item, (str, os.PathLike)):
+        b = _read(item)
+        with Image.open(io.BytesIO(b)) as im: x,mark = _loaded(im, item, b)
+    else: x,mark = _loaded(item if isinstance(item, Image.Image) else _from_array(item), item)
+    if mark in _turns: x = _turns[mark](x)
+    height,width,_ = x.shape
+    x0,y0,x1,y1 = (round(v) for v in _clip_box(box, width, height))
+    return x[y0:y1, x0:x1].contiguous()
+
+def _loaded(im, item, b=None):
+    "Pixels and rotation mark of an image of Pillow's; `b` is the file that it was opened from"
+    im.load()
+    if 0 in im.size: raise ImageError('has no pixels; leave it out')
+    rgb = to_rgb(im)
+    if b is not None and im.format in ('JPEG', 'MPO'):
+        corner = im.getpixel((im.size[0]-1, im.size[1]-1))
+        lack = _missing(b, _jpeg_frame(b), corner if isinstance(corner, tuple) else (corner,))
+        if lack: raise OSError(f"it is cut short before its end mark: {lack}")
+    return _pixels(rgb),_mark(im, _where(item))
+
 def _pixels(im): return torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(im.size[1], im.size[0], 3)
 
 def _squash(x, P):
@@ -606,6 +638,11 @@ class FileSource:
         if labels is not None and len(self.labels)!=len(files): raise ValueError(f"images: {len(files)} files but {len(self.labels)} labels")
     def __len__(self): return len(self.files)
     def get(self, i:int, P:int): return decode(self.file(i), P, None if self.boxes is None else self.boxes[i].tolist())
+
+    def viewed(self, i:int)->torch.Tensor:
+        "Image `i` in its own size (or its box), uint8, height x width x 3"
+        return viewed(self.file(i), None if self.boxes is None else self.boxes[i].tolist())
+
 
     def file(self, i:int):
         "Image `i` as `decode` takes it: the whole path of a file, or the image itself"

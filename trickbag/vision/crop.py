@@ -124,6 +124,7 @@ class Crop(Callback):
         self.size,self.scale,self.ratio,self.crop_pct,self.valid_size = size,scale,ratio,crop_pct,valid_size
 
     def before_batch(self, learn):
+        if getattr(learn.dl, 'cropped', False): return      # as `dls.originals()` gives them
         if learn.idx is None: raise ValueError("Crop: the loader gives no sample numbers; it must yield (xb, yb, idx) and have .wh, as trickbag's image loaders do")
         v,x,wh,g = learn.view,learn.xb,learn.dl.wh[learn.idx].cpu(),host_stream(learn.rng(self))      # boxes on the CPU: 50 small operations, and one copy
         size = v.get('size') or (self.size if learn.training else self.valid_size or self.size)
@@ -134,5 +135,6 @@ class Crop(Callback):
         learn.xb = resize_boxes(x, boxes*(x.shape[-1]/wh).repeat(1, 2), size)
 
 def active_crop(learn)->Crop|None:
-    "The `Crop` of the fit or validation that is running, if there is one"
+    "The `Crop` of the fit or validation that is running, if there is one and the loader's images are not cut already"
+    if getattr(learn.dl, 'cropped', False): return None
     return next((cb for cb in learn.active if isinstance(cb, Crop)), None)
