@@ -43,8 +43,9 @@ from .trace import changes, snapshot, Trace, trace_step, watches
 from .data.download import DataURL, download, DownloadError, untar_data, URLs
 from .data.images import class_index, dataset_classes, dataset_item, dataset_labels, DatasetSource, decode, DECODE_RULES
 from .data.images import decoder_versions, FileSource, find_bad, find_images, folder_labels, Found, image_suffixes, ImageError
-from .data.images import is_empty, jpeg_head, label_func, listed_labels, Paths, quick_check, split_idxs, to_rgb
+from .data.images import is_empty, jpeg_head, label_func, listed_labels, Paths, quick_check, split_idxs, to_rgb, viewed
 from .data.loaders import DataLoaders, ImageLoader, read_table
+from .data.originals import OriginalsLoader, resize_and_crop
 from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, FORMAT, free_disk, free_memory, LARGE
 from .data.store import MemoryArrays, OnGPU, SMALL, Store, write_atomic
 from .data.toy import beetle, toy_set, toy_species
@@ -147,32 +148,33 @@ __all__ = [
     'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL',
     'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes', 'dataset_item', 'dataset_labels', 'DatasetSource',
     'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad', 'find_images', 'folder_labels', 'Found', 'image_suffixes',
-    'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'DataLoaders',
-    'ImageLoader', 'read_table', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk',
-    'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d',
-    'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101',
-    'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
-    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
-    'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper',
-    'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper',
-    'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value',
-    'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms',
-    'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
-    'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit',
-    'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock', 'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay',
-    'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm',
-    'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers', 'residual_blocks', 'clip_gradients', 'GradientClip',
-    'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'Im2Col', 'use_im2col', 'label_smoothing', 'LabelSmoothing', 'LAMB',
-    'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing', 'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch',
-    'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden',
-    'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at', 'erase', 'erase_boxes',
-    'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop', 'ChannelGate',
-    'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'stochastic_depth', 'StochasticDepth', 'SWA',
-    'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv', 'Whiten', 'whitening_filters', 'zero_gamma',
-    'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment',
-    'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'Normalize', 'normalize', 'box_mask',
-    'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'active_crop', 'center_boxes', 'Crop', 'random_boxes',
-    'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes', 'gaussian_blur', 'GaussianBlur', 'Grayscale',
-    'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'PCALighting', 'rand_ops', 'rand_space',
-    'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation', 'trivial_ops', 'TrivialAugment', 'wide_space'
+    'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed',
+    'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind',
+    'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic',
+    'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock',
+    'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
+    'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18',
+    'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
+    'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
+    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns',
+    'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest',
+    'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool',
+    'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last', 'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix',
+    'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit', 'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock',
+    'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay', 'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix', 'fourier_noise',
+    'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm', 'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers',
+    'residual_blocks', 'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'Im2Col',
+    'use_im2col', 'label_smoothing', 'LabelSmoothing', 'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing',
+    'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch', 'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype',
+    'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden', 'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes',
+    'ProgressiveResize', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM',
+    'pick_hard', 'SelectiveBackprop', 'ChannelGate', 'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch',
+    'stochastic_depth', 'StochasticDepth', 'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv',
+    'Whiten', 'whitening_filters', 'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix',
+    'augmix_ops', 'auto_ops', 'AutoAugment', 'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of',
+    'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'active_crop',
+    'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes',
+    'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
+    'PCALighting', 'rand_ops', 'rand_space', 'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation',
+    'trivial_ops', 'TrivialAugment', 'wide_space'
 ]
