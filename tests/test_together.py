@@ -96,9 +96,6 @@ def test_the_lag_of_an_average_is_counted_in_steps():
     with pytest.warns(UserWarning, match='half-life is'): tiny_learner([EMA(.94, warmup=0), GradientAccumulation(6)]).fit(10)     # 11 steps, of 10 steps in 60 batches
     with warnings.catch_warnings(): warnings.simplefilter('error'); tiny_learner([EMA(.94, warmup=0)]).fit(10)
 
-def test_ohem_refuses_weighted_classes():
-    with pytest.raises(ValueError, match='weighs classes'): tiny_learner([OHEM()], loss_func=torch.nn.CrossEntropyLoss(torch.ones(4))).fit(1)
-
 class Within(Callback):
     "Validates, or begins to, in the middle of a validation"
     stage = 'monitor'

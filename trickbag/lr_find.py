@@ -49,7 +49,7 @@ class _Sweep(Callback):
     stage,owns,train_only = 'schedule',('schedule of lr', 'warmup'),True     # a callback may validate on its own
     def __init__(self, start, end, num_it, stop_div):
         self.f,self.num_it,self.stop_div = sched_exp(start, end),num_it,stop_div
-        self.lrs,self.losses,self.i,self.avg,self.best = [],[],0,0.,math.inf
+        self.lrs,self.losses,self.i,self.avg,self.whole,self.first,self.best = [],[],0,0.,0.,None,math.inf
 
     def before_fit(self, learn):
         top = max(g['lr'] for g in learn.opt.param_groups)
@@ -61,9 +61,14 @@ class _Sweep(Callback):
 
     def after_batch(self, learn):
         if learn.loss is None: return       # the batch was held back or skipped
+        # an average of sums over one of what they are divided by, so that every sample counts alike
+        size = float(learn.loss_facts.size(learn.targ, len(learn.xb)))
+        if not size: return                 # all its samples are ignored
+        self.first = self.first or size
         self.i += 1
-        self.avg = .98*self.avg+.02*float(learn.loss.detach())
-        loss = self.avg/(1-.98**self.i)
+        self.avg = .98*self.avg+.02*float(learn.loss_facts.total(learn.loss.detach(), size))/self.first
+        self.whole = .98*self.whole+.02*size/self.first
+        loss = self.avg/self.whole
         if not math.isfinite(loss): raise CancelFit
         self.lrs.append(self.lr); self.losses.append(loss)
         self.best = min(self.best, loss)

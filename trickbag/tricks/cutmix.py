@@ -9,7 +9,7 @@ __all__ = ['cutmix', 'CutMix']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta, soft_targets
+from ..core import sample_beta
 from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/cutmix.ipynb #d09e8cb2
@@ -37,4 +37,4 @@ class CutMix(Callback):
         g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]
         boxes = cut_boxes(sample_beta(self.alpha, n, g), h, w, g)
         perm = torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = cutmix(learn.xb, soft_targets(learn.yb, learn.n_out), boxes, perm)
+        learn.xb,learn.yb = cutmix(learn.xb, learn.soft_targets(), boxes, perm)

@@ -9,7 +9,7 @@ __all__ = ['fourier_noise', 'brightest', 'fmix', 'FMix']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta, soft_targets
+from ..core import sample_beta
 
 # %% ../../nbs/tricks/fmix.ipynb #a5bf16a1
 def fourier_noise(
@@ -60,4 +60,4 @@ class FMix(Callback):
         g,n = learn.rng(self),len(learn.xb)
         self.lam = sample_beta(self.alpha, n, g)
         mask = brightest(fourier_noise(n, *learn.xb.shape[-2:], g, self.decay), self.lam)
-        learn.xb,learn.yb = fmix(learn.xb, soft_targets(learn.yb, learn.n_out), mask, torch.randperm(n, generator=g, device=g.device))
+        learn.xb,learn.yb = fmix(learn.xb, learn.soft_targets(), mask, torch.randperm(n, generator=g, device=g.device))

@@ -9,18 +9,19 @@ __all__ = ['scale_grads', 'GradientAccumulation']
 import torch
 
 from ..callback import Callback, CancelStep
+from ..losses import share
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
 def scale_grads(
     params,         # parameters; those without a gradient are left out
-    factor:float,   # what every gradient is multiplied by, in place; 1 leaves the bits alone
+    factor:float|torch.Tensor,  # what every gradient is multiplied by, in place; 1 leaves the bits alone
 ):
     "Multiply gradients"
     grads = [p.grad for p in params if p.grad is not None]
-    if grads and factor!=1: torch._foreach_mul_(grads, factor)
+    if grads and (isinstance(factor, torch.Tensor) or factor!=1): torch._foreach_mul_(grads, factor)
 
 class GradientAccumulation(Callback):
-    "Step once every `n_acc` batches, on the gradient of the mean loss over all their samples"
+    "Step once every `n_acc` batches, on the gradient of the loss of all their samples together"
     stage,owns,state = 'accumulate',('accumulate',),('count','total','first')
     reads,writes = ('grads', 'samples'),('grads', 'step', 'weights')    # weights: it takes the last, partial window's step itself
     def __init__(self,
@@ -28,26 +29,29 @@ class GradientAccumulation(Callback):
     ):
         if not isinstance(n_acc, int) or n_acc<1:
             raise ValueError(f"GradientAccumulation: n_acc is a whole number of batches >= 1, got {n_acc!r}; it does not count samples")
-        self.n_acc,self._params,self._flushing = n_acc,{},False
+        self.n_acc,self._params,self._flushing,self._size = n_acc,{},False,0
         self._clear()
 
-    def _clear(self): self.count,self.total,self.first = 0,0,0      # of the open window: batches, samples, samples in the first batch
+    def _clear(self): self.count,self.total,self.first = 0,0,0      # of the open window: batches, what its loss is divided by, samples in the first batch
 
     def before_fit(self, learn):
         self._params = dict(learn.model.named_parameters())
         self._clear()
 
     def before_backward(self, learn):
-        n = len(learn.xb)
-        self.first = self.first or n
-        if n!=self.first: learn.loss.register_hook(lambda grad, w=n/self.first: grad*w)     # `learn.loss` itself stays the batch's mean
+        facts,n = learn.loss_facts,len(learn.xb)
+        if facts.reduction=='sum': return       # sums add up by themselves
+        self._size,self.first = facts.size(learn.targ, n),self.first or n
+        weight = self._size/self.first          # `learn.loss` itself stays the batch's mean
+        if isinstance(weight, torch.Tensor): learn.loss.register_hook(lambda grad: grad*weight.to(grad.dtype))
+        elif weight!=1: learn.loss.register_hook(lambda grad: grad*weight)
 
-    def after_backward(self, learn): self.total += len(learn.xb)
+    def after_backward(self, learn): self.total += self._size
 
     def before_step(self, learn):
         self.count += not self._flushing
         if self.count<self.n_acc and not self._flushing: raise CancelStep
-        if self.total: scale_grads(self._params.values(), self.first/self.total)
+        if self.first: scale_grads(self._params.values(), share(self.first, self.total))
         self._clear()
 
     def after_train(self, learn):

@@ -16,10 +16,11 @@ def label_smoothing(
     y:torch.Tensor,     # probabilities N x C, or class indices N
     eps:float=.1,       # share of the probability that is spread over all C classes, the true one included
     n_out:int=None,     # C, needed for indices
+    ignore:int=None,    # index of samples that get no probability at all
 )->torch.Tensor:        # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
     if n_out is None and not y.is_floating_point(): raise ValueError("label_smoothing: class indices need n_out, the number of classes")
-    if not y.is_floating_point(): return soft_targets(y, n_out, 1-eps+eps/n_out, eps/n_out)
+    if not y.is_floating_point(): return soft_targets(y, n_out, 1-eps+eps/n_out, eps/n_out, ignore)
     return soft_targets(y, n_out).mul(1-eps).add_(eps/y.shape[1])
 
 class LabelSmoothing(Callback):
@@ -37,4 +38,4 @@ class LabelSmoothing(Callback):
         if getattr(f, 'label_smoothing', 0) or getattr(f, 'keywords', {}).get('label_smoothing'):
             raise ValueError("LabelSmoothing: the loss smooths labels too; remove its label_smoothing or this callback")
 
-    def before_batch(self, learn): learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out)
+    def before_batch(self, learn): learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out, learn.ignored)

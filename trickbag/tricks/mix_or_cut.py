@@ -9,7 +9,7 @@ __all__ = ['mix_or_cut', 'MixOrCut']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta, soft_targets
+from ..core import sample_beta
 from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/mix_or_cut.ipynb #e871ac96
@@ -51,4 +51,4 @@ class MixOrCut(Callback):
         lam = torch.where(on, sample_beta(self.mixup_alpha, n, g, fold=True), 1.)
         boxes = cut_boxes(sample_beta(self.cutmix_alpha, n, g), h, w, g)
         perm = torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = mix_or_cut(learn.xb, soft_targets(learn.yb, learn.n_out), lam, boxes, on & (u[1]<self.switch_prob), perm)
+        learn.xb,learn.yb = mix_or_cut(learn.xb, learn.soft_targets(), lam, boxes, on & (u[1]<self.switch_prob), perm)

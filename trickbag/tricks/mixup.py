@@ -9,7 +9,7 @@ __all__ = ['mixup', 'MixUp']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta, soft_targets
+from ..core import sample_beta
 
 # %% ../../nbs/tricks/mixup.ipynb #156d8038
 def mixup(
@@ -36,4 +36,4 @@ class MixUp(Callback):
     def before_batch(self, learn):
         g,n = learn.rng(self),learn.xb.shape[0]
         self.lam,perm = sample_beta(self.alpha, n, g, fold=True),torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = mixup(learn.xb, soft_targets(learn.yb, learn.n_out), self.lam, perm)
+        learn.xb,learn.yb = mixup(learn.xb, learn.soft_targets(), self.lam, perm)

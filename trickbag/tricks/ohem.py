@@ -20,7 +20,7 @@ def hardest(
     return losses.topk(max(round(keep*len(losses)), 1))[0]
 
 class OHEM(Callback):
-    "The loss of a training batch is the mean over the share `keep` of its samples with the largest losses"
+    "The loss of a training batch is that of the share `keep` of its samples with the largest losses"
     stage,train_only = 'select',True
     reads,writes,tells = ('y', 'pred'),('loss',),('least',)
     least = None    # smallest loss that counted
@@ -32,9 +32,12 @@ class OHEM(Callback):
 
     def check(self, learn):
         unreduced(learn.loss_func, self.name)
-        if getattr(learn.loss_func, 'weight', None) is not None:
-            raise ValueError("OHEM: the loss weighs classes, and a mean over some samples would have another scale; leave its weight or OHEM out")
-
     def after_loss(self, learn):
-        top = hardest(unreduced(learn.loss_func, self.name)(learn.pred, learn.yb), self.keep)
-        learn.loss,self.least = top.mean(),top[-1].detach()
+        each,facts = unreduced(learn.loss_func, self.name)(learn.pred, learn.yb),learn.loss_facts
+        top = hardest(each, self.keep)
+        self.least = top[-1].detach()
+        if facts.reduction=='sum': learn.loss = top.sum()
+        elif not isinstance(facts.size(learn.targ, len(each)), torch.Tensor): learn.loss = top.mean()
+        else:   # as the loss would of these samples alone
+            sizes = facts.sample_sizes(learn.targ)[each.topk(len(top))[1]]
+            learn.loss = top.sum()/sizes.sum().clamp(min=1e-12)

@@ -9,7 +9,6 @@ __all__ = ['shrunk_boxes', 'resize_mix', 'ResizeMix']
 import torch
 
 from ..callback import Callback
-from ..core import soft_targets
 from ..vision.boxes import box_mask
 
 # %% ../../nbs/tricks/resize_mix.ipynb #22b8d1fe
@@ -59,4 +58,4 @@ class ResizeMix(Callback):
         g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]
         tau = self.scale[0]+(self.scale[1]-self.scale[0])*torch.rand(n, generator=g, device=g.device)
         self.boxes,perm = shrunk_boxes(tau, h, w, g),torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = resize_mix(learn.xb, soft_targets(learn.yb, learn.n_out), self.boxes, perm)
+        learn.xb,learn.yb = resize_mix(learn.xb, learn.soft_targets(), self.boxes, perm)

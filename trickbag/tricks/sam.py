@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
+from ..losses import share
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()
@@ -42,7 +43,10 @@ class SAM(Callback):
 
     def after_backward(self, learn):
         self.ascended = False
-        if (learn.step+1)%self.interval==0: self.window.append([getattr(learn, n) for n in _BATCH])
+        if (learn.step+1)%self.interval: return
+        facts = learn.loss_facts
+        size = facts.size(learn.targ, len(learn.xb)) if self._mean and facts.reduction!='sum' else None
+        self.window.append([*(getattr(learn, n) for n in _BATCH), size])
 
     def before_step(self, learn):
         ps = [p for g in learn.opt.param_groups for p in g['params'] if p.grad is not None]
@@ -52,12 +56,11 @@ class SAM(Callback):
         try:
             self.norm,self.ascended = ascend(ps, self.rho),True
             learn.opt.zero_grad()
-            total = sum(len(b[0]) for b in self.window)
-            for b in self.window:
+            total = sum(0 if size is None else size for *_,size in self.window) if len(self.window)>1 else None
+            for *b,size in self.window:
                 vars(learn).update(zip(_BATCH, b))
                 learn.forward()
-                w = len(learn.xb)/total if self._mean else 1
-                (learn.loss if w==1 else learn.loss*w).backward()
+                (learn.loss if size is None or total is None else learn.loss*share(size, total)).backward()
         finally:
             with torch.no_grad(): torch._foreach_copy_(ts, was)
             vars(learn).update(batch)
