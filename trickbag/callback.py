@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVENTS', 'STAGES', 'PARTS', 'Cancel', 'CancelFit', 'CancelEpoch', 'CancelTrain', 'CancelValidate', 'CancelBatch',
            'CancelBackward', 'CancelStep', 'Callback', 'compose', 'layered', 'class_name', 'hooks', 'ToDevice',
-           'CheckTargets', 'loss_takes', 'GatherPreds']
+           'CheckTargets', 'GatherPreds']
 
 # %% ../nbs/callback.ipynb #c964f380
 import difflib, inspect, warnings
@@ -14,6 +14,8 @@ from copy import deepcopy
 import torch
 
 from .core import soft_targets
+from .losses import loss_name
+from .rules import check_rules
 
 # %% ../nbs/callback.ipynb #4353c186
 EVENTS = ('before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward',
@@ -165,48 +167,57 @@ class ToDevice(Callback):
         learn.targ = learn.yb
 
 class CheckTargets(Callback):
-    "Before step 1, scores and targets of the first batch must fit each other; a loss that takes no class indices, such as BCE, gets probabilities"
-    stage,done,soft = 'target',True,False
+    "Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no class indices, such as BCE, gets probabilities"
+    stage,done = 'target',True
     reads,writes,does = ('x', 'y', 'pred'),('y',),('targets as the loss takes them',)
-    def before_fit(self, learn): self.done,self.soft = False,not loss_takes(learn, indices=True)
-    def before_validate(self, learn): self.soft = not loss_takes(learn, indices=True)
+    known,soft = frozenset(),frozenset()    # True: training, False: validation. Where the loss is known, and where class indices become probabilities
+
+    def before_fit(self, learn): self.done,self.known = False,frozenset()
+    def before_train(self, learn): self.known -= {True}
+    def before_validate(self, learn): self.known -= {False}
 
     def before_batch(self, learn):
-        if not self.done and learn.training:
-            x,y = learn.xb,learn.targ
-            if x.dtype==torch.uint8: raise ValueError("Learner: the model would get uint8 images; add Normalize() to cbs, or let the loader give floats")
-            if y is not None and y.ndim==1 and y.dtype!=torch.int64 and not self.soft: raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
-        if self.soft and learn.yb is not None and learn.yb.ndim==1: learn.yb = soft_targets(learn.yb, learn.n_out)
+        if not self.done and learn.training and learn.xb.dtype==torch.uint8:
+            raise ValueError("Learner: the model would get uint8 images; add Normalize() to cbs, or let the loader give floats")
 
     def after_pred(self, learn):
+        if learn.training not in self.known: self._look(learn)
+        if learn.training in self.soft and not learn.yb.is_floating_point(): learn.yb = soft_targets(learn.yb, learn.n_out)
+
+    def _look(self, learn):
+        "At the first batch of a stretch"
+        facts,y,now = learn.loss_facts,learn.targ,{learn.training}
+        classes = y is not None and y.ndim==1 and not y.is_floating_point()
+        self.known |= now
+        self.soft = self.soft|now if classes and facts.probabilities and not facts.indices else self.soft-now
+        if y is not None and facts.reduction=='none':
+            raise ValueError(f"Learner: {loss_name(learn.loss_func)} gives a loss for each sample; the learner needs one number: use reduction='mean'")
         if self.done or not learn.training: return
         self.done = True
-        p,y = learn.pred,learn.targ
+        self._fit_together(learn, learn.pred, y)
+        check_rules(learn.active, learn, late=True)
+        if y is not None and facts.reduction is None: warnings.warn(
+            f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the losses of its parts, as far as can be seen; batches are "
+            "averaged by samples. If it divides by something else, say so: loss_func.denominator = a function of the batch's targets")
+
+    def _fit_together(self, learn, p, y):
         if not isinstance(p, torch.Tensor) or p.ndim!=2 or y is None or y.ndim not in (1, 2): return  # another kind of model: its loss must know
         if len(p)!=len(y): raise ValueError(f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first")
+        if y.ndim==1 and y.dtype!=torch.int64 and learn.loss_facts.indices: raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
         if not y.is_floating_point():
             learn.check_width(p.shape[1])
             if (c := getattr(learn.dls, 'c', None)) and p.shape[1]>c: warnings.warn(f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}")
         elif y.ndim==2 and y.shape[1]!=p.shape[1]: raise ValueError(f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the model with n_out={y.shape[1]}")
 
-def loss_takes(
-    learn,
-    indices:bool,   # True: class indices, N; False: probabilities, N x C
-)->bool:
-    "Whether the learner's loss takes such targets; found by giving it some"
-    w = getattr(learn.loss_func, 'weight', None)
-    c = len(w) if isinstance(w, torch.Tensor) and w.ndim==1 else getattr(learn.dls, 'c', None) or 3
-    p = torch.zeros(c+1, c, device=learn.device)        # c+1 samples: c+1 indices do not broadcast to the scores' shape, as MSE would let them
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        try: learn.loss_func(p, torch.arange(c+1, device=learn.device)%c if indices else p+1/c)
-        except (RuntimeError, TypeError, ValueError, IndexError): return False
-    return True
-
 class GatherPreds(Callback):
     "Keep the predictions and clean targets of a validation, on the CPU"
     stage,monitor = 'monitor',True
+    def __init__(self,
+        act=None,   # what will be made of the predictions; None is what fits the loss: it is refused at the first batch if nothing says what that is
+    ): self.act = act
     def before_validate(self, learn): self.preds,self.targs,self.idxs = [],[],[]
+    def after_pred(self, learn):
+        if not learn.training and self.act is None: self.act = learn.loss_facts.act()
     def after_batch(self, learn):
         if learn.training: return
         self.preds.append(learn.pred.float().cpu())

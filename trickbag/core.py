@@ -190,6 +190,7 @@ def soft_targets(
     n_out:int,          # number of classes C, the width of the model's output
     on:float=1.,        # probability of the class of an index
     off:float=0.,       # and of each other class
+    ignore:int=None,    # label of samples that get no probability at all: a row of zeros
 )->torch.Tensor:        # probabilities, float32, N x C
     "Class indices as probabilities, one-hot unless `on` and `off` say otherwise"
     if y.is_floating_point():
@@ -197,7 +198,10 @@ def soft_targets(
                                        "give class indices (integers) or one column a class")
         return y
     if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}")
-    return torch.full((len(y), n_out), off, dtype=torch.float32, device=y.device).scatter_(1, y.long().unsqueeze(1), on)
+    rows = torch.full((len(y), n_out), off, dtype=torch.float32, device=y.device)
+    if ignore is None: return rows.scatter_(1, y.long().unsqueeze(1), on)
+    kept = (y!=ignore).unsqueeze(1)
+    return rows.scatter_(1, torch.where(kept, y.long().unsqueeze(1), 0), on).mul_(kept)
 
 # %% ../nbs/core.ipynb #9dcefab8
 def sample_beta(

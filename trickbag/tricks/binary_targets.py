@@ -8,7 +8,7 @@ __all__ = ['binary_targets', 'BinaryTargets']
 # %% ../../nbs/tricks/binary_targets.ipynb #b90600f8
 import torch
 
-from ..callback import Callback, loss_takes
+from ..callback import Callback
 from ..core import soft_targets
 
 # %% ../../nbs/tricks/binary_targets.ipynb #80a1e2c6
@@ -31,12 +31,8 @@ class BinaryTargets(Callback):
         self.threshold = threshold
 
     def check(self, learn):
-        f,c = learn.loss_func,getattr(learn.dls, 'c', None) or 3
-        if self.threshold is not None and getattr(f, 'target_threshold', None) is not None:
+        if self.threshold is not None and getattr(learn.loss_func, 'target_threshold', None) is not None:
             raise ValueError("BinaryTargets: the loss has a target_threshold too; remove it, or this callback")
-        p = torch.arange(2.*c, device=learn.device).view(2, c)%3/5
-        if loss_takes(learn, indices=False) and torch.allclose(f(p, p/2), f(p+.5, p/2)):     # as a softmax does
-            raise ValueError(f"BinaryTargets: {getattr(f, '__name__', type(f).__name__)} takes one class an image; use nn.BCEWithLogitsLoss()")
 
     def before_batch(self, learn):
         y = soft_targets(learn.yb, learn.n_out)

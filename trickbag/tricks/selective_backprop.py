@@ -9,7 +9,7 @@ __all__ = ['pick_hard', 'SelectiveBackprop']
 import torch
 import torch.nn.functional as F
 
-from ..callback import Callback, loss_takes
+from ..callback import Callback
 from ..core import keep_modes, soft_targets
 from ..losses import unreduced
 from ..schedule import run_position
@@ -51,7 +51,7 @@ class SelectiveBackprop(Callback):
             raise ValueError("SelectiveBackprop: the training loader has no length, so the phases of the run are unknown; give it a __len__")
         unreduced(learn.loss_func, self.name)
 
-    def before_fit(self, learn): self._indices,self.count = loss_takes(learn, indices=True),0
+    def before_fit(self, learn): self.count = 0
     def before_train(self, learn): self.count = 0
 
     def on(self, epoch:int, iter:int, n_epoch:int, n_iter:int, count:int=None)->bool:
@@ -64,8 +64,9 @@ class SelectiveBackprop(Callback):
         x,y = learn.xb,learn.yb
         if self.scale<1: x = F.interpolate(x, scale_factor=self.scale, mode='bilinear', antialias=True)
         with torch.no_grad(), keep_modes(learn.model), learn.autocast():
-            pred = learn.model.eval()(x).float()
-            return unreduced(learn.loss_func, self.name)(pred, y if self._indices else soft_targets(y, pred.shape[1]))
+            pred = learn.model.eval()(x)
+            if pred.dtype!=torch.float64: pred = pred.float()
+            return unreduced(learn.loss_func, self.name)(pred, y if learn.loss_facts.indices else soft_targets(y, pred.shape[1]))
 
     def before_batch(self, learn):
         self.kept = n = len(learn.xb)

@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 
 from ..callback import Callback
 from ..learner import Learner
-from ..metrics import probabilities
+from ..losses import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
 
 # %% ../../nbs/tricks/tta.ipynb #6283205d
@@ -42,17 +42,18 @@ class TTA(Callback):
         agg:str='mean',         # 'mean' or 'max' of the probabilities
         sizes:list=(1.,),       # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
         at_once:int=None,       # views of an image in one forward pass; None: all of one size
+        act=None,               # function from scores to probabilities; None is the one that fits the loss
     ):
         if crops not in (1, 5) or crops*(1+flip)*len(sizes)<2:
             raise ValueError(f"TTA: crops must be 5, or 1 with flip=True or two sizes, got {crops} with flip={flip}")
         if not 0<crop_pct<1 or min(sizes)<=0 or agg not in ('mean', 'max'):
             raise ValueError(f"TTA: crop_pct must be in (0,1), sizes > 0 and agg 'mean' or 'max', got {crop_pct}, {sizes} and {agg!r}")
-        self.crops,self.flip,self.crop_pct,self.agg,self.sizes,self.at_once = crops,flip,crop_pct,agg,sizes,at_once
+        self.crops,self.flip,self.crop_pct,self.agg,self.sizes,self.at_once,self.act = crops,flip,crop_pct,agg,sizes,at_once,act
 
     def pixels(self, usual:int)->list: return [max(round(s if s>=8 else s*usual), 1) for s in self.sizes]
 
     def before_validate(self, learn):
-        self._act,self._seen = _activation(learn.loss_func),None
+        self._act = self._seen = None
         if crop := active_crop(learn):      # let the data come as large as the largest view needs
             self._seen = self.pixels(learn.view.get('size') or getattr(crop, 'valid_size', None) or crop.size)
             top,whole = max(self._seen),{'crop_pct': 1.} if self.crops>1 else {}
@@ -70,18 +71,20 @@ class TTA(Callback):
     def after_pred(self, learn):
         if learn.training: return
         if learn.pred.ndim!=2: raise ValueError(f"TTA: works for classifiers (scores N x C), got {tuple(learn.pred.shape)}; leave it out")
+        self._act = self._act or _activation(self.act or learn.loss_facts.act('TTA'))
         pred = torch.cat([learn.pred, *map(learn.model, self.__dict__.pop('_rest'))])
         learn.pred = tta_fold(pred, self.crops*(1+self.flip)*len(self.sizes), self.agg, self._act)
 
-def _activation(loss_func):
-    "Name of the function from scores to probabilities that fits the loss"
-    p = probabilities(loss_func)(t := torch.tensor([[.5, -1., 2.]]))
-    for name,q in dict(softmax=t.softmax(1), sigmoid=t.sigmoid(), exp=t.exp(), identity=t).items():
-        if p.shape==q.shape and torch.allclose(p, q): return name
-    raise ValueError("TTA: the loss's activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out")
+def _activation(act):
+    "Name of a function from scores to probabilities"
+    t = torch.tensor([[.5, -1., 2.]])
+    p = act(t)
+    for name,f in ACTIVATIONS.items():
+        if p.shape==t.shape and torch.allclose(p, f(t)): return name
+    raise ValueError("TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out")
 
 @patch
 @delegates(TTA)
 def tta(self:Learner, dl=None, cbs=(), **kwargs)->tuple:
     "`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics: `learn.validate(cbs=[TTA()])`"
-    return self.get_preds(dl, cbs=[TTA(**kwargs), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])])
+    return self.get_preds(dl, cbs=[TTA(**kwargs), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])], act=kwargs.get('act'))
