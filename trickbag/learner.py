@@ -18,10 +18,11 @@ from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, Ca
                                CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
 from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, mix_state, name_key, one_at_a_time,
-                           ordered_view, seed_all, seed_default, what_a_loader_leaves)
+                           ordered_view, seed_all, seed_default, soft_targets, what_a_loader_leaves)
 from .draws import Draws, host_state, same_host_state, set_host_state
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
-from .metrics import Averages, probabilities, try_metrics
+from .losses import LossFacts, read_loss
+from .metrics import Averages, try_metrics
 from .modules import enter_training
 from .optimizer import (adamw, check_loss_params, check_new_params, fit_groups, freeze_to, load_opt_state, made_opt, opt_eval, opt_training,
                                 split_head, spread_lr, warn_untrained)
@@ -64,7 +65,7 @@ class Learner:
         self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
-        self.dl = self.n_iter = self._loaded = self._n_out = self._new = None
+        self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = None
         self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
         self.position,self.active,self._extra,self._mid,self._left_out = (0, 0),[],[],False,[]
         self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
@@ -105,7 +106,7 @@ class Learner:
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
             with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None):
-                self.fitting,self._n_out,self._new,self._miscounted = True,None,True,False     # new: no batch has been seen
+                self.fitting,self._n_out,self._facts,self._new,self._miscounted = True,None,None,True,False     # new: no batch has been seen
                 self.training = True    # from here to `after_fit`, but for the validations in between
                 enter_training(self.model)
                 check_loss_params(self.loss_func, self.opt)
@@ -137,7 +138,7 @@ class Learner:
         self.position,self.epochs_run = (self.epoch+1, 0),self.epochs_run+1
 
     def _train(self):
-        self.dl = self.dls.train
+        self.dl,self._facts = self.dls.train,None
         self._draws.look()      # callbacks may have made generators meanwhile
         self._outside = None
         check_new_params(self.opt, self.model, self._left_out, refuse=self.position==(0, 0))
@@ -184,7 +185,8 @@ class Learner:
             self.pred = self.model(self.xb)
             self('after_pred')
             if self.yb is not None:
-                self.loss = self.loss_func(self.pred, self.yb)
+                f = self.loss_func if self.yb is self.targ else partial(self.loss_facts.of, y=self.targ)
+                self.loss = f(self.pred, self.yb)
                 self('after_loss')
 
     def backward(self):
@@ -298,10 +300,10 @@ class Learner:
             finally: vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside')}
+        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts')}
         with interrupts_held():
             try:
-                self.training,self.depth,self.dl = False,self.depth+1,dl
+                self.training,self.depth,self.dl,self._facts = False,self.depth+1,dl,None
                 self._forget()
                 self._hooks = hooks(self.active, training=False)
                 with self._cleaned('cleanup_validate'), torch.no_grad(), keep_modes(self.model), opt_eval(self.opt, self.model): self._evaluate(dl)
@@ -332,28 +334,29 @@ class Learner:
             self.idx = rest[0] if rest else None
             self('before_batch')
             self.forward()
-            if self.yb is not None: res.add(self.loss, self.pred, self.targ)
+            if self.yb is not None: res.add(self.loss, self.pred, self.targ, self.loss_facts)
             self('after_batch')
         except CancelBatch: pass
 
     def get_preds(self,
         dl=None,    # loader; None is `dls.valid`
         cbs=(),     # further callbacks for this call only
-        act=None,   # `act(pred)` -> what is returned; None is the one that fits the loss, see `probabilities`
+        act=None,   # `act(pred)` -> what is returned; None is the one that fits the loss, see `read_loss`
         gather=None,    # a `GatherPreds` to use, for whoever wants the sample numbers
     )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, one an image, in the order of the files
         "Predicted probabilities, whatever the loss class, and targets"
         g = gather or GatherPreds()
+        g.act = act
         self.validate(dl, cbs=[*listed(cbs), g])
-        pred = torch.cat(g.preds)
-        return (act or probabilities(self.loss_func))(pred), torch.cat(g.targs) if g.targs else None
+        return g.act(torch.cat(g.preds)), torch.cat(g.targs) if g.targs else None
 
     def predict(self,
         item,       # path, PIL image or array for image loaders; a tensor as the model takes it (C x H x W) for plain ones
+        act=None,   # as for `get_preds`
     )->tuple:       # (class name, class index, probabilities)
         "Predict one image"
         dl = self.dls.test_dl([item]) if hasattr(self.dls, 'test_dl') else [(item[None], None)]
-        p = self.get_preds(dl)[0][0]
+        p = self.get_preds(dl, act=act)[0][0]
         if p.ndim!=1: raise ValueError(f"predict: the model gives {tuple(p.shape)} for an image, not a score a class; use get_preds")
         i,vocab = int(p.argmax()) if len(p)>1 else int(p[0]>.5),getattr(self.dls, 'vocab', None)     # one output: the probability of the second class
         return (vocab[i] if vocab else str(i)), i, p
@@ -465,9 +468,28 @@ class Learner:
             if not isinstance(pred, torch.Tensor) or pred.ndim!=2:
                 what = tuple(pred.shape) if isinstance(pred, torch.Tensor) else f'a {type(pred).__name__}'
                 raise ValueError(f"Learner: the model gives {what} where scores N x C are needed; let it give one such tensor in evaluation")
-            self._n_out = id(self.model),pred.shape[1]
+            self._n_out = id(self.model),pred.shape[1],pred
             self.check_width(pred.shape[1])
         return self._n_out[1]
+
+    @property
+    def loss_facts(self)->LossFacts:
+        "What the loss does with scores and targets such as those of the present batch; found once in each training or validation of an epoch"
+        if self._facts is None or self._facts.loss_func is not self.loss_func:
+            if self.pred is None: self.n_out
+            with self.autocast(): facts = read_loss(self.loss_func, self._n_out[2] if self.pred is None else self.pred, self.targ)
+            if hasattr(self.dl, 'store') and (facts.ignore or 0)<0: facts.ignore = None     # its labels are class numbers
+            self._facts = facts
+        return self._facts
+
+    def soft_targets(self)->torch.Tensor:
+        "The targets of the batch as probabilities N x C; samples that the loss ignores have none"
+        return soft_targets(self.yb, self.n_out, ignore=self.ignored)
+
+    @property
+    def ignored(self)->int|None:
+        "The label of samples that the loss ignores, if the batch has such"
+        return self.loss_facts.ignore if self.loss_facts.ignores(self.targ) else None
 
     def check_width(self, n_out:int):
         "Raise ValueError if the data has more classes than the model has outputs"

@@ -7,12 +7,14 @@ __all__ = ['RESERVED', 'true_classes', 'accuracy', 'error_rate', 'top_5', 'proba
            'Averages', 'try_metrics', 'batch_value', 'metric_name']
 
 # %% ../nbs/metrics.ipynb #f579293c
-import sys, warnings
+import math, sys, warnings
 from copy import deepcopy
 from functools import partial
 
 import torch
 from torch import nn
+
+from .losses import LossFacts, read_loss
 
 # %% ../nbs/metrics.ipynb #31807d16
 def true_classes(
@@ -70,15 +72,14 @@ error_rate.higher_is_better = False
 top_5.higher_is_better = True
 
 # %% ../nbs/metrics.ipynb #20d7e674
-def probabilities(loss_func):
-    "The function from scores to probabilities that fits a loss: sigmoid for BCE on scores, exp for NLL, softmax over dimension 1 for any other; `loss_func.activation` if it has one"
-    while not hasattr(loss_func, 'activation') and hasattr(loss_func, 'func'): loss_func = loss_func.func    # functools.partial
-    if hasattr(loss_func, 'activation'): return loss_func.activation
-    name = getattr(loss_func, '__name__', type(loss_func).__name__).lower().replace('_', '')
-    if name=='bceloss' or loss_func is torch.nn.functional.binary_cross_entropy: return lambda pred: pred    # these take probabilities
-    if any(o in name for o in ('bce', 'binarycross', 'multilabel', 'sigmoid')): return torch.sigmoid
-    if 'nll' in name: return torch.exp
-    return lambda pred: pred.softmax(1)
+def probabilities(
+    loss_func,              # `loss_func(pred, y)`
+    pred:torch.Tensor=None, # scores of the model, whose shape, type and device count; None: N x 3
+    y:torch.Tensor=None,    # targets, if the loss takes neither class indices nor probabilities
+):                          # function from scores to probabilities
+    "What a loss takes the scores for: `loss_func.activation` if it has one, else what `read_loss` sees; ValueError if that says nothing"
+    return read_loss(loss_func, pred, y).act('probabilities')
+
 
 # %% ../nbs/metrics.ipynb #cb6f329e
 def is_metric_object(metric)->bool:
@@ -137,19 +138,23 @@ class Averages:
         self.names = ['loss']+[metric_name(m) for m in metrics]
         self.strict,self.failed = strict,set()
         self.directions = {}                # after `compute`: column -> whether higher is better, None if nothing says so
-        self.n,self.sums = 0,torch.zeros(1+len(self.funcs), device=device, dtype=torch.float32 if device.type=='mps' else torch.float64)
+        self.n,self.size,self.sums = 0,0,torch.zeros(1+len(self.funcs), device=device, dtype=torch.float32 if device.type=='mps' else torch.float64)
 
     def add(self,
         loss:torch.Tensor,  # mean over the batch
         pred:torch.Tensor,  # scores, N first; if the model gives something else, such as a tuple, metrics get it as it is
         y:torch.Tensor,     # clean targets
+        facts:LossFacts=None,   # of the loss, for one that divides by something else than samples, or is a sum
     ):
         "Count one batch"
         n,p = len(y),pred.float() if isinstance(pred, torch.Tensor) else pred
         values = [self._try(k, lambda: batch_value(k, f(p, y), loss.device)) for k,f in self.funcs.items()]
-        self.sums += n*torch.stack([loss.float(), *(loss.new_tensor(float('nan')).float() if v is None else v for v in values)])
+        facts = facts or LossFacts(None)
+        size = facts.size(y, n)
+        missing = loss.new_tensor(float('nan')).float()
+        self.sums += torch.stack([facts.total(loss.float(), size).float(), *(n*(missing if v is None else v) for v in values)])
         for k,m in self.objs.items(): self._try(k, lambda: m.update(p, y))
-        self.n += n
+        self.n,self.size = self.n+n,self.size+size
 
     def _try(self, name, f):
         if name in self.failed: return
@@ -164,7 +169,8 @@ class Averages:
     def compute(self)->dict:
         "`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if nothing was counted"
         if not self.n: return {}
-        means = dict(zip(['loss', *self.funcs], (self.sums/self.n).tolist()))
+        loss,*others = self.sums.tolist()
+        means = dict(zip(['loss', *self.funcs], [loss/float(self.size) if self.size else math.nan, *(s/self.n for s in others)]))
         out,self.directions = {},{'loss': False}
         for k in self.names:
             if k in self.objs: new = self._try(k, lambda: self._columns(k, out)) or {}

@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from .callback import loss_takes
+from .losses import ACTIVATIONS, loss_name
 from .modules import compiled_part, user_level
 
 # %% ../nbs/rules.ipynb #f6510054
@@ -49,9 +49,22 @@ class Rule(NamedTuple):
     remedy:str      # what to do
     when:Callable=None  # `when(learn, a, b)` -> detail (a text) if the rule is broken, else None; None: the meeting alone breaks it
     warn:bool=False # a warning, not an error
+    late:bool=False # looked at in the first batch of a fit, before its step: `when` asks `learn.loss_facts`
 
 def _int_only(learn, a, b):
-    if not loss_takes(learn, indices=False): return getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)
+    if learn.loss_facts.indices and not learn.loss_facts.probabilities: return loss_name(learn.loss_func)
+
+def _disagrees(learn, a, b):
+    if not learn.loss_facts.agrees: return loss_name(learn.loss_func)
+
+def _one_class(learn, a, b):
+    if learn.loss_facts.activation is ACTIVATIONS['softmax']: return loss_name(learn.loss_func)
+
+def _weighed(learn, a, b):
+    facts = learn.loss_facts
+    if facts.weight is not None or facts.denominator is not None: return 'the weights of their classes'
+    if facts.reduction=='sum': return '1, for it is a sum'
+    if facts.ignores(learn.targ) and bool((learn.targ==facts.ignore).any()): return 'those that it does not ignore'
 
 def _fp16(learn, a, b):
     if hasattr(b, 'format') and b.format(learn)==torch.float16: return 'fp16'
@@ -90,7 +103,10 @@ def _lag(learn, a, b):
     if total and hasattr(a, 'half_life_at') and (h := a.half_life_at(total))>max(total/5, 9): return f'{h:.0f} steps after all {total}'
 
 RULES = [
-    Rule('writes y', 'the loss', 'targets become probabilities, which {} does not take', 'use nn.CrossEntropyLoss() or another loss on probabilities', _int_only),
+    Rule('writes y', 'the loss', 'targets become probabilities, which {} does not take', 'use nn.CrossEntropyLoss() or another loss on probabilities', _int_only, late=True),
+    Rule('writes y', 'the loss', 'targets become probabilities, and {} says something else of one-hot targets than of class indices', 'the numbers are not comparable with those of plain training; smooth with LabelSmoothing() and not in the loss', _disagrees, warn=True, late=True),
+    Rule('does threshold targets', 'the loss', '{} takes one class an image', 'use nn.BCEWithLogitsLoss()', _one_class, late=True),
+    Rule('owns distillation', 'owns accumulate', "the loss is divided by {} and the teacher's terms by samples, so that a window is not the big batch", 'leave one out, or use a plain mean: nn.CrossEntropyLoss()', _weighed, late=True),
     Rule('owns distillation', 'the model', 'the teacher has {}', 'use a teacher of the same classes, or give it a new head', _classes),
     Rule('does threshold targets', 'owns smooth', 'smoothing does not survive the threshold of {}', 'remove the smoothing, or give BinaryTargets threshold=None', _threshold, True),
     Rule('does tune the head', 'does drop features', 'the head would be tuned on features that the test never drops', 'leave it out of this fit'),
@@ -133,6 +149,7 @@ def meetings(
 def check_rules(
     cbs:list,   # composed callbacks
     learn=None, # the learner in which a fit begins; None checks only what names tell
+    late=False, # True: the rules that need the first batch, and no others
 ):
     "Raise ValueError, or warn, where a rule is broken"
     owners = {}
@@ -142,7 +159,7 @@ def check_rules(
                                                  + (' (phases do not count: one During(MixOrCut()), or two fits)' if hasattr(cb, 'on') or hasattr(owners[o], 'on') else ''))
             owners[o] = cb
     for r,a,b in meetings(cbs):
-        if (r.when is None) != (learn is None): continue
+        if (r.when is None) != (learn is None) or r.late!=late: continue
         detail = '' if r.when is None else r.when(learn, a, b)
         if detail is None: continue
         text = f"cbs: {a.name} and {b if b is r.b else b.name}: {r.why.format(detail)}; {r.remedy}"

@@ -17,7 +17,7 @@ from ..metrics import batch_value, is_metric_object, metric_name
 class Recorder(Callback):
     "Record loss and hyper-parameters a batch, and a row of `learn.history` an epoch"
     stage,monitor = 'monitor',True
-    state = ('losses', 'lrs', 'moms', 'ns', 'sums', 'start')
+    state = ('losses', 'lrs', 'moms', 'ns', 'sizes', 'is_sum', 'sums', 'start')
     def __init__(self,
         train_metrics:bool=False,   # also the learner's function metrics on the training batches, against clean labels
     ):
@@ -27,6 +27,8 @@ class Recorder(Callback):
     def _clear(self):
         self.losses,self.lrs,self.moms,self.ns = [],[],[],[]    # one entry a batch: loss, rate, momentum, samples
         self.sums,self.start,self._new = [],0,[]                # of metrics, this epoch; first batch of this epoch; losses still on the device
+        self.sizes,self.is_sum = [],False                       # what the losses of this epoch are divided by, if not by samples
+        self._facts,self._targs = None,[]                       # of the loss; targets whose sizes are still to be found
 
     def before_fit(self, learn):
         self._clear()
@@ -38,12 +40,16 @@ class Recorder(Callback):
     def before_epoch(self, learn):
         self._flush()
         self.start,self._time,self.sums = len(self.losses),time.perf_counter(),[]
+        self._facts,self.sizes = None,[]
 
     def after_batch(self, learn):
         if not learn.training or learn.loss is None: return
         self._new.append(self._read(learn.loss))
-        n = (learn.xb if learn.targ is None else learn.targ).size(0)
+        y = learn.targ
+        n = (learn.xb if y is None else y).size(0)
         self.ns.append(n)
+        if self._facts is None: self._look(learn.loss_facts, y)
+        if self._counts: self._targs.append(y)
         g = learn.opt.param_groups[-1]
         self.lrs.append(g['lr'])
         if self._mom: self.moms.append(self._mom(g))
@@ -62,9 +68,10 @@ class Recorder(Callback):
     def after_train(self, learn): self._flush()
 
     def after_epoch(self, learn):
-        ns = self.ns[self.start:]
-        row,n = dict(epoch=learn.epoch),max(sum(ns), 1)
-        row['train_loss'] = sum(l*k for l,k in zip(self.losses[self.start:], ns))/n if ns else float('nan')
+        ns,losses = self.ns[self.start:],self.losses[self.start:]
+        row,n,sizes = dict(epoch=learn.epoch),max(sum(ns), 1),self.sizes or ns
+        total = sum(losses) if self.is_sum else sum(l*k for l,k in zip(losses, sizes) if k)
+        row['train_loss'] = total/sum(sizes) if sum(sizes) else float('nan')
         row |= {f'train_{metric_name(f)}': float(v)/n for f,v in zip(self._funcs, self.sums)}
         row |= {'valid_loss' if k=='loss' else k: v for k,v in learn.results.items()}
         learn.history.append(row | dict(time=time.perf_counter()-self._time))
@@ -72,7 +79,13 @@ class Recorder(Callback):
     def _flush(self):
         "Fetch the losses that still lie on the device; the one place that waits for it"
         if self._new: self.losses += self._new if isinstance(self._new[0], float) else torch.stack(self._new).tolist()
-        self._new = []
+        if self._targs: self.sizes += self._facts.sizes(self._targs)
+        self._new,self._targs = [],[]
+
+    def _look(self, facts, y):
+        "At the first batch of an epoch"
+        self._facts,self.is_sum = facts,facts.reduction=='sum'
+        self._counts = facts.varies(y) and not self.is_sum
 
     def state_dict(self):
         self._flush()
