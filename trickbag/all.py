@@ -8,8 +8,8 @@ __all__ = []
 # %% ../nbs/all.ipynb #6f2eea1e
 from .batchnorm import has_stats, last_batchnorm, training_norms, update_bn
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
-from .callback import CancelValidate, CheckTargets, class_name, compose, EVENTS, GatherPreds, hooks, layered, loss_takes, PARTS
-from .callback import STAGES, ToDevice
+from .callback import CancelValidate, CheckTargets, class_name, compose, EVENTS, GatherPreds, hooks, layered, PARTS, STAGES
+from .callback import ToDevice
 from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, own_state, read_checkpoint
 from .checkpoint import write_checkpoint
 from .conv import channel_share, col2im, im2col, im2col_conv2d
@@ -23,7 +23,8 @@ from .fast import Backends, device_cbs, Fast, fast_bf16, has_compiler, keep_heap
 from .interpret import Interpretation, sample_files, TopLosses
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, PATIENCE, uninterrupted
 from .learner import default_cbs, Learner
-from .losses import bce_sum, feature_distance, focal_loss, FocalLoss, sigmoid_focal_loss, unreduced
+from .losses import ACTIVATIONS, bce_sum, feature_distance, focal_loss, FocalLoss, loss_name, LossFacts, read_loss, share
+from .losses import sigmoid_focal_loss, unreduced, ZeroRows
 from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object, metric_name, probabilities
 from .metrics import RESERVED, top_5, true_classes, try_metrics
@@ -127,54 +128,54 @@ from .vision.trivial_augment import trivial_ops, TrivialAugment, wide_space
 __all__ = [
     'has_stats', 'last_batchnorm', 'training_norms', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch',
     'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'class_name', 'compose', 'EVENTS', 'GatherPreds', 'hooks',
-    'layered', 'loss_takes', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept',
-    'own_cbs', 'own_state', 'read_checkpoint', 'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save',
-    'batches_in', 'InBlocks', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key',
+    'layered', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs',
+    'own_state', 'read_checkpoint', 'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in',
+    'InBlocks', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key',
     'one_at_a_time', 'one_thread', 'ordered_view', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Streams',
     'what_a_loader_leaves', 'Table', 'Draws', 'generator_state', 'host_state', 'is_generator', 'reachable', 'same_host_state',
     'seed_generator', 'SeededWorkers', 'set_generator_state', 'set_host_state', 'Backends', 'device_cbs', 'Fast', 'fast_bf16',
     'has_compiler', 'keep_heap', 'waiting_threads', 'Interpretation', 'sample_files', 'TopLosses', 'interrupts_held', 'interrupts_released',
-    'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs', 'Learner', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss',
-    'sigmoid_focal_loss', 'unreduced', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages',
-    'batch_value', 'error_rate', 'higher_is_better', 'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5',
-    'true_classes', 'try_metrics', 'check_lazy', 'compiled_part', 'enter_training', 'found_tensors', 'has_extra_state', 'held_modules',
-    'hidden_buffers', 'keep_state', 'load_hidden_buffers', 'moving_norms', 'own_forward', 'train_mode', 'uncompiled', 'user_level',
-    'warn_once', 'wrap_forward', 'adamw', 'check_loss_params', 'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params', 'freeze_to',
-    'linear_width', 'load_opt_state', 'made_opt', 'NORMS', 'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr',
-    'trained_norms', 'untrained', 'warn_untrained', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT',
-    'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
-    'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
-    'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side',
-    'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL',
-    'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes', 'dataset_item', 'dataset_labels', 'DatasetSource',
-    'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad', 'find_images', 'folder_labels', 'Found', 'image_suffixes',
-    'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed',
-    'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind',
-    'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic',
-    'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock',
-    'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
-    'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18',
-    'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
-    'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
-    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns',
-    'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest',
-    'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool',
-    'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last', 'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix',
-    'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit', 'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock',
-    'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay', 'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix', 'fourier_noise',
-    'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm', 'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers',
-    'residual_blocks', 'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'Im2Col',
-    'use_im2col', 'label_smoothing', 'LabelSmoothing', 'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing',
-    'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch', 'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype',
-    'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden', 'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes',
-    'ProgressiveResize', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM',
-    'pick_hard', 'SelectiveBackprop', 'ChannelGate', 'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch',
-    'stochastic_depth', 'StochasticDepth', 'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv',
-    'Whiten', 'whitening_filters', 'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix',
-    'augmix_ops', 'auto_ops', 'AutoAugment', 'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of',
-    'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'active_crop',
-    'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes',
-    'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
-    'PCALighting', 'rand_ops', 'rand_space', 'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation',
-    'trivial_ops', 'TrivialAugment', 'wide_space'
+    'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs', 'Learner', 'ACTIVATIONS', 'bce_sum', 'feature_distance', 'focal_loss',
+    'FocalLoss', 'loss_name', 'LossFacts', 'read_loss', 'share', 'sigmoid_focal_loss', 'unreduced', 'ZeroRows', 'lr_sweep', 'minimum',
+    'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'batch_value', 'error_rate', 'higher_is_better',
+    'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5', 'true_classes', 'try_metrics', 'check_lazy', 'compiled_part',
+    'enter_training', 'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'keep_state', 'load_hidden_buffers',
+    'moving_norms', 'own_forward', 'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'adamw', 'check_loss_params',
+    'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS',
+    'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained', 'warn_untrained',
+    'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES',
+    'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos',
+    'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images',
+    'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot',
+    'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes',
+    'dataset_item', 'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad',
+    'find_images', 'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels',
+    'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader',
+    'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory',
+    'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer',
+    'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152',
+    'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
+    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
+    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
+    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch',
+    'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say',
+    'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets',
+    'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
+    'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit',
+    'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock', 'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay',
+    'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm',
+    'GradientAccumulation', 'scale_grads', 'GradientCheckpointing', 'keep_buffers', 'residual_blocks', 'clip_gradients', 'GradientClip',
+    'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'Im2Col', 'use_im2col', 'label_smoothing', 'LabelSmoothing', 'LAMB',
+    'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing', 'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch',
+    'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'half_dtype', 'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden',
+    'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at', 'erase', 'erase_boxes',
+    'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop', 'ChannelGate',
+    'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'stochastic_depth', 'StochasticDepth', 'SWA',
+    'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv', 'Whiten', 'whitening_filters', 'zero_gamma',
+    'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment',
+    'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'Normalize', 'normalize', 'box_mask',
+    'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'active_crop', 'center_boxes', 'Crop', 'random_boxes',
+    'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes', 'gaussian_blur', 'GaussianBlur', 'Grayscale',
+    'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'PCALighting', 'rand_ops', 'rand_space',
+    'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation', 'trivial_ops', 'TrivialAugment', 'wide_space'
 ]

@@ -8,7 +8,7 @@ __all__ = ['ACTIVATIONS', 'focal_loss', 'sigmoid_focal_loss', 'FocalLoss', 'bce_
 
 # %% ../nbs/losses.ipynb #a3292cda
 import copy, inspect, warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .core import keep_rng, soft_targets
+from .draws import generator_state, is_generator, reachable, set_generator_state
 
 
 # %% ../nbs/losses.ipynb #a7034fc2
@@ -428,7 +429,7 @@ def read_loss(
     else:
         pred = torch.zeros(1, 3) if pred is None else pred
         one = next(t for t in (y, *_tensors(pred)) if t is not None)
-        with torch.no_grad(), keep_rng(one.device), warnings.catch_warnings():
+        with torch.no_grad(), keep_rng(one.device), _keep_generators(loss_func), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             warnings.filterwarnings('error', 'Using a target size')     # broadcasting, which is no way to take class indices
             trial = _Trial(_spare(loss_func))
@@ -436,6 +437,14 @@ def read_loss(
             elif y is not None: _read_rows(facts, trial, _made_up(pred, 8, 'any'), y[torch.arange(8, device=y.device)%len(y)])
     if (act := _declared(loss_func, 'activation')) is not None: facts.activation = act
     return facts
+
+@contextmanager
+def _keep_generators(loss_func):
+    "Give the generators that a loss holds back as they were found"
+    kept = [(o, generator_state(o)) for _,o,_ in reachable({'loss': loss_func}) if is_generator(o)]
+    try: yield
+    finally:
+        for g,state in kept: set_generator_state(g, state)
 
 def _spare(loss_func):
     "A copy to try things on, where the loss can be copied"
