@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['user_level', 'warn_once', 'held_modules', 'train_mode', 'moving_norms', 'enter_training', 'wrap_forward',
            'own_forward', 'compiled_part', 'uncompiled', 'has_extra_state', 'hidden_buffers', 'load_hidden_buffers',
-           'keep_state', 'check_lazy', 'found_tensors']
+           'remembered', 'keep_state', 'check_lazy', 'found_tensors']
 
 # %% ../nbs/modules.ipynb #58371348
 import sys, warnings
@@ -169,18 +169,16 @@ def load_hidden_buffers(
 
 _PLAIN = int,float,bool,str,type(None)
 
-@uninterrupted
-def keep_state(
+def remembered(
     *modules:nn.Module,     # anything else is passed over
 ):
-    "Put parameters, buffers, extra state and plain attributes of modules back at the end of a `with`"
+    "A function that puts parameters, buffers, extra state and plain attributes of modules back as they are now"
     ms = list(dict.fromkeys(m for o in modules if isinstance(o, nn.Module) for m in o.modules()))
     stores = [d for m in ms for d in (m._parameters, m._buffers)]
     was = [(d, dict(d), {k: t.detach().clone() for k,t in d.items() if t is not None}) for d in stores]
     extra = [(m, deepcopy(m.get_extra_state())) for m in ms if has_extra_state(m)]
     plain = [(m, {k: v for k,v in vars(m).items() if type(v) in _PLAIN}) for m in ms]
-    try: yield
-    finally:
+    def back():
         with torch.no_grad():
             for d,tensors,values in was:
                 for k in d.keys()-tensors.keys(): del d[k]
@@ -189,6 +187,14 @@ def keep_state(
         for m,o in plain: vars(m).update(o)
         for m,o in extra:
             if type(m).set_extra_state is not nn.Module.set_extra_state: m.set_extra_state(o)
+    return back
+
+@uninterrupted
+def keep_state(*modules:nn.Module):
+    "`remembered`, and put back at the end of a `with`"
+    back = remembered(*modules)
+    try: yield
+    finally: back()
 
 def check_lazy(model:nn.Module):
     "Raise ValueError if the model has layers that do not know their shape yet"

@@ -318,9 +318,10 @@ def fit_one_cycle(self:Learner,
     moms:tuple=(.95, .85, .95), # momentum at the start, the top and the end; None leaves it alone
     cbs=(),                     # further callbacks for this fit only
     resume=False,               # as in `fit`
+    resume_anyway=False,        # as in `fit`
 )->Learner:                     # itself
     "Train with one cycle of learning rate and momentum; defaults as in fastai"
-    return self.fit(n_epoch, lr_max, cbs=_also(OneCycle(pct_start, div, div_final, moms), cbs), resume=resume)
+    return self.fit(n_epoch, lr_max, _also(OneCycle(pct_start, div, div_final, moms), cbs), resume, resume_anyway)
 
 @patch
 def fit_flat_cos(self:Learner,
@@ -330,9 +331,10 @@ def fit_flat_cos(self:Learner,
     pct_start:float=.75,        # share of the run that is flat
     cbs=(),                     # further callbacks for this fit only
     resume=False,               # as in `fit`
+    resume_anyway=False,        # as in `fit`
 )->Learner:                     # itself
     "Train at one learning rate, then anneal it by a cosine; defaults as in fastai"
-    return self.fit(n_epoch, lr, cbs=_also(FlatCos(pct_start, div_final), cbs), resume=resume)
+    return self.fit(n_epoch, lr, _also(FlatCos(pct_start, div_final), cbs), resume, resume_anyway)
 
 @patch
 def fine_tune(self:Learner,
@@ -343,15 +345,18 @@ def fine_tune(self:Learner,
     pct_start:float=.3,         # share of the second part that rises
     div:float=5.,               # the second part starts with 1/`div` of its rates
     cbs=(),                     # further callbacks, for both parts
+    resume=False,               # a file, as in `fit`: whichever part it was saved in is taken up
+    resume_anyway=False,        # as in `fit`
 )->Learner:                     # itself
     "Train the head of a pretrained model, then all of it; defaults as in fastai. The model ends unfrozen; after an error, as it was found"
     was = [(p, p.requires_grad) for p in self.model.parameters()]
     try:
         if freeze_epochs:
             self.freeze()
-            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, cbs=cbs)
+            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, cbs=cbs, resume=resume, resume_anyway=resume_anyway)
         self.unfreeze()
-        return self.fit_one_cycle(epochs, slice(base_lr/2/lr_mult, base_lr/2), div=div, pct_start=pct_start, cbs=cbs)
+        lrs = slice(base_lr/2/lr_mult, base_lr/2)
+        return self.fit_one_cycle(epochs, lrs, div=div, pct_start=pct_start, cbs=cbs, resume=resume, resume_anyway=resume_anyway)
     except BaseException:
         for p,r in was: p.requires_grad_(r)
         raise

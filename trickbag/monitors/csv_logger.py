@@ -10,6 +10,7 @@ import csv, os
 from pathlib import Path
 
 from ..callback import Callback
+from ..core import atomic_write, check_writable
 
 # %% ../../nbs/monitors/csv_logger.ipynb #2446e864
 class CSVLogger(Callback):
@@ -25,7 +26,7 @@ class CSVLogger(Callback):
         self._cols,self._n = None,0         # columns of the file; rows of history when the epoch began
 
     def check(self, learn):
-        if (learn.path/self.file).is_dir(): raise ValueError(f"CSVLogger: {learn.path/self.file} is a folder; give a file name")
+        if not learn.rank: check_writable(learn.path/self.file, 'CSVLogger')
 
     def before_fit(self, learn):
         self._cols = None       # the file is written as a whole once in every fit: it may be another process's, or torn
@@ -39,16 +40,15 @@ class CSVLogger(Callback):
         if self._cols is None or not path.exists() or not self._cols.keys()>=row.keys():
             rows = _read(path)[:self.old]+learn.history[self.first:]
             self._cols = dict.fromkeys(k for r in rows for k in r)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tmp = path.with_name(f'.{path.name}.tmp')
-            _write(tmp, 'w', [self._cols, *([r.get(k, '') for k in self._cols] for r in rows)])
-            os.replace(tmp, path)
-        else: _write(path, 'a', [[row.get(k, '') for k in self._cols]])
+            with atomic_write(path, text=True) as f: _write(f, [self._cols, *([r.get(k, '') for k in self._cols] for r in rows)])
+        else:
+            with open(path, 'a', newline='', encoding='utf-8') as f:
+                _write(f, [[row.get(k, '') for k in self._cols]])
+                f.flush()
+                os.fsync(f.fileno())
 
-def _write(path, mode, rows):
-    with open(path, mode, newline='', encoding='utf-8') as f:
-        csv.writer(f, lineterminator='\n').writerows([v.tolist() if hasattr(v, 'tolist') else v for v in r] for r in rows)
-        f.flush(); os.fsync(f.fileno())
+def _write(f, rows):
+    csv.writer(f, lineterminator='\n').writerows([v.tolist() if hasattr(v, 'tolist') else v for v in r] for r in rows)
 
 def _read(path):
     "The whole rows of a CSV file, as dicts of strings; what follows the last end of line was torn"

@@ -6,15 +6,18 @@
 __all__ = ['SaveBest', 'Checkpoint']
 
 # %% ../../nbs/monitors/save_best.ipynb #ed02931c
-import os, shutil
+import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 
 from ..callback import Callback
-from ..core import atomic_save
+from ..checkpoint import content, write_checkpoint
+from ..core import atomic_save, check_writable
 from .early_stopping import BestEpoch
 from .progress import say
+from ..plain_files import DamagedFile, check_whole, plain_model, read_file
 
 # %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
 class SaveBest(BestEpoch):
@@ -33,11 +36,18 @@ class SaveBest(BestEpoch):
         self.file,self.restore = file,restore
         self.best,self.best_epoch,self._due,self._on = None,None,False,False
 
-    def before_fit(self, learn): self.best,self.best_epoch,self._due,self._on = None,None,False,True
+    def settings(self): return {k: v for k,v in super().settings().items() if k!='file'}     # a run may go on in another folder
+
+    def check(self, learn):
+        super().check(learn)
+        if not learn.rank: check_writable(learn._file(self.file), 'SaveBest')
+
+    def before_fit(self, learn):
+        self.best,self.best_epoch,self._due,self._on = None,None,False,True
+        self._weights = None
 
     def before_epoch(self, learn):
-        if self.best is not None and not (f := learn._file(self.file)).exists():
-            raise FileNotFoundError(f"SaveBest: {f}, which held the best weights so far, is gone; put it back, or start without resume")
+        if self.best is not None and self._weights is None: self._take_back(learn)   # of a run that goes on
 
     def after_train(self, learn): self._due = learn.fitting     # the next validation is the epoch's own
 
@@ -47,14 +57,32 @@ class SaveBest(BestEpoch):
         if self.direction is None: self._settle_late(learn)     # no batch was trained before: a run that went on after its last one
         v = learn.results.get('loss' if self.monitor=='valid_loss' else self.monitor, float('nan'))
         if not self.improves(v, self.best): return
-        if not learn.rank: atomic_save(learn.model.state_dict(), learn._file(self.file))
+        self._keep(learn)
         self.best,self.best_epoch = float(v),learn.epoch
 
     def after_fit(self, learn):
-        if self._on and self.restore and self.best is not None:
-            learn.model.load_state_dict(torch.load(learn._file(self.file), map_location=learn.device, weights_only=True))
+        if not self._on or not self.restore or self.best is None: return
+        if self._weights is None: self._take_back(learn)     # it was complete, and has been started again
+        if self._weights is not None: learn.model.load_state_dict(self._weights)
 
-    def cleanup_fit(self, learn): self._due = self._on = False
+    def cleanup_fit(self, learn):
+        self._due = self._on = False
+        self._weights = None
+
+    def _keep(self, learn):
+        "In memory, from which they are restored, and in the file, which another process may read, or remove"
+        self._weights = {k: v.detach().to('cpu', copy=True) if isinstance(v, torch.Tensor) else deepcopy(v)
+                         for k,v in learn.model.state_dict().items()}
+        if learn.rank: return
+        try: atomic_save(plain_model(self._weights), learn._file(self.file))
+        except OSError as e: warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
+
+    def _take_back(self, learn):
+        "Read the best weights of the part of the run that another process trained"
+        try: self._weights = read_file(learn._file(self.file))
+        except (OSError, DamagedFile) as e:
+            self.best = self.best_epoch = None
+            warnings.warn(f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of the others is kept")
 
 # %% ../../nbs/monitors/save_best.ipynb #62fc4eb6
 class Checkpoint(Callback):
@@ -70,6 +98,21 @@ class Checkpoint(Callback):
         if min(every or 1, every_batches or 1, keep)<1:
             raise ValueError(f"Checkpoint: every={every}, every_batches={every_batches} and keep={keep} must be 1 or more")
         self.every,self.every_batches,self.file,self.keep = every,every_batches,file,keep
+        self._looked,self._failed = False,None      # whether this fit's state can be written; the error of the last save
+
+    def check(self, learn):
+        f = learn._file(self.file)
+        if f.suffix=='.safetensors': raise ValueError(f"Checkpoint: {f.name} would hold weights only, from which no run goes on; give a name in .pt")
+        if not learn.rank: check_writable(f, 'Checkpoint')
+
+    def before_fit(self, learn): self._looked,self._failed = False,None
+
+    def before_epoch(self, learn):
+        "What could not be read back is told before the first step"
+        if self._looked or learn.rank: return
+        content(learn)
+        self._set_damaged_aside(learn._file(self.file))
+        self._looked = True
 
     def after_batch(self, learn):
         if self.every_batches and learn.training and (learn.iter+1)%self.every_batches==0: self._save(learn)
@@ -77,17 +120,25 @@ class Checkpoint(Callback):
     def after_epoch(self, learn):
         if learn.epoch+1==learn.n_epoch or self.every and (learn.epoch+1)%self.every==0: self._save(learn)
 
+    def cleanup_fit(self, learn):
+        if self._failed and learn.position[0]>=learn.n_epoch: raise self._failed
+
+    def _set_damaged_aside(self, f):
+        "A damaged file must not take the place of a whole older one"
+        if self.keep==1 or not f.exists(): return
+        try: check_whole(f)
+        except DamagedFile as e:
+            f.replace(f.with_suffix('.damaged'))
+            warnings.warn(f"Checkpoint: {e}; it is called {f.with_suffix('.damaged').name} now")
+
     def _save(self, learn):
         if learn.rank: return
         ps = [p.isfinite().all() for p in learn.model.parameters() if p.is_floating_point()]
         if ps and not torch.stack(ps).all():
             return say(f'Checkpoint: the weights are not finite after epoch {learn.epoch}, batch {learn.iter}; the older file stays')
-        f = learn._file(self.file)
-        fs = [f]+[f.with_stem(f'{f.stem}-{i}') for i in range(1, self.keep)]
-        for new,old in zip(fs[:1:-1], fs[-2:0:-1]):
-            if old.exists(): os.replace(old, new)
-        if self.keep>1 and f.exists():      # the newest gets a second name, so that there is one under the first name at any time
-            fs[1].unlink(missing_ok=True)
-            try: os.link(f, fs[1])
-            except OSError: shutil.copyfile(f, fs[1])
-        learn.save(self.file)
+        try:
+            write_checkpoint(learn, learn._file(self.file), self.keep)
+            self._failed = None
+        except OSError as e:    # a full disk is no reason to stop training; the next save may find room
+            self._failed = e
+            warnings.warn(f"Checkpoint: not saved after epoch {learn.epoch}, batch {learn.iter}: {e}")

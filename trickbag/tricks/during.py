@@ -8,7 +8,7 @@ __all__ = ['BATCH_EVENTS', 'in_phase', 'During']
 # %% ../../nbs/tricks/during.ipynb #0456a195
 from functools import wraps
 
-from ..callback import Callback
+from ..callback import Callback, settings_of
 from ..schedule import as_share, run_position
 
 # %% ../../nbs/tricks/during.ipynb #ebc7fcbc
@@ -71,6 +71,8 @@ class During(Callback):
     def __reduce__(self):
         "Its class was made here, so it is made again where it is unpickled"
         return _with_phase, (type(self).__mro__[2], {k: v for k,v in vars(self).items() if k not in ('_phase', 'on')}, self._phase, self.on)
+
+    def settings(self): return {**settings_of(self, type(self).__mro__[2]), 'phase': self._phase}
 
     def __repr__(self):
         kind = type(self).__mro__[2]
