@@ -66,7 +66,7 @@ def packed(
 
 def _packed(t):
     values,counts = torch.unique_consecutive(t.view(torch.int64), return_counts=True)     # by bits: -0. is not 0., and nan is nan
-    if 3*len(values)<len(t): return {_LIST: values.view(t.dtype), _COUNTS: counts}
+    if 3*len(values)<len(t): return {_LIST: values.view(t.dtype).clone(), _COUNTS: counts.clone()}   # they are parts of long ones
     for kind in (torch.float32,) if t.is_floating_point() else (torch.uint8, torch.int16, torch.int32):
         small = t.to(kind)
         if torch.equal(small.to(t.dtype).view(torch.int64), t.view(torch.int64)): return {_LIST: small}

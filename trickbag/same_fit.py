@@ -137,7 +137,7 @@ def differences(
     was:dict,   # from `describe_fit`, with `data`
     now:dict,
 )->list:        # a text each
-    "In what two fits differ; what only one of the descriptions speaks of does not count, callbacks excepted"
+    "In what two fits differ. Arguments of callbacks and optimizers of which only one of them speaks do not count: versions differ"
     a,b = ({**d, 'callbacks': {}, 'frozen': []} for d in (was, now))
     cbs,cbs2 = was['callbacks'],now['callbacks']
     out = [f"{k}={_short(x)} then, {_short(y)} now" for k,x,y in _unlike(a, b)]
@@ -148,10 +148,10 @@ def differences(
     return out
 
 def _unlike(a, b, path=''):
-    "Path and both values where two dicts that share keys differ"
-    for k in a:
-        if k not in b: continue
-        x,y,here = a[k],b[k],f'{path}.{k}' if path else k
+    "Path and both values where two dicts differ"
+    for k in dict.fromkeys([*a, *b]):
+        if not (k in a and k in b) and not path.startswith(('loss', 'train', 'valid')): continue
+        x,y,here = a.get(k),b.get(k),f'{path}.{k}' if path else k
         if isinstance(x, dict) and isinstance(y, dict): yield from _unlike(x, y, here)
         elif x!=y and not (x!=x and y!=y): yield here,x,y
 
