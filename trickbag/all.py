@@ -8,14 +8,15 @@ __all__ = []
 # %% ../nbs/all.ipynb #6f2eea1e
 from .batchnorm import has_stats, last_batchnorm, training_norms, update_bn
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
-from .callback import CancelValidate, CheckTargets, class_name, compose, EVENTS, GatherPreds, hooks, layered, PARTS, STAGES
-from .callback import ToDevice
-from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, dry_fit, kept, own_cbs, own_state, read_checkpoint
-from .checkpoint import write_checkpoint
+from .callback import CancelValidate, CheckTargets, class_name, compose, EVENTS, GatherPreds, hooks, layered, PARTS, settings_of
+from .callback import STAGES, ToDevice
+from .checkpoint import apply_checkpoint, check_fits, check_resume, check_resume_cbs, content, dry_fit, FORMAT, kept, newest_whole
+from .checkpoint import older_names, own_cbs, own_state, place, put_back_if_refused, read_checkpoint, read_or_say_which
+from .checkpoint import restore_cbs, snapshot, this_fit, write_checkpoint
 from .conv import channel_share, col2im, im2col, im2col_conv2d
-from .core import atomic_save, batches_in, InBlocks, keep_modes, keep_rng, listed, loader_generators, lone_threads, mix_seed
-from .core import mix_state, name_key, one_at_a_time, one_thread, ordered_view, sample_beta, seed_all, seed_default, soft_targets
-from .core import Streams, what_a_loader_leaves
+from .core import atomic_save, atomic_write, batches_in, check_writable, InBlocks, keep_modes, keep_rng, listed, loader_generators
+from .core import lone_threads, mix_seed, mix_state, name_key, one_at_a_time, one_thread, ordered_view, sample_beta, seed_all
+from .core import seed_default, soft_targets, Streams, torch_save, what_a_loader_leaves
 from .describe import Table
 from .draws import Draws, generator_state, host_state, is_generator, reachable, same_host_state, seed_generator, SeededWorkers
 from .draws import set_generator_state, set_host_state
@@ -29,13 +30,15 @@ from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object, metric_name, probabilities
 from .metrics import RESERVED, top_5, true_classes, try_metrics
 from .modules import check_lazy, compiled_part, enter_training, found_tensors, has_extra_state, held_modules, hidden_buffers
-from .modules import keep_state, load_hidden_buffers, moving_norms, own_forward, train_mode, uncompiled, user_level, warn_once
-from .modules import wrap_forward
+from .modules import keep_state, load_hidden_buffers, moving_norms, own_forward, remembered, train_mode, uncompiled, user_level
+from .modules import warn_once, wrap_forward
 from .optimizer import adamw, check_loss_params, check_new_params, fit_groups, FIT_KEYS, follow_params, freeze_to, linear_width
 from .optimizer import load_opt_state, made_opt, NORMS, opt_eval, opt_state, opt_training, own_keys, split_head, spread_lr
 from .optimizer import trained_norms, untrained, warn_untrained
+from .plain_files import check_whole, DamagedFile, packed, plain, plain_model, read_file, read_weights, unpacked, write_weights
 from .profile import bottleneck, DATA_STAGES, LOOP, profile_rates
 from .rules import check_rules, EXEMPT, LEARNER, meetings, OWNED, picks, Rule, RULES
+from .same_fit import describe_data, describe_fit, describe_opt, described, differences, plain_name
 from .schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
 from .schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, schedule_values, StepDecay, Warmup
 from .show import label_text, show_images
@@ -128,39 +131,42 @@ from .vision.trivial_augment import trivial_ops, TrivialAugment, wide_space
 __all__ = [
     'has_stats', 'last_batchnorm', 'training_norms', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch',
     'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'class_name', 'compose', 'EVENTS', 'GatherPreds', 'hooks',
-    'layered', 'PARTS', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_resume', 'check_resume_cbs', 'dry_fit', 'kept', 'own_cbs',
-    'own_state', 'read_checkpoint', 'write_checkpoint', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'batches_in',
-    'InBlocks', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key',
-    'one_at_a_time', 'one_thread', 'ordered_view', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Streams',
-    'what_a_loader_leaves', 'Table', 'Draws', 'generator_state', 'host_state', 'is_generator', 'reachable', 'same_host_state',
-    'seed_generator', 'SeededWorkers', 'set_generator_state', 'set_host_state', 'Backends', 'device_cbs', 'Fast', 'fast_bf16',
-    'has_compiler', 'keep_heap', 'waiting_threads', 'Interpretation', 'sample_files', 'TopLosses', 'interrupts_held', 'interrupts_released',
-    'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs', 'Learner', 'ACTIVATIONS', 'bce_sum', 'feature_distance', 'focal_loss',
-    'FocalLoss', 'loss_name', 'LossFacts', 'read_loss', 'share', 'sigmoid_focal_loss', 'unreduced', 'ZeroRows', 'lr_sweep', 'minimum',
-    'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'batch_value', 'error_rate', 'higher_is_better',
-    'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5', 'true_classes', 'try_metrics', 'check_lazy', 'compiled_part',
-    'enter_training', 'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'keep_state', 'load_hidden_buffers',
-    'moving_norms', 'own_forward', 'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'adamw', 'check_loss_params',
-    'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS',
-    'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained', 'warn_untrained',
-    'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES',
-    'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos',
-    'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images',
-    'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot',
-    'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes',
-    'dataset_item', 'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad',
-    'find_images', 'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels',
-    'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader',
-    'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory',
-    'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer',
-    'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152',
-    'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
-    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
-    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
-    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch',
-    'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say',
-    'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets',
-    'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
+    'layered', 'PARTS', 'settings_of', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_fits', 'check_resume', 'check_resume_cbs',
+    'content', 'dry_fit', 'FORMAT', 'kept', 'newest_whole', 'older_names', 'own_cbs', 'own_state', 'place', 'put_back_if_refused',
+    'read_checkpoint', 'read_or_say_which', 'restore_cbs', 'snapshot', 'this_fit', 'write_checkpoint', 'channel_share', 'col2im', 'im2col',
+    'im2col_conv2d', 'atomic_save', 'atomic_write', 'batches_in', 'check_writable', 'InBlocks', 'keep_modes', 'keep_rng', 'listed',
+    'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_at_a_time', 'one_thread', 'ordered_view', 'sample_beta',
+    'seed_all', 'seed_default', 'soft_targets', 'Streams', 'torch_save', 'what_a_loader_leaves', 'Table', 'Draws', 'generator_state',
+    'host_state', 'is_generator', 'reachable', 'same_host_state', 'seed_generator', 'SeededWorkers', 'set_generator_state',
+    'set_host_state', 'Backends', 'device_cbs', 'Fast', 'fast_bf16', 'has_compiler', 'keep_heap', 'waiting_threads', 'Interpretation',
+    'sample_files', 'TopLosses', 'interrupts_held', 'interrupts_released', 'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs',
+    'Learner', 'ACTIVATIONS', 'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'loss_name', 'LossFacts', 'read_loss', 'share',
+    'sigmoid_focal_loss', 'unreduced', 'ZeroRows', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy',
+    'Averages', 'batch_value', 'error_rate', 'higher_is_better', 'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5',
+    'true_classes', 'try_metrics', 'check_lazy', 'compiled_part', 'enter_training', 'found_tensors', 'has_extra_state', 'held_modules',
+    'hidden_buffers', 'keep_state', 'load_hidden_buffers', 'moving_norms', 'own_forward', 'remembered', 'train_mode', 'uncompiled',
+    'user_level', 'warn_once', 'wrap_forward', 'adamw', 'check_loss_params', 'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params',
+    'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS', 'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head',
+    'spread_lr', 'trained_norms', 'untrained', 'warn_untrained', 'check_whole', 'DamagedFile', 'packed', 'plain', 'plain_model',
+    'read_file', 'read_weights', 'unpacked', 'write_weights', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT',
+    'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'describe_data', 'describe_fit', 'describe_opt', 'described', 'differences',
+    'plain_name', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const',
+    'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text',
+    'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes',
+    'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index',
+    'dataset_classes', 'dataset_item', 'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource',
+    'find_bad', 'find_images', 'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func',
+    'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader', 'read_table',
+    'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk',
+    'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d',
+    'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101',
+    'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
+    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
+    'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper',
+    'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper',
+    'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value',
+    'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms',
+    'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
     'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit',
     'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock', 'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay',
     'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm',

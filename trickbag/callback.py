@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'STAGES', 'PARTS', 'Cancel', 'CancelFit', 'CancelEpoch', 'CancelTrain', 'CancelValidate', 'CancelBatch',
-           'CancelBackward', 'CancelStep', 'Callback', 'compose', 'layered', 'class_name', 'hooks', 'ToDevice',
-           'CheckTargets', 'GatherPreds']
+           'CancelBackward', 'CancelStep', 'Callback', 'settings_of', 'compose', 'layered', 'class_name', 'hooks',
+           'ToDevice', 'CheckTargets', 'GatherPreds']
 
 # %% ../nbs/callback.ipynb #c964f380
 import difflib, inspect, warnings
 from copy import deepcopy
+from functools import wraps
 
 import torch
 
@@ -73,6 +74,7 @@ class Callback:
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
+        if '__init__' in vars(cls): cls.__init__ = _remembering(cls.__init__)
         if cls.stage not in _stage_order:
             raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
         for n in ('reads', 'writes', 'owns', 'does', 'tells', 'state'):
@@ -106,11 +108,35 @@ class Callback:
         "Take back what `state_dict` gave; called after `before_fit`"
         for n in self.state: setattr(self, n, deepcopy(sd[n]))
 
+    def settings(self)->dict:
+        "What it was made with, by argument, or has now in an attribute of that name; a run that goes on must have the same"
+        return settings_of(self, type(self))
+
     def __repr__(self):
         ps = [p for p in inspect.signature(type(self)).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         return f"{type(self).__name__}({', '.join(f'{p.name}={_short(getattr(self, p.name))}' for p in ps if hasattr(self, p.name))})"
 
 def _short(o): return type(o).__name__ if isinstance(o, torch.nn.Module) else repr(o)
+
+def _remembering(init):
+    "A constructor that also keeps what it was given"
+    @wraps(init)
+    def __init__(self, *args, **kw):
+        vars(self).setdefault('_given', (args, kw))     # the outermost constructor is called first
+        init(self, *args, **kw)
+    return __init__
+
+def settings_of(
+    cb:Callback,
+    kind:type,  # whose constructor made it
+)->dict:        # argument -> value
+    "What a callback was made with, or has now in attributes named as the arguments"
+    args,kw = vars(cb).get('_given', ((), {}))
+    sig = inspect.signature(kind)
+    try: given = sig.bind(*args, **kw)
+    except TypeError: return {}         # made otherwise
+    given.apply_defaults()
+    return {n: getattr(cb, n, v) for n,v in given.arguments.items()}
 
 # %% ../nbs/callback.ipynb #e585eca0
 def compose(

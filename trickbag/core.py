@@ -5,18 +5,24 @@
 # %% auto #0
 __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'seed_all', 'Streams', 'loader_generators',
            'batches_in', 'one_at_a_time', 'keep_rng', 'what_a_loader_leaves', 'ordered_view', 'soft_targets',
-           'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_modes', 'atomic_save']
+           'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_modes', 'atomic_write', 'atomic_save',
+           'torch_save', 'check_writable']
 
 # %% ../nbs/core.ipynb #5de151f6
-import os, random, sys, tempfile, threading, time, warnings, zlib
+import io, os, random, secrets, sys, tempfile, threading, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+try: import fcntl
+except ImportError: fcntl = None    # Windows, where a file that is open cannot be removed: that tells as much
+
 from .interrupts import interrupts_held, interrupts_released, uninterrupted
+
 
 # %% ../nbs/core.ipynb #b1ee0f54
 def mix_seed(
@@ -259,21 +265,90 @@ def keep_modes(model:torch.nn.Module):
     finally:
         for m,t in modes: m.training = t
 
+
+# %% ../nbs/core.ipynb #c0f11e02
+@contextmanager
+def atomic_write(
+    path:Path,          # goal; its folder is made
+    text:bool=False,    # for text (UTF-8, ends of line as given), not bytes
+):                      # yields the file to write to
+    "A new file, that takes the place of `path` at the end of the `with`: a kill leaves the old one or the new one, and no more"
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        f,tmp = _temporary(path)
+        try:
+            with f:
+                out = io.TextIOWrapper(f, 'utf-8', newline='', write_through=True) if text else f
+                yield out
+                f.flush()
+                os.fsync(f.fileno())
+                if fcntl: os.replace(tmp, path)     # while it is locked, so that nobody takes it for a leftover
+            if not fcntl: os.replace(tmp, path)
+        finally: Path(tmp).unlink(missing_ok=True)
+    except OSError as e:
+        if e.errno is None or (e.filename and Path(e.filename).parent!=path.parent): raise
+        raise OSError(e.errno, f"{os.strerror(e.errno)}, while writing; what was there before stays", str(path)) from e
+
+def _temporary(path):
+    "A new file beside `path`, locked for as long as it is open, and its name"
+    while True:
+        tmp = path.with_name(f'.{path.name}-{secrets.token_hex(4)}.tmp')
+        f = open(tmp, 'xb')
+        if not fcntl: return f,tmp
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: pass        # another process looks whether it is a leftover, and will remove it
+        except OSError: return f,tmp        # a file system without locks
+        if os.fstat(f.fileno()).st_nlink: return f,tmp
+        f.close()
+
+def _remove_leftovers(path):
+    "Remove what killed processes left of their writing to `path`: files that nobody holds locked"
+    for o in os.scandir(path.parent):
+        if not (o.name.startswith(f'.{path.name}-') and o.name.endswith('.tmp')): continue
+        with suppress(OSError):             # it is being written, or gone by now
+            if not fcntl: os.unlink(o.path)
+            else:
+                with open(o.path, 'r+b') as f:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(o.path)
+
+class _Heard:
+    "A file that keeps the error of a write: torch's zip writer goes on to report its own confusion, not the full disk"
+    def __init__(self, f): self.f,self.error,self.flush = f,None,f.flush
+    def write(self, data):
+        try: return self.f.write(data)
+        except OSError as e:
+            self.error = e
+            raise
+
 def atomic_save(
     obj,        # tensors and plain Python values only, so that `torch.load(weights_only=True)` reads it
     path:Path,  # goal; its folder is made
 )->Path:        # the same path
-    "`torch.save` through a temporary file, so that a kill leaves the old file or the new one, never half of one"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-')
-    try:
-        with os.fdopen(fd, 'wb') as f:
-            torch.save(obj, f); f.flush(); os.fsync(f.fileno())
-        os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, path)
-    finally: Path(tmp).unlink(missing_ok=True)
-    return path
+    "`torch.save` by `atomic_write`"
+    with atomic_write(path) as f: torch_save(obj, f)
+    return Path(path)
 
-def _umask()->int:
-    "This process's file mode mask (reading it means setting it)"
-    m = os.umask(0); os.umask(m)
-    return m
+def torch_save(
+    obj,        # tensors and plain Python values
+    f,          # a file open for bytes
+):
+    "`torch.save` whose error, if the file cannot be written, is the file's"
+    heard = _Heard(f)
+    try: torch.save(obj, heard)
+    except RuntimeError as e: raise heard.error or e
+
+def check_writable(
+    path:Path,  # a file that will be written
+    who:str,    # for the error
+):
+    "Raise now what would be raised at the first writing: a folder of that name, or one that cannot be written to"
+    if path.is_dir(): raise ValueError(f"{who}: {path} is a folder; give a file name")
+    folder = path.parent
+    while not os.path.lexists(folder) and folder!=folder.parent: folder = folder.parent
+    try: tempfile.TemporaryFile(dir=folder, prefix='.trickbag-').close()
+    except OSError as e:
+        raise type(e)(e.errno, f"{who}: {path} cannot be written ({e.strerror}); give another file", str(folder)) from None
+

@@ -16,7 +16,8 @@ from torch import nn
 
 from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
                                CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
-from .checkpoint import apply_checkpoint, check_resume, check_resume_cbs, own_cbs, read_checkpoint, write_checkpoint
+from .checkpoint import (apply_checkpoint, check_fits, check_resume, check_resume_cbs, newest_whole, own_cbs, place, put_back_if_refused,
+                                 read_or_say_which, restore_cbs, write_checkpoint)
 from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, mix_state, name_key, one_at_a_time,
                            ordered_view, seed_all, seed_default, soft_targets, what_a_loader_leaves)
 from .draws import Draws, host_state, same_host_state, set_host_state
@@ -27,6 +28,7 @@ from .modules import enter_training
 from .optimizer import (adamw, check_loss_params, check_new_params, fit_groups, freeze_to, load_opt_state, made_opt, opt_eval, opt_training,
                                 split_head, spread_lr, warn_untrained)
 from .rules import check_rules
+from .same_fit import describe_fit, describe_opt
 
 # %% ../nbs/learner.ipynb #a965bef5
 def default_cbs(device:torch.device, model:nn.Module)->list:
@@ -73,6 +75,9 @@ class Learner:
         self._outside = None            # (number, epoch) of an event outside of batches, which is seeded by them
         self._first = 0                 # epochs trained before this fit
         self._host = self._host_step = None # of Python's and numpy's generators: 'each batch', or how they stood when the epoch, and its first step, began
+        self.fits,self._fit = [],None           # descriptions of the fits that are over, and of the one that is running
+        self._ahead,self._back = False,None     # `load`ed by a fit that was over there: the next goes on from it; undoes the taking up of a checkpoint
+        self._opt_as_made = None,None
         self._forget()
 
     # The loop
@@ -82,6 +87,7 @@ class Learner:
         lr=None,                # learning rate: number, slice or list, see `spread_lr`; None is `self.lr`
         cbs=(),                 # further callbacks for this fit only
         resume:bool|str|Path=False, # True: go on from the checkpoint that `load` read. A file: load it if it exists and go on, else start
+        resume_anyway:bool=False,   # True: go on, with a warning, although the checkpoint was saved in a fit that was not the same
     )->'Learner':               # itself
         "Train for `n_epoch` epochs, validating after each"
         if self.fitting: raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
@@ -93,16 +99,14 @@ class Learner:
         if left := what_a_loader_leaves(valid)[1]:
             warnings.warn(f"fit: the validation loader leaves {left} samples out (drop_last), so loss and metrics are not of the whole set; make it without drop_last")
         Averages(self.metrics)      # what is wrong with the metrics should be known now
-        if resume:
-            d = self._loaded if resume is True else read_checkpoint(self, self._file(resume)) if self._file(resume).exists() else None
-            if d or resume is True: check_resume(self, d)
-            if d and resume is not True: self._apply(d)
-            resume = bool(d)
-        self._first = self.epochs_run-(self._loaded['loop']['position'][0] if resume else 0)
+        point = self._point(resume)
         lr = self.lr if lr is None else lr
         # what is set up is undone, Ctrl-C or not: interrupts wait, but for the epochs themselves
-        with (one_at_a_time(), interrupts_held(), self.composed(cbs), keep_torch_state(), self.drawing(train, valid), keep_modes(self.model),
-              fit_groups(self.make_opt(), self.model, self.splitter, lr)):
+        with (one_at_a_time(), interrupts_held(), put_back_if_refused(self, cbs, point), self.composed(cbs), keep_torch_state(),
+              self.drawing(train, valid), keep_modes(self.model), fit_groups(self.make_opt(), self.model, self.splitter, lr)):
+            where = self._begin(point, lr, resume_anyway)
+            if where=='over': return self
+            self._first = self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
             with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None):
@@ -111,13 +115,43 @@ class Learner:
                 enter_training(self.model)
                 check_loss_params(self.loss_func, self.opt)
                 self._left_out = warn_untrained(self.opt, self.model)
-                try: self._stretch('fit', lambda: self._epochs(resume), CancelFit)
+                try: self._stretch('fit', lambda: self._epochs(where=='here'), CancelFit)
                 except Cancel as e: raise _misplaced(e) from e
+                self.fits = [*self.fits, self._fit]
         return self
+
+    def _point(self, resume)->dict|None:
+        "The checkpoint from which a fit may go on, read and looked at; nothing is changed yet"
+        if resume is True: point = self._loaded
+        elif resume: point = newest_whole(self, self._file(resume))
+        else: point = self._loaded if self._ahead else None     # the fit before was over in it
+        if point or resume is True: check_resume(self, point)
+        return point
+
+    def _begin(self, point, lr, anyway)->str:
+        "Whether this fit starts, goes on from a checkpoint that was saved 'here', or is 'over' in it"
+        from trickbag.monitors.progress import say
+        self._fit = describe_fit(self, lr, self._opt_as_made[1])
+        where = place(self, point, anyway) if point else 'start'
+        name = f'fit {len(self.fits)+1}'
+        if where=='start':
+            self._ahead = False
+            if point: say(f"{name} starts: {point['file']} was saved in fit {len(point['fits'])+1}, which is over")
+            return where
+        if where=='here': check_fits(self, point, types=True)
+        self._apply(point, opt=False)
+        self._ahead = where=='over'
+        if where=='here':
+            if point['loop']['position'][0]>=self.n_epoch: say(f"{name} is complete in {point['file']}; nothing is left to train")
+            return where
+        self.fits,self._back = [*self.fits, self._fit],None
+        say(f"{name} is over in {point['file']}, which was saved in fit {len(point['fits'])+1}: passed by; the learner is where that one was, and the next fit goes on from there")
+        return where
 
     def _epochs(self, resume):
         if resume: self._resume()
         else: self._loaded = None
+        self._back = None       # the checkpoint is taken up as a whole
         if self.position[0]>=self.n_epoch>0: self._at_end()
         with opt_training(self.opt), interrupts_released():
             for self.epoch in range(self.position[0], self.n_epoch):
@@ -142,7 +176,7 @@ class Learner:
         self._draws.look()      # callbacks may have made generators meanwhile
         self._outside = None
         check_new_params(self.opt, self.model, self._left_out, refuse=self.position==(0, 0))
-        if self._loaded and self.position[1]: self._restore_cbs(self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
+        if self._loaded and self.position[1]: restore_cbs(self._loaded, self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
         host = self._loaded['loop'].get('host_state') if self._loaded and self.position[1] else None
         self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
         for self.iter,batch in self._batches(self.dl, self.position[1], host): self._train_batch(batch)
@@ -503,6 +537,7 @@ class Learner:
     def make_opt(self):
         "The optimizer: made on first use, kept between fits; made anew, with the state that still applies, if parameters were replaced"
         self.opt = made_opt(self.opt, self.model, self.opt_func, spread_lr(self.lr, 1)[0])
+        if self._opt_as_made[0] is not self.opt: self._opt_as_made = self.opt,describe_opt(self.opt)
         return self.opt
 
     def freeze_to(self, n:int):
@@ -515,7 +550,7 @@ class Learner:
     # Saving
 
     def save(self,
-        file:str|Path='models/model',   # relative to `learn.path`; `.pt` is added where there is no suffix
+        file:str|Path='models/model',   # relative to `learn.path`; `.pt` is added where there is no suffix. A name in `.safetensors` gets the model's weights alone
     )->Path:                            # where it was written
         "Model, optimizer, callbacks, counters and history in one file; inside a fit, in `after_batch` or `after_epoch` (stage 'report' or later), a point to resume from"
         if self._mid: raise ValueError("save: a batch is half done, which cannot be resumed; save in after_batch or after_epoch")
@@ -526,24 +561,26 @@ class Learner:
         strict:bool=True,               # False: only weights whose name and shape fit, and no optimizer state
     )->'Learner':                       # itself
         "Take back what `save` wrote. If that was inside a fit, the same fit with `resume=True` goes on from there"
-        self._apply(read_checkpoint(self, self._file(file)), strict)
+        d = read_or_say_which(self, self._file(file))
+        with put_back_if_refused(self, (), d):
+            self._apply(d, strict)
+            self._ahead,self._back = False,None
         return self
 
-    def _apply(self, d, strict=True):
+    def _apply(self, d, strict=True, opt=True):
         with interrupts_held():
-            apply_checkpoint(self, d, strict)
+            apply_checkpoint(self, d, strict, opt)
+            if d['loop'] is None: return    # weights alone
             self._loaded,self.history,self.step,self.epochs_run = d,d['history'],d['loop']['step'],d['loop']['epochs_run']
-            if not d['loop']['fitting']: self._restore_cbs(own_cbs(self))
+            if opt: self.fits = d['fits']
+            if not d['loop']['fitting']: restore_cbs(d, own_cbs(self))
 
     def _resume(self):
-        check_resume_cbs(self, self._loaded)
-        load_opt_state(self.opt, self.model, self._loaded['opt'], groups=True)
-        self.position = tuple(self._loaded['loop']['position'])
-        self._restore_cbs(self.active)
-
-    def _restore_cbs(self, cbs):
-        for cb in cbs:
-            if cb.name in self._loaded['cbs']: cb.load_state_dict(self._loaded['cbs'][cb.name])
+        d = self._loaded
+        check_resume_cbs(self, d)
+        load_opt_state(self.opt, self.model, d['opt'], groups=not d.get('anyway'))
+        self.position = tuple(d['loop']['position'])
+        restore_cbs(d, self.active)
 
     def __repr__(self):
         last = ', '.join(f'{k} {v:.4f}' for k,v in (self.history or [{}])[-1].items() if isinstance(v, float) and k!='time')
