@@ -11,6 +11,7 @@ from torch import nn
 
 from .callback import Callback
 from .core import keep_modes
+from .interrupts import interrupts_held
 from .modules import train_mode, uncompiled
 
 # %% ../nbs/batchnorm.ipynb #cb649a4c
@@ -49,9 +50,10 @@ def update_bn(learn):
     bufs = [b for m in norms for b in m.buffers(recurse=False)]
     if not bufs: return
     was = [b.clone() for b in bufs]
-    try:
-        # uncompiled, as every batch has another momentum, which would be compiled anew
-        with uncompiled(learn.model), learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats(norms)], ordered=False)
-    except BaseException:       # all anew, or as they were
-        torch._foreach_copy_(bufs, was)
-        raise
+    with interrupts_held():     # but for the batches of `validate`
+        try:
+            # uncompiled, as every batch has another momentum, which would be compiled anew
+            with uncompiled(learn.model), learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats(norms)], ordered=False)
+        except BaseException:       # all anew, or as they were
+            torch._foreach_copy_(bufs, was)
+            raise

@@ -312,7 +312,7 @@ def dry_fit(
     gens = [(g, g.get_state()) for g in loader_generators(dl)]
     with interrupts_held(), kept(learn):
         was = dict(vars(learn), _loaded=deepcopy(learn._loaded))    # the optimizer may live in a loaded checkpoint's tensors
-        attrs = [(cb, dict(vars(cb)), deepcopy(cb.state_dict())) for cb in own_cbs(learn)+cbs if isinstance(cb, Callback)]
+        attrs = [(cb, _contents(cb), deepcopy(cb.state_dict())) for cb in own_cbs(learn)+cbs if isinstance(cb, Callback)]
         try:
             learn._ahead = False        # it does not go on with another fit
             learn.cbs,learn.default_cbs = ([cb for cb in l if takes_part(cb)] for l in (learn.cbs, learn.default_cbs))
@@ -321,6 +321,19 @@ def dry_fit(
             vars(learn).clear(); vars(learn).update(was)
             for g,s in gens: g.set_state(s)
             for cb,d,sd in attrs:
-                vars(cb).clear(); vars(cb).update(d)
+                _put_contents(cb, d)
                 cb.load_state_dict(sd)
+
+def _contents(o)->list:
+    "The attributes of an object, with copies of their lists, dicts and sets"
+    return [(k, v, v.copy() if type(v) in (list, dict, set) else None) for k,v in vars(o).items()]
+
+def _put_contents(o, contents:list):
+    "Give an object its attributes back, and them what was in them"
+    vars(o).clear()
+    for k,v,copy in contents:
+        vars(o)[k] = v
+        if copy is None: continue
+        v.clear()
+        (v.extend if isinstance(v, list) else v.update)(copy)
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'seed_all', 'Streams', 'loader_generators',
            'batches_in', 'one_at_a_time', 'keep_rng', 'what_a_loader_leaves', 'ordered_view', 'soft_targets',
-           'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_modes', 'atomic_write', 'atomic_save',
-           'torch_save', 'check_writable']
+           'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_attrs', 'keep_modes', 'atomic_write',
+           'atomic_save', 'torch_save', 'check_writable']
 
 # %% ../nbs/core.ipynb #5de151f6
 import io, os, random, secrets, sys, tempfile, threading, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
@@ -258,6 +258,16 @@ def one_thread():
 
 # %% ../nbs/core.ipynb #0291059b
 @uninterrupted
+def keep_attrs(
+    o,      # any object
+    *names  # of its attributes
+):
+    "Give an object's attributes back as they were found"
+    was = {n: getattr(o, n) for n in names}
+    try: yield
+    finally: vars(o).update(was)
+
+@uninterrupted
 def keep_modes(model:torch.nn.Module):
     "Give every module its training or eval mode back as found"
     modes = [(m, m.training) for m in model.modules()]
@@ -267,7 +277,7 @@ def keep_modes(model:torch.nn.Module):
 
 
 # %% ../nbs/core.ipynb #c0f11e02
-@contextmanager
+@uninterrupted
 def atomic_write(
     path:Path,          # goal; its folder is made
     text:bool=False,    # for text (UTF-8, ends of line as given), not bytes

@@ -70,6 +70,7 @@ class Learner:
         self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = None
         self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
         self.position,self.active,self._extra,self._mid,self._left_out = (0, 0),[],[],False,[]
+        self.resume_asked = False       # whether this fit was to be taken up, if there was something to take up
         self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
         self._draws = None              # who draws beside the global generators, in a fit or validation
         self._outside = None            # (number, epoch) of an event outside of batches, which is seeded by them
@@ -99,6 +100,7 @@ class Learner:
         if left := what_a_loader_leaves(valid)[1]:
             warnings.warn(f"fit: the validation loader leaves {left} samples out (drop_last), so loss and metrics are not of the whole set; make it without drop_last")
         Averages(self.metrics)      # what is wrong with the metrics should be known now
+        self.resume_asked = bool(resume)
         point = self._point(resume)
         lr = self.lr if lr is None else lr
         # what is set up is undone, Ctrl-C or not: interrupts wait, but for the epochs themselves

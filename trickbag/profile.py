@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from .callback import Callback, CancelEpoch, CancelFit, ToDevice
 from .checkpoint import dry_fit
-from .core import batches_in, listed
+from .core import batches_in, keep_attrs, listed
 from .describe import Table
 from .fast import Fast, waiting_threads
 from .learner import Learner
@@ -94,10 +94,9 @@ def profile_rates(
     links,free = run(True),run(False)
     names = dict.fromkeys(name for r in links.rows for name in r)
     dls = learn.dls
-    try:
+    with keep_attrs(learn, 'dls'):
         learn.dls,k = SimpleNamespace(train=_Same(free.batch, n+warm), valid=None, cbs=[], c=getattr(dls, 'c', None), vocab=getattr(dls, 'vocab', None)),n+warm
         same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or isinstance(cb, ToDevice))
-    finally: learn.dls = dls
     return {o: sum(r.get(o, 0.) for r in links.rows)/len(links.rows) for o in names},free.rate,same.rate
 
 def bottleneck(

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from .callback import Callback
 from .core import InBlocks
+from .interrupts import uninterrupted
 from .learner import Learner
 
 # %% ../nbs/schedule.ipynb #c4b4948b
@@ -349,14 +350,18 @@ def fine_tune(self:Learner,
     resume_anyway=False,        # as in `fit`
 )->Learner:                     # itself
     "Train the head of a pretrained model, then all of it; defaults as in fastai. The model ends unfrozen; after an error, as it was found"
-    was = [(p, p.requires_grad) for p in self.model.parameters()]
-    try:
+    with _frozen_as_found_after_an_error(self.model):
         if freeze_epochs:
             self.freeze()
             self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, cbs=cbs, resume=resume, resume_anyway=resume_anyway)
         self.unfreeze()
         lrs = slice(base_lr/2/lr_mult, base_lr/2)
         return self.fit_one_cycle(epochs, lrs, div=div, pct_start=pct_start, cbs=cbs, resume=resume, resume_anyway=resume_anyway)
+
+@uninterrupted
+def _frozen_as_found_after_an_error(model):
+    was = [(p, p.requires_grad) for p in model.parameters()]
+    try: yield
     except BaseException:
         for p,r in was: p.requires_grad_(r)
         raise

@@ -12,7 +12,7 @@ from torch import nn
 
 from .checkpoint import kept
 from .callback import STAGES
-from .core import batches_in, keep_modes, one_at_a_time
+from .core import batches_in, keep_attrs, keep_modes, one_at_a_time
 from .data.loaders import DataLoaders
 from .learner import Learner
 
@@ -59,7 +59,7 @@ def show_batch(self:Learner,
 ):                      # the matplotlib figure
     "The first batch as the model sees it, with its labels; leaves everything as found"
     with one_at_a_time(), self.composed(cbs), self.composed(monitors=False), self.drawing(self.dls.train, self.dls.valid), keep_modes(self.model), kept(self):
-        try:
+        with keep_attrs(self, 'dl', 'training', 'view', 'xb', 'yb', 'idx', 'targ', 'pred', 'loss'):
             self.dl,self.training = (self.dls.train if train else self.dls.valid),train
             if self.dl is None: raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
             if not train: self._hooks = {e: [f for f in fs if not f.__self__.train_only] for e,fs in self._hooks.items()}
@@ -70,9 +70,6 @@ def show_batch(self:Learner,
             self.idx = rest[0] if rest else None
             self('before_batch')
             x,y = self.xb[:n],self.yb[:n]
-        finally:
-            self.dl,self.training,self.view = None,False,{}
-            self._forget()
     norm = next((cb for cb in [*self.cbs, *getattr(self.dls, 'cbs', ())] if hasattr(cb, 'denorm')), None)
     if norm: x = norm.denorm(x)
     elif x.is_floating_point() and (x.min()<0 or x.max()>1): x = (x-x.amin())/(x.amax()-x.amin())

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .callback import Callback
+from .interrupts import interrupts_held, interrupts_released
 from .learner import Learner
 from .vision.crop import active_crop, resize_batch
 
@@ -88,9 +89,11 @@ def pooled_activations(
     "What the model's last `nn.Linear` gets: the activations after average pooling"
     got,heads = [],[m for m in learn.model.modules() if isinstance(m, nn.Linear)]
     if not heads: raise ValueError(f"pooled_activations: {type(learn.model).__name__} has no nn.Linear")
-    handle = heads[-1].register_forward_pre_hook(lambda m, args: got.append(args[0].detach().float().cpu()))
-    try: learn.size_sweep([size], dl)
-    finally: handle.remove()
+    with interrupts_held():
+        handle = heads[-1].register_forward_pre_hook(lambda m, args: got.append(args[0].detach().float().cpu()))
+        try:
+            with interrupts_released(): learn.size_sweep([size], dl)
+        finally: handle.remove()
     return torch.cat(got)
 
 def plot_activation_cdf(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TinyData', 'tiny_model', 'tiny_learner', 'weights', 'StopAt', 'prove_resume', 'prove_order', 'Bomb', 'EarlyBomb',
-           'LateBomb', 'found', 'prove_undone', 'prove_own_stream', 'prove']
+           'LateBomb', 'process_state', 'found', 'prove_undone', 'prove_own_stream', 'prove']
 
 # %% ../nbs/testing.ipynb #4ef66337
-import itertools, random, sys, tempfile
+import itertools, logging, random, signal, sys, tempfile, warnings
 from pathlib import Path
 
 import torch
@@ -125,16 +125,37 @@ class Bomb(Callback):
 class EarlyBomb(Bomb): stage = 'surgery'
 class LateBomb(Bomb):  stage = 'stop'
 
+def process_state()->dict:
+    "What is set for the whole process, or thread: grad mode, autocast, threads, signal handlers, logging, warnings, random states ..."
+    np = sys.modules.get('numpy')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        autocast = {k: (torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in ('cpu', 'cuda')}
+        top_hooks = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda _: None)(True)
+    nesting = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    cudnn,log = torch.backends.cudnn,logging.getLogger()
+    return dict(
+        grad_mode=(torch.is_grad_enabled(), torch.is_inference_mode_enabled()), autocast=(autocast, nesting, torch.is_autocast_cache_enabled()),
+        hooks_of_saved_tensors=top_hooks, threads=torch.get_num_threads(), defaults=(torch.get_default_dtype(), torch.get_default_device()),
+        backends=(cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()),
+        handlers={s: signal.getsignal(s) for s in signal.valid_signals()}, logging=(log.level, list(log.handlers), logging.root.manager.disable),
+        warnings=(list(warnings.filters), warnings.showwarning), numpy_rng=None if np is None else repr(np.random.get_state()))
+
+def _settings(m):
+    "A module's own plain attributes, such as the stride of a convolution, and the names of all"
+    return sorted(vars(m)),{k: v for k,v in vars(m).items() if isinstance(v, (bool, int, float, str, tuple, type(None)))}
+
 def found(learn)->dict:
     "What a fit must leave as it was, beside the weights that it trains"
     m = learn.model
-    mods = {n: (type(o), o.training, o.forward.__func__ if hasattr(o.forward, '__func__') else o.forward, len(o._forward_hooks), len(o._forward_pre_hooks)) for n,o in m.named_modules()}
+    mods = {n: (type(o), o.training, o.forward.__func__ if hasattr(o.forward, '__func__') else o.forward, len(o._forward_hooks), len(o._forward_pre_hooks), _settings(o)) for n,o in m.named_modules()}
     ps = {n: (id(p), p.requires_grad, p.grad is None, p.dtype, p.stride()) for n,p in m.named_parameters()}
     groups = [{k: ([id(p) for p in v] if k=='params' else v) for k,v in g.items()} for g in learn.make_opt().param_groups]
     rng = torch.get_rng_state().tolist(), random.getstate()
     own = {n: getattr(learn, n) for n in ('loss_func', 'dls', 'autocast', 'view', 'fitting', 'training', 'device', 'splitter')}
     return dict(modules=mods, params=ps, keys=list(m.state_dict()), groups=groups, rng=rng, own=own, opt_step='opt_step' in vars(learn),
-                cbs=[id(cb) for cb in learn.cbs], active=list(learn.active))
+                cbs=[id(cb) for cb in learn.cbs], active=list(learn.active), **process_state())
 
 def prove_undone(
     make_cbs,       # `make_cbs()` -> new callbacks

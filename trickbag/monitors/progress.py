@@ -6,7 +6,7 @@
 __all__ = ['surroundings', 'format_time', 'format_value', 'Bar', 'bar', 'say', 'Progress']
 
 # %% ../../nbs/monitors/progress.ipynb #5cfd9977
-import html, math, os, shutil, sys
+import atexit, errno, html, math, os, shutil, sys, warnings
 from time import perf_counter
 
 from ..callback import Callback
@@ -22,7 +22,43 @@ def surroundings()->str:
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if getattr(shell, 'kernel', None) is not None: return 'kernel'      # IPython in a terminal has no kernel
     if sys.stdout is None: return 'off'                                 # pythonw
-    return 'tty' if sys.stdout.isatty() and os.environ.get('TERM')!='dumb' else 'plain'
+    try: tty = sys.stdout.isatty()
+    except AttributeError: tty = False                                  # an object that can write, and no more
+    except ValueError: return 'off'                                     # it is closed
+    return 'tty' if tty and os.environ.get('TERM')!='dumb' else 'plain'
+
+class _Output:
+    "Standard output, for those who only watch: where it cannot be written, that is said once, and the training goes on"
+    def __init__(self): self.gone,self.told = None,False    # the stream that is gone for good; whether that was said
+
+    def write(self, text:str):
+        out = sys.stdout
+        if out is None or out is self.gone: return
+        try:
+            try: out.write(text)
+            except UnicodeEncodeError:      # a terminal that knows fewer letters
+                code = getattr(out, 'encoding', None) or 'ascii'
+                out.write(text.encode(code, 'replace').decode(code))
+            if hasattr(out, 'flush'): out.flush()
+        except (OSError, ValueError) as e: self.failed(e, out)
+
+    def failed(self, e:Exception, out=None):
+        # a closed pipe, terminal or file stays so; a full disk may be emptied
+        if isinstance(e, (BrokenPipeError, ValueError)) or getattr(e, 'errno', None) in (errno.EIO, errno.EBADF, errno.ENXIO): self.gone = out
+        if self.told: return
+        self.told = True
+        atexit.register(_end_quietly)
+        try: warnings.warn(f"Progress: nothing can be shown any more ({type(e).__name__}: {e}); the training goes on", stacklevel=2)
+        except (OSError, ValueError): pass      # standard error is gone, too
+
+def _end_quietly():
+    "What could not be written is no error at the end of the program either"
+    try: sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, ValueError, AttributeError): pass
+
+_output = _Output()
 
 def format_time(secs:float)->str:
     "0:07, 12:34 or 1:02:03"
@@ -91,11 +127,11 @@ class Bar:
     ):
         "Add a row to the table"
         row = {k: format_time(v) if k=='time' else format_value(v) for k,v in row.items()}
-        if self.how=='plain': print('  '.join(f'{k} {v}' for k,v in row.items()), flush=True)
+        if self.how=='plain': _output.write('  '.join(f'{k} {v}' for k,v in row.items())+'\n')
         if self.how=='tty':
             self.wipe()
             lines = _text_table([row])
-            print('\n'.join(lines if not self.rows or self.rows[-1].keys()!=row.keys() else lines[1:]), flush=True)
+            _output.write('\n'.join(lines if not self.rows or self.rows[-1].keys()!=row.keys() else lines[1:])+'\n')
         self.rows.append(row)
         if self.how=='kernel':
             self.line = ''
@@ -103,7 +139,9 @@ class Bar:
 
     def wipe(self):
         "Take the bar off the screen"
-        if self.how=='tty' and self.line: self._put(''); print('\r', end='', flush=True)
+        if self.how=='tty' and self.line:
+            self._put('')
+            _output.write('\r')
         self.line = ''
         if Bar._live is self: Bar._live = None
 
@@ -112,7 +150,9 @@ class Bar:
     ):
         "The end: the table stays"
         line,self.next = self.line,math.inf
-        if broken and self.how=='tty' and line: self.line = ''; print(flush=True)
+        if broken and self.how=='tty' and line:
+            self.line = ''
+            _output.write('\n')
         self.wipe()
         if self.how=='kernel' and (self.rows or self.handle):
             self.line = f'{line}<div>interrupted</div>' if broken and line else ''
@@ -120,13 +160,17 @@ class Bar:
 
     def _put(self, line):
         old,self.line = len(self.line),line
-        print('\r'+line.ljust(min(old, _columns())), end='', flush=True)
+        _output.write('\r'+line.ljust(min(old, _columns())))
 
     def _show(self):
-        from IPython.display import display
-        out = {'text/plain': '\n'.join(_text_table(self.rows)), 'text/html': _html_table(self.rows)+self.line}
-        if self.handle: self.handle.update(out, raw=True)
-        else: self.handle = display(out, raw=True, display_id=True)
+        try:
+            from IPython.display import display
+            out = {'text/plain': '\n'.join(_text_table(self.rows)), 'text/html': _html_table(self.rows)+self.line}
+            if self.handle: self.handle.update(out, raw=True)
+            else: self.handle = display(out, raw=True, display_id=True)
+        except Exception as e:      # whatever a front end raises that has gone away: it only watches
+            self.how = 'off'
+            _output.failed(e)
         self.last = perf_counter(); self.next = max(self.next, self.last+self.every)
 
 # %% ../../nbs/monitors/progress.ipynb #a299ce13
@@ -136,7 +180,7 @@ def _text_bar(i, total, label, stats):
     room = min(30, _columns()-len(label)-len(stats)-5)
     if not total or room<5: return f'{label}  {stats}'.lstrip()[:_columns()]
     n = min(room, room*i//total)
-    utf = (sys.stdout.encoding or '').lower().startswith('utf')
+    utf = (getattr(sys.stdout, 'encoding', None) or '').lower().startswith('utf')
     return f"{label} |{('█' if utf else '#')*n}{'-'*(room-n)}| {stats}".lstrip()
 
 def _text_table(rows):
@@ -173,7 +217,7 @@ def bar(
             yield o
             if perf_counter()>=b.next: b.draw(i)
         secs = perf_counter()-b.start
-        if b.how=='plain' and label and secs>=1: print(f'{label}  {_count(i)}  {format_time(secs)}', flush=True)
+        if b.how=='plain' and label and secs>=1: _output.write(f'{label}  {_count(i)}  {format_time(secs)}\n')
     finally: b.close()
 
 def say(
@@ -182,7 +226,7 @@ def say(
     "Print a line where it does not run into a bar; nothing if `TRICKBAG_PROGRESS=0`"
     if surroundings()=='off': return
     if Bar._live: Bar._live.wipe()
-    print(text, flush=True)
+    _output.write(text+'\n')
 
 # %% ../../nbs/monitors/progress.ipynb #be8eb979
 class Progress(Callback):

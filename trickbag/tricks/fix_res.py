@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..batchnorm import last_batchnorm
 from ..callback import Callback
-from ..core import listed
+from ..core import keep_attrs, listed
 from ..learner import Learner
 from ..sizes import AtSize
 
@@ -80,8 +80,6 @@ def fix_res(self:Learner,
     stay = {'surgery', 'device', 'crop', 'normalise', 'model', 'accumulate', 'precision', 'monitor', 'report', 'stop'} | ({'augment'} if boxes=='train' else set())
     mirrors = [cb for cb in getattr(self.dls, 'cbs', ()) if 'flip' in cb.owns]
     if boxes=='center' and mirrors and not any('flip' in cb.owns for cb in cbs): cbs.append(_Still(mirrors[0].name))     # the test does not mirror
-    was = {n: getattr(self, n) for n in ('cbs', 'opt', 'opt_func')}
-    try:
+    with keep_attrs(self, 'cbs', 'opt', 'opt_func'):
         self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does],None,opt_func
         return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume)
-    finally: vars(self).update(was)

@@ -64,7 +64,7 @@ class GradientAccumulation(Callback):
     after_epoch = after_train       # where `CancelEpoch` left the training loop
 
     def cleanup_fit(self, learn):
-        self._params = {}
+        self._params,self._flushing = {},False
         self._clear()
 
     def state_dict(self)->dict:

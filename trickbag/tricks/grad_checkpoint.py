@@ -6,17 +6,18 @@
 __all__ = ['keep_buffers', 'residual_blocks', 'GradientCheckpointing']
 
 # %% ../../nbs/tricks/grad_checkpoint.ipynb #877d26d9
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from fnmatch import fnmatch
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..callback import Callback
+from ..interrupts import uninterrupted
 from ..modules import wrap_forward
 
 # %% ../../nbs/tricks/grad_checkpoint.ipynb #927d427b
-@contextmanager
+@uninterrupted
 def keep_buffers(
     m:torch.nn.Module,
 ):

@@ -46,8 +46,8 @@ class LayerFreezing(Callback):
         ls = param_layers(learn.model)[:-1]
         self.n_frozen = int(frozen_share(learn.epoch/learn.n_epoch, self.start, self.end, self.level)*len(ls)+1e-9)
         for p in (p for _,ps in ls[:self.n_frozen] for p in ps if p.requires_grad):
+            self._off.append(p)     # before it is frozen, so that no interrupt comes between
             p.requires_grad_(False).grad = None
-            self._off.append(p)
 
     def cleanup_fit(self, learn):
         for p in self._off: p.requires_grad_(True)

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
+from ..interrupts import interrupts_held, interrupts_released
 from ..losses import share
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
@@ -53,17 +54,22 @@ class SAM(Callback):
         if not (ps and self.window): return
         ts,batch = [*ps, *learn.model.buffers()],{n: getattr(learn, n) for n in (*_BATCH, 'pred', 'loss')}
         was = [t.detach().clone() for t in ts]
-        try:
-            self.norm,self.ascended = ascend(ps, self.rho),True
-            learn.opt.zero_grad()
-            total = sum(0 if size is None else size for *_,size in self.window) if len(self.window)>1 else None
-            for *b,size in self.window:
-                vars(learn).update(zip(_BATCH, b))
-                learn.forward()
-                (learn.loss if size is None or total is None else learn.loss*share(size, total)).backward()
-        finally:
-            with torch.no_grad(): torch._foreach_copy_(ts, was)
-            vars(learn).update(batch)
+        with interrupts_held():     # Ctrl-C or not, the weights go down again
+            try:
+                self.norm,self.ascended = ascend(ps, self.rho),True
+                with interrupts_released(): self._passes(learn)
+            finally:
+                with torch.no_grad(): torch._foreach_copy_(ts, was)
+                vars(learn).update(batch)
+
+    def _passes(self, learn):
+        "The window's batches once more, at the point where the weights are now"
+        learn.opt.zero_grad()
+        total = sum(0 if size is None else size for *_,size in self.window) if len(self.window)>1 else None
+        for *b,size in self.window:
+            vars(learn).update(zip(_BATCH, b))
+            learn.forward()
+            (learn.loss if size is None or total is None else learn.loss*share(size, total)).backward()
 
     def after_step(self, learn): self.window = []
 

@@ -10,6 +10,7 @@ import torch
 
 from ..batchnorm import has_stats, update_bn
 from ..callback import Callback
+from ..interrupts import interrupts_held
 
 # %% ../../nbs/tricks/swa.ipynb #aa0a3a95
 def swa_update(
@@ -72,11 +73,13 @@ class SWA(Callback):
         if self.done or not self.n: return
         ts = list(self._own.values())
         was = [t.clone() for t in ts]
-        try:
-            torch._foreach_copy_(ts, [self.avg[n] for n in self._own])
-            update_bn(learn)
-            self.done = True
-        except BaseException:       # average and statistics, or neither; `update_bn` sees to the latter
-            torch._foreach_copy_(ts, was); raise
+        with interrupts_held():
+            try:
+                torch._foreach_copy_(ts, [self.avg[n] for n in self._own])
+                update_bn(learn)
+                self.done = True
+            except BaseException:       # average and statistics, or neither; `update_bn` sees to the latter
+                torch._foreach_copy_(ts, was)
+                raise
 
     def cleanup_fit(self, learn): self._clear()

@@ -72,8 +72,10 @@ class TTA(Callback):
         if learn.training: return
         if learn.pred.ndim!=2: raise ValueError(f"TTA: works for classifiers (scores N x C), got {tuple(learn.pred.shape)}; leave it out")
         self._act = self._act or _activation(self.act or learn.loss_facts.act('TTA'))
-        pred = torch.cat([learn.pred, *map(learn.model, self.__dict__.pop('_rest'))])
+        pred = torch.cat([learn.pred, *map(learn.model, vars(self).pop('_rest'))])
         learn.pred = tta_fold(pred, self.crops*(1+self.flip)*len(self.sizes), self.agg, self._act)
+
+    def cleanup_validate(self, learn): vars(self).pop('_rest', None)    # where a batch was broken off
 
 def _activation(act):
     "Name of a function from scores to probabilities"
