@@ -223,10 +223,12 @@ def sample_beta(
 
 # %% ../nbs/core.ipynb #c58890e3
 def listed(
-    o,          # one thing, or a list or tuple of things, in which lists may stand
+    o,          # one thing, or a list or tuple of things, in which lists may stand; None is none
 )->list:
     "One flat list"
-    return [p for q in o for p in listed(q)] if isinstance(o, (list, tuple)) else [o]
+    return [] if o is None else _flat(o)
+
+def _flat(o): return [p for q in o for p in _flat(q)] if isinstance(o, (list, tuple)) else [o]
 
 # %% ../nbs/core.ipynb #d0f23bbb
 _pools = {}

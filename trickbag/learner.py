@@ -6,7 +6,7 @@
 __all__ = ['default_cbs', 'Learner']
 
 # %% ../nbs/learner.ipynb #d12476e0
-import itertools, operator, sys, warnings
+import itertools, sys, warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
                                CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
+from .checks import check_device, check_lr, check_path, check_seed, check_whole
 from .checkpoint import (apply_checkpoint, check_fits, check_resume, check_resume_cbs, newest_whole, own_cbs, place, put_back_if_refused,
                                  read_or_say_which, restore_cbs, write_checkpoint)
 from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, mix_state, name_key, one_at_a_time,
@@ -57,12 +58,19 @@ class Learner:
             if not hasattr(dls, n): raise TypeError(f"Learner: dls is a {type(dls).__name__} without .{n}; write DataLoaders(train, valid)")
         if not isinstance(model, nn.Module): raise TypeError(f"Learner: model is a {type(model).__name__}, not a module; call the function that makes it: xresnet18()")
         for n,f in (('loss_func', loss_func), ('opt_func', opt_func)):
-            if isinstance(f, str) or (n=='loss_func' and isinstance(f, type)): raise TypeError(f"Learner: {n} is {f!r}; give {'the loss itself: nn.CrossEntropyLoss()' if n=='loss_func' else 'a function or class: torch.optim.SGD'}")
-        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        if self.device.type=='cuda' and self.device.index is None: self.device = torch.device('cuda', torch.cuda.current_device())
-        self.dls,self.model,self.loss_func,self.opt_func,self.lr = dls,model.to(self.device),loss_func or nn.CrossEntropyLoss(),opt_func,lr
+            missing = f is None and n=='loss_func'
+            if not (callable(f) or missing) or (n=='loss_func' and isinstance(f, type)):
+                meant = 'the loss itself: nn.CrossEntropyLoss()' if n=='loss_func' else 'a function or class: torch.optim.SGD'
+                raise TypeError(f"Learner: {n} is {repr(f) if f is None or isinstance(f, (str, type)) else f'one {type(f).__name__}'}; give {meant}")
+        if splitter is not None and not callable(splitter): raise TypeError(f"Learner: splitter is {splitter!r}; give a function: splitter(model) -> lists of parameters")
+        self.lr,self.seed,self.path = check_lr('Learner', lr),check_seed('Learner', seed),check_path('Learner', 'path', path)
+        self.device = check_device('Learner', device)
         self.metrics,self.cbs = listed(metrics),listed(cbs)
-        self.default_cbs,self.splitter,self.path,self.seed,self.rank = default_cbs(self.device, self.model),splitter or split_head,Path(path),seed,0
+        Averages(self.metrics)      # says what is no metric ...
+        for cb in self.cbs: layered([], [cb])   # ... and what is no callback
+        self.dls,self.model,self.opt_func = dls,model.to(self.device),opt_func
+        self.loss_func = nn.CrossEntropyLoss() if loss_func is None else loss_func
+        self.default_cbs,self.splitter,self.rank = default_cbs(self.device, self.model),splitter or split_head,0
         self.opt,self.history,self.results = None,[],{}     # results: of the newest validation
         self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
@@ -92,9 +100,10 @@ class Learner:
     )->'Learner':               # itself
         "Train for `n_epoch` epochs, validating after each"
         if self.fitting: raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
-        if not hasattr(n_epoch, '__index__') or n_epoch<0: raise ValueError(f"fit: n_epoch must be a whole number >= 0, got {n_epoch!r}")
+        n_epoch,self.seed = check_whole('fit', 'n_epoch', n_epoch),check_seed('fit', self.seed)
+        lr = check_lr('fit', self.lr if lr is None else lr)
         train,valid = self.dls.train,self.dls.valid
-        self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = operator.index(n_epoch),0,0,(0, 0),train,batches_in(train)
+        self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = n_epoch,0,0,(0, 0),train,batches_in(train)
         for n,dl in (('training', train), ('validation', valid)):
             if dl is not None and batches_in(dl)==0: raise ValueError(f"fit: the {n} loader is empty; give more images or a smaller bs")
         if left := what_a_loader_leaves(valid)[1]:
@@ -102,7 +111,6 @@ class Learner:
         Averages(self.metrics)      # what is wrong with the metrics should be known now
         self.resume_asked = bool(resume)
         point = self._point(resume)
-        lr = self.lr if lr is None else lr
         # what is set up is undone, Ctrl-C or not: interrupts wait, but for the epochs themselves
         with (one_at_a_time(), interrupts_held(), put_back_if_refused(self, cbs, point), self.composed(cbs), keep_torch_state(),
               self.drawing(train, valid), keep_modes(self.model), fit_groups(self.make_opt(), self.model, self.splitter, lr)):
@@ -538,7 +546,7 @@ class Learner:
 
     def make_opt(self):
         "The optimizer: made on first use, kept between fits; made anew, with the state that still applies, if parameters were replaced"
-        self.opt = made_opt(self.opt, self.model, self.opt_func, spread_lr(self.lr, 1)[0])
+        self.opt = made_opt(self.opt, self.model, self.opt_func, spread_lr(self.lr[-1] if isinstance(self.lr, list) else self.lr, 1)[0])
         if self._opt_as_made[0] is not self.opt: self._opt_as_made = self.opt,describe_opt(self.opt)
         return self.opt
 
@@ -589,7 +597,7 @@ class Learner:
         return f"Learner({type(self.model).__name__}, {self.epochs_run} epochs trained{': ' if last else ''}{last})"
 
     def _file(self, file)->Path:
-        p = self.path/file
+        p = check_path('Learner', 'path', self.path)/check_path('Learner', 'file', file)
         return p if p.suffix else p.with_suffix('.pt')
 
 # %% ../nbs/learner.ipynb #5c6abcec

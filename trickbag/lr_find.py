@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from .callback import Callback, CancelEpoch, CancelFit
 from .checkpoint import dry_fit
+from .checks import check_number, check_whole
 from .core import batches_in
 from .learner import Learner
 from .schedule import sched_exp
@@ -87,8 +88,9 @@ def lr_sweep(
     cbs=(),                 # further callbacks for the sweep
 )->tuple:                   # rates and smoothed losses, lists of equal length
     "Train with growing learning rates, then put everything back. Tricks take part; monitors and schedules of the rate do not"
-    if not 0<start_lr<end_lr: raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
-    if not isinstance(num_it, int) or num_it<20: raise ValueError(f"lr_find: num_it must be a whole number >= 20, got {num_it!r}")
+    start_lr,end_lr = (check_number('lr_find', n, v, above=0) for n,v in (('start_lr', start_lr), ('end_lr', end_lr)))
+    if not start_lr<end_lr: raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
+    num_it = check_whole('lr_find', 'num_it', num_it, low=20)
     sweep,n = _Sweep(start_lr, end_lr, num_it, stop_div),batches_in(learn.dls.train)
     dry_fit(learn, math.ceil(num_it/max(n, 1)) if n is not None else num_it, cbs, sweep, _takes_part, 'lr_find')
     return sweep.lrs, sweep.losses

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import nn
 
+from .checks import check_lr
 from .interrupts import uninterrupted
 from .modules import check_lazy, warn_once
 
@@ -36,11 +37,11 @@ def spread_lr(
     n:int,                  # number of parameter groups
 )->list:                    # one learning rate a group
     "Discriminative learning rates, first group to last (Howard and Ruder 2018, with fastai's notation)"
+    lr = check_lr('spread_lr', lr)
     if isinstance(lr, slice):
-        if lr.stop is None or lr.step is not None: raise ValueError(f"lr={lr}: write slice(last) or slice(first, last)")
         if lr.start is None: return [lr.stop/10]*(n-1)+[lr.stop]
         return [lr.start*(lr.stop/lr.start)**(i/max(n-1, 1)) for i in range(n)] if n>1 else [lr.stop]
-    lrs = list(lr) if isinstance(lr, (list, tuple)) else [lr]*n
+    lrs = lr if isinstance(lr, list) else [lr]*n
     if len(lrs)!=n: raise ValueError(f"lr: {len(lrs)} values for {n} parameter groups; give one value, a slice, or one a group")
     return lrs
 
@@ -97,7 +98,7 @@ def made_opt(
     same_func = old is not None and _makers.get(old, opt_func) is opt_func
     fits = same_func and _params(old)<=ps
     if fits and not untrained(old, model): return old
-    opt = opt_func(list(model.parameters()), lr=lr)
+    opt = _called(opt_func, list(model.parameters()), lr)
     # `opt_func` leaves some out, or adds those of the loss
     if fits and not {p for p in _params(opt)-_params(old) if p.requires_grad} or same_func and _params(opt)==_params(old): return old
     _makers[opt] = opt_func
@@ -110,6 +111,18 @@ def made_opt(
         for g,was in _same_groups(opt.param_groups, old.param_groups):
             g.update({k: v for k,v in was.items() if k in own_keys(opt, was) or (same_func and k not in ('params', 'lr'))})
     return opt
+
+def _called(opt_func, params, lr):
+    "What `opt_func` makes; TypeError, in one line, if it cannot be called so or makes no optimizer"
+    name = getattr(opt_func, '__name__', type(opt_func).__name__)
+    if not params: raise ValueError("Learner: the model has no parameters, so nothing can train")
+    try: inspect.signature(opt_func).bind(params, lr=lr)
+    except TypeError as e:
+        raise TypeError(f"Learner: opt_func is called as opt_func(params, lr=lr), which {name} does not take ({e}); write def {name}(params, lr): ...") from None
+    except ValueError: pass     # its signature cannot be told
+    opt = opt_func(params, lr=lr)
+    if hasattr(opt, 'param_groups') and hasattr(opt, 'step'): return opt
+    raise TypeError(f"Learner: opt_func ({name}) gives {'None' if opt is None else f'a {type(opt).__name__}'}, not an optimizer; let it return one")
 
 def _same_groups(groups, old):
     "(group, the old group that one of its parameters was in)"

@@ -15,6 +15,7 @@ from functools import partial
 from fastcore.basics import patch
 
 from .callback import Callback
+from .checks import as_number, check_number, check_whole
 from .core import InBlocks
 from .interrupts import uninterrupted
 from .learner import Learner
@@ -102,7 +103,7 @@ def _time(who, what, t):
         try: ok = t.endswith('%') and 0<=float(t[:-1])<=100
         except ValueError: ok = False
         if not ok: raise ValueError(f"{who}: {what}={t!r} is no share of the run; write '10%', or a number of epochs")
-    elif not t>=0: raise ValueError(f"{who}: {what} must be >= 0 epochs, got {t}")
+    else: check_number(who, f'{what}, in epochs,', t, low=0)
     return t
 
 def _text(t): return t if isinstance(t, str) else f'{t:g} epochs'
@@ -133,7 +134,8 @@ class Schedule(Callback):
     def check(self, learn):
         if learn.n_iter is None:
             raise ValueError(f"{self.name}: the training loader has no length, so the end of the run is unknown; give it a __len__")
-        for k in self._chosen(learn):
+        for k,f in self._chosen(learn).items():
+            for p in (0., .5, 1.): check_number(self.name, f'the function of {k}, at position {p:g} of the run,', f(p), low=0 if k=='lr' else None)
             if any((_momentum(g) if k=='momentum' else g.get(k)) is None for g in learn.opt.param_groups):
                 has = ', '.join(k for k in learn.opt.param_groups[0] if k!='params')
                 raise ValueError(f"{self.name}: {type(learn.opt).__name__} has no {k}; it has {has}")
@@ -161,7 +163,7 @@ class Schedule(Callback):
 class _Phases(Schedule):
     "Schedules of the learning rate that begin with an optional linear warm-up"
     def __init__(self, warmup, warmup_start):
-        if not 0<=warmup_start<=1: raise ValueError(f"{self.name}: warmup_start is a factor in [0,1], got {warmup_start}")
+        check_number(self.name, 'warmup_start, a factor,', warmup_start, low=0, high=1)
         self.warmup,self.warmup_start = _time(self.name, 'warmup', warmup),warmup_start
         self.owns = ('schedule of lr',)+(('warmup',) if as_share(warmup, 1, 1) else ())
 
@@ -196,7 +198,7 @@ class Cosine(_Phases):
         end:float=0.,               # factor at the last batch
     ):
         super().__init__(warmup, warmup_start)
-        self.end = end
+        self.end = check_number(self.name, 'end', end, low=0)
     def funcs(self, n_epoch, n_iter): return self.warmed(sched_cos(1, self.end), n_epoch, n_iter)
 
 # %% ../nbs/schedule.ipynb #151f3f6c
@@ -208,7 +210,7 @@ class Linear(_Phases):
         end:float=0.,               # factor at the last batch
     ):
         super().__init__(warmup, warmup_start)
-        self.end = end
+        self.end = check_number(self.name, 'end', end, low=0)
     def funcs(self, n_epoch, n_iter): return self.warmed(sched_lin(1, self.end), n_epoch, n_iter)
 
 # %% ../nbs/schedule.ipynb #1809d78b
@@ -218,8 +220,8 @@ class FlatCos(Schedule):
         pct_start:float=.75,        # share of the run before the wave; fastai's default
         div_final:float=1e5,        # the last batch has `lr/div_final`
     ):
-        if not 0<=pct_start<=1: raise ValueError(f"FlatCos: pct_start is a share in [0,1], got {pct_start}")
-        if not div_final>0: raise ValueError(f"FlatCos: div_final must be > 0, got {div_final}")
+        check_number('FlatCos', 'pct_start, a share,', pct_start, low=0, high=1)
+        check_number('FlatCos', 'div_final', div_final, above=0)
         super().__init__(combine_scheds([pct_start, 1-pct_start], [sched_const(1), sched_cos(1, 1/div_final)]))
         self.pct_start,self.div_final = pct_start,div_final
 
@@ -232,9 +234,9 @@ class OneCycle(Schedule):
         div_final:float=1e5,        # the last batch has `lr/div_final`
         moms:tuple=(.95, .85, .95), # momentum at the start, the top and the end; None leaves it alone, and 0 in the optimizer stays 0
     ):
-        if not 0<=pct_start<=1: raise ValueError(f"OneCycle: pct_start is a share in [0,1], got {pct_start}")
-        if not (div>0 and div_final>0): raise ValueError(f"OneCycle: div and div_final must be > 0, got {div} and {div_final}")
-        if moms is not None and not (isinstance(moms, (list, tuple)) and len(moms)==3 and all(0<=m<1 for m in moms)):
+        check_number('OneCycle', 'pct_start, a share,', pct_start, low=0, high=1)
+        for n,v in (('div', div), ('div_final', div_final)): check_number('OneCycle', n, v, above=0)
+        if moms is not None and not (isinstance(moms, (list, tuple)) and len(moms)==3 and all((m := as_number(v)) is not None and 0<=m<1 for v in moms)):
             raise ValueError(f"OneCycle: moms are three numbers in [0,1) (start, top, end) or None, got {moms}")
         self.pct_start,self.div,self.div_final,self.moms = pct_start,div,div_final,moms
         self.owns = ('schedule of lr', 'warmup')+(('schedule of momentum',) if moms else ())     # its rise is a warm-up
@@ -261,7 +263,7 @@ class StepDecay(_Phases):
         for m in milestones if isinstance(milestones, (list, tuple)) else [milestones]:
             if not as_share(_time(self.name, 'milestones', m), 1, 1):
                 raise ValueError(f"{self.name}: milestones must be > 0, got {milestones}")
-        self.milestones,self.gamma = milestones,gamma
+        self.milestones,self.gamma = milestones,check_number(self.name, 'gamma', gamma, low=0)
 
     def funcs(self, n_epoch, n_iter):
         every = not isinstance(self.milestones, (list, tuple))
@@ -350,6 +352,8 @@ def fine_tune(self:Learner,
     resume_anyway=False,        # as in `fit`
 )->Learner:                     # itself
     "Train the head of a pretrained model, then all of it; defaults as in fastai. The model ends unfrozen; after an error, as it was found"
+    epochs,freeze_epochs = check_whole('fine_tune', 'epochs', epochs),check_whole('fine_tune', 'freeze_epochs', freeze_epochs)
+    base_lr,lr_mult = check_number('fine_tune', 'base_lr', base_lr, above=0),check_number('fine_tune', 'lr_mult', lr_mult, above=0)
     with _frozen_as_found_after_an_error(self.model):
         if freeze_epochs:
             self.freeze()
