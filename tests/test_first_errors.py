@@ -123,3 +123,106 @@ def test_files_are_paths():
         with pytest.raises(TypeError) as e: f(3)
         one_line(e.value, 'file must be a path')
     with pytest.raises(FileNotFoundError, match='there is no'): tiny_learner().load('nowhere')
+
+
+# Batches, outputs, losses
+
+x,y = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),torch.arange(4)
+
+class Out(nn.Module):
+    "The tiny model, its scores made into something else"
+    def __init__(self, f):
+        super().__init__()
+        self.m,self.f = tiny_model(),f
+    def forward(self, x): return self.f(self.m(x), self.training)
+
+def refused(says, *batches, cbs=(), step=0, valid=None, **kw):
+    learn = tiny_learner(list(cbs), dls=DataLoaders(list(batches) or [(x, y)], valid), **kw)
+    with pytest.raises((ValueError, TypeError)) as e: learn.fit(1)
+    one_line(e.value, says)
+    assert learn.step==step and not learn.fitting
+
+@pytest.mark.parametrize('batch,says', [
+    (((x, x), y), 'several inputs'), (dict(image=x, label=y), "batch['image']"), ((x,), '(images, targets)'), (x, '(images, targets)'), ('ab', 'a str'),
+    ((x.tolist(), y), 'ToTensor'), ((x.numpy(), y.numpy()), 'as_tensor'), (('a', 'b'), '(str, str)'), ((x, [0, 1, 2, 3]), 'as_tensor(y)'),
+    ((x, y[:3]), '4 images but 3 targets'), ((x, y[:, None]), 'y.squeeze(1)'), ((x, y-1), 'class index -1'), ((x, y+1), 'class index 4'),
+    *(((x, y.to(d)), '.long()') for d in (torch.int32, torch.uint8, torch.bool, torch.float32)), ((x, torch.eye(4)*3), 'from 0 to 3'),
+    ((x, torch.eye(4)-1), 'probabilities'), ((x.half(), y), 'x.to(torch.float32)'), ((x.double(), y), 'x.to(torch.float32)'), ((x.long(), y), '.float()/255'),
+    ((x*nan, y), 'nan or infinity'), ((x.permute(0, 2, 3, 1), y), 'permute(0, 3, 1, 2)'), ((x[:, 0], y), 'x[:, None]'), ((x[:, :1], y), 'takes 3'),
+    ((x[..., :2], y), 'too small'), ((x[:0], y[:0]), 'no images')], ids=lambda o: o if isinstance(o, str) else 'batch')
+def test_batches(batch, says): refused(says, batch)
+
+@pytest.mark.parametrize('cb', [None, MixUp, LabelSmoothing, lambda: SelectiveBackprop(start=0, interrupt=0)], ids=['none', 'mixup', 'smooth', 'select'])
+def test_tricks_do_not_hide_what_is_wrong(cb):
+    cbs = [cb()] if cb else []
+    refused('add Normalize()', (x.byte(), y), cbs=cbs)
+    refused('x.to(torch.float32)', (x.double(), y), cbs=cbs)
+    refused('4 images but 3 targets', (x, y[:3]), cbs=cbs)
+    refused('nan or infinity', (x*nan, y), cbs=cbs)
+
+@pytest.mark.parametrize('cbs', [(), [MixUp()], [LabelSmoothing()]], ids=['none', 'mixup', 'smooth'])
+@pytest.mark.parametrize('shift,says', [(4, 'batch 1 of epoch 0 has the class index 4'), (-1, 'batch 1 of epoch 0 has the class index -1')])
+def test_a_class_that_is_none_in_a_later_batch(cbs, shift, says): refused(says, (x, y), (x, y+shift), cbs=cbs, step=1)
+
+def test_a_class_that_is_none_in_validation():
+    learn = tiny_learner(dls=DataLoaders([(x, y)], [(x, y), (x, y+4)]))
+    with pytest.raises(ValueError, match='^Learner: batch 1 of epoch 0 in validation has the class index 4'): learn.validate()
+
+def test_labels_that_the_loss_ignores_are_right():
+    learn = tiny_learner(dls=DataLoaders([(x, y-1)], None), loss_func=nn.CrossEntropyLoss(ignore_index=-1)).fit(1)
+    assert learn.step==1
+
+@pytest.mark.parametrize('f,says', [
+    (lambda p,t: (p, p), 'gives a tuple'), (lambda p,t: (p, p) if t else p, 'aux_logits=False'), (lambda p,t: [p], 'gives a list'),
+    (lambda p,t: {'logits': p}, "'logits'"), (lambda p,t: None, 'gives None'), (lambda p,t: p[:, :, None, None], '4 x 4 x 1 x 1')])
+def test_outputs(f, says): refused(says, model=Out(f))
+
+@pytest.mark.parametrize('f,says', [
+    (lambda p,y: float(nn.functional.cross_entropy(p, y)), 'gives a float'), (lambda p,y: None, 'gives None'), (lambda p,y: 1, 'gives a int'),
+    (nn.CrossEntropyLoss(reduction='none'), "reduction='mean'"), (lambda p,y: nn.functional.cross_entropy(p, y)[None], "reduction='mean'"),
+    (lambda p,y: (p.mean(), 1), 'gives a tuple'), (lambda p,y: {'loss': p.mean()}, 'gives a dict'), (lambda p,y: (p.argmax(1)==y).sum(), 'int64'),
+    (lambda p,y: p.detach().mean(), 'no gradient'), (lambda p,y: p.mean()*nan, 'is nan'), (lambda p,y: p.mean()+inf, 'is inf')])
+@pytest.mark.filterwarnings('ignore')
+def test_losses(f, says): refused(says, loss_func=f)
+
+def test_one_output():
+    one = dict(model=tiny_model(1))
+    refused('y.unsqueeze(1)', (x, torch.ones(4)), loss_func=nn.MSELoss(), **one)
+    refused('y.unsqueeze(1)', (x, torch.ones(4)), loss_func=nn.BCEWithLogitsLoss(), **one)
+    learn = tiny_learner(dls=DataLoaders([(x, torch.ones(4, 1))], None), loss_func=nn.BCEWithLogitsLoss(), **one).fit(1)
+    assert learn.step==1
+
+def test_soft_targets_that_do_not_sum_to_1():
+    with pytest.warns(UserWarning, match='do not sum to 1'): tiny_learner(dls=DataLoaders([(x, torch.eye(4)/2)], None)).fit(1)
+
+@pytest.mark.filterwarnings('ignore')
+def test_everything_frozen():
+    learn = tiny_learner()
+    for p in learn.model.parameters(): p.requires_grad_(False)
+    with pytest.raises(ValueError, match=r'^fit: every parameter of the model is frozen.*learn.unfreeze\(\)'): learn.fit(1)
+    learn.unfreeze()
+    assert learn.fit(1).step==6
+
+def test_one_image_under_batchnorm():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4))
+    refused('drop_last=True', (x, y), (x[:1], y[:1]), model=model, step=1)
+
+def test_loaders_that_cannot_make_a_batch():
+    from PIL import Image
+    load = torch.utils.data.DataLoader
+    sizes = load([(torch.zeros(3, 8+i, 8), 0) for i in range(4)], 4)
+    pictures = load([(Image.new('RGB', (8, 8)), 0)]*4, 4)
+    for dl,says in ((sizes, 'transforms.Resize'), (pictures, 'transforms.ToTensor()')):
+        with pytest.raises(ValueError) as e: tiny_learner(dls=DataLoaders(dl, None)).fit(1)
+        one_line(e.value, 'Learner: ', says)
+
+def test_other_errors_say_which_batch():
+    class Odd(nn.Module):
+        def forward(self, x): raise KeyError('mine')
+    with pytest.raises(KeyError, match='mine') as e: tiny_learner(model=nn.Sequential(tiny_model(), Odd())).fit(1)
+    assert 'batch 0 of epoch 0: images 8 x 3 x 8 x 8 (float32)' in e.value.__notes__[-1]
+
+@pytest.mark.parametrize('item,says', [('a.jpg', 'got a str'), (x[0].numpy(), 'got a ndarray'), (x, 'get_preds')], ids=['path', 'array', 'batch'])
+def test_predict_with_plain_loaders(item, says):
+    with pytest.raises((ValueError, TypeError)) as e: tiny_learner().predict(item)
+    one_line(e.value, 'predict: ', says)

@@ -14,8 +14,9 @@ from functools import wraps
 
 import torch
 
+from .checks import check_first, check_soft, odd_class, refuse_class, refuse_parts
 from .core import soft_targets
-from .losses import loss_name
+from .losses import ACTIVATIONS, loss_name
 from .rules import check_rules
 
 # %% ../nbs/callback.ipynb #4353c186
@@ -187,10 +188,19 @@ class ToDevice(Callback):
     def before_batch(self, learn):
         x,y,d = learn.xb,learn.yb,learn.device
         if not isinstance(x, torch.Tensor) or (y is not None and not isinstance(y, torch.Tensor)):
-            raise TypeError(f"Learner: a batch must be (tensor, tensor), got ({type(x).__name__}, {type(y).__name__}); convert them in the loader")
+            refuse_parts(x, y)
+        if not learn.iter: check_first(x, y)
         if x.device!=d: learn.xb = x.to(d, non_blocking=True)
-        if y is not None and y.device!=d: learn.yb = y.to(d, non_blocking=True)
+        if y is not None and y.device!=d:
+            self.check_classes(learn, y)
+            learn.yb = y.to(d, non_blocking=True)
         learn.targ = learn.yb
+
+    def check_classes(self, learn, y):
+        "A GPU's answer to a class that is none is the end of the process, so in the first epoch of a fit labels are looked at on their way there"
+        if not learn._width or y.device.type!='cpu' or y.is_floating_point() or y.ndim!=1 or (learn.fitting and learn.epoch): return
+        odd = odd_class(y, learn._width, learn._facts.ignore if learn._facts else -100)
+        if odd is not None: raise refuse_class(learn, odd, learn._width)
 
 class CheckTargets(Callback):
     "Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no class indices, such as BCE, gets probabilities"
@@ -213,6 +223,8 @@ class CheckTargets(Callback):
     def _look(self, learn):
         "At the first batch of a stretch"
         facts,y,now = learn.loss_facts,learn.targ,{learn.training}
+        scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim==2
+        learn._width = learn.pred.shape[1] if scores and facts.indices else None
         classes = y is not None and y.ndim==1 and not y.is_floating_point()
         self.known |= now
         self.soft = self.soft|now if classes and facts.probabilities and not facts.indices else self.soft-now
@@ -231,8 +243,18 @@ class CheckTargets(Callback):
         if len(p)!=len(y): raise ValueError(f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first")
         if y.ndim==1 and y.dtype!=torch.int64 and learn.loss_facts.indices: raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
         if not y.is_floating_point():
+            if y.ndim==1 and learn.loss_facts.indices and (odd := odd_class(y, max(p.shape[1], getattr(learn.dls, 'c', None) or 0), learn.loss_facts.ignore)) is not None:
+                raise refuse_class(learn, odd, p.shape[1])
             learn.check_width(p.shape[1])
             if (c := getattr(learn.dls, 'c', None)) and p.shape[1]>c: warnings.warn(f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}")
+        elif y.ndim==2 and y.shape==p.shape:
+            name = next((n for n,f in ACTIVATIONS.items() if f is learn.loss_facts.activation), None)
+            if not check_soft(y, name): warnings.warn("Learner: the targets of an image do not sum to 1, though the loss takes them for the probabilities of "
+                                                      "one class; divide them by their sum, or use nn.BCEWithLogitsLoss() for several labels an image")
+        elif y.ndim==1 and p.shape[1]==1 and learn.loss_facts.reduction is None:
+            raise ValueError(f"Learner: targets are N ({len(y)}), scores N x 1, which the loss would broadcast; write y.unsqueeze(1) in the loader")
+        elif y.ndim==2 and 1 in (y.shape[1], p.shape[1]):
+            raise ValueError(f"Learner: targets are {tuple(y.shape)}, scores {tuple(p.shape)}; for class indices let the loader give y.squeeze(1).long(), for one output build the model with n_out=1")
         elif y.ndim==2 and y.shape[1]!=p.shape[1]: raise ValueError(f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the model with n_out={y.shape[1]}")
 
 class GatherPreds(Callback):
@@ -247,5 +269,5 @@ class GatherPreds(Callback):
     def after_batch(self, learn):
         if learn.training: return
         self.preds.append(learn.pred.float().cpu())
-        if learn.idx is not None: self.idxs.append(learn.idx.cpu())
+        if isinstance(learn.idx, torch.Tensor): self.idxs.append(learn.idx.cpu())     # others give paths there, or weights
         if learn.targ is not None: self.targs.append(learn.targ.cpu())

@@ -203,7 +203,8 @@ def soft_targets(
         if y.ndim!=2: raise ValueError(f"soft_targets: floating targets must be N x C probabilities, got shape {tuple(y.shape)}; "
                                        "give class indices (integers) or one column a class")
         return y
-    if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}")
+    if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}; "
+                                 "let the loader give y.squeeze(1), or y.float() for several labels an image")
     rows = torch.full((len(y), n_out), off, dtype=torch.float32, device=y.device)
     if ignore is None: return rows.scatter_(1, y.long().unsqueeze(1), on)
     kept = (y!=ignore).unsqueeze(1)

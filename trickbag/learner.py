@@ -16,7 +16,8 @@ from torch import nn
 
 from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
                                CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
-from .checks import check_device, check_lr, check_path, check_seed, check_whole
+from .checks import (check_device, check_item, check_loss, check_lr, check_path, check_seed, check_whole, explained, loader_failed, output_text,
+                             refuse_batch)
 from .checkpoint import (apply_checkpoint, check_fits, check_resume, check_resume_cbs, newest_whole, own_cbs, place, put_back_if_refused,
                                  read_or_say_which, restore_cbs, write_checkpoint)
 from .core import (Streams, batches_in, keep_modes, keep_rng, listed, mix_seed, mix_state, name_key, one_at_a_time,
@@ -75,7 +76,7 @@ class Learner:
         self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
-        self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = None
+        self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = self._width = None
         self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
         self.position,self.active,self._extra,self._mid,self._left_out = (0, 0),[],[],False,[]
         self.resume_asked = False       # whether this fit was to be taken up, if there was something to take up
@@ -87,6 +88,7 @@ class Learner:
         self.fits,self._fit = [],None           # descriptions of the fits that are over, and of the one that is running
         self._ahead,self._back = False,None     # `load`ed by a fit that was over there: the next goes on from it; undoes the taking up of a checkpoint
         self._opt_as_made = None,None
+        self._unseen = False    # whether the first loss of a pass is still to come
         self._forget()
 
     # The loop
@@ -101,6 +103,7 @@ class Learner:
         "Train for `n_epoch` epochs, validating after each"
         if self.fitting: raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
         n_epoch,self.seed = check_whole('fit', 'n_epoch', n_epoch),check_seed('fit', self.seed)
+        if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)    # its class weights
         lr = check_lr('fit', self.lr if lr is None else lr)
         train,valid = self.dls.train,self.dls.valid
         self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = n_epoch,0,0,(0, 0),train,batches_in(train)
@@ -120,7 +123,7 @@ class Learner:
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
             with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None):
-                self.fitting,self._n_out,self._facts,self._new,self._miscounted = True,None,None,True,False     # new: no batch has been seen
+                self.fitting,self._n_out,self._facts,self._width,self._new,self._miscounted,self._unseen = True,None,None,None,True,False,True     # new: no batch has been seen
                 self.training = True    # from here to `after_fit`, but for the validations in between
                 enter_training(self.model)
                 check_loss_params(self.loss_func, self.opt)
@@ -186,6 +189,8 @@ class Learner:
         self._draws.look()      # callbacks may have made generators meanwhile
         self._outside = None
         check_new_params(self.opt, self.model, self._left_out, refuse=self.position==(0, 0))
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise ValueError("fit: every parameter of the model is frozen, so nothing would train; call learn.unfreeze(), or learn.freeze_to(-1) for the head alone")
         if self._loaded and self.position[1]: restore_cbs(self._loaded, self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
         host = self._loaded['loop'].get('host_state') if self._loaded and self.position[1] else None
         self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
@@ -200,17 +205,23 @@ class Learner:
     def _train_batch(self, batch):
         try:
             self._mid,self.pred,self.loss = True,None,None  # frees the last batch's graph before this one needs the memory
-            self.xb,self.yb,*rest = batch
-            self.idx = rest[0] if rest else None
+            self._take(batch)
             self('before_batch')
             if self._new: self._first_look()
             self.forward()
             self.backward()
             self.take_step()
         except CancelBatch: pass
+        except Cancel: raise
+        except Exception as e: raise explained(e, self)
         self.position,self._mid = (self.epoch, self.iter+1),False
         try: self('after_batch')
         except CancelBatch: pass
+
+    def _take(self, batch):
+        if not isinstance(batch, (tuple, list)) or len(batch)<2: refuse_batch(batch)
+        self.xb,self.yb,*rest = batch
+        self.idx = rest[0] if rest else None
 
     def _first_look(self):
         "At the first batch of a fit, before anything is trained: whether metrics, and callbacks, can work with what the model gives in evaluation"
@@ -230,8 +241,15 @@ class Learner:
             self('after_pred')
             if self.yb is not None:
                 f = self.loss_func if self.yb is self.targ else partial(self.loss_facts.of, y=self.targ)
-                self.loss = f(self.pred, self.yb)
+                try: self.loss = f(self.pred, self.yb)
+                except Exception as e: raise explained(e, self, at_loss=True)
+                if self._unseen: self._see_loss()
                 self('after_loss')
+
+    def _see_loss(self):
+        "The first loss of a pass"
+        check_loss(self)
+        self._unseen = False
 
     def backward(self):
         "The backward pass of `learn.loss` with its events"
@@ -278,6 +296,7 @@ class Learner:
             if i: seed(s)           # for the loader's draws, then dropout's and its kin's
             try: batch = next(it)
             except StopIteration: return
+            except Exception as e: raise loader_failed(e, self, i)
             if i:
                 yield i,batch
                 continue
@@ -336,6 +355,7 @@ class Learner:
         dl = self.dls.valid if dl is None else dl
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
         if ordered: dl = ordered_view(dl, 'validate')
+        if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)
         with one_at_a_time(), interrupts_held():
             kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results', 'directions')}
             try:
@@ -358,7 +378,8 @@ class Learner:
         self.model.eval()
         res,any_batch = Averages(self.metrics, self.device, strict=not self.fitting),False
         try:
-            self.iter = 0
+            self.iter,self._unseen = 0,True
+            if not self.fitting: self._width = None
             self._outside_batches('before_validate')
             self._outside = None
             with interrupts_released():
@@ -374,13 +395,14 @@ class Learner:
 
     def _eval_batch(self, batch, res):
         try:
-            self.xb,self.yb,*rest = batch
-            self.idx = rest[0] if rest else None
+            self._take(batch)
             self('before_batch')
             self.forward()
             if self.yb is not None: res.add(self.loss, self.pred, self.targ, self.loss_facts)
             self('after_batch')
         except CancelBatch: pass
+        except Cancel: raise
+        except Exception as e: raise explained(e, self)
 
     def get_preds(self,
         dl=None,    # loader; None is `dls.valid`
@@ -399,6 +421,7 @@ class Learner:
         act=None,   # as for `get_preds`
     )->tuple:       # (class name, class index, probabilities)
         "Predict one image"
+        if not hasattr(self.dls, 'test_dl'): check_item(item)
         dl = self.dls.test_dl([item]) if hasattr(self.dls, 'test_dl') else [(item[None], None)]
         p = self.get_preds(dl, act=act)[0][0]
         if p.ndim!=1: raise ValueError(f"predict: the model gives {tuple(p.shape)} for an image, not a score a class; use get_preds")
@@ -509,9 +532,7 @@ class Learner:
         "Width of the model's output; found by showing it one sample of the present batch, once for a model"
         if self._n_out is None or self._n_out[0]!=id(self.model):
             with torch.no_grad(), keep_modes(self.model), self.autocast(): pred = self.model.eval()(self.xb[:1])
-            if not isinstance(pred, torch.Tensor) or pred.ndim!=2:
-                what = tuple(pred.shape) if isinstance(pred, torch.Tensor) else f'a {type(pred).__name__}'
-                raise ValueError(f"Learner: the model gives {what} where scores N x C are needed; let it give one such tensor in evaluation")
+            if not isinstance(pred, torch.Tensor) or pred.ndim!=2: raise ValueError(f"Learner: {output_text(pred, training=False)}")
             self._n_out = id(self.model),pred.shape[1],pred
             self.check_width(pred.shape[1])
         return self._n_out[1]
