@@ -104,7 +104,7 @@ from .tricks.resize_mix import resize_mix, ResizeMix, shrunk_boxes
 from .tricks.sam import ascend, SAM
 from .tricks.selective_backprop import pick_hard, SelectiveBackprop
 from .tricks.squeeze_excite import ChannelGate, squeeze_excite, SqueezeExcite, wide_convs
-from .tricks.stochastic_depth import branch_ends, drop_branch, stochastic_depth, StochasticDepth
+from .tricks.stochastic_depth import branch_ends, drop_branch, drop_rates, stochastic_depth, StochasticDepth
 from .tricks.swa import SWA, swa_update
 from .tricks.sync_batch_norm import sync_batch_norm, SyncBatchNorm
 from .tricks.tta import TTA, tta_fold
@@ -177,12 +177,12 @@ __all__ = [
     'MixedPrecision', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden', 'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes',
     'ProgressiveResize', 'size_at', 'erase', 'erase_boxes', 'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM',
     'pick_hard', 'SelectiveBackprop', 'ChannelGate', 'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch',
-    'stochastic_depth', 'StochasticDepth', 'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold', 'first_conv',
-    'Whiten', 'whitening_filters', 'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix', 'augmix',
-    'augmix_ops', 'auto_ops', 'AutoAugment', 'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of',
-    'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'active_crop',
-    'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes',
-    'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
-    'PCALighting', 'rand_ops', 'rand_space', 'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation',
-    'trivial_ops', 'TrivialAugment', 'wide_space'
+    'drop_rates', 'stochastic_depth', 'StochasticDepth', 'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'TTA', 'tta_fold',
+    'first_conv', 'Whiten', 'whitening_filters', 'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits', 'AugMix',
+    'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment', 'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std',
+    'memory_format_of', 'Normalize', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue',
+    'jitter', 'active_crop', 'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout',
+    'cutout_boxes', 'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec',
+    'lighting', 'PCALighting', 'rand_ops', 'rand_space', 'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples',
+    'RepeatedAugmentation', 'trivial_ops', 'TrivialAugment', 'wide_space'
 ]

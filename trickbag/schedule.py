@@ -47,6 +47,10 @@ def _cos(p, start, end):
 def _exp(p, start, end): return math.copysign(1, start)*abs(start)**(1-p)*abs(end)**p
 def _const(value, p): return value
 def _poly(p, start, end, power): return start*(1-p**power)+end*p**power
+def _poly_rest(p, start, end, power): return _poly(1-p, end, start, power)
+def _under_ramp(share, first, f, p):
+    "`f`, with a straight line from `first` to 1 in place of its beginning"
+    return _lin(p/share, first, 1) if p<share else f(p)
 def _steps(milestones, gamma, p): return gamma**bisect_right(milestones, p)
 def _product(f, g, p): return f(p)*g(p)
 def _in_turn(cuts, starts, ends, funcs, p):
@@ -70,10 +74,14 @@ def sched_const(value:float):
     "The same value everywhere"
     return partial(_const, value)
 
-def sched_poly(start:float, end:float, power:float):
-    "`start` to `end` as `p**power`"
+def sched_poly(
+    start:float, end:float,
+    power:float,
+    rest:bool=False,    # False: a power of the way that is done, fastai's; True: of the way that is left, torch's `PolynomialLR`, timm's and Composer's
+):
+    "`start` to `end` as `p**power`; with `rest`, the distance from `end` falls as `(1-p)**power`"
     if power<=0: raise ValueError(f"sched_poly: power must be > 0, got {power}; use sched_const")
-    return _clamped(_poly, start, end, power)
+    return _clamped(_poly_rest if rest else _poly, start, end, power)
 
 def sched_step(
     milestones:list,    # increasing positions
@@ -162,7 +170,8 @@ class Schedule(Callback):
 # %% ../nbs/schedule.ipynb #4a347764
 class _Phases(Schedule):
     "Schedules of the learning rate that begin with an optional linear warm-up"
-    def __init__(self, warmup, warmup_start):
+    def __init__(self, warmup, warmup_start, warmup_prefix=True):
+        self.warmup_prefix = warmup_prefix
         check_number(self.name, 'warmup_start, a factor,', warmup_start, low=0, high=1)
         self.warmup,self.warmup_start = _time(self.name, 'warmup', warmup),warmup_start
         self.owns = ('schedule of lr',)+(('warmup',) if as_share(warmup, 1, 1) else ())
@@ -177,6 +186,7 @@ class _Phases(Schedule):
 
     def warmed(self, f, n_epoch, n_iter):
         w = self.share(n_epoch, n_iter)
+        if not self.warmup_prefix: return {'lr': partial(_under_ramp, w, self.warmup_start, f)}
         return {'lr': combine_scheds([w, 1-w], [sched_lin(self.warmup_start, 1), f])}
 
 class Warmup(_Phases):
@@ -193,11 +203,12 @@ class Warmup(_Phases):
 class Cosine(_Phases):
     "Half a cosine wave from the full learning rate to `end` times it, after an optional warm-up"
     def __init__(self,
-        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'; the wave takes the rest of the run
+        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'
         warmup_start:float=.01,     # factor at the first batch
         end:float=0.,               # factor at the last batch
+        warmup_prefix:bool=True,    # the wave begins after the warm-up; False: it runs from the first batch, and the ramp stands in for its beginning, timm's default
     ):
-        super().__init__(warmup, warmup_start)
+        super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
     def funcs(self, n_epoch, n_iter): return self.warmed(sched_cos(1, self.end), n_epoch, n_iter)
 
@@ -205,11 +216,12 @@ class Cosine(_Phases):
 class Linear(_Phases):
     "A straight line from the full learning rate to `end` times it, after an optional warm-up"
     def __init__(self,
-        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'; FFCV's recipes take 2 epochs from 0
+        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'; FFCV's recipes take 2 epochs from a factor of 1e-4
         warmup_start:float=.01,     # factor at the first batch
         end:float=0.,               # factor at the last batch
+        warmup_prefix:bool=True,    # the line begins after the warm-up; False: it runs from the first batch, and the ramp stands in for its beginning, timm's default
     ):
-        super().__init__(warmup, warmup_start)
+        super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
     def funcs(self, n_epoch, n_iter): return self.warmed(sched_lin(1, self.end), n_epoch, n_iter)
 

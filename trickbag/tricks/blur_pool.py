@@ -29,12 +29,12 @@ def blur(
 
 def strided(
     model:nn.Module,
-    min_channels:int=16,    # convolutions with fewer channels, in or out, are left out
+    min_channels:int=16,    # convolutions with fewer channels in are left out
     convs:bool=True, maxpools:bool=True,
 )->list:                    # `nn.Conv2d` and `nn.MaxPool2d` modules
     "The layers that throw pixels away"
-    def conv(m): return convs and isinstance(m, nn.Conv2d) and min(m.in_channels, m.out_channels)>=min_channels
-    def pool(m): return maxpools and isinstance(m, nn.MaxPool2d) and not (m.ceil_mode or m.return_indices)
+    def conv(m): return convs and isinstance(m, nn.Conv2d) and m.in_channels>=min_channels
+    def pool(m): return maxpools and isinstance(m, nn.MaxPool2d) and not m.return_indices
     return [m for m in model.modules() if (conv(m) or pool(m)) and max(nn.modules.utils._pair(m.stride))>1]
 
 def _blur_in(kernel, m, args): return blur(args[0], kernel)
@@ -61,7 +61,7 @@ class BlurPool(Callback):
     stage,reads,writes = 'surgery',('model',),('model',)
     _undo = None
     def __init__(self,
-        min_channels:int=16,    # convolutions with fewer channels, in or out, are left alone; Composer's default
+        min_channels:int=16,    # convolutions with fewer channels in are left alone; Composer's default
         convs:bool=True,        # blur before strided convolutions
         maxpools:bool=True,     # blur in max pools
     ): self.min_channels,self.convs,self.maxpools = min_channels,convs,maxpools

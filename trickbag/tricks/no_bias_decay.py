@@ -9,6 +9,7 @@ __all__ = ['split_decay', 'NoBiasDecay']
 from fnmatch import fnmatch
 
 from ..callback import Callback
+from ..optimizer import NORMS
 
 # %% ../../nbs/tricks/no_bias_decay.ipynb #0a2a0ea2
 def split_decay(
@@ -28,14 +29,15 @@ def split_decay(
     return res
 
 class NoBiasDecay(Callback):
-    "No weight decay for parameters with fewer than two dimensions"
+    "No weight decay for biases and norms: parameters with fewer than two dimensions, and those called `bias`"
     stage,owns = 'weights',('weight_decay',)
     reads,writes = ('groups',),('groups', 'weight_decay')
     def __init__(self,
         names=(),   # patterns of further parameters by name, as `'*.pos_embed'`; those of `model.no_weight_decay()` are added
+        norms_only:bool=False,  # only the parameters of norm layers, as torchvision's recipes; biases of other layers decay
     ):
         if isinstance(names, str): raise ValueError(f"NoBiasDecay: names is a list of patterns; write [{names!r}]")
-        self.names = tuple(names)
+        self.names,self.norms_only = tuple(names),norms_only
 
     def check(self, learn):
         if not any(g.get('weight_decay') for g in learn.opt.param_groups):
@@ -47,6 +49,11 @@ class NoBiasDecay(Callback):
                 raise ValueError(f"NoBiasDecay: no parameter is called {o}; the model's are {', '.join(known[:3])}, ...")
 
     def before_fit(self, learn):
-        pats = [*self.names, *getattr(learn.model, 'no_weight_decay', tuple)()]
-        named = {id(p) for n,p in learn.model.named_parameters() if any(fnmatch(n, o) for o in pats)}
-        learn.opt.param_groups[:] = split_decay(learn.opt.param_groups, lambda p: p.ndim<2 or id(p) in named)
+        learn.opt.param_groups[:] = split_decay(learn.opt.param_groups, self._none(learn.model).__contains__)
+
+    def _none(self, model)->set:
+        "The parameters that do not decay"
+        pats = [*self.names, *getattr(model, 'no_weight_decay', tuple)()]
+        named = {p for n,p in model.named_parameters() if any(fnmatch(n, o) for o in pats)}
+        if self.norms_only: return named | {p for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+        return named | {p for n,p in model.named_parameters() if p.ndim<2 or n.endswith('.bias')}

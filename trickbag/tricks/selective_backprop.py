@@ -19,13 +19,13 @@ def pick_hard(
     losses:torch.Tensor,        # of each sample, N
     keep:float,                 # share that is picked, in (0,1]
     generator:torch.Generator,  # stream, on the device of `losses`
-)->torch.Tensor:                # indices of max(round(keep*N), 1) samples, all different, int64
+)->torch.Tensor:                # indices of max(int(keep*N), 1) samples, all different, int64
     "Draw samples without replacement, hard ones more often, as Composer's `select_using_loss`"
     n = len(losses)
     rank = (torch.arange(n, device=losses.device)+.5)/n
     u = torch.rand(n, generator=generator, device=losses.device).clamp(min=1e-20)
     gumbel = -(-u.log()).log()      # the largest of log p + Gumbel noise are a draw without replacement
-    top = ((1/keep-1)*rank.log()+gumbel).topk(max(round(keep*n), 1))[1]
+    top = ((1/keep-1)*rank.log()+gumbel).topk(max(int(keep*n), 1))[1]
     return losses.argsort(stable=True)[top]
 
 class SelectiveBackprop(Callback):

@@ -55,8 +55,13 @@ class SqueezeExcite(Callback):
     _undo = _model = _from = None
     def __init__(self,
         min_channels:int=128,   # fewest channels, in and out, of a convolution that gets a gate; Composer's default
-        latent:int=64,          # channels of the layer between; Composer's default
-    ): self.min_channels,self.latent,self.gates = min_channels,latent,{}
+        latent:int|float=64,    # channels of the layer between, or below 1 a share of the convolution's, rounded down; Composer's default
+    ):
+        if not (0<latent<1 or latent>=1 and latent==int(latent)):
+            raise ValueError(f"SqueezeExcite: latent is a number of channels, or a share in (0,1), got {latent}")
+        self.min_channels,self.latent,self.gates = min_channels,latent,{}
+
+    def _between(self, n): return int(self.latent) if self.latent>=1 else max(int(self.latent*n), 1)
 
     def check(self, learn):
         if not wide_convs(learn.model, self.min_channels): raise ValueError(f"SqueezeExcite: no convolution of {self.min_channels} channels in and out; lower min_channels")
@@ -66,7 +71,7 @@ class SqueezeExcite(Callback):
         if self._model not in (None, learn.model): self.gates = {}                              # they were another model's
         if learn._loaded and learn._loaded is not self._from: self.load_state_dict(learn._loaded['cbs'].get(self.name, {}))
         self._model,self._from = learn.model,learn._loaded
-        self.gates = {n: self.gates.get(n) or ChannelGate(m.out_channels, self.latent, mix_seed(learn.seed, name_key(n))).to(learn.device)
+        self.gates = {n: self.gates.get(n) or ChannelGate(m.out_channels, self._between(m.out_channels), mix_seed(learn.seed, name_key(n))).to(learn.device)
                       for n,m in wide_convs(learn.model, self.min_channels).items()}
         self._undo = squeeze_excite(learn.model, self.gates, hidden=True)
 

@@ -25,7 +25,7 @@ class SWA(Callback):
     stage,state,reads,tells = 'average',('avg','n','steps','done'),('weights', 'x'),('n',)
     def __init__(self,
         start:float=.75,    # share of the run after which snapshots are taken; the paper's (Composer's is .7)
-        every:int=None,     # take one every so many steps; None is at the end of each epoch
+        every:int=None,     # take one at `start`, and again every so many steps; None is at the end of each epoch
         lr:float=None,      # learning rate from `start` on, for the fastest parameter group; None leaves it to the schedule
     ):
         if not 0<=start<1: raise ValueError(f"SWA: start is a share of the run in [0,1), got {start}")
@@ -55,7 +55,8 @@ class SWA(Callback):
             for g,r in zip(learn.opt.param_groups, self._ratios): g['lr'] = self.lr*r
 
     def after_step(self, learn):
-        if self.every and self._begun(learn):
+        # the weights that this step has made: the first snapshot is what the model is at `start`
+        if self.every and learn.epoch*learn.n_iter+learn.iter+1>=self.start*learn.n_epoch*learn.n_iter:
             if self.steps%self.every==0: self._take()
             self.steps += 1
 

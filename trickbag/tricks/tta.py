@@ -43,17 +43,20 @@ class TTA(Callback):
         sizes:list=(1.,),       # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
         at_once:int=None,       # views of an image in one forward pass; None: all of one size
         act=None,               # function from scores to probabilities; None is the one that fits the loss
+        on:str='probabilities', # what is averaged: or 'logits', the scores as they are, as in FFCV and airbench
     ):
         if crops not in (1, 5) or crops*(1+flip)*len(sizes)<2:
             raise ValueError(f"TTA: crops must be 5, or 1 with flip=True or two sizes, got {crops} with flip={flip}")
         if not 0<crop_pct<1 or min(sizes)<=0 or agg not in ('mean', 'max'):
             raise ValueError(f"TTA: crop_pct must be in (0,1), sizes > 0 and agg 'mean' or 'max', got {crop_pct}, {sizes} and {agg!r}")
+        if on not in ('probabilities', 'logits'): raise ValueError(f"TTA: on must be 'probabilities' or 'logits', got {on!r}")
         self.crops,self.flip,self.crop_pct,self.agg,self.sizes,self.at_once,self.act = crops,flip,crop_pct,agg,sizes,at_once,act
+        self.on = on
 
     def pixels(self, usual:int)->list: return [max(round(s if s>=8 else s*usual), 1) for s in self.sizes]
 
     def before_validate(self, learn):
-        self._act = self._seen = None
+        self._act,self._seen = None if self.on=='probabilities' else 'identity',None
         if crop := active_crop(learn):      # let the data come as large as the largest view needs
             self._seen = self.pixels(learn.view.get('size') or getattr(crop, 'valid_size', None) or crop.size)
             top,whole = max(self._seen),{'crop_pct': 1.} if self.crops>1 else {}

@@ -36,7 +36,8 @@ def rand_ops(
     "Operations drawn alike, of strength `m` and a little more or less (Cubuk et al. 2019; timm)"
     s,timm = rand_space(h, w, space, inc),space=='timm'
     u = torch.rand(3, n, bs, generator=generator, dtype=torch.float64)
-    level = (m+mstd*torch.randn(n, bs, generator=generator, dtype=torch.float64)).clamp(0, 10 if timm else 30)
+    if mstd>100: level = m*torch.rand(n, bs, generator=generator, dtype=torch.float64)
+    else: level = (m+mstd*torch.randn(n, bs, generator=generator, dtype=torch.float64)).clamp(0, 10 if timm else 30)
     op,whole = pick_ops(s, u[0]),(torch.ceil if inc else torch.floor) if timm else torch.round
     mag = magnitudes(s, op, level/(10 if timm else 30), (u[1]<.5) & ((op<6) | (inc or not timm)), whole)
     if timm: mag = torch.where(op==OPS.index('Solarize'), whole((mag*255).float()).double()/255, mag)  # a whole level
@@ -50,7 +51,7 @@ class RandAugment(Callback):
     def __init__(self,
         n:int=2,            # operations an image, one after the other; the paper's for ImageNet
         m:float=9.,         # strength, of 10 in timm's space and of 30 in torchvision's
-        mstd:float=.5,      # standard deviation of the strength
+        mstd:float=.5,      # standard deviation of the strength; above 100, as inf: strengths drawn evenly from 0 to `m`, as in timm
         inc:bool=True,      # timm's space: every operation gets stronger with `m`
         p:float=.5,         # probability of each operation, per image; timm's, 1 in torchvision and the paper
         space:str='timm',   # or 'torchvision'
@@ -60,7 +61,7 @@ class RandAugment(Callback):
         if space not in ('timm', 'torchvision'): raise ValueError(f"RandAugment: space must be timm or torchvision, got {space!r}")
         most = 10 if space=='timm' else 30
         if not 0<=m<=most: raise ValueError(f"RandAugment: m must be 0 to {most} in {space}'s space, got {m}")
-        if n<1 or not 0<p<=1 or mstd<0: raise ValueError(f"RandAugment: needs n >= 1, 0 < p <= 1 and mstd >= 0, got {n}, {p}, {mstd}")
+        if n<1 or not 0<p<=1 or not mstd>=0: raise ValueError(f"RandAugment: needs n >= 1, 0 < p <= 1 and mstd >= 0, got {n}, {p}, {mstd}")
         if mode not in ('nearest', 'bilinear'): raise ValueError(f"RandAugment: mode must be nearest or bilinear, got {mode!r}")
         self.n,self.m,self.mstd,self.inc,self.p,self.space,self.fill,self.mode,self.op,self.mag = n,m,mstd,inc,p,space,fill,mode,None,None
 

@@ -38,7 +38,7 @@ class TrivialAugment(Callback):
     def __init__(self,
         bins:int=31,            # strengths, evenly spaced from weakest to strongest; the paper's
         fill=0,                 # what geometry brings in: a level of 0 to 255, or one a channel; torchvision's is black
-        mode:str='nearest',     # how geometry samples: torchvision's, or 'bilinear'
+        mode:str='nearest',     # how geometry samples: the default of torchvision's transform, or 'bilinear', as torchvision's recipes have it
         translate:float=32.,    # most pixels of translation; the paper's, for images of 224
     ):
         if bins<2: raise ValueError(f"TrivialAugment: bins must be at least 2, got {bins}")
