@@ -77,7 +77,7 @@ def sched_const(value:float):
 def sched_poly(
     start:float, end:float,
     power:float,
-    rest:bool=False,    # False: a power of the way that is done, fastai's; True: of the way that is left, torch's `PolynomialLR`, timm's and Composer's
+    rest:bool=False,    # True: a power of the way that is left, as torch, timm and Composer; False: of the way done, as fastai
 ):
     "`start` to `end` as `p**power`; with `rest`, the distance from `end` falls as `(1-p)**power`"
     if power<=0: raise ValueError(f"sched_poly: power must be > 0, got {power}; use sched_const")
@@ -206,7 +206,7 @@ class Cosine(_Phases):
         warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'
         warmup_start:float=.01,     # factor at the first batch
         end:float=0.,               # factor at the last batch
-        warmup_prefix:bool=True,    # the wave begins after the warm-up; False: it runs from the first batch, and the ramp stands in for its beginning, timm's default
+        warmup_prefix:bool=True,    # the wave begins after the warm-up; False, timm's default: the ramp stands in for its beginning
     ):
         super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
@@ -219,7 +219,7 @@ class Linear(_Phases):
         warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'; FFCV's recipes take 2 epochs from a factor of 1e-4
         warmup_start:float=.01,     # factor at the first batch
         end:float=0.,               # factor at the last batch
-        warmup_prefix:bool=True,    # the line begins after the warm-up; False: it runs from the first batch, and the ramp stands in for its beginning, timm's default
+        warmup_prefix:bool=True,    # the line begins after the warm-up; False, timm's default: the ramp stands in for its beginning
     ):
         super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
