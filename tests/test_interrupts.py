@@ -178,3 +178,20 @@ def test_a_signal_in_the_cleanup_comes_after_it():
     with pytest.raises(KeyboardInterrupt): learn.fit(1)
     assert not learn.fitting and learn.cb(EMA).avg=={} and len(learn.history)==1
     assert weights(learn).isfinite().all()
+
+@pytest.mark.parametrize('call', [c[0] for c in bench.CALLS if not c[3]])
+def test_what_only_looks_leaves_nothing_after_a_fit(call):
+    "Without a signal, first of all: model, optimizer, callbacks and process are as they were"
+    _,cbs,call,_ = next(c for c in bench.CALLS if c[0]==call)
+    learn = tiny_learner(cbs(), bench.small_data(), bench.small_model(), opt_func=bench.bag_opt).fit(1)
+    call(learn)
+    was = bench.everything(learn)
+    call(learn)
+    now = bench.everything(learn)
+    assert not [k for k in was if was[k]!=now[k]]
+
+def test_a_fit_with_parameters_of_a_callback_can_be_saved_afterwards(tmp_path):
+    learn = tiny_learner([SqueezeExcite(8, 4)], bench.small_data(), bench.small_model(), opt_func=bench.bag_opt).fit(1)
+    learn.opt.state_dict()      # torch's own: KeyError where a parameter with state is in no group
+    learn.save(tmp_path/'x')
+    assert learn.load(tmp_path/'x').fit(1).history

@@ -230,6 +230,9 @@ def fit_groups(
     finally:
         for g,now in _same_groups(old, opt.param_groups): g.update({k: now[k] for k in own_keys(opt, now)})
         opt.param_groups[:] = old
+        # of parameters that a callback gave it for this fit: torch's `state_dict` fails where a parameter with state is in no group
+        mine = {id(p) for g in old for p in g['params']}
+        for p in [p for p in opt.state if isinstance(p, torch.Tensor) and id(p) not in mine]: del opt.state[p]
         opt.zero_grad()
 
 # %% ../nbs/optimizer.ipynb #8c2f9784

@@ -37,14 +37,14 @@ CALLS = [
 ]
 
 def signature(o):
-    "What can be compared with `==`: tensors by their bits, plain values and lists as they are, other objects by which they are"
+    "What can be compared with `==`: tensors by their bits, plain values and lists as they are, other objects by their kind"
     if isinstance(o, torch.Tensor): return tuple(o.shape), str(o.dtype), o.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if o.numel() else b''
     if isinstance(o, torch.nn.Module): return signature(o.state_dict())
     if isinstance(o, dict): return {k if isinstance(k, (str, int, tuple)) else id(k): signature(v) for k,v in o.items()}
     if isinstance(o, (list, tuple)): return [signature(v) for v in o]
     if isinstance(o, float) and math.isnan(o): return 'nan'
     if isinstance(o, (bool, int, float, str, bytes, type(None))): return o
-    return id(o)
+    return type(o).__name__,getattr(o, '__qualname__', None)
 
 def everything(learn)->dict:
     "`found`, and all that a call which only looks must leave alone: weights, optimizer state, history, the callbacks' attributes"
