@@ -78,7 +78,9 @@ class TTA(Callback):
         pred = torch.cat([learn.pred, *map(learn.model, vars(self).pop('_rest'))])
         learn.pred = tta_fold(pred, self.crops*(1+self.flip)*len(self.sizes), self.agg, self._act)
 
-    def cleanup_validate(self, learn): vars(self).pop('_rest', None)    # where a batch was broken off
+    def cleanup_validate(self, learn):
+        self._act = self._seen = None
+        vars(self).pop('_rest', None)       # where a batch was broken off
 
 def _activation(act):
     "Name of a function from scores to probabilities"
