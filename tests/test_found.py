@@ -57,8 +57,18 @@ def test_probabilities(loss, f): p = torch.rand(3, 4); assert torch.equal(probab
 
 def test_a_second_crop_is_refused():
     class MyCrop(Crop): pass
-    dls = TinyData(); dls.cbs = [Crop(8)]
-    said(lambda: tiny_learner([MyCrop(8)], dls=dls).fit(1), 'Crop', 'MyCrop', "'crop'")
+    class OtherCrop(Callback):
+        stage = 'crop'
+        owns = ('crop',)
+    dls = TinyData()
+    dls.cbs = [Crop(8)]
+    # by class a crop of another kind: nothing says which of them is meant
+    said(lambda: tiny_learner([OtherCrop()], dls=dls).fit(1), 'Crop', 'OtherCrop', "'crop'")
+    said(lambda: tiny_learner([Crop(8), MyCrop(8)]).fit(1), 'Crop', 'MyCrop', "'crop'")
+    # a subclass takes the place of the data's own, as another Crop does
+    learn = tiny_learner([MyCrop(8)], dls=dls)
+    with learn.composed():
+        assert [type(cb) for cb in learn.active if isinstance(cb, Crop)]==[MyCrop]
 
 def test_streams_without_a_length():
     class It(torch.utils.data.IterableDataset):
