@@ -374,8 +374,10 @@ def test_surgery_on_a_compiled_model_is_refused(make, how):
     with pytest.raises(ValueError, match=f'{make().name} and the model: .*compiled before'): learn.fit(1)
     assert learn.step==0
 
-def test_checkpointing_with_the_eager_backend_is_refused():
-    with pytest.raises(ValueError, match="'eager' cannot recompute"): tiny_learner([Compile(backend='eager'), GradientCheckpointing()], small_data(), small_model(), opt_func=bag_opt).fit(1)
+def test_checkpointing_in_a_compiled_model_is_said_and_changes_no_weight():
+    def run(*cbs): return weights(tiny_learner([GradientCheckpointing(), *cbs], small_data(), small_model(), opt_func=bag_opt).fit(2))
+    with pytest.warns(UserWarning, match='GradientCheckpointing and Compile: .*the compiler decides'): compiled = run(Compile(backend='eager'))
+    torch.testing.assert_close(compiled, run(), rtol=1e-5, atol=1e-6)
 
 def test_what_inductor_draws_is_what_is_drawn_uncompiled():
     if not has_compiler(torch.device('cpu')): pytest.skip('no C++ compiler')
@@ -387,3 +389,19 @@ def test_what_inductor_draws_is_what_is_drawn_uncompiled():
         torch.manual_seed(0)
         with torch.no_grad(): outs.append(f(x))
     torch.testing.assert_close(*outs)
+
+def test_drop_block_in_checkpointed_blocks_under_inductor():
+    "Against the same steps uncompiled: DropBlock draws the same squares"
+    if not has_compiler(torch.device('cpu')): pytest.skip('no C++ compiler')
+    def run(*cbs):
+        dls = TinyData(16)
+        dls.valid = None
+        torch.manual_seed(0)
+        model = XResNet(1, [1], 4, stem='small', widen=.125, zero_gamma=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return tiny_learner([GradientCheckpointing(), *cbs], dls, model, opt_func=torch.optim.SGD).fit(2, .1)
+    compiled = run(DropBlock(.5), c := Compile())
+    assert c.compiled==1
+    torch.testing.assert_close(weights(compiled), weights(run(DropBlock(.5))), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(weights(compiled), weights(run()), rtol=1e-3, atol=1e-4)
