@@ -1192,7 +1192,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'trickbag.rules._classes': ('rules.html#_classes', 'trickbag/rules.py'),
                                 'trickbag.rules._compiled': ('rules.html#_compiled', 'trickbag/rules.py'),
                                 'trickbag.rules._disagrees': ('rules.html#_disagrees', 'trickbag/rules.py'),
-                                'trickbag.rules._eager': ('rules.html#_eager', 'trickbag/rules.py'),
                                 'trickbag.rules._fp16': ('rules.html#_fp16', 'trickbag/rules.py'),
                                 'trickbag.rules._gates': ('rules.html#_gates', 'trickbag/rules.py'),
                                 'trickbag.rules._int_only': ('rules.html#_int_only', 'trickbag/rules.py'),

@@ -91,9 +91,6 @@ def _compiled(learn, a, b):
     if (n := compiled_part(learn.model))=='' and not hasattr(learn.model, '_orig_mod') and any('compile' in cb.does for cb in learn.active): return
     if n is not None: return f'the module {n!r}' if n else 'the model'
 
-def _eager(learn, a, b):
-    if getattr(b, 'backend', None)=='eager': return 'eager'
-
 def _two_sets(learn, a, b):
     if callable(getattr(learn.opt, 'train', None)) and callable(getattr(learn.opt, 'eval', None)): return type(learn.opt).__name__
 
@@ -119,7 +116,8 @@ RULES = [
     Rule('owns warmup', 'the run', 'a warm-up of {}', 'lower warmup, or train for more epochs', _long_warmup),
     Rule('does replace convolutions', 'does compile', "a compiled model keeps torch's convolutions, so Im2Col does nothing", 'leave one out; on a CPU Im2Col was the faster', None, True),
     Rule('writes model', 'the model', 'it changes modules, but {} was compiled before and would not see it', 'give the model as it was before torch.compile, and Compile() in cbs', _compiled),
-    Rule('does recompute blocks', 'does compile', "torch's backend {!r} cannot recompute a block that counts its batches", "use another backend: 'aot_eager' or 'inductor'", _eager),
+    Rule('does recompute blocks', 'does compile', 'in a compiled model the compiler decides what is kept, so no block is recomputed as a whole',
+         'leave one out: without Compile training takes less memory', None, True),
     Rule('owns average', 'the run', '{} averages weights by itself', 'leave the callback out', _two_sets),
     Rule('does add layers', 'does restore the best', 'the file of the best weights lacks {}', 'use SaveBest(restore=False) with Checkpoint, or build the model with se=True', _gates),
     Rule('owns views', 'owns views', OWNED['views'].split(';')[0], 'keep one'),

@@ -42,10 +42,10 @@ def residual_blocks(
     return res
 
 def _forward(m, forward, *args, **kw):
-    if not (m.training and torch.is_grad_enabled()): return forward(*args, **kw)
-    if not torch.compiler.is_compiling():       # a compiled block updates its buffers once anyway
-        kw['context_fn'] = lambda: (nullcontext(), keep_buffers(m))
-    return checkpoint(forward, *args, use_reentrant=False, **kw)
+    # a compiler decides by itself what to keep; torch's (2.14) fails on checkpointed blocks with hooks that draw
+    if torch.compiler.is_compiling() or not (m.training and torch.is_grad_enabled()): return forward(*args, **kw)
+    def contexts(): return nullcontext(), keep_buffers(m)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kw)
 
 class GradientCheckpointing(Callback):
     "Recompute residual blocks in the backward pass instead of keeping what they computed"
