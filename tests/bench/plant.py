@@ -1,62 +1,184 @@
 """Are the tests able to find a bug? Plants one at a time in a copy of the package and runs the tests that should see it.
 
     python -m tests.bench.plant [--only TEXT] [--jobs 2] [--json FILE] [--again]
+    python -m tests.bench.plant --clean
     python -m tests.bench.plant --table
 
 The bugs stand in `planted.py` beside this file: a module, the text to be replaced (it must stand there exactly once), what replaces it,
-and where to look, as arguments of pytest. A bug is found if those tests fail; they pass on the code as it is, which --clean checks.
-One JSON line a bug; what is in the file already is not repeated, unless its bug or its tests have changed since, or with --again."""
+and where to look, as arguments of pytest. It is planted in the module and in its notebook, which runs what it exports. A bug is found if those tests fail; they pass on the code as it is, which --clean checks.
+One JSON line a bug; what is in the file already is not repeated, unless its bug or its tests have changed since, or with --again.
+
+Importing torch, IPython and the like takes longer than most of these tests, so it is done once, here; each bug gets a forked process
+that imports the package from the copy."""
 import argparse
+import compileall
 import json
 import os
+import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .planted import PLANTED
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent/'results'/'planted.jsonl'
-LINKED = ('tests', 'nbs', 'pyproject.toml', 'setup.py', 'README.md', 'docs', '.ci')
+COPIED = ('trickbag', 'tests', 'nbs', '.ci')        # and all files beside them
+LIMIT = 400     # seconds; a bug may well make a test wait for ever
 
 
-def checkout(folder, bug=None):
-    "A copy of the package in `folder`, with the bug, and beside it links to all that the tests need"
-    shutil.copytree(ROOT/'trickbag', folder/'trickbag', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in LINKED:
-        if (ROOT/name).exists(): os.symlink(ROOT/name, folder/name)
-    if bug:
-        file = folder/'trickbag'/bug.module
-        text = file.read_text()
-        if text.count(bug.old) != 1: raise ValueError(f'{bug.module}: {bug.old!r} stands there {text.count(bug.old)} times, not once')
-        file.write_text(text.replace(bug.old, bug.new))
+def page_of(module):
+    "The notebook that a module is made from"
+    line = next(s for s in (ROOT/'trickbag'/module).read_text().splitlines() if 'File to edit: ' in s)
+    return ((ROOT/'trickbag'/module).parent/line.split('File to edit: ')[1].rstrip('. ')).resolve()
 
 
-def run_tests(tests, bug=None, limit=600):
-    "Exit status of pytest, the last lines that it printed, and seconds"
+def exported(cell):
+    "The code of a notebook's cell that goes into the package; '' for other cells"
+    source = ''.join(cell['source'])
+    return source if cell['cell_type'] == 'code' and re.search(r'^#\| *exports?\b', source, re.M) else ''
+
+
+def planted_page(page, bug):
+    "The notebook with the bug, as a notebook runs what it exports"
+    nb = json.loads(page.read_text())
+    for c in nb['cells']:
+        if code := exported(c): c['source'] = code.replace(bug.old, bug.new).splitlines(True)
+    return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)+'\n'
+
+
+def check_bugs(bugs):
+    "Raise ValueError if a bug cannot be planted"
+    for bug in bugs:
+        n = (ROOT/'trickbag'/bug.module).read_text().count(bug.old)
+        if n != 1: raise ValueError(f'{bug.module}: {bug.old!r} stands there {n} times, not once')
+        cells = json.loads(page_of(bug.module).read_text())['cells']
+        if not any(bug.old in exported(c) for c in cells): raise ValueError(f'{bug.module}: {bug.old!r} does not stand in its page')
+        if bug.old == bug.new: raise ValueError(f'{bug.module}: {bug.old!r} is replaced by itself')
+    keys = [(b.module, b.old, b.new) for b in bugs]
+    if twice := [k for k in keys if keys.count(k) > 1]: raise ValueError(f'planted twice: {twice[0]}')
+
+
+def checkout(folder):
+    "A copy of the package and of all that its tests need"
+    skip = shutil.ignore_patterns('__pycache__', 'planted.jsonl')
+    for name in COPIED: shutil.copytree(ROOT/name, folder/name, ignore=skip)
+    for file in ROOT.iterdir():
+        if file.is_file() and file.name != '.git': shutil.copy(file, folder)
+    (folder/'docs').symlink_to(ROOT/'docs')
+    compileall.compile_dir(folder/'trickbag', quiet=1)      # a file that is changed, and so newer, is compiled where it is imported
+
+
+def import_what_is_slow():
+    "All that tests import from elsewhere; nothing of this package"
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot, pandas, torch, torchvision    # noqa: F401
+    import IPython, execnb.shell, nbdev.test, pytest        # noqa: F401
+    for name in [n for n in sys.modules if n.partition('.')[0] == 'tests']: del sys.modules[name]
+    assert 'trickbag' not in sys.modules
+
+
+def begin(folder, tests, log):
+    "A process that runs tests in a copy; its number"
+    pid = os.fork()
+    if pid: return pid
+    status = 99
+    try:
+        os.setsid()
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.chdir(folder)
+        sys.path[:] = [str(folder)]+[p for p in sys.path if p and Path(p).resolve() != ROOT]
+        os.environ.update(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE='1', OMP_NUM_THREADS='1', TRICKBAG_CACHE=str(folder/'cache'))
+        sys.dont_write_bytecode = True
+        import pytest
+        status = int(pytest.main(['-W', 'ignore', '-x', '-q', '-n', '0', '--tb=line', *tests]))
+        sys.stdout.flush()
+    finally: os._exit(status)
+
+
+def end(pid, started):
+    "Exit status of such a process, or None while it runs"
+    done,status = os.waitpid(pid, os.WNOHANG)
+    if done: return os.waitstatus_to_exitcode(status)
+    if time.perf_counter()-started < LIMIT: return None
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 'time'
+
+
+class Slot:
+    "A copy of the package in which one bug at a time is tried"
+    def __init__(self, folder):
+        self.folder,self.pid = folder,None
+        checkout(folder)
+
+    def plant(self, bug):
+        self.bug,self.started = bug,time.perf_counter()
+        if bug.old:
+            module,page = ROOT/'trickbag'/bug.module,page_of(bug.module)
+            self._at(module).write_text(module.read_text().replace(bug.old, bug.new))
+            self._at(page).write_text(planted_page(page, bug))
+        shutil.rmtree(self.folder/'cache', ignore_errors=True)
+        self.pid = begin(self.folder, bug.tests, self.folder/'log')
+
+    def mend(self):
+        if self.bug.old:
+            for file in (ROOT/'trickbag'/self.bug.module, page_of(self.bug.module)): shutil.copy2(file, self._at(file))
+
+    def _at(self, file): return self.folder/file.relative_to(ROOT)
+
+    def harvest(self):
+        "What was found, as a line of the results; None while the tests run"
+        status = end(self.pid, self.started)
+        if status is None: return None
+        seconds = time.perf_counter()-self.started
+        lines = (self.folder/'log').read_text(errors='replace').splitlines()
+        said = ' | '.join([s for s in lines if s.startswith(('FAILED', 'ERROR'))] or lines[-2:]).replace(str(self.folder), '.')
+        if status in (3, 4, 5, 99): raise RuntimeError(f'{self.bug.module}: {self.bug.tests} cannot be run (status {status}): {said}')
+        self.mend()
+        self.pid,b = None,self.bug
+        # 1: a test failed; 2: the package does not even import; negative: the process died
+        return dict(module=b.module, old=b.old, new=b.new, kind=b.kind, tests=list(b.tests), found=status != 0, said=said[:300],
+                    seconds=round(seconds, 1), reason=b.reason)
+
+
+def try_all(bugs, jobs, done):
+    "Plant them all, `jobs` at a time; `done(row)` is called with each result"
     with tempfile.TemporaryDirectory() as d:
-        folder = Path(d)
-        checkout(folder, bug)
-        env = dict(os.environ, PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE='1', OMP_NUM_THREADS='1',
-                   TRICKBAG_CACHE=str(folder/'cache'))
-        start = time.perf_counter()
-        cmd = [sys.executable, '-W', 'ignore', '-m', 'pytest', '-x', '-q', '-n', '0', '--tb=line', *tests]
-        try: r = subprocess.run(cmd, cwd=folder, env=env, capture_output=True, text=True, timeout=limit)
-        except subprocess.TimeoutExpired: return 'time', f'no end within {limit} s', time.perf_counter()-start
-        lines = [s for s in r.stdout.splitlines() if s.startswith(('FAILED', 'ERROR'))] or r.stdout.splitlines()[-2:]
-        return r.returncode, ' | '.join(lines).replace(str(folder), '.')[:300], time.perf_counter()-start
+        slots = [Slot(Path(d)/str(i)) for i in range(min(jobs, len(bugs)))]
+        os.chdir(d)
+        import_what_is_slow()
+        todo = list(bugs)
+        try:
+            while todo or any(s.pid for s in slots):
+                for s in slots:
+                    if s.pid and (row := s.harvest()): done(row)
+                    if not s.pid and todo: s.plant(todo.pop(0))
+                time.sleep(.1)
+        finally:
+            for s in slots:
+                if s.pid: os.killpg(s.pid, signal.SIGKILL)
+            os.chdir(ROOT)
 
 
-def try_bug(bug):
-    status, said, seconds = run_tests(bug.tests, bug)
-    # 1: a test failed; 2: the package does not even import, or a fixture broke
-    found = status in (1, 2, 'time')
-    return dict(module=bug.module, old=bug.old, new=bug.new, kind=bug.kind, tests=list(bug.tests), found=found, said=said,
-                seconds=round(seconds, 1), reason=bug.reason)
+def clean_runs(bugs):
+    "All named tests as few runs without a bug: those of whole files and notebooks as one, and one for each file with `-k`"
+    plain,chosen = set(),{}
+    for b in bugs:
+        if '-k' in b.tests:
+            files,k = b.tests[:b.tests.index('-k')],b.tests[b.tests.index('-k')+1]
+            chosen.setdefault(files, set()).add(k)
+        else: plain |= set(b.tests)
+    runs = [tuple(sorted(plain))] if plain else []
+    runs += [(*files, '-k', ' or '.join(f'({k})' for k in sorted(ks))) for files,ks in chosen.items()]
+    kind = type(bugs[0])
+    return [kind('', '', '', tests) for tests in runs]
 
 
 def key(r): return r['module'], r['old'], r['new'], tuple(r['tests'])
@@ -81,20 +203,25 @@ def main():
     ap.add_argument('--clean', action='store_true', help='run all named tests on the code as it is')
     ap.add_argument('--table', action='store_true')
     a = ap.parse_args()
+    a.json = a.json.absolute()
+    check_bugs(PLANTED)
     bugs = [b for b in PLANTED if a.only in b.module or a.only in b.old]
     if a.clean:
-        status, said, seconds = run_tests(sorted({t for b in bugs for t in b.tests if not t.startswith('-')}), limit=3600)
-        print('all pass' if status==0 else f'FAILS on the code as it is: {said}', f'{seconds:.0f} s')
-        return sys.exit(status)
+        bad = []
+        def clean(r):
+            print('FAILS ' if r['found'] else 'passes', ' '.join(r['tests'])[:100], f"{r['seconds']:.0f} s", r['said'] if r['found'] else '', flush=True)
+            if r['found']: bad.append(r)
+        try_all(clean_runs(bugs), a.jobs, clean)
+        return sys.exit(bool(bad))
     if not a.table:
-        there = {} if a.again else {key(r): r for r in rows(a.json)}
+        there = set() if a.again else {key(r) for r in rows(a.json)}
         todo = [b for b in bugs if (b.module, b.old, b.new, tuple(b.tests)) not in there]
-        with ThreadPoolExecutor(a.jobs) as pool:
-            for r in pool.map(try_bug, todo):
-                there[key(r)] = r
-                with open(a.json, 'a') as f: f.write(json.dumps(r)+'\n')
-                print('found    ' if r['found'] else 'NOT FOUND', r['module'], repr(r['old'][:60]), f"{r['seconds']:.0f} s", r['said'][:90], flush=True)
-    # the file keeps one line a bug of the present list
+        a.json.parent.mkdir(exist_ok=True)
+        def done(r):
+            with open(a.json, 'a') as f: f.write(json.dumps(r)+'\n')
+            print('found    ' if r['found'] else 'NOT FOUND', r['module'], repr(r['old'][:60]), f"{r['seconds']:.0f} s", r['said'][:90], flush=True)
+        if todo: try_all(todo, a.jobs, done)
+    # the file keeps one line a bug of the present list, the last one
     known = {key(r): r for r in rows(a.json)}
     now = [known[k] for b in PLANTED if (k := (b.module, b.old, b.new, tuple(b.tests))) in known]
     a.json.write_text(''.join(json.dumps(r)+'\n' for r in now))

@@ -8,8 +8,254 @@ class Bug(NamedTuple):
     old: str            # stands there exactly once
     new: str
     tests: tuple        # arguments of pytest: where somebody should see it
-    kind: str = ''      # 'sign', 'off by one', 'missing copy', 'no reset', 'axis', 'order', 'silent', ...
+    kind: str = ''      # 'sign', 'off by one', 'missing copy', 'no reset', 'axis', 'ignored', 'formula', 'order', 'state', 'undo'
     reason: str = ''    # of a bug that no test can see: why
 
 
-PLANTED = []
+def page(*names):
+    "The notebooks of these names"
+    return tuple(f'tests/test_notebooks.py::test_notebook[{n}.ipynb]' for n in names)
+
+def some(file, k):
+    "Those tests of a file that `-k` picks"
+    return (f'tests/test_{file}.py', '-k', k)
+
+def bag(name, what='resumes'):
+    "What every trick must keep: 'resumes', 'undone', 'looking', 'own_stream'"
+    return ('tests/test_bag.py', '-k', f'{what} and {name}')
+
+
+MIXES = [
+    Bug('tricks/mixup.py', 'fold=True', 'fold=False', page('tricks/mixup'), 'ignored'),
+    Bug('tricks/mixup.py', 'torch.lerp(y.index_select(0, perm), y, w)', 'torch.lerp(y, y.index_select(0, perm), w)', page('tricks/mixup'), 'sign'),
+    Bug('tricks/cutmix.py', 'lam = 1-boxes[:, 2]', 'lam = boxes[:, 2]', page('tricks/cutmix'), 'sign'),
+    Bug('vision/boxes.py', '(cy+ry).clamp(max=h)', '(cy+ry).clamp(max=w)', page('vision/boxes', 'tricks/cutmix'), 'axis'),
+    Bug('vision/boxes.py', '(i<(lo+n)[:, None])', '(i<=(lo+n)[:, None])', page('vision/boxes', 'tricks/cutmix'), 'off by one'),
+    Bug('tricks/fmix.py', 'descending=True', 'descending=False', page('tricks/fmix'), 'sign'),
+    Bug('tricks/fmix.py', 'clamp(min=1/max(h, w))', 'clamp(min=1/min(h, w))', page('tricks/fmix'), 'axis'),
+    Bug('tricks/resize_mix.py', '.clamp(min=1) for s in (w, h))', '.clamp(min=1) for s in (h, w))', page('tricks/resize_mix'), 'axis'),
+    Bug('tricks/resize_mix.py', '+.5)*s-.5', ')*s', page('tricks/resize_mix'), 'off by one'),
+    Bug('tricks/mix_or_cut.py', 'on & (u[1]<self.switch_prob)', 'u[1]<self.switch_prob', page('tricks/mix_or_cut'), 'ignored'),
+    Bug('tricks/mix_or_cut.py', "self.mode=='sample' else 1", "self.mode=='batch' else 1", page('tricks/mix_or_cut'), 'sign'),
+    Bug('tricks/label_smoothing.py', '1-eps+eps/n_out, eps/n_out', '1-eps, eps/n_out', page('tricks/label_smoothing'), 'formula'),
+    Bug('tricks/label_smoothing.py', '.add_(eps/y.shape[1])', '.add_(eps/(y.shape[1]-1))', page('tricks/label_smoothing'), 'off by one'),
+    Bug('tricks/binary_targets.py', '(y>threshold)', '(y>=threshold)', page('tricks/binary_targets'), 'off by one'),
+]
+
+WEIGHTS = [
+    Bug('tricks/ema.py', '1-(1+t)**-warmup', '1-t**-warmup', page('tricks/ema'), 'off by one'),
+    Bug('tricks/ema.py', 'copy=True)', 'copy=False)', page('tricks/ema'), 'missing copy'),
+    Bug('tricks/ema.py', "('avg','raw','n','pos')", "('avg','raw','n')", some('together', 'resumed_after'), 'state'),
+    Bug('tricks/ema.py', 'self.raw.pop(learn.depth)', 'self.raw[learn.depth]', bag('EMA'), 'no reset'),
+    Bug('tricks/ema.py', 'if self.n: self._put(self.avg)', 'pass', page('tricks/ema'), 'ignored'),
+    Bug('tricks/swa.py', '1/(n+1)', '1/n', page('tricks/swa'), 'off by one'),
+    Bug('tricks/swa.py', '(learn.epoch+1)/learn.n_epoch>=self.start', 'learn.epoch/learn.n_epoch>=self.start', page('tricks/swa'), 'off by one'),
+    Bug('tricks/swa.py', '            update_bn(learn)\n', '', page('tricks/swa'), 'ignored'),
+    Bug('tricks/sam.py', 'rho/(norm+eps)', '-rho/(norm+eps)', page('tricks/sam'), 'sign'),
+    Bug('tricks/sam.py', '[*ps, *learn.model.buffers()]', '[*ps]', page('tricks/sam'), 'undo'),
+    Bug('tricks/sam.py', '(learn.step+1)%self.interval', 'learn.step%self.interval', page('tricks/sam'), 'off by one'),
+    Bug('tricks/lookahead.py', 'torch._foreach_lerp_(slow, fast, alpha)', 'torch._foreach_lerp_(slow, fast, 1-alpha)', page('tricks/lookahead'), 'sign'),
+    Bug('tricks/lookahead.py', 'self.n,self.went = 0,self.alpha if', 'self.went = self.alpha if', page('tricks/lookahead'), 'no reset'),
+    Bug('tricks/lookahead.py', "('slow','n','at','begun')", "('slow','n','at')", bag('Lookahead'), 'state'),
+    Bug('tricks/grad_accumulation.py', 'self.first/self.total)', '1/self.n_acc)', page('tricks/grad_accumulation'), 'formula'),
+    Bug('tricks/grad_accumulation.py', 'if not self.count: return', 'return', page('tricks/grad_accumulation'), 'ignored'),
+    Bug('tricks/grad_accumulation.py', 'dict(grads=grads)', 'dict(grads={})', bag('GradientAccumulation'), 'state'),
+    Bug('tricks/grad_clip.py', 'self.max_norm, self.norm_type, self.mode)', 'self.max_norm, mode=self.mode)', page('tricks/grad_clip'), 'ignored'),
+    Bug('tricks/agc.py', 'unit_norms(p).clamp(min=eps)*clip', '(unit_norms(p)*clip).clamp(min=eps)', page('tricks/agc'), 'order'),
+    Bug('tricks/agc.py', 'tuple(range(1, t.ndim))', 'tuple(range(t.ndim-1))', page('tricks/agc'), 'axis'),
+    Bug('tricks/lamb.py', 'lr*w/s', 'w/s', page('tricks/lamb'), 'formula'),
+    Bug('tricks/lamb.py', '.clamp(max=max_ratio)', '.clamp(min=max_ratio)', page('tricks/lamb'), 'sign'),
+    Bug('tricks/lars.py', '((r-1)*wd)', '(r*wd)', page('tricks/lars'), 'formula'),
+    Bug('tricks/lars.py', '(g+weight_decay*w+eps)', '(g+eps)', page('tricks/lars'), 'formula'),
+    Bug('tricks/muon.py', ' and p.shape[1]>1', '', page('tricks/muon'), 'ignored'),
+    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', page('tricks/muon'), 'off by one'),
+    Bug('tricks/gradient_centralization.py', 'tuple(range(1, g.ndim))', 'tuple(range(2, g.ndim))', page('tricks/gradient_centralization'), 'axis'),
+    Bug('tricks/linear_scaling.py', 'bs*n_acc*', 'bs*', page('tricks/linear_scaling'), 'ignored'),
+    Bug('tricks/layer_freezing.py', 'param_layers(learn.model)[:-1]', 'param_layers(learn.model)', page('tricks/layer_freezing'), 'off by one'),
+    Bug('tricks/no_bias_decay.py', 'p.ndim<2', 'p.ndim<=2', page('tricks/no_bias_decay'), 'off by one'),
+    Bug('tricks/decoupled_decay.py', 'zip(learn.opt.param_groups, self.shares if self.due else ())', 'zip(learn.opt.param_groups, self.shares)',
+        some('together', 'decay_only'), 'ignored'),
+    Bug('tricks/mixed_precision.py', 'learn.pred.float()', 'learn.pred', page('tricks/mixed_precision'), 'ignored'),
+]
+
+MODELS = [
+    Bug('tricks/distillation.py', '*T**2', '*T', page('tricks/distillation'), 'formula'),
+    Bug('tricks/distillation.py', 'F.kl_div((pred.float()/T).log_softmax(1), (teacher.float()/T).log_softmax(1)',
+        'F.kl_div((teacher.float()/T).log_softmax(1), (pred.float()/T).log_softmax(1)', page('tricks/distillation'), 'sign'),
+    Bug('tricks/distillation.py', 'self.teacher.to(learn.device).eval()', 'self.teacher.to(learn.device)', page('tricks/distillation'), 'ignored'),
+    Bug('tricks/drop_block.py', '(h-kh+1)*(w-kw+1)', 'h*w', page('tricks/drop_block'), 'formula'),
+    Bug('tricks/drop_block.py', 'def after_batch(self, learn): self._p.zero_()', 'def after_batch(self, learn): pass', page('tricks/drop_block'), 'no reset'),
+    Bug('tricks/stochastic_depth.py', '.bernoulli_(1-p).div_(1-p)', '.bernoulli_(1-p)', page('tricks/stochastic_depth'), 'formula'),
+    Bug('tricks/stochastic_depth.py', 'drop*i/max(len(ends)-1, 1)', 'drop*i/len(ends)', page('tricks/stochastic_depth'), 'off by one'),
+    Bug('tricks/blur_pool.py', 'm.stride = stride; hook.remove()', 'hook.remove()', page('tricks/blur_pool'), 'undo'),
+    Bug('tricks/blur_pool.py', 'min(m.in_channels, m.out_channels)>=min_channels', 'max(m.in_channels, m.out_channels)>=min_channels', page('tricks/blur_pool'), 'sign'),
+    Bug('tricks/squeeze_excite.py', 'mix_seed(learn.seed, name_key(n))', 'learn.seed', page('tricks/squeeze_excite'), 'ignored'),
+    Bug('tricks/squeeze_excite.py', ': learn.opt.state.pop(p, None)', ': pass', page('tricks/squeeze_excite'), 'no reset'),
+    Bug('tricks/whiten.py', 'square/n-mean[:, None]*mean', 'square/n', page('tricks/whiten'), 'formula'),
+    Bug('tricks/whiten.py', 'm.out_channels>=2*len(f)', 'm.out_channels>2*len(f)', page('tricks/whiten'), 'off by one'),
+    Bug('tricks/ghost_batch_norm.py', 'bn.bias, True, 1/(i+1), bn.eps', 'bn.bias, True, bn.momentum, bn.eps', page('tricks/ghost_batch_norm'), 'formula'),
+    Bug('tricks/ghost_batch_norm.py', 'n = -(-len(x)//size)', 'n = len(x)//size', page('tricks/ghost_batch_norm'), 'off by one'),
+    Bug('tricks/zero_gamma.py', 'if not learn.step: zero_gamma', 'zero_gamma', page('tricks/zero_gamma'), 'ignored'),
+    Bug('tricks/head_bias.py', '-math.log(head.out_features)', 'math.log(head.out_features)', page('tricks/head_bias'), 'sign'),
+    Bug('tricks/grad_checkpoint.py', 'old = [(b, b.clone()) for b in m.buffers()]', 'old = [(b, b) for b in m.buffers()]', page('tricks/grad_checkpoint'), 'missing copy'),
+    Bug('batchnorm.py', 'for m,old in self.norms: m.momentum = old', 'pass', page('batchnorm'), 'undo'),
+]
+
+PHASES = [
+    Bug('tricks/selective_backprop.py', 'losses.argsort(stable=True)', 'losses.argsort(stable=True, descending=True)', page('tricks/selective_backprop'), 'sign'),
+    Bug('tricks/selective_backprop.py', 'def before_train(self, learn): self.count = 0', 'def before_train(self, learn): pass', page('tricks/selective_backprop'), 'no reset'),
+    Bug('tricks/ohem.py', 'round(keep*len(losses))', 'int(keep*len(losses))', page('tricks/ohem'), 'off by one'),
+    Bug('tricks/progressive_resize.py', 'sizes[bisect_right(jumps, p)]', 'sizes[max(bisect_right(jumps, p)-1, 0)]', page('tricks/progressive_resize'), 'off by one'),
+    Bug('tricks/progressive_resize.py', "learn.view = {k: v for k,v in learn.view.items() if k!='size' or not learn.fitting}", 'pass', page('tricks/progressive_resize'), 'no reset'),
+    Bug('tricks/progressive_resize.py', "state = 'resize',('size',),True,('full','held')", "state = 'resize',('size',),True,('full',)", page('tricks/progressive_resize'), 'state'),
+    Bug('tricks/during.py', 'run_position(epoch, iter, n_epoch, n_iter)<stop', 'run_position(epoch, iter, n_epoch, n_iter)<=stop', page('tricks/during'), 'off by one'),
+    Bug('tricks/fix_res.py', 'for p,r in self._was: p.requires_grad_(r)', 'pass', page('tricks/fix_res'), 'undo'),
+    Bug('tricks/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
+    Bug('tricks/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('tricks/tta'), 'formula'),
+    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', page('vision/crop'), 'axis'),
+    Bug('tricks/random_erasing.py', '/count,torch.exp', ',torch.exp', page('tricks/random_erasing'), 'ignored'),
+    Bug('tricks/random_erasing.py', 'torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))', 'ratio[0]+u[1]*(ratio[1]-ratio[0])', page('tricks/random_erasing'), 'formula'),
+]
+
+VISION = [
+    Bug('vision/cutout.py', 'return lo.clamp(min=0),(lo+length)', 'lo = lo.clamp(min=0)\n        return lo,(lo+length)', page('vision/cutout'), 'order'),
+    Bug('vision/alternating_flip.py', 'learn.epochs_run', 'learn.epoch', page('vision/alternating_flip'), 'no reset'),
+    Bug('vision/aug_mix.py', '(u[1]*severity).floor()/9', '(u[1]*severity).floor()/10', page('vision/aug_mix'), 'off by one'),
+    Bug('vision/auto_augment.py', 'u[1:3]<p', 'u[1:2]<p', page('vision/auto_augment'), 'off by one'),
+    Bug('vision/rand_augment.py', 'level/(10 if timm else 30)', 'level/10', page('vision/rand_augment'), 'ignored'),
+    Bug('vision/trivial_augment.py', '/(bins-1)', '/bins', page('vision/trivial_augment'), 'off by one'),
+    Bug('vision/color_jitter.py', '2+(b-r)/s', '2+(r-b)/s', page('vision/color_jitter'), 'sign'),
+    Bug('vision/color_jitter.py', 'key=lambda io: order[io[0]]', 'key=lambda io: io[0]', page('vision/color_jitter'), 'ignored'),
+    Bug('vision/basic.py', 'x[i].flip(2)', 'x[i].flip(1)', page('vision/basic'), 'axis'),
+    Bug('vision/basic.py', 'else 255.,torch', 'else 256.,torch', page('vision/basic'), 'off by one'),
+    Bug('vision/pad_crop.py', 'torch.randint(-self.pad, self.pad+1,', 'torch.randint(-self.pad, self.pad,', page('vision/pad_crop'), 'off by one'),
+    Bug('vision/pad_crop.py', '(n-1-(n-1-i.abs()).abs())', '(n-(n-i.abs()).abs())', page('vision/pad_crop'), 'off by one'),
+    Bug('vision/gaussian_blur.py', '-.5*(i/sigma', '-(i/sigma', page('vision/gaussian_blur'), 'formula'),
+    Bug('vision/pca_lighting.py', 'p*v/s', 'p*v*s', page('vision/pca_lighting'), 'formula'),
+    Bug('vision/random_affine.py', '(-translate[0]*w, translate[0]*w)', '(-translate[0]*h, translate[0]*h)', page('vision/random_affine'), 'axis'),
+    Bug('vision/repeated_augmentation.py', "('xb', 'yb', 'targ', 'idx')", "('xb', 'yb', 'idx')", page('vision/repeated_augmentation'), 'ignored'),
+    Bug('vision/col_out.py', '.sort(1).values', '', page('vision/col_out'), 'order'),
+    Bug('vision/ops.py', '-hist+step//2', '-hist', page('vision/ops'), 'formula'),
+    Bug('vision/ops.py', '(x>=t.clamp(', '(x>t.clamp(', page('vision/ops'), 'off by one'),
+    Bug('vision/ops.py', '-(s-1)/2 for s in (w, h)', '-s/2 for s in (w, h)', page('vision/ops'), 'off by one'),
+    Bug('vision/ops.py', '.div_(13).round_()', '.div_(13)', page('vision/ops'), 'formula'),
+    Bug('vision/ops.py', '(op<=len(SIGNED))', '(op<len(SIGNED))', page('vision/ops', 'vision/trivial_augment'), 'off by one'),
+    # the crop
+    Bug('vision/crop.py', 'torch.floor(uy*(h-bh+1))', 'torch.floor(uy*(h-bh))', page('vision/crop'), 'off by one'),
+    Bug('vision/crop.py', '(self.size if learn.training else self.valid_size or self.size)', 'self.size', page('vision/crop'), 'ignored'),
+    Bug('vision/crop.py', 'torch.round(w/ratio[0])', 'torch.round(w/ratio[1])', page('vision/crop'), 'axis'),
+    Bug('vision/crop.py', 'bw,bh = torch.round((area*ar).sqrt()),torch.round((area/ar).sqrt())', 'bw,bh = torch.round((area/ar).sqrt()),torch.round((area*ar).sqrt())',
+        page('vision/crop'), 'axis'),
+    Bug('vision/crop.py', 'wh.amin(1, keepdim=True)*crop_pct', 'wh.amax(1, keepdim=True)*crop_pct', page('vision/crop'), 'sign'),
+    Bug('vision/crop.py', '(x.shape[-1]/wh).repeat(1, 2)', '(x.shape[-1]/wh.flip(1)).repeat(1, 2)', page('vision/crop'), 'axis'),
+    Bug('vision/crop.py', 's.clamp(min=1),min(', 's,min(', page('vision/crop'), 'formula'),
+]
+
+LOOP = [
+    # the streams of a second fit repeat those of the first
+    Bug('learner.py', 'self._outside or (self.iter, self.epochs_run)', 'self._outside or (self.iter, self.epoch)', some('promises', 'stream or random_state'), 'no reset'),
+    Bug('learner.py', 'key = self.seed,self.epochs_run,self.training', 'key = self.seed,self.epoch,self.training', some('random_state', 'second_fit or own_loop'), 'no reset'),
+    Bug('learner.py', '            self.opt.zero_grad()\n', '', some('learner', 'torchs_step'), 'no reset'),
+    Bug('learner.py', 'self.position,self._mid = (self.epoch, self.iter+1),False', 'self.position,self._mid = (self.epoch, self.iter),False',
+        some('promises', 'test_resume and MixUp'), 'off by one'),
+    Bug('learner.py', 'torch.no_grad(), keep_modes(self.model), opt_eval', 'keep_modes(self.model), opt_eval', ('tests/test_learner.py',), 'ignored'),
+    Bug('learner.py', '        self.model.eval()\n        res', '        res', ('tests/test_learner.py',), 'ignored'),
+    Bug('learner.py', 'strict=not self.fitting', 'strict=True', some('metrics', 'fails_late'), 'ignored'),
+    Bug('learner.py', "'pred', 'loss', 'results', 'directions')", "'pred', 'loss', 'directions')", some('learner', 'validate_inside or path_of_its_own'), 'undo'),
+    Bug('learner.py', 'lr = self.lr if lr is None else lr', 'lr = lr or self.lr', ('tests/test_learner.py',), 'ignored'),
+    Bug('learner.py', 'int(p[0]>.5)', 'int(p[0]>0)', some('metrics', 'one_output'), 'formula'),
+    Bug('learner.py', "if ordered: dl = ordered_view(dl, 'validate')", 'pass', some('finding_data', 'order'), 'ignored'),
+    Bug('learner.py', 'enter_training(self.model)', 'self.model.train()', some('module_state', 'frozen'), 'ignored'),
+    Bug('learner.py', "self.epochs_run-(self._loaded['loop']['position'][0] if resume else 0)", 'self.epochs_run', some('random_state', 'resumed_run'), 'off by one'),
+    # callbacks
+    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('promises', 'any_order'), 'order'),
+    Bug('callback.py', 'training or e not in batch or not cb.train_only', 'training or not cb.train_only', page('callback', 'tricks/progressive_resize'), 'ignored'),
+    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', page('callback'), 'missing copy'),
+    Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('identity', 'unrelated or place'), 'ignored'),
+    Bug('callback.py', "('reads', 'writes', 'owns', 'does', 'tells', 'state')", "('reads', 'writes', 'owns', 'does', 'tells')", page('callback'), 'ignored'),
+    # rules
+    Bug('rules.py', 'total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch', 'total = (learn.n_iter or 0)*learn.n_epoch', some('together', 'lag'), 'ignored'),
+    Bug('rules.py', '            owners[o] = cb\n', '', page('rules'), 'ignored'),
+    Bug('rules.py', 'b is not a and picks(r.b, b)', 'picks(r.b, b)', page('rules', 'tricks/tta'), 'ignored'),
+    Bug('rules.py', 't!=s', 't<s', page('rules', 'tricks/distillation'), 'sign'),
+]
+
+SAVED = [
+    # state in lists is not looked at by `save`
+    Bug('checkpoint.py', 'for v in o[:100]: _check_plain(v, where)', 'pass', some('found', 'state_that') , 'ignored'),
+    Bug('checkpoint.py', 'deepcopy(opt_state(learn.opt, learn.model))', 'opt_state(learn.opt, learn.model)', page('checkpoint', 'lr_find'), 'missing copy'),
+    Bug('checkpoint.py', "'results', 'step', 'epochs_run'", "'results', 'epochs_run'", page('checkpoint', 'lr_find'), 'undo'),
+    Bug('checkpoint.py', "('n_epoch', 'n_iter', 'seed'):", "('n_epoch', 'n_iter'):", some('learner', 'resume_must_be'), 'ignored'),
+    Bug('checkpoint.py', "('hidden', hidden_buffers(learn.model)), ", '', some('module_state', 'hidden_buffers'), 'state'),
+    Bug('checkpoint.py', "own!=d['vocab']", "set(own)!=set(d['vocab'])", some('learner', 'load_says'), 'order'),
+    Bug('monitors/save_best.py', 'self.best,self.best_epoch = float(v),learn.epoch', 'self.best_epoch = learn.epoch', page('monitors/save_best'), 'ignored'),
+    Bug('monitors/save_best.py', "('best', 'best_epoch', 'direction')", "('best_epoch', 'direction')", page('monitors/save_best'), 'state'),
+    Bug('monitors/save_best.py', 'range(1, self.keep)', 'range(1, self.keep+1)', page('monitors/save_best'), 'off by one'),
+    Bug('monitors/save_best.py', 'learn.epoch+1==learn.n_epoch or self.every', 'self.every', page('monitors/save_best'), 'ignored'),
+    Bug('monitors/early_stopping.py', ')>min_delta)', ')>=min_delta)', page('monitors/early_stopping'), 'off by one'),
+    Bug('monitors/early_stopping.py', 'n-1-at<self.patience', 'n-1-at<=self.patience', page('monitors/early_stopping'), 'off by one'),
+    Bug('monitors/early_stopping.py', 'self.start = len(learn.history)', 'self.start = 0', page('monitors/early_stopping'), 'no reset'),
+    Bug('monitors/recorder.py', 'n*self._value(f, learn)', 'self._value(f, learn)', page('monitors/recorder'), 'formula'),
+    Bug('core.py', 'torch.save(obj, f); f.flush(); os.fsync(f.fileno())', 'torch.save(obj, f); f.flush()', page('core'), 'ignored'),
+]
+
+RATES = [
+    Bug('schedule.py', '(epoch*n_iter+iter)/max(n_epoch*n_iter-1, 1)', '(epoch*n_iter+iter)/(n_epoch*n_iter)', page('schedule'), 'off by one'),
+    Bug('schedule.py', '(start*(1+c)+end*(1-c))/2', '(start*(1-c)+end*(1+c))/2', page('schedule'), 'sign'),
+    Bug('schedule.py', 'updown(1/self.div, 1, 1/self.div_final)', 'updown(1/self.div, 1, 1/self.div/self.div_final)', page('schedule'), 'formula'),
+    Bug('schedule.py', 'v*(g[k] if k in self._times else self._base[k][i])', 'v*g[k]', page('schedule'), 'no reset'),
+    Bug('schedule.py', "(v, *g['betas'][1:])", '(v, v)', page('schedule'), 'axis'),
+    Bug('schedule.py', 'range(1, math.ceil(1/m)+1)', 'range(math.ceil(1/m)+1)', page('schedule'), 'off by one'),
+    Bug('schedule.py', 'slice(base_lr/2/lr_mult, base_lr/2)', 'slice(base_lr/lr_mult, base_lr)', page('schedule'), 'formula'),
+    Bug('lr_find.py', 'slopes.index(min(slopes))', 'slopes.index(max(slopes))', page('lr_find'), 'sign'),
+    Bug('lr_find.py', 'loss = self.avg/(1-.98**self.i)', 'loss = self.avg', page('lr_find'), 'formula'),
+    Bug('lr_find.py', 'self.i/(self.num_it-1)', 'self.i/self.num_it', page('lr_find'), 'off by one'),
+    Bug('lr_find.py', "g['lr'] = self.lr*r", "g['lr'] = self.lr", page('lr_find'), 'ignored'),
+    Bug('optimizer.py', '(i/max(n-1, 1))', '(i/n)', page('optimizer'), 'off by one'),
+    Bug('optimizer.py', 'opt.param_groups[:] = old', 'pass', some('module_state', 'hyper_parameters'), 'undo'),
+    Bug('optimizer.py', 'i>=first or id(p) in norms', 'i>=first', page('optimizer'), 'ignored'),
+]
+
+DATA = [
+    # a store's stamp without the file's size
+    Bug('data/images.py', 's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino', 's.st_mtime_ns, s.st_ctime_ns, s.st_ino', some('decode', 'stamp'), 'ignored'),
+    Bug('data/images.py', 's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino', 's.st_mtime_ns, s.st_size', some('decode', 'stamp'), 'ignored'),
+    Bug('data/images.py', 'h.update(repr([tuple(b) for b in self.boxes.tolist()]).encode())', 'pass', page('data/images'), 'ignored'),
+    Bug('data/images.py', '6: lambda x: x.transpose(0, 1).flip(1)', '6: lambda x: x.transpose(0, 1).flip(0)', some('decode', 'rotation'), 'axis'),
+    Bug('data/images.py', 'mark in (2, 3, 7, 8)', 'mark in (2, 3, 6, 7)', some('decode', 'box'), 'axis'),
+    Bug('data/images.py', '(values*255+.5)', '(values*255)', some('decode', 'arrays'), 'formula'),
+    Bug('data/images.py', 'round(len(perm)*valid_pct)', 'int(len(perm)*valid_pct)', page('data/images'), 'off by one'),
+    Bug('data/images.py', "secret = hidden or e.name[0]=='.'", "secret = e.name[0]=='.'", some('finding_data', 'hidden'), 'ignored'),
+    Bug('data/images.py', '        if labels is None: self.labels = self.labels[self.idxs]\n', '', page('data/images'), 'ignored'),
+    Bug('data/store.py', '            self._stamps[i] = 0', '            pass', ('tests/test_store_kill.py',), 'order'),
+    Bug('data/store.py', 'self.left-(not self._ready[i])', 'self.left-1', page('data/store'), 'ignored'),
+    Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/store'), 'ignored'),
+    Bug('data/store.py', "have.get('format')!=want['format']", 'False', ('tests/test_store_damage.py',), 'ignored'),
+    Bug('data/store.py', "f'{key}-{presize}'", "f'{key}'", page('data/store'), 'ignored'),
+    Bug('data/loaders.py', '-(-len(self.store)//self.bs)', 'len(self.store)//self.bs+1', page('data/loaders'), 'off by one'),
+    Bug('data/loaders.py', 'whole and not self.shuffle', 'whole', some('finding_data', 'predictions_of'), 'ignored'),
+    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('finding_data', 'tables_that_are_read'), 'ignored'),
+    Bug('data/loaders.py', 'dl(train, bs, shuffle=True, drop_last=drop_last)', 'dl(train, bs, drop_last=drop_last)', page('data/loaders'), 'ignored'),
+]
+
+NUMBERS = [
+    Bug('metrics.py', 'self.sums += n*torch.stack', 'self.sums += torch.stack', page('metrics'), 'formula'),
+    Bug('losses.py', 'alpha*y+(1-alpha)*(1-y)', 'alpha*(1-y)+(1-alpha)*y', page('losses'), 'sign'),
+    Bug('losses.py', ".square().mean(1)", ".abs().mean(1)", page('losses'), 'formula'),
+    Bug('losses.py', "reduction='none').sum(1), reduction)", "reduction='none').mean(1), reduction)", page('losses'), 'formula'),
+    Bug('interpret.py', 'self.targs*c+self.preds', 'self.preds*c+self.targs', page('interpret'), 'axis'),
+    Bug('interpret.py', 'p,r = hit/said.clamp(min=1),hit/true.clamp(min=1)', 'r,p = hit/said.clamp(min=1),hit/true.clamp(min=1)', page('interpret'), 'axis'),
+    Bug('interpret.py', '-p[2]', 'p[2]', page('interpret'), 'sign'),
+    Bug('core.py', 'zlib.crc32(name.encode())', 'abs(hash(name))', page('core'), 'formula'),
+    Bug('core.py', '            if np: np.random.set_state(state[2])\n', '', page('core'), 'undo'),
+    Bug('core.py', 'parts.amax(1)', 'parts.amin(1)', page('core'), 'sign'),
+    Bug('core.py', 'for m,t in modes: m.training = t', 'model.train(modes[0][1])', page('core'), 'undo'),
+    Bug('draws.py', 'for g,state in self._states.values(): set_generator_state(g, state)', 'pass', some('random_state', 'gives_generators'), 'undo'),
+    Bug('draws.py', 'if self.user: self.user(worker_id)', 'pass', some('random_state', 'worker_init'), 'ignored'),
+    Bug('modules.py', 'layers[:] = [o for o in layers if o is not layer]', 'layers.pop()', some('module_state', 'two_tricks'), 'undo'),
+    Bug('modules.py', '{k: t.detach().clone() for k,t in d.items()', '{k: t.detach() for k,t in d.items()', page('modules', 'lr_find'), 'missing copy'),
+    Bug('interrupts.py', '        torch.set_grad_enabled(grad)\n', '', page('interrupts'), 'undo'),
+    Bug('conv.py', 'sn, sh*stride[0], sw*stride[1]', 'sn, sh*stride[1], sw*stride[0]', page('conv'), 'axis'),
+]
+
+PLANTED = MIXES+WEIGHTS+MODELS+PHASES+VISION+LOOP+SAVED+RATES+DATA+NUMBERS
