@@ -1,0 +1,176 @@
+"What planted bugs showed that no test looked at (tests/bench/plant.py): each right value is a formula's, numpy's, torch's or the system's."
+import os
+import pickle
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from trickbag import core
+from trickbag.all import EMA, Callback, GradientClip, MixUp
+from trickbag.checkpoint import kept
+from trickbag.core import atomic_save
+from trickbag.data import images
+from trickbag.testing import StopAt, TinyData, tiny_learner
+
+
+def before_batch(cb, x, y, **more):
+    "The learner after that callback's `before_batch` on these images"
+    learn = tiny_learner([cb])
+    learn.xb,learn.yb,learn.targ,learn.idx = x,y,y,torch.arange(len(x))
+    vars(learn).update(more)
+    cb.before_batch(learn)
+    return learn
+
+
+def test_lambda_of_mixup_is_the_larger_part():
+    mix = MixUp(.4)
+    before_batch(mix, torch.zeros(4096, 3, 4, 4), torch.zeros(4096, dtype=torch.long))
+    lam = np.random.default_rng(0).beta(.4, .4, 10**6)
+    folded = np.maximum(lam, 1-lam)
+    assert mix.lam.min()>=.5
+    for q in (.1, .5, .9): assert abs(np.quantile(mix.lam.numpy(), q)-np.quantile(folded, q))<.02
+
+
+@pytest.mark.parametrize('field', ['st_mtime_ns', 'st_size', 'st_ctime_ns', 'st_ino'])
+def test_a_stamp_depends_on_all_that_tells_a_changed_file(field, tmp_path, monkeypatch):
+    "Each alone: a file may grow within one tick of the clock, or be replaced by one of its size and date"
+    f = tmp_path/'a.bmp'
+    f.write_bytes(b'BM')
+    source,now = images.FileSource([f]),dict(st_mtime_ns=1, st_size=2, st_ctime_ns=3, st_ino=4)
+    monkeypatch.setattr(images, 'os', SimpleNamespace(**(vars(os) | dict(stat=lambda _: SimpleNamespace(**now)))))
+    was = source.stamp(0)
+    now[field] += 1
+    assert source.stamp(0)!=was
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_others_name(tmp_path, monkeypatch):
+    "Else a loss of power may leave the name with nothing behind it (POSIX: only fsync says that data has arrived)"
+    done,fsync,replace = [],os.fsync,os.replace
+    def synced(fd):
+        done.append(('fsync', os.fstat(fd).st_ino, os.fstat(fd).st_size))
+        fsync(fd)
+    def replaced(a, b):
+        done.append(('replace', os.stat(a).st_ino, os.stat(a).st_size))
+        replace(a, b)
+    monkeypatch.setattr(core.os, 'fsync', synced)
+    monkeypatch.setattr(core.os, 'replace', replaced)
+    f = atomic_save(dict(a=torch.zeros(1000)), tmp_path/'a.pt')
+    at = os.stat(f).st_ino,os.stat(f).st_size
+    assert done[:2]==[('fsync', *at), ('replace', *at)]
+
+
+class Draws(Callback):
+    "Keeps what it draws, and the labels in the order in which they come"
+    def __init__(self): self.drawn,self.came = [],[]
+    def before_batch(self, learn):
+        if not learn.training: return
+        self.drawn.append(torch.rand(4, generator=learn.rng(self)))
+        self.came.append(learn.yb.tolist())
+
+
+def test_a_second_fit_goes_on_with_the_streams():
+    "A fit of two epochs draws what two fits of one epoch draw, and nothing twice"
+    once,twice = Draws(),Draws()
+    tiny_learner([once]).fit(2)
+    tiny_learner([twice]).fit(1).fit(1)
+    drawn = torch.stack(twice.drawn)
+    assert torch.equal(drawn, torch.stack(once.drawn)) and len(drawn.unique(dim=0))==len(drawn)
+    assert twice.came==once.came and twice.came[:6]!=twice.came[6:]
+
+
+class ValidatesElsewhere(Callback):
+    "Validates on the training images, before the row of the history is written"
+    stage = 'schedule'
+    def after_epoch(self, learn): learn.validate(learn.dls.train)
+
+
+def test_a_validation_in_between_does_not_get_into_the_history():
+    plain,learn = tiny_learner(),tiny_learner([ValidatesElsewhere()])
+    plain.fit(1)
+    learn.fit(1)
+    assert learn.history[0]['valid_loss']==plain.history[0]['valid_loss']
+    was = learn.results
+    assert learn.validate(learn.dls.train)!=was and learn.results==was
+
+
+def test_no_graph_is_kept_in_validation():
+    class Look(Callback):
+        def after_loss(self, learn): seen.append((learn.training, learn.loss.requires_grad))
+    seen = []
+    tiny_learner([Look()]).fit(1)
+    assert set(seen)=={(True, True), (False, False)}
+
+
+def test_a_rate_of_zero_is_no_missing_rate():
+    learn = tiny_learner(opt_func=torch.optim.SGD)
+    was = [p.detach().clone() for p in learn.model.parameters()]
+    learn.fit(1, lr=0.)
+    assert all(torch.equal(p, w) for p,w in zip(learn.model.parameters(), was))
+
+
+def test_callbacks_of_one_stage_run_by_name_however_they_are_listed():
+    class A(Callback):
+        def before_fit(self, learn): ran.append(self.name)
+    class B(A): pass
+    for cbs in ([A(), B()], [B(), A()]):
+        ran = []
+        tiny_learner(cbs).fit(0)
+        assert ran==['A', 'B']
+
+
+def test_what_load_read_is_not_trained_further(tmp_path):
+    "Else the same file, loaded once, resumes from another place the second time"
+    tiny_learner([EMA()]).fit(2, cbs=StopAt((0, 2), tmp_path/'s.pt'))
+    learn = tiny_learner([EMA()]).load(tmp_path/'s.pt')
+    read = learn._loaded['cbs']['EMA']['avg']
+    learn.fit(2, resume=True)
+    was = torch.load(tmp_path/'s.pt', weights_only=True)['cbs']['EMA']['avg']
+    assert all(torch.equal(read[n], was[n]) for n in was)
+
+
+@pytest.mark.parametrize('name', ['reads', 'writes', 'owns', 'does', 'tells', 'state'])
+def test_a_text_where_names_are_listed_is_refused(name):
+    with pytest.raises(TypeError, match=f'Wrong.{name} is a text'): type('Wrong', (Callback,), {name: 'weights'})
+
+
+@pytest.mark.parametrize('state', [[Fraction(1, 2)], [[Fraction(1, 2)]], [dict(a=Fraction(1, 2))]])
+def test_state_in_lists_is_looked_at_before_it_is_saved(state, tmp_path):
+    "As `torch.load(weights_only=True)` would refuse it"
+    class Wrong(Callback): pass
+    Wrong.state = ('kept',)
+    cb = Wrong()
+    cb.kept = state
+    torch.save(state, tmp_path/'s.pt')
+    with pytest.raises(pickle.UnpicklingError): torch.load(tmp_path/'s.pt', weights_only=True)
+    with pytest.raises(TypeError, match='Fraction'): tiny_learner([cb]).save(tmp_path/'t')
+
+
+@pytest.mark.parametrize('norm_type', [1., 2., float('inf')])
+def test_gradient_clip_takes_the_norm_it_is_given(norm_type):
+    class Look(Callback):
+        stage = 'gradient'
+        def before_step(self, learn): self.norm = torch.nn.utils.get_total_norm([p.grad.clone() for p in learn.model.parameters()], norm_type)
+    clip,look = GradientClip(.1, norm_type),Look()
+    tiny_learner([clip, look]).fit(1)
+    assert torch.equal(clip.norm, look.norm)
+
+
+def test_kept_puts_every_counter_back():
+    learn = tiny_learner().fit(1)
+    def counters(): return learn.step,learn.epochs_run,learn.epoch,learn.iter,learn.n_epoch,learn.n_iter,learn.position,len(learn.history)
+    was = counters()
+    with kept(learn):
+        learn.fit(2)
+        assert all(a!=b for a,b in zip(counters(), was) if b not in (5, 6))     # the last batch of an epoch is the last again
+    assert counters()==was
+
+
+def test_classes_in_another_order_are_other_classes(tmp_path):
+    a,b = TinyData(),TinyData()
+    a.vocab,b.vocab = list('abcd'),list('abdc')
+    tiny_learner(dls=a).save(tmp_path/'s')
+    tiny_learner(dls=a).load(tmp_path/'s')
+    with pytest.raises(ValueError, match='trained on 4 classes'): tiny_learner(dls=b).load(tmp_path/'s')
