@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trickbag import core
-from trickbag.all import EMA, Callback, GradientClip, MixUp
+from trickbag.all import EMA, Callback, GradientClip, MixUp, Recorder, accuracy
 from trickbag.checkpoint import kept
 from trickbag.core import atomic_save
 from trickbag.data import images
@@ -174,3 +174,14 @@ def test_classes_in_another_order_are_other_classes(tmp_path):
     tiny_learner(dls=a).save(tmp_path/'s')
     tiny_learner(dls=a).load(tmp_path/'s')
     with pytest.raises(ValueError, match='trained on 4 classes'): tiny_learner(dls=b).load(tmp_path/'s')
+
+
+def test_a_metric_of_training_is_a_mean_over_samples():
+    "45 images in batches of 8 and one of 5, counted one by one"
+    class Count(Callback):
+        stage,monitor,right = 'monitor',True,0
+        def after_pred(self, learn):
+            if learn.training: self.right += int((learn.pred.argmax(1)==learn.targ).sum())
+    count = Count()
+    learn = tiny_learner([Recorder(train_metrics=True), count], metrics=accuracy).fit(1)
+    assert abs(learn.history[0]['train_accuracy']-count.right/45)<1e-6

@@ -26,7 +26,7 @@ def bag(name, what='resumes'):
 
 
 MIXES = [
-    Bug('tricks/mixup.py', 'fold=True', 'fold=False', page('tricks/mixup'), 'ignored'),
+    Bug('tricks/mixup.py', 'fold=True', 'fold=False', some('planted', 'lambda_of_mixup'), 'ignored'),
     Bug('tricks/mixup.py', 'torch.lerp(y.index_select(0, perm), y, w)', 'torch.lerp(y, y.index_select(0, perm), w)', page('tricks/mixup'), 'sign'),
     Bug('tricks/cutmix.py', 'lam = 1-boxes[:, 2]', 'lam = boxes[:, 2]', page('tricks/cutmix'), 'sign'),
     Bug('vision/boxes.py', '(cy+ry).clamp(max=h)', '(cy+ry).clamp(max=w)', page('vision/boxes', 'tricks/cutmix'), 'axis'),
@@ -60,7 +60,7 @@ WEIGHTS = [
     Bug('tricks/grad_accumulation.py', 'self.first/self.total)', '1/self.n_acc)', page('tricks/grad_accumulation'), 'formula'),
     Bug('tricks/grad_accumulation.py', 'if not self.count: return', 'return', page('tricks/grad_accumulation'), 'ignored'),
     Bug('tricks/grad_accumulation.py', 'dict(grads=grads)', 'dict(grads={})', bag('GradientAccumulation'), 'state'),
-    Bug('tricks/grad_clip.py', 'self.max_norm, self.norm_type, self.mode)', 'self.max_norm, mode=self.mode)', page('tricks/grad_clip'), 'ignored'),
+    Bug('tricks/grad_clip.py', 'self.max_norm, self.norm_type, self.mode)', 'self.max_norm, mode=self.mode)', some('planted', 'gradient_clip'), 'ignored'),
     Bug('tricks/agc.py', 'unit_norms(p).clamp(min=eps)*clip', '(unit_norms(p)*clip).clamp(min=eps)', page('tricks/agc'), 'order'),
     Bug('tricks/agc.py', 'tuple(range(1, t.ndim))', 'tuple(range(t.ndim-1))', page('tricks/agc'), 'axis'),
     Bug('tricks/lamb.py', 'lr*w/s', 'w/s', page('tricks/lamb'), 'formula'),
@@ -153,26 +153,26 @@ VISION = [
 
 LOOP = [
     # the streams of a second fit repeat those of the first
-    Bug('learner.py', 'self._outside or (self.iter, self.epochs_run)', 'self._outside or (self.iter, self.epoch)', some('promises', 'stream or random_state'), 'no reset'),
-    Bug('learner.py', 'key = self.seed,self.epochs_run,self.training', 'key = self.seed,self.epoch,self.training', some('random_state', 'second_fit or own_loop'), 'no reset'),
+    Bug('learner.py', 'self._outside or (self.iter, self.epochs_run)', 'self._outside or (self.iter, self.epoch)', some('planted', 'second_fit'), 'no reset'),
+    Bug('learner.py', 'key = self.seed,self.epochs_run,self.training', 'key = self.seed,self.epoch,self.training', some('planted', 'second_fit'), 'no reset'),
     Bug('learner.py', '            self.opt.zero_grad()\n', '', some('learner', 'torchs_step'), 'no reset'),
     Bug('learner.py', 'self.position,self._mid = (self.epoch, self.iter+1),False', 'self.position,self._mid = (self.epoch, self.iter),False',
         some('promises', 'test_resume and MixUp'), 'off by one'),
-    Bug('learner.py', 'torch.no_grad(), keep_modes(self.model), opt_eval', 'keep_modes(self.model), opt_eval', ('tests/test_learner.py',), 'ignored'),
+    Bug('learner.py', 'torch.no_grad(), keep_modes(self.model), opt_eval', 'keep_modes(self.model), opt_eval', some('planted', 'no_graph'), 'ignored'),
     Bug('learner.py', '        self.model.eval()\n        res', '        res', ('tests/test_learner.py',), 'ignored'),
     Bug('learner.py', 'strict=not self.fitting', 'strict=True', some('metrics', 'fails_late'), 'ignored'),
-    Bug('learner.py', "'pred', 'loss', 'results', 'directions')", "'pred', 'loss', 'directions')", some('learner', 'validate_inside or path_of_its_own'), 'undo'),
-    Bug('learner.py', 'lr = self.lr if lr is None else lr', 'lr = lr or self.lr', ('tests/test_learner.py',), 'ignored'),
+    Bug('learner.py', "'pred', 'loss', 'results', 'directions')", "'pred', 'loss', 'directions')", some('planted', 'in_between'), 'undo'),
+    Bug('learner.py', 'lr = self.lr if lr is None else lr', 'lr = lr or self.lr', some('planted', 'rate_of_zero'), 'ignored'),
     Bug('learner.py', 'int(p[0]>.5)', 'int(p[0]>0)', some('metrics', 'one_output'), 'formula'),
     Bug('learner.py', "if ordered: dl = ordered_view(dl, 'validate')", 'pass', some('finding_data', 'order'), 'ignored'),
     Bug('learner.py', 'enter_training(self.model)', 'self.model.train()', some('module_state', 'frozen'), 'ignored'),
     Bug('learner.py', "self.epochs_run-(self._loaded['loop']['position'][0] if resume else 0)", 'self.epochs_run', some('random_state', 'resumed_run'), 'off by one'),
     # callbacks
-    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('promises', 'any_order'), 'order'),
+    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('planted', 'one_stage'), 'order'),
     Bug('callback.py', 'training or e not in batch or not cb.train_only', 'training or not cb.train_only', page('callback', 'tricks/progressive_resize'), 'ignored'),
-    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', page('callback'), 'missing copy'),
+    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', some('planted', 'load_read'), 'missing copy'),
     Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('identity', 'unrelated or place'), 'ignored'),
-    Bug('callback.py', "('reads', 'writes', 'owns', 'does', 'tells', 'state')", "('reads', 'writes', 'owns', 'does', 'tells')", page('callback'), 'ignored'),
+    Bug('callback.py', "('reads', 'writes', 'owns', 'does', 'tells', 'state')", "('reads', 'writes', 'owns', 'does', 'tells')", some('planted', 'a_text_where'), 'ignored'),
     # rules
     Bug('rules.py', 'total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch', 'total = (learn.n_iter or 0)*learn.n_epoch', some('together', 'lag'), 'ignored'),
     Bug('rules.py', '            owners[o] = cb\n', '', page('rules'), 'ignored'),
@@ -182,12 +182,12 @@ LOOP = [
 
 SAVED = [
     # state in lists is not looked at by `save`
-    Bug('checkpoint.py', 'for v in o[:100]: _check_plain(v, where)', 'pass', some('found', 'state_that') , 'ignored'),
+    Bug('checkpoint.py', 'for v in o[:100]: _check_plain(v, where)', 'pass', some('planted', 'state_in_lists') , 'ignored'),
     Bug('checkpoint.py', 'deepcopy(opt_state(learn.opt, learn.model))', 'opt_state(learn.opt, learn.model)', page('checkpoint', 'lr_find'), 'missing copy'),
-    Bug('checkpoint.py', "'results', 'step', 'epochs_run'", "'results', 'epochs_run'", page('checkpoint', 'lr_find'), 'undo'),
+    Bug('checkpoint.py', "'results', 'step', 'epochs_run'", "'results', 'epochs_run'", some('planted', 'every_counter'), 'undo'),
     Bug('checkpoint.py', "('n_epoch', 'n_iter', 'seed'):", "('n_epoch', 'n_iter'):", some('learner', 'resume_must_be'), 'ignored'),
     Bug('checkpoint.py', "('hidden', hidden_buffers(learn.model)), ", '', some('module_state', 'hidden_buffers'), 'state'),
-    Bug('checkpoint.py', "own!=d['vocab']", "set(own)!=set(d['vocab'])", some('learner', 'load_says'), 'order'),
+    Bug('checkpoint.py', "own!=d['vocab']", "set(own)!=set(d['vocab'])", some('planted', 'another_order'), 'order'),
     Bug('monitors/save_best.py', 'self.best,self.best_epoch = float(v),learn.epoch', 'self.best_epoch = learn.epoch', page('monitors/save_best'), 'ignored'),
     Bug('monitors/save_best.py', "('best', 'best_epoch', 'direction')", "('best_epoch', 'direction')", page('monitors/save_best'), 'state'),
     Bug('monitors/save_best.py', 'range(1, self.keep)', 'range(1, self.keep+1)', page('monitors/save_best'), 'off by one'),
@@ -195,8 +195,8 @@ SAVED = [
     Bug('monitors/early_stopping.py', ')>min_delta)', ')>=min_delta)', page('monitors/early_stopping'), 'off by one'),
     Bug('monitors/early_stopping.py', 'n-1-at<self.patience', 'n-1-at<=self.patience', page('monitors/early_stopping'), 'off by one'),
     Bug('monitors/early_stopping.py', 'self.start = len(learn.history)', 'self.start = 0', page('monitors/early_stopping'), 'no reset'),
-    Bug('monitors/recorder.py', 'n*self._value(f, learn)', 'self._value(f, learn)', page('monitors/recorder'), 'formula'),
-    Bug('core.py', 'torch.save(obj, f); f.flush(); os.fsync(f.fileno())', 'torch.save(obj, f); f.flush()', page('core'), 'ignored'),
+    Bug('monitors/recorder.py', 'n*self._value(f, learn)', 'self._value(f, learn)', some('planted', 'metric_of_training'), 'formula'),
+    Bug('core.py', 'torch.save(obj, f); f.flush(); os.fsync(f.fileno())', 'torch.save(obj, f); f.flush()', some('planted', 'on_the_disk'), 'ignored'),
 ]
 
 RATES = [
@@ -218,7 +218,7 @@ RATES = [
 
 DATA = [
     # a store's stamp without the file's size
-    Bug('data/images.py', 's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino', 's.st_mtime_ns, s.st_ctime_ns, s.st_ino', some('decode', 'stamp'), 'ignored'),
+    Bug('data/images.py', 's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino', 's.st_mtime_ns, s.st_ctime_ns, s.st_ino', some('planted', 'stamp'), 'ignored'),
     Bug('data/images.py', 's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino', 's.st_mtime_ns, s.st_size', some('decode', 'stamp'), 'ignored'),
     Bug('data/images.py', 'h.update(repr([tuple(b) for b in self.boxes.tolist()]).encode())', 'pass', page('data/images'), 'ignored'),
     Bug('data/images.py', '6: lambda x: x.transpose(0, 1).flip(1)', '6: lambda x: x.transpose(0, 1).flip(0)', some('decode', 'rotation'), 'axis'),
