@@ -1,6 +1,7 @@
 "What planted bugs showed that no test looked at (tests/bench/plant.py): each right value is a formula's, numpy's, torch's or the system's."
 import os
 import pickle
+import threading
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -13,6 +14,9 @@ from trickbag.all import EMA, Callback, GradientClip, MixUp, Recorder, accuracy
 from trickbag.checkpoint import kept
 from trickbag.core import atomic_save
 from trickbag.data import images
+from trickbag.data.images import split_idxs
+from trickbag.data.loaders import ImageLoader
+from trickbag.data.store import Store
 from trickbag.testing import StopAt, TinyData, tiny_learner
 
 
@@ -185,3 +189,47 @@ def test_a_metric_of_training_is_a_mean_over_samples():
     count = Count()
     learn = tiny_learner([Recorder(train_metrics=True), count], metrics=accuracy).fit(1)
     assert abs(learn.history[0]['train_accuracy']-count.right/45)<1e-6
+
+
+class Levels:
+    "A source of one-colored images, image i of the level i; `get` waits until `free` is set"
+    labels = None
+    def __init__(self, n): self.n,self.free = n,threading.Event()
+    def __len__(self): return self.n
+    def get(self, i, P):
+        self.free.wait(10)
+        return torch.full((P, P, 3), i, dtype=torch.uint8),(P, P)
+
+
+def levels(n):
+    source = Levels(n)
+    source.free.set()
+    return Store(source, 4, keep='memory', threads=1)
+
+
+@pytest.mark.parametrize('n', [6, 7, 8])
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_an_image_loader_has_as_many_batches_as_torchs(n, drop_last):
+    ours,torchs = ImageLoader(levels(n), 2, drop_last=drop_last),torch.utils.data.DataLoader(range(n), 2, drop_last=drop_last)
+    assert len(ours)==len(torchs) and [len(b[2]) for b in ours]==[len(b) for b in torchs]
+
+
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_a_shuffling_loader_has_an_ordered_view(drop_last):
+    view = ImageLoader(levels(8), 4, shuffle=True, drop_last=drop_last).ordered_view()
+    for _ in range(3): assert torch.cat([idx for *_,idx in view]).tolist()==list(range(8))
+
+
+def test_an_image_asked_for_twice_at_once_counts_once():
+    "Else a store takes itself for complete, and gives what was never decoded"
+    store = Store(Levels(4), 4, keep='memory', threads=1)
+    waits = [store.submit(torch.tensor([0, 1])) for _ in range(2)]
+    store.source.free.set()
+    for w in waits: w()
+    assert store.submit(torch.tensor([2, 3]))()[:, 0, 0, 0].tolist()==[2, 3]
+
+
+@pytest.mark.parametrize('n,held', [(3, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
+def test_a_share_of_a_class_is_rounded_to_the_nearest(n, held):
+    _,valid = split_idxs(['a']*n+['b']*5, .2)
+    assert sum(i<n for i in valid)==held and sum(i>=n for i in valid)==1

@@ -32,8 +32,8 @@ LIMIT = 400     # seconds; a bug may well make a test wait for ever
 
 def page_of(module):
     "The notebook that a module is made from"
-    line = next(s for s in (ROOT/'trickbag'/module).read_text().splitlines() if 'File to edit: ' in s)
-    return ((ROOT/'trickbag'/module).parent/line.split('File to edit: ')[1].rstrip('. ')).resolve()
+    line = next(s for s in module.read_text().splitlines() if 'File to edit: ' in s)
+    return (module.parent/line.split('File to edit: ')[1].rstrip('. ')).resolve()
 
 
 def exported(cell):
@@ -53,9 +53,10 @@ def planted_page(page, bug):
 def check_bugs(bugs):
     "Raise ValueError if a bug cannot be planted"
     for bug in bugs:
-        n = (ROOT/'trickbag'/bug.module).read_text().count(bug.old)
+        module = ROOT/'trickbag'/bug.module
+        n = module.read_text().count(bug.old)
         if n != 1: raise ValueError(f'{bug.module}: {bug.old!r} stands there {n} times, not once')
-        cells = json.loads(page_of(bug.module).read_text())['cells']
+        cells = json.loads(page_of(module).read_text())['cells']
         if not any(bug.old in exported(c) for c in cells): raise ValueError(f'{bug.module}: {bug.old!r} does not stand in its page')
         if bug.old == bug.new: raise ValueError(f'{bug.module}: {bug.old!r} is replaced by itself')
     keys = [(b.module, b.old, b.new) for b in bugs]
@@ -119,19 +120,23 @@ class Slot:
         checkout(folder)
 
     def plant(self, bug):
-        self.bug,self.started = bug,time.perf_counter()
+        self.bug,self.started,self.was = bug,time.perf_counter(),{}
         if bug.old:
-            module,page = ROOT/'trickbag'/bug.module,page_of(bug.module)
-            self._at(module).write_text(module.read_text().replace(bug.old, bug.new))
-            self._at(page).write_text(planted_page(page, bug))
+            module = self.folder/'trickbag'/bug.module
+            self._write(module, module.read_text().replace(bug.old, bug.new))
+            self._write(page_of(module), planted_page(page_of(module), bug))
         shutil.rmtree(self.folder/'cache', ignore_errors=True)
         self.pid = begin(self.folder, bug.tests, self.folder/'log')
 
-    def mend(self):
-        if self.bug.old:
-            for file in (ROOT/'trickbag'/self.bug.module, page_of(self.bug.module)): shutil.copy2(file, self._at(file))
+    def _write(self, file, text):
+        self.was[file] = file.read_text(),file.stat().st_mtime_ns
+        file.write_text(text)
 
-    def _at(self, file): return self.folder/file.relative_to(ROOT)
+    def mend(self):
+        # with its time, so that what was compiled of it is right again
+        for file,(text,time_ns) in self.was.items():
+            file.write_text(text)
+            os.utime(file, ns=(time_ns, time_ns))
 
     def harvest(self):
         "What was found, as a line of the results; None while the tests run"
