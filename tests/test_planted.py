@@ -8,16 +8,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import ten_crop
 
 from trickbag import core
-from trickbag.all import EMA, Callback, GradientClip, MixUp, Recorder, accuracy
+from trickbag.all import EMA, Callback, DataLoaders, GradientClip, MixedPrecision, MixUp, Recorder, SelectiveBackprop, accuracy
+from trickbag.batchnorm import update_bn
 from trickbag.checkpoint import kept
 from trickbag.core import atomic_save
 from trickbag.data import images
 from trickbag.data.images import split_idxs
-from trickbag.data.loaders import ImageLoader
+from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
+from trickbag.losses import feature_distance
 from trickbag.testing import StopAt, TinyData, tiny_learner
+from trickbag.vision.crop import tta_views
 
 
 def before_batch(cb, x, y, **more):
@@ -233,3 +238,75 @@ def test_an_image_asked_for_twice_at_once_counts_once():
 def test_a_share_of_a_class_is_rounded_to_the_nearest(n, held):
     _,valid = split_idxs(['a']*n+['b']*5, .2)
     assert sum(i<n for i in valid)==held and sum(i>=n for i in valid)==1
+
+
+def test_blanks_around_the_names_of_columns_do_not_count(tmp_path):
+    f = tmp_path/'labels.csv'
+    f.write_text('file , label\na.png,cat\n')
+    assert read_table(f)==[dict(file='a.png', label='cat')]
+
+
+def test_training_images_come_in_another_order_each_time():
+    class Named(Levels): labels = torch.arange(32)%2
+    source = Named(32)
+    source.free.set()
+    train = DataLoaders.from_sources(source, None, ['a', 'b'], size=4, presize=4, bs=8, keep='memory').train
+    orders = [torch.cat([idx for *_,idx in train]).tolist() for _ in range(2)]
+    assert [sorted(o) for o in orders]==[list(range(32))]*2 and orders[0]!=orders[1]
+
+
+def test_attention_maps_are_of_squares():
+    "Zagoruyko and Komodakis 2017 in numpy: squares over channels, as vectors of length 1"
+    g = np.random.default_rng(0)
+    s,t = g.normal(size=(2, 3, 4, 5)),g.normal(size=(2, 6, 4, 5))
+    a,b = ((o**2).mean(1).reshape(2, -1) for o in (s, t))
+    a,b = (o/np.linalg.norm(o, axis=1, keepdims=True) for o in (a, b))
+    ours = feature_distance(torch.tensor(s), torch.tensor(t), 'attention')
+    assert abs(ours.item()-((a-b)**2).mean())<1e-7
+
+
+def test_an_image_that_is_being_replaced_in_a_store_on_disk_is_marked(tmp_path, monkeypatch):
+    "A run that is killed in the middle leaves half of the new picture: no stamp may say that it is right"
+    monkeypatch.setenv('TRICKBAG_CACHE', str(tmp_path/'cache'))
+    f = tmp_path/'a.bmp'
+    def store(color):
+        Image.new('RGB', (4, 4), color).save(f)
+        return Store(images.FileSource([f]), 4, keep='disk', threads=1)
+    store('red').submit(torch.tensor([0]))()
+    new = store('blue')
+    assert new.index[0, 0]!=0
+    def killed(i, x): raise RuntimeError('killed')
+    monkeypatch.setattr(new.arrays, 'write', killed)
+    with pytest.raises(RuntimeError, match='killed'): new.submit(torch.tensor([0]))()
+    assert new.index[0, 0]==0
+
+
+def test_every_epoch_drops_samples_of_the_same_batches():
+    "Five batches an epoch, every second one whole: as Composer counts, from the start of each epoch"
+    class Sizes(Callback):
+        stage,monitor = 'report',True
+        def after_pred(self, learn):
+            if learn.training: sizes.append(len(learn.xb))
+    sizes = []
+    tiny_learner([SelectiveBackprop(start=0, end=1, interrupt=2), Sizes()], TinyData(40)).fit(2)
+    assert sizes==[4, 8, 4, 8, 4]*2
+
+
+def test_the_loss_gets_scores_in_float32():
+    seen = []
+    class Look(Callback):
+        stage = 'report'
+        def after_loss(self, learn): seen.append(learn.pred.dtype)
+    tiny_learner([MixedPrecision('bf16'), Look()]).fit(1)
+    assert set(seen)=={torch.float32}
+
+
+def test_new_statistics_leave_the_momentum_of_norms():
+    learn = tiny_learner()
+    update_bn(learn)
+    assert learn.model[1].momentum==torch.nn.BatchNorm2d(6).momentum
+
+
+def test_views_are_those_of_torchvisions_ten_crop():
+    x = torch.rand(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tta_views(x, 6), torch.cat(ten_crop(x, 6)))

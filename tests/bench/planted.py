@@ -57,7 +57,7 @@ WEIGHTS = [
     Bug('tricks/lookahead.py', 'torch._foreach_lerp_(slow, fast, alpha)', 'torch._foreach_lerp_(slow, fast, 1-alpha)', page('tricks/lookahead'), 'sign'),
     Bug('tricks/lookahead.py', 'self.n,self.went = 0,self.alpha if', 'self.went = self.alpha if', page('tricks/lookahead'), 'no reset'),
     Bug('tricks/lookahead.py', "('slow','n','at','begun')", "('slow','n','at')", bag('Lookahead'), 'state'),
-    Bug('tricks/grad_accumulation.py', 'self.first/self.total)', '1/self.n_acc)', page('tricks/grad_accumulation'), 'formula'),
+    Bug('tricks/grad_accumulation.py', 'share(self.first, self.total))', '1/self.n_acc)', page('tricks/grad_accumulation'), 'formula'),
     Bug('tricks/grad_accumulation.py', 'if not self.count: return', 'return', page('tricks/grad_accumulation'), 'ignored'),
     Bug('tricks/grad_accumulation.py', 'dict(grads=grads)', 'dict(grads={})', bag('GradientAccumulation'), 'state'),
     Bug('tricks/grad_clip.py', 'self.max_norm, self.norm_type, self.mode)', 'self.max_norm, mode=self.mode)', some('planted', 'gradient_clip'), 'ignored'),
@@ -75,7 +75,7 @@ WEIGHTS = [
     Bug('tricks/no_bias_decay.py', 'p.ndim<2', 'p.ndim<=2', page('tricks/no_bias_decay'), 'off by one'),
     Bug('tricks/decoupled_decay.py', 'zip(learn.opt.param_groups, self.shares if self.due else ())', 'zip(learn.opt.param_groups, self.shares)',
         some('together', 'decay_only'), 'ignored'),
-    Bug('tricks/mixed_precision.py', 'learn.pred.float()', 'learn.pred', page('tricks/mixed_precision'), 'ignored'),
+    Bug('tricks/mixed_precision.py', 'learn.pred.float()', 'learn.pred', some('planted', 'float32'), 'ignored'),
 ]
 
 MODELS = [
@@ -98,12 +98,12 @@ MODELS = [
     Bug('tricks/zero_gamma.py', 'if not learn.step: zero_gamma', 'zero_gamma', page('tricks/zero_gamma'), 'ignored'),
     Bug('tricks/head_bias.py', '-math.log(head.out_features)', 'math.log(head.out_features)', page('tricks/head_bias'), 'sign'),
     Bug('tricks/grad_checkpoint.py', 'old = [(b, b.clone()) for b in m.buffers()]', 'old = [(b, b) for b in m.buffers()]', page('tricks/grad_checkpoint'), 'missing copy'),
-    Bug('batchnorm.py', 'for m,old in self.norms: m.momentum = old', 'pass', page('batchnorm'), 'undo'),
+    Bug('batchnorm.py', 'for m,old in self.norms: m.momentum = old', 'pass', some('planted', 'momentum_of'), 'undo'),
 ]
 
 PHASES = [
     Bug('tricks/selective_backprop.py', 'losses.argsort(stable=True)', 'losses.argsort(stable=True, descending=True)', page('tricks/selective_backprop'), 'sign'),
-    Bug('tricks/selective_backprop.py', 'def before_train(self, learn): self.count = 0', 'def before_train(self, learn): pass', page('tricks/selective_backprop'), 'no reset'),
+    Bug('tricks/selective_backprop.py', 'def before_train(self, learn): self.count = 0', 'def before_train(self, learn): pass', some('planted', 'every_epoch_drops'), 'no reset'),
     Bug('tricks/ohem.py', 'round(keep*len(losses))', 'int(keep*len(losses))', page('tricks/ohem'), 'off by one'),
     Bug('tricks/progressive_resize.py', 'sizes[bisect_right(jumps, p)]', 'sizes[max(bisect_right(jumps, p)-1, 0)]', page('tricks/progressive_resize'), 'off by one'),
     Bug('tricks/progressive_resize.py', "learn.view = {k: v for k,v in learn.view.items() if k!='size' or not learn.fitting}", 'pass', page('tricks/progressive_resize'), 'no reset'),
@@ -112,7 +112,7 @@ PHASES = [
     Bug('tricks/fix_res.py', 'for p,r in self._was: p.requires_grad_(r)', 'pass', page('tricks/fix_res'), 'undo'),
     Bug('tricks/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
     Bug('tricks/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('tricks/tta'), 'formula'),
-    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', page('vision/crop'), 'axis'),
+    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('planted', 'ten_crop'), 'axis'),
     Bug('tricks/random_erasing.py', '/count,torch.exp', ',torch.exp', page('tricks/random_erasing'), 'ignored'),
     Bug('tricks/random_erasing.py', 'torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))', 'ratio[0]+u[1]*(ratio[1]-ratio[0])', page('tricks/random_erasing'), 'formula'),
 ]
@@ -162,11 +162,11 @@ LOOP = [
     Bug('learner.py', '        self.model.eval()\n        res', '        res', ('tests/test_learner.py',), 'ignored'),
     Bug('learner.py', 'strict=not self.fitting', 'strict=True', some('metrics', 'fails_late'), 'ignored'),
     Bug('learner.py', "'pred', 'loss', 'results', 'directions')", "'pred', 'loss', 'directions')", some('planted', 'in_between'), 'undo'),
-    Bug('learner.py', 'lr = self.lr if lr is None else lr', 'lr = lr or self.lr', some('planted', 'rate_of_zero'), 'ignored'),
+    Bug('learner.py', 'self.lr if lr is None else lr)', 'lr or self.lr)', some('planted', 'rate_of_zero'), 'ignored'),
     Bug('learner.py', 'int(p[0]>.5)', 'int(p[0]>0)', some('metrics', 'one_output'), 'formula'),
     Bug('learner.py', "if ordered: dl = ordered_view(dl, 'validate')", 'pass', some('finding_data', 'order'), 'ignored'),
     Bug('learner.py', 'enter_training(self.model)', 'self.model.train()', some('module_state', 'frozen'), 'ignored'),
-    Bug('learner.py', "self.epochs_run-(self._loaded['loop']['position'][0] if resume else 0)", 'self.epochs_run', some('random_state', 'resumed_run'), 'off by one'),
+    Bug('learner.py', "self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)", 'self.epochs_run', some('random_state', 'resumed_run'), 'off by one'),
     # callbacks
     Bug('callback.py', 'class_name(cb), cb.name)', ')', some('planted', 'one_stage'), 'order'),
     Bug('callback.py', 'training or e not in batch or not cb.train_only', 'training or not cb.train_only', page('callback', 'tricks/progressive_resize'), 'ignored'),
@@ -182,21 +182,21 @@ LOOP = [
 
 SAVED = [
     # state in lists is not looked at by `save`
-    Bug('checkpoint.py', 'for v in o[:100]: _check_plain(v, where)', 'pass', some('planted', 'state_in_lists') , 'ignored'),
+    Bug('plain_files.py', 'if kind in (list, tuple): return kind(plain(v, f\'{where}[{i}]\') for i,v in enumerate(o))', 'if kind in (list, tuple): return o', some('planted', 'state_in_lists') , 'ignored'),
     Bug('checkpoint.py', 'deepcopy(opt_state(learn.opt, learn.model))', 'opt_state(learn.opt, learn.model)', page('checkpoint', 'lr_find'), 'missing copy'),
     Bug('checkpoint.py', "'results', 'step', 'epochs_run'", "'results', 'epochs_run'", some('planted', 'every_counter'), 'undo'),
-    Bug('checkpoint.py', "('n_epoch', 'n_iter', 'seed'):", "('n_epoch', 'n_iter'):", some('learner', 'resume_must_be'), 'ignored'),
+    Bug('same_fit.py', 'seed=described(learn.seed)', 'seed=0', some('learner', 'resume_must_be'), 'ignored'),
     Bug('checkpoint.py', "('hidden', hidden_buffers(learn.model)), ", '', some('module_state', 'hidden_buffers'), 'state'),
     Bug('checkpoint.py', "own!=d['vocab']", "set(own)!=set(d['vocab'])", some('planted', 'another_order'), 'order'),
     Bug('monitors/save_best.py', 'self.best,self.best_epoch = float(v),learn.epoch', 'self.best_epoch = learn.epoch', page('monitors/save_best'), 'ignored'),
     Bug('monitors/save_best.py', "('best', 'best_epoch', 'direction')", "('best_epoch', 'direction')", page('monitors/save_best'), 'state'),
-    Bug('monitors/save_best.py', 'range(1, self.keep)', 'range(1, self.keep+1)', page('monitors/save_best'), 'off by one'),
+    Bug('checkpoint.py', 'names = older_names(file, keep-1)', 'names = older_names(file, keep)', page('monitors/save_best'), 'off by one'),
     Bug('monitors/save_best.py', 'learn.epoch+1==learn.n_epoch or self.every', 'self.every', page('monitors/save_best'), 'ignored'),
     Bug('monitors/early_stopping.py', ')>min_delta)', ')>=min_delta)', page('monitors/early_stopping'), 'off by one'),
     Bug('monitors/early_stopping.py', 'n-1-at<self.patience', 'n-1-at<=self.patience', page('monitors/early_stopping'), 'off by one'),
     Bug('monitors/early_stopping.py', 'self.start = len(learn.history)', 'self.start = 0', page('monitors/early_stopping'), 'no reset'),
     Bug('monitors/recorder.py', 'n*self._value(f, learn)', 'self._value(f, learn)', some('planted', 'metric_of_training'), 'formula'),
-    Bug('core.py', 'torch.save(obj, f); f.flush(); os.fsync(f.fileno())', 'torch.save(obj, f); f.flush()', some('planted', 'on_the_disk'), 'ignored'),
+    Bug('core.py', '                os.fsync(f.fileno())\n', '', some('planted', 'on_the_disk'), 'ignored'),
 ]
 
 RATES = [
@@ -208,7 +208,7 @@ RATES = [
     Bug('schedule.py', 'range(1, math.ceil(1/m)+1)', 'range(math.ceil(1/m)+1)', page('schedule'), 'off by one'),
     Bug('schedule.py', 'slice(base_lr/2/lr_mult, base_lr/2)', 'slice(base_lr/lr_mult, base_lr)', page('schedule'), 'formula'),
     Bug('lr_find.py', 'slopes.index(min(slopes))', 'slopes.index(max(slopes))', page('lr_find'), 'sign'),
-    Bug('lr_find.py', 'loss = self.avg/(1-.98**self.i)', 'loss = self.avg', page('lr_find'), 'formula'),
+    Bug('lr_find.py', 'loss = self.avg/self.whole', 'loss = self.avg', page('lr_find'), 'formula'),
     Bug('lr_find.py', 'self.i/(self.num_it-1)', 'self.i/self.num_it', page('lr_find'), 'off by one'),
     Bug('lr_find.py', "g['lr'] = self.lr*r", "g['lr'] = self.lr", page('lr_find'), 'ignored'),
     Bug('optimizer.py', '(i/max(n-1, 1))', '(i/n)', page('optimizer'), 'off by one'),
@@ -227,21 +227,21 @@ DATA = [
     Bug('data/images.py', 'round(len(perm)*valid_pct)', 'int(len(perm)*valid_pct)', some('planted', 'share_of_a_class'), 'off by one'),
     Bug('data/images.py', "secret = hidden or e.name[0]=='.'", "secret = e.name[0]=='.'", some('finding_data', 'hidden'), 'ignored'),
     Bug('data/images.py', '        if labels is None: self.labels = self.labels[self.idxs]\n', '', page('data/images'), 'ignored'),
-    Bug('data/store.py', '            self._stamps[i] = 0', '            pass', ('tests/test_store_kill.py',), 'order'),
+    Bug('data/store.py', '            self._stamps[i] = 0', '            pass', some('planted', 'being_replaced'), 'order'),
     Bug('data/store.py', 'self.left-(not self._ready[i])', 'self.left-1', some('planted', 'twice_at_once'), 'ignored'),
     Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/store'), 'ignored'),
     Bug('data/store.py', "have.get('format')!=want['format']", 'False', ('tests/test_store_damage.py',), 'ignored'),
     Bug('data/store.py', "f'{key}-{presize}'", "f'{key}'", page('data/store'), 'ignored'),
     Bug('data/loaders.py', '-(-len(self.store)//self.bs)', 'len(self.store)//self.bs+1', some('planted', 'as_many_batches'), 'off by one'),
     Bug('data/loaders.py', 'whole and not self.shuffle', 'whole', some('planted', 'ordered_view'), 'ignored'),
-    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('finding_data', 'tables_that_are_read'), 'ignored'),
-    Bug('data/loaders.py', 'dl(train, bs, shuffle=True, drop_last=drop_last)', 'dl(train, bs, drop_last=drop_last)', page('data/loaders'), 'ignored'),
+    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('planted', 'names_of_columns'), 'ignored'),
+    Bug('data/loaders.py', 'dl(train, bs, shuffle=True, drop_last=drop_last)', 'dl(train, bs, drop_last=drop_last)', some('planted', 'another_order_each'), 'ignored'),
 ]
 
 NUMBERS = [
-    Bug('metrics.py', 'self.sums += n*torch.stack', 'self.sums += torch.stack', page('metrics'), 'formula'),
+    Bug('metrics.py', '(n*(missing if v is None else v) for v in values)', '(missing if v is None else v for v in values)', page('metrics'), 'formula'),
     Bug('losses.py', 'alpha*y+(1-alpha)*(1-y)', 'alpha*(1-y)+(1-alpha)*y', page('losses'), 'sign'),
-    Bug('losses.py', ".square().mean(1)", ".abs().mean(1)", page('losses'), 'formula'),
+    Bug('losses.py', ".square().mean(1)", ".abs().mean(1)", some('planted', 'attention_maps'), 'formula'),
     Bug('losses.py', "reduction='none').sum(1), reduction)", "reduction='none').mean(1), reduction)", page('losses'), 'formula'),
     Bug('interpret.py', 'self.targs*c+self.preds', 'self.preds*c+self.targs', page('interpret'), 'axis'),
     Bug('interpret.py', 'p,r = hit/said.clamp(min=1),hit/true.clamp(min=1)', 'r,p = hit/said.clamp(min=1),hit/true.clamp(min=1)', page('interpret'), 'axis'),
