@@ -173,17 +173,16 @@ def try_all(bugs, jobs, done):
 
 
 def clean_runs(bugs):
-    "All named tests as few runs without a bug: those of whole files and notebooks as one, and one for each file with `-k`"
-    plain,chosen = set(),{}
+    "All named tests as few runs without a bug: one for each file with `-k`, and one for each page or whole file"
+    whole,chosen = set(),{}
     for b in bugs:
         if '-k' in b.tests:
-            files,k = b.tests[:b.tests.index('-k')],b.tests[b.tests.index('-k')+1]
-            chosen.setdefault(files, set()).add(k)
-        else: plain |= set(b.tests)
-    runs = [tuple(sorted(plain))] if plain else []
-    runs += [(*files, '-k', ' or '.join(f'({k})' for k in sorted(ks))) for files,ks in chosen.items()]
+            at = b.tests.index('-k')
+            chosen.setdefault(b.tests[:at], set()).add(b.tests[at+1])
+        else: whole |= set(b.tests)
+    runs = [(*files, '-k', ' or '.join(f'({k})' for k in sorted(ks))) for files,ks in chosen.items()]
     kind = type(bugs[0])
-    return [kind('', '', '', tests) for tests in runs]
+    return [kind('', '', '', tests) for tests in [*runs, *((t,) for t in sorted(whole))]]
 
 
 def key(r): return r['module'], r['old'], r['new'], tuple(r['tests'])
