@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import ten_crop
 
 from trickbag import core
-from trickbag.all import EMA, Callback, DataLoaders, GradientClip, MixedPrecision, MixUp, Recorder, SelectiveBackprop, accuracy
+from trickbag.all import (EMA, Callback, Crop, DataLoaders, GradientClip, MixedPrecision, MixUp, Normalize, Recorder, SelectiveBackprop,
+                          accuracy)
 from trickbag.batchnorm import update_bn
 from trickbag.checkpoint import kept
 from trickbag.core import atomic_save
@@ -22,7 +24,7 @@ from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
 from trickbag.losses import feature_distance
 from trickbag.testing import StopAt, TinyData, tiny_learner
-from trickbag.vision.crop import tta_views
+from trickbag.vision.crop import random_boxes, tta_views
 
 
 def before_batch(cb, x, y, **more):
@@ -310,3 +312,31 @@ def test_new_statistics_leave_the_momentum_of_norms():
 def test_views_are_those_of_torchvisions_ten_crop():
     x = torch.rand(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
     assert torch.equal(tta_views(x, 6), torch.cat(ten_crop(x, 6)))
+
+
+def test_evaluation_sees_its_own_size():
+    class Look(Callback):
+        stage = 'report'
+        def after_pred(self, learn): seen.add((learn.training, tuple(learn.xb.shape[-2:])))
+    class Named(Levels): labels = torch.arange(8)%4
+    source,seen = Named(8),set()
+    source.free.set()
+    loader = ImageLoader(Store(source, 16, keep='memory', threads=1), 4)
+    tiny_learner([Look()], DataLoaders(loader, loader, [Crop(8, valid_size=12), Normalize()], list('abcd'))).fit(1)
+    assert seen=={(True, (8, 8)), (False, (12, 12))}
+
+
+@pytest.mark.parametrize('ratio', [(.25, .5), (2., 3.)])
+def test_the_ratio_of_a_box_is_width_over_height(ratio):
+    "As `RandomResizedCrop.get_params` of torchvision, which gives top, left, height, width"
+    torch.manual_seed(0)
+    theirs = torch.tensor([RandomResizedCrop.get_params(torch.empty(1, 900, 900), [.1, .2], list(ratio)) for _ in range(300)]).double()
+    ours = random_boxes(torch.tensor([[900, 900]]).expand(300, 2), (.1, .2), ratio).double()
+    a,b = theirs[:, 3]/theirs[:, 2],ours[:, 2]/ours[:, 3]
+    assert ratio[0]*.99<=b.min() and b.max()<=ratio[1]*1.01 and (a.mean()-b.mean()).abs()<.06*ratio[0]
+
+
+def test_boxes_reach_the_last_row_and_column():
+    "A box of 3 x 3 in an image of 4 x 4 has four places, as in torchvision"
+    boxes = random_boxes(torch.full((400, 2), 4), (9/16, 9/16), (1., 1.), torch.Generator().manual_seed(0))
+    assert {tuple(b) for b in boxes.tolist()}=={(x, y, 3, 3) for x in (0, 1) for y in (0, 1)}
