@@ -17,12 +17,13 @@ from trickbag.all import (EMA, Callback, Crop, DataLoaders, GradientClip, MixedP
                           accuracy)
 from trickbag.batchnorm import update_bn
 from trickbag.checkpoint import kept
-from trickbag.core import atomic_save
+from trickbag.core import atomic_save, name_key
 from trickbag.data import images
 from trickbag.data.images import split_idxs
 from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
 from trickbag.losses import feature_distance
+from trickbag.modules import wrap_forward
 from trickbag.testing import StopAt, TinyData, tiny_learner
 from trickbag.vision.crop import random_boxes, tta_views
 
@@ -340,3 +341,20 @@ def test_boxes_reach_the_last_row_and_column():
     "A box of 3 x 3 in an image of 4 x 4 has four places, as in torchvision"
     boxes = random_boxes(torch.full((400, 2), 4), (9/16, 9/16), (1., 1.), torch.Generator().manual_seed(0))
     assert {tuple(b) for b in boxes.tolist()}=={(x, y, 3, 3) for x in (0, 1) for y in (0, 1)}
+
+
+def test_a_name_has_one_number_in_every_process():
+    "CRC-32; of these digits the standards give 0xCBF43926"
+    assert name_key('123456789')==0xCBF43926
+
+
+def test_wrappers_are_taken_off_in_any_order():
+    m,x = torch.nn.Linear(2, 2),torch.ones(1, 2)
+    plain = m(x)
+    first = wrap_forward(m, lambda m, forward, x: forward(x)+1)
+    second = wrap_forward(m, lambda m, forward, x: forward(x)*2)
+    assert torch.equal(m(x), (plain+1)*2)
+    first()
+    assert torch.equal(m(x), plain*2)
+    second()
+    assert torch.equal(m(x), plain) and 'forward' not in vars(m)
