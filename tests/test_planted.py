@@ -22,9 +22,11 @@ from trickbag.data import images
 from trickbag.data.images import split_idxs
 from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
+from trickbag.interrupts import keep_torch_state
 from trickbag.losses import feature_distance
 from trickbag.modules import wrap_forward
 from trickbag.testing import StopAt, TinyData, tiny_learner
+from trickbag.tricks.muon import split_hidden
 from trickbag.vision.crop import random_boxes, tta_views
 
 
@@ -358,3 +360,17 @@ def test_wrappers_are_taken_off_in_any_order():
     assert torch.equal(m(x), plain*2)
     second()
     assert torch.equal(m(x), plain) and 'forward' not in vars(m)
+
+
+def test_muon_gets_what_lies_inside_and_mixes_channels():
+    "Keller Jordan's: hidden matrices only, neither the first nor the last; a depthwise filter is no matrix"
+    convs = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8)
+    params = [p for m in (*convs, torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)) for p in m.parameters()]
+    hidden,rest = split_hidden(params)
+    assert [id(p) for p in hidden]==[id(params[2]), id(params[6])]
+    assert [id(p) for p in rest]==[id(p) for i,p in enumerate(params) if i not in (2, 6)]
+
+
+def test_a_grad_mode_that_was_left_on_or_off_is_put_back():
+    with keep_torch_state(): torch.set_grad_enabled(False)
+    assert torch.is_grad_enabled()

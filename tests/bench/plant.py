@@ -145,11 +145,12 @@ class Slot:
         seconds = time.perf_counter()-self.started
         lines = (self.folder/'log').read_text(errors='replace').splitlines()
         said = ' | '.join([s for s in lines if s.startswith(('FAILED', 'ERROR'))] or lines[-2:]).replace(str(self.folder), '.')
+        if status == 'time': said = f'no end within {LIMIT} s'
         if status in (3, 4, 5, 99): raise RuntimeError(f'{self.bug.module}: {self.bug.tests} cannot be run (status {status}): {said}')
         self.mend()
         self.pid,b = None,self.bug
-        # 1: a test failed; 2: the package does not even import; negative: the process died
-        return dict(module=b.module, old=b.old, new=b.new, kind=b.kind, tests=list(b.tests), found=status != 0, said=said[:300],
+        # 1: a test failed; 2: the package does not even import; negative: the process died. Too long may be the machine's fault
+        return dict(module=b.module, old=b.old, new=b.new, kind=b.kind, tests=list(b.tests), found=status not in (0, 'time'), said=said[:300],
                     seconds=round(seconds, 1), reason=b.reason)
 
 

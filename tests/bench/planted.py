@@ -67,8 +67,8 @@ WEIGHTS = [
     Bug('tricks/lamb.py', '.clamp(max=max_ratio)', '.clamp(min=max_ratio)', page('tricks/lamb'), 'sign'),
     Bug('tricks/lars.py', '((r-1)*wd)', '(r*wd)', page('tricks/lars'), 'formula'),
     Bug('tricks/lars.py', '(g+weight_decay*w+eps)', '(g+eps)', page('tricks/lars'), 'formula'),
-    Bug('tricks/muon.py', ' and p.shape[1]>1', '', page('tricks/muon'), 'ignored'),
-    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', page('tricks/muon'), 'off by one'),
+    Bug('tricks/muon.py', ' and p.shape[1]>1', '', some('planted', 'muon_gets'), 'ignored'),
+    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', some('planted', 'muon_gets'), 'off by one'),
     Bug('tricks/gradient_centralization.py', 'tuple(range(1, g.ndim))', 'tuple(range(2, g.ndim))', page('tricks/gradient_centralization'), 'axis'),
     Bug('tricks/linear_scaling.py', 'bs*n_acc*', 'bs*', page('tricks/linear_scaling'), 'ignored'),
     Bug('tricks/layer_freezing.py', 'param_layers(learn.model)[:-1]', 'param_layers(learn.model)', page('tricks/layer_freezing'), 'off by one'),
@@ -254,7 +254,7 @@ NUMBERS = [
     Bug('draws.py', 'if self.user: self.user(worker_id)', 'pass', some('random_state', 'worker_init'), 'ignored'),
     Bug('modules.py', 'layers[:] = [o for o in layers if o is not layer]', 'layers.pop()', some('planted', 'taken_off'), 'undo'),
     Bug('modules.py', '{k: t.detach().clone() for k,t in d.items()', '{k: t.detach() for k,t in d.items()', page('modules', 'lr_find'), 'missing copy'),
-    Bug('interrupts.py', '        torch.set_grad_enabled(grad)\n', '', page('interrupts'), 'undo'),
+    Bug('interrupts.py', '        torch.set_grad_enabled(grad)\n', '', some('planted', 'grad_mode'), 'undo'),
     Bug('conv.py', 'sn, sh*stride[0], sw*stride[1]', 'sn, sh*stride[1], sw*stride[0]', page('conv'), 'axis'),
 ]
 
