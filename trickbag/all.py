@@ -35,7 +35,8 @@ from .modules import warn_once, wrap_forward
 from .optimizer import adamw, check_loss_params, check_new_params, fit_groups, FIT_KEYS, follow_params, freeze_to, linear_width
 from .optimizer import load_opt_state, made_opt, NORMS, opt_eval, opt_state, opt_training, own_keys, split_head, spread_lr
 from .optimizer import trained_norms, untrained, warn_untrained
-from .plain_files import check_whole, DamagedFile, packed, plain, plain_model, read_file, read_weights, unpacked, write_weights
+from .plain_files import check_whole, content_digest, DamagedFile, flipped_bit, packed, plain, plain_model, read_file, read_weights
+from .plain_files import unpacked, write_weights
 from .profile import bottleneck, DATA_STAGES, LOOP, profile_rates
 from .rules import check_rules, EXEMPT, LEARNER, meetings, OWNED, picks, Rule, RULES
 from .same_fit import describe_data, describe_fit, describe_opt, described, differences, plain_name
@@ -147,17 +148,17 @@ __all__ = [
     'has_extra_state', 'held_modules', 'hidden_buffers', 'keep_state', 'load_hidden_buffers', 'moving_norms', 'own_forward', 'remembered',
     'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'adamw', 'check_loss_params', 'check_new_params', 'fit_groups',
     'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS', 'opt_eval', 'opt_state',
-    'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained', 'warn_untrained', 'check_whole', 'DamagedFile',
-    'packed', 'plain', 'plain_model', 'read_file', 'read_weights', 'unpacked', 'write_weights', 'bottleneck', 'DATA_STAGES', 'LOOP',
-    'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'describe_data', 'describe_fit',
-    'describe_opt', 'described', 'differences', 'plain_name', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
-    'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
-    'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side',
-    'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL',
-    'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes', 'dataset_item', 'dataset_labels', 'DatasetSource',
-    'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad', 'find_images', 'folder_labels', 'Found', 'image_suffixes',
-    'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed',
-    'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind',
+    'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained', 'warn_untrained', 'check_whole', 'content_digest',
+    'DamagedFile', 'flipped_bit', 'packed', 'plain', 'plain_model', 'read_file', 'read_weights', 'unpacked', 'write_weights', 'bottleneck',
+    'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES',
+    'describe_data', 'describe_fit', 'describe_opt', 'described', 'differences', 'plain_name', 'as_share', 'combine_scheds', 'Cosine',
+    'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly',
+    'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images', 'apparent_size_ratio', 'AtSize',
+    'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches',
+    'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes', 'dataset_item', 'dataset_labels',
+    'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad', 'find_images', 'folder_labels', 'Found',
+    'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb',
+    'viewed', 'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind',
     'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic',
     'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock',
     'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',

@@ -20,7 +20,7 @@ from .core import atomic_write, listed, loader_generators, torch_save
 from .interrupts import interrupts_held, interrupts_released, uninterrupted
 from .modules import hidden_buffers, load_hidden_buffers, remembered
 from .optimizer import load_opt_state, opt_state
-from .plain_files import DamagedFile, check_whole, packed, plain, plain_model, read_file, read_weights, write_weights
+from .plain_files import check_whole, content_digest, DamagedFile, packed, plain, plain_model, read_file, read_weights, write_weights
 from .same_fit import describe_data, differences, plain_name
 
 # %% ../nbs/checkpoint.ipynb #cf11e001
@@ -55,6 +55,7 @@ def write_checkpoint(
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
     if file.suffix=='.safetensors': return write_weights(learn.model.state_dict(), file, _vocab(learn))
     d = packed(content(learn))
+    d['digest'] = content_digest(d)
     with atomic_write(file) as f:
         torch_save(d, f)
         f.flush()
