@@ -17,8 +17,9 @@ from ..core import keep_rng, mix_seed, name_key, seed_default
 class ChannelGate(nn.Module):
     "Gates in (0,1) from the means of all channels: `N n H W` to `N n 1 1`"
     hidden = False      # True: only who asks for the live parameters, to average them, finds them in a state dict
-    def __init__(self, n:int, latent:int, seed:int=0):
+    def __init__(self, n:int, latent:int|float, seed:int=0):
         super().__init__()
+        latent = int(latent) if latent>=1 else max(int(latent*n), 1)    # below 1 a share of the channels
         with keep_rng(): seed_default(seed); a,b = nn.Linear(n, latent),nn.Linear(latent, n)
         self.w1,self.b1,self.w2,self.b2 = a.weight,a.bias,b.weight,b.bias
 
@@ -61,8 +62,6 @@ class SqueezeExcite(Callback):
             raise ValueError(f"SqueezeExcite: latent is a number of channels, or a share in (0,1), got {latent}")
         self.min_channels,self.latent,self.gates = min_channels,latent,{}
 
-    def _between(self, n): return int(self.latent) if self.latent>=1 else max(int(self.latent*n), 1)
-
     def check(self, learn):
         if not wide_convs(learn.model, self.min_channels): raise ValueError(f"SqueezeExcite: no convolution of {self.min_channels} channels in and out; lower min_channels")
 
@@ -71,7 +70,7 @@ class SqueezeExcite(Callback):
         if self._model not in (None, learn.model): self.gates = {}                              # they were another model's
         if learn._loaded and learn._loaded is not self._from: self.load_state_dict(learn._loaded['cbs'].get(self.name, {}))
         self._model,self._from = learn.model,learn._loaded
-        self.gates = {n: self.gates.get(n) or ChannelGate(m.out_channels, self._between(m.out_channels), mix_seed(learn.seed, name_key(n))).to(learn.device)
+        self.gates = {n: self.gates.get(n) or ChannelGate(m.out_channels, self.latent, mix_seed(learn.seed, name_key(n))).to(learn.device)
                       for n,m in wide_convs(learn.model, self.min_channels).items()}
         self._undo = squeeze_excite(learn.model, self.gates, hidden=True)
 
