@@ -1902,8 +1902,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'trickbag/tricks/squeeze_excite.py'),
                                                 'trickbag.tricks.squeeze_excite.SqueezeExcite.__init__': ( 'tricks/squeeze_excite.html#squeezeexcite.__init__',
                                                                                                            'trickbag/tricks/squeeze_excite.py'),
-                                                'trickbag.tricks.squeeze_excite.SqueezeExcite._between': ( 'tricks/squeeze_excite.html#squeezeexcite._between',
-                                                                                                           'trickbag/tricks/squeeze_excite.py'),
                                                 'trickbag.tricks.squeeze_excite.SqueezeExcite.before_fit': ( 'tricks/squeeze_excite.html#squeezeexcite.before_fit',
                                                                                                              'trickbag/tricks/squeeze_excite.py'),
                                                 'trickbag.tricks.squeeze_excite.SqueezeExcite.before_validate': ( 'tricks/squeeze_excite.html#squeezeexcite.before_validate',
