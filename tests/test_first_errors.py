@@ -80,7 +80,8 @@ def test_no_epoch_is_no_error():
     (dict(loss_func=nn.CrossEntropyLoss), 'nn.CrossEntropyLoss()'), (dict(loss_func=torch.ones(3)), 'nn.CrossEntropyLoss()'),
     (dict(opt_func='adam'), 'torch.optim.SGD'), (dict(opt_func=None), 'torch.optim.SGD'),
     (dict(opt_func=torch.optim.SGD([torch.zeros(1)], .1)), 'torch.optim.SGD'), (dict(splitter=[1]), 'splitter'), (dict(dls=[1]), 'DataLoaders(train, valid)'),
-    (dict(model=xresnet18), 'call the function')], ids=lambda o: repr(o)[:40])
+    (dict(model=xresnet18), 'call the function')],
+    ids=lambda o: o if isinstance(o, str) else ' '.join(o))
 def test_arguments_of_the_learner(kw, says):
     with pytest.raises((ValueError, TypeError)) as e: tiny_learner(**kw)
     one_line(e.value, says)

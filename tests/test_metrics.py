@@ -193,7 +193,8 @@ class NoReset:
 
 
 @pytest.mark.parametrize('metric', [a_value_each, nothing, a_text, a_dict, a_list, wrong_arguments, fails, Text(), Dicts(), NoReset(),
-                                    Bare, 'accuracy'], ids=str)
+                                    Bare, 'accuracy'],
+                         ids=lambda m: m if isinstance(m, str) else getattr(m, '__name__', type(m).__name__))
 def test_what_is_no_metric_is_known_before_step_1(metric):
     learn = tiny_learner(metrics=[accuracy, metric])
     was = weights(learn)
