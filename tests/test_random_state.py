@@ -57,21 +57,35 @@ class Scaled(nn.Module):
 KINDS = ['numpy', 'random', 'gauss', 'numpy generator', 'RandomState', 'torch generator', 'class attribute', 'closure', 'bound', 'global']
 
 
-def resumed_equals_whole(new, at, tmp_path, n=2, **kw):
-    whole = new().fit(n)
+def resumed_equals_whole(new, at, tmp_path, n=2, whole=None):
+    "Whether a run that was stopped at `at` ends as the whole one; give `whole`, its weights, to try several stops of one run"
+    if whole is None: whole = weights(new().fit(n))
     new().fit(n, cbs=StopAt(at, tmp_path/'s.pt'))
     for rng in (np.random.seed, random.seed, torch.manual_seed):    # the outside has no say
         rng(3)
-    return torch.equal(weights(whole), weights(new().fit(n, resume=tmp_path/'s.pt')))
+    return torch.equal(whole, weights(new().fit(n, resume=tmp_path/'s.pt')))
+
+
+@pytest.fixture(scope='module')
+def plain():
+    "The weights of a run in which nobody draws"
+    return weights(tiny_learner().fit(2))
+
+
+@pytest.fixture(scope='module')
+def plain_sgd():
+    return weights(tiny_learner(opt_func=torch.optim.SGD).fit(2))
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_model_that_draws(kind, tmp_path):
+def test_a_model_that_draws(kind, plain, tmp_path):
+    def new(): return tiny_learner(model=Scaled(kind))
+    whole = weights(new().fit(2))
+    assert not torch.equal(whole, plain)
     for at in ((0, 0), (1, 2)):
         GLOBAL_RNG.random()
         Scaled.class_rng.random()
-        assert resumed_equals_whole(lambda: tiny_learner(model=Scaled(kind)), at, tmp_path), at
-    assert not torch.equal(weights(tiny_learner(model=Scaled(kind)).fit(1)), weights(tiny_learner().fit(1)))
+        assert resumed_equals_whole(new, at, tmp_path, whole=whole), at
 
 
 @pytest.mark.parametrize('kind', ['numpy', 'gauss'])
@@ -83,8 +97,10 @@ def test_a_model_that_begins_to_draw_later(kind, tmp_path):
                 self.m[1].num_batches_tracked.add_(0)
                 self.calls = [0]*int(self.m[1].num_batches_tracked)
             return super().forward(x)
+    def new(): return tiny_learner(model=Late(kind, first=3))
+    whole = weights(new().fit(2))
     for at in ((0, 1), (0, 4)):
-        assert resumed_equals_whole(lambda: tiny_learner(model=Late(kind, first=3)), at, tmp_path), at
+        assert resumed_equals_whole(new, at, tmp_path, whole=whole), at
 
 
 class Picky(Callback):
@@ -111,11 +127,12 @@ def picky(event):
 
 
 @pytest.mark.parametrize('event', [e for e in EVENTS if e not in ('after_fit', 'cleanup_fit')])
-def test_a_callback_that_draws_at_any_event(event, tmp_path):
-    whole = tiny_learner([picky(event)], opt_func=torch.optim.SGD)
-    assert resumed_equals_whole(lambda: tiny_learner([picky(event)], opt_func=torch.optim.SGD), (0, 2), tmp_path)
-    assert resumed_equals_whole(lambda: tiny_learner([picky(event)], opt_func=torch.optim.SGD), (0, None), tmp_path)
-    assert not torch.equal(weights(whole.fit(2)), weights(tiny_learner(opt_func=torch.optim.SGD).fit(2)))
+def test_a_callback_that_draws_at_any_event(event, plain_sgd, tmp_path):
+    def new(): return tiny_learner([picky(event)], opt_func=torch.optim.SGD)
+    whole = weights(new().fit(2))
+    assert not torch.equal(whole, plain_sgd)
+    for at in ((0, 2), (0, None)):
+        assert resumed_equals_whole(new, at, tmp_path, whole=whole), at
 
 
 def test_before_fit_draws_the_same_in_a_resumed_run(tmp_path):
@@ -197,8 +214,9 @@ def plain_dls(train, valid=None):
 @pytest.mark.parametrize('kind', ['numpy generator', 'torch generator', 'Random', 'numpy', 'random', 'torch'])
 def test_random_items_in_the_main_process(kind, tmp_path):
     def new(): return tiny_learner(dls=plain_dls(DataLoader(Noisy(kind), 8, shuffle=True)))
+    whole = weights(new().fit(2))
     for at in ((1, 1), (0, None)):
-        assert resumed_equals_whole(new, at, tmp_path)
+        assert resumed_equals_whole(new, at, tmp_path, whole=whole), at
 
 
 @warns_of_workers
