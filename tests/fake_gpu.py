@@ -139,6 +139,7 @@ def fake_gpu():
         s.enter_context(mock.patch.object(OnGPU, 'submit', sending(OnGPU.submit)))
         for n in ('_train_batch', '_eval_batch'): s.enter_context(mock.patch.object(Learner, n, strictly(getattr(Learner, n))))
         s.enter_context(mock.patch.object(Streams, '__init__', _streams))
+        patch('trickbag.learner.check_device', lambda who, device: device)     # else a device that is not there is refused
         for n,v in dict(Stream=Stream, stream=_stream, current_stream=lambda d: mode.stream, device=lambda d: contextlib.nullcontext(), mem_get_info=lambda d: (2**33, 2**34),
                         get_rng_state=lambda d: None, set_rng_state=lambda s, d: None, default_generators=[torch.Generator()], is_bf16_supported=lambda *a, **kw: True).items(): patch(f'torch.cuda.{n}', v)
         patch('torch.cuda.amp.common.amp_definitely_not_available', lambda: False)      # else autocast switches itself off

@@ -151,7 +151,7 @@ class Averages:
         values = [self._try(k, lambda: batch_value(k, f(p, y), loss.device)) for k,f in self.funcs.items()]
         facts = facts or LossFacts(None)
         size = facts.size(y, n)
-        missing = loss.new_tensor(float('nan')).float()
+        missing = loss.new_full((), float('nan')).float()      # not new_tensor, which waits for a GPU
         self.sums += torch.stack([facts.total(loss.float(), size).float(), *(n*(missing if v is None else v) for v in values)])
         for k,m in self.objs.items(): self._try(k, lambda: m.update(p, y))
         self.n,self.size = self.n+n,self.size+size
