@@ -2,7 +2,7 @@
 
 Each interrupt is a real signal, SIGINT from another process or SIGALRM from a timer, at a random moment of a call: anywhere in it, and densely in
 its first microseconds and its last. Afterwards the learner and the process are compared with what they were before. A line of
-tests/bench/results/interrupts.json for each call; what is there already is gone on with. `--plant` puts the fault in: signals are not held.
+tests/bench/results/interrupts.json for each call, written every 25 signals; what is there already is gone on with. `--plant` puts the fault in: signals are not held.
 """
 import argparse, json, math, mmap, os, random, signal, struct, sys, time, warnings
 from pathlib import Path
@@ -119,7 +119,7 @@ def try_call(name:str, n:int, seed:int=0)->dict:
     _,cbs,call,trains = next(c for c in CALLS if c[0]==name)
     look = found if trains else everything
     rand,sender = random.Random(f'{name} {seed}'),Sender()
-    res = dict(call=name, n=n, interrupted=0, left={})
+    res = dict(call=name, signals=n, interrupted=0, left={})
     learn = None
     try:
         for _ in range(n):
@@ -131,7 +131,11 @@ def try_call(name:str, n:int, seed:int=0)->dict:
                 start = time.perf_counter()
                 call(learn)
                 secs = time.perf_counter()-start
-            try: res['interrupted'] += sender.during(lambda: call(learn), a_moment(rand, secs), rand.random()<.5)
+            try:
+                start = time.perf_counter()
+                hit = sender.during(lambda: call(learn), a_moment(rand, secs), rand.random()<.5)
+                res['interrupted'] += hit
+                if not hit: secs = .7*secs+.3*(time.perf_counter()-start)   # other programs come and go
             except Exception as e:
                 what = f'{type(e).__name__}: {e}'
                 res['left'][what] = res['left'].get(what, 0)+1
@@ -155,23 +159,27 @@ def plant():
     "The fault that this script must find: signals are not held"
     interrupts._install = lambda mine: None
 
-def main(n:int, plant_it:bool, out:Path=OUT):
+def main(n:int, plant_it:bool, out:Path=OUT, chunk:int=25):
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     if plant_it: plant()
     rows = json.loads(out.read_text()) if out.exists() and not plant_it else []
     for name,*_ in CALLS:
-        if any(r['call']==name for r in rows): continue
-        rows.append(try_call(name, -(-n//len(CALLS))))
-        print(rows[-1], flush=True)
-        if not plant_it: out.write_text('[\n'+',\n'.join(map(json.dumps, rows))+'\n]\n')
+        row = next((r for r in rows if r['call']==name), None)
+        if row is None: rows.append(row := dict(call=name, signals=0, interrupted=0, left={}))
+        while row['interrupted']<n/len(CALLS):
+            res = try_call(name, chunk, seed=row['signals'])
+            for k in ('signals', 'interrupted'): row[k] += res[k]
+            for what,k in res['left'].items(): row['left'][what] = row['left'].get(what, 0)+k
+            if not plant_it: out.write_text('[\n'+',\n'.join(map(json.dumps, rows))+'\n]\n')
+        print(row, flush=True)
     left = sum(sum(r['left'].values()) for r in rows)
-    print(f"{sum(r['n'] for r in rows)} signals, {sum(r['interrupted'] for r in rows)} interrupted a call, {left} left something")
+    print(f"{sum(r['signals'] for r in rows)} signals, {sum(r['interrupted'] for r in rows)} interrupted a call, {left} left something")
     return left
 
 if __name__=='__main__':
     ps = argparse.ArgumentParser()
-    ps.add_argument('--n', type=int, default=2000, help='signals, over all calls')
+    ps.add_argument('--n', type=int, default=2000, help='interrupted calls, of all kinds together; signals that came too late do not count')
     ps.add_argument('--plant', action='store_true', help='put the fault in, and store nothing')
     args = ps.parse_args()
     sys.exit(bool(main(args.n, args.plant)))
