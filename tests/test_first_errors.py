@@ -227,3 +227,13 @@ def test_other_errors_say_which_batch():
 def test_predict_with_plain_loaders(item, says):
     with pytest.raises((ValueError, TypeError)) as e: tiny_learner().predict(item)
     one_line(e.value, 'predict: ', says)
+
+def test_looking_leaves_nothing_behind():
+    learn = tiny_learner()
+    for f in (lambda: learn.fit(1), learn.validate, learn.get_preds):
+        f()
+        assert learn._width is None and learn._unseen is False
+    learn = tiny_learner(loss_func=lambda p,y: None)
+    for f in (lambda: learn.fit(1), learn.validate):
+        with pytest.raises(TypeError): f()
+        assert learn._width is None and learn._unseen is False

@@ -122,7 +122,7 @@ class Learner:
             self._first = self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
-            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None):
+            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None, _width=None, _unseen=False):
                 self.fitting,self._n_out,self._facts,self._width,self._new,self._miscounted,self._unseen = True,None,None,None,True,False,True     # new: no batch has been seen
                 self.training = True    # from here to `after_fit`, but for the validations in between
                 enter_training(self.model)
@@ -364,7 +364,7 @@ class Learner:
             finally: vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts')}
+        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts', '_width', '_unseen')}
         with interrupts_held():
             try:
                 self.training,self.depth,self.dl,self._facts = False,self.depth+1,dl,None
