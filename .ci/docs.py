@@ -23,7 +23,7 @@ ROOMS = [
     ('Tricks',    ['tricks']),
     ('Monitors',  ['monitors']),
     ('Tools',     [f'{o}.ipynb' for o in ('pairs', 'show', 'interpret', 'recipes', 'ablation', 'export', 'distributed', 'demo', 'cli')]),
-    ('Package',   [f'{o}.ipynb' for o in ('core', 'testing', 'all', 'init', 'showdoc')]),
+    ('Package',   [f'{o}.ipynb' for o in ('core', 'same_fit', 'plain_files', 'modules', 'interrupts', 'checks', 'testing', 'all', 'init', 'showdoc')]),
 ]
 
 def write(p, s):

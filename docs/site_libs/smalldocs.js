@@ -140,7 +140,7 @@
     if (window.Fuse) {
       fuse = new window.Fuse(index, {
         keys: [{ name: "title", weight: 2 }, { name: "section", weight: 2 }, { name: "text", weight: 1 }],
-        ignoreLocation: true, threshold: 0.3, minMatchCharLength: 2, includeMatches: false,
+        ignoreLocation: true, threshold: 0.15, minMatchCharLength: 2, includeMatches: false,
       });
     }
   };
