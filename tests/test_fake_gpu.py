@@ -60,8 +60,9 @@ def test_the_watch_sees_mixed_devices():
     with fake_gpu(), pytest.raises(RuntimeError, match='devices'):
         tb.Learner(small_data(), small_model(), cbs=Peek(lambda l: l.pred+torch.ones(l.pred.shape)), device=GPU).fit(1)
 
-# Im2Col is refused on a GPU; ZeroGamma does all before the first step, and looks at values
-@pytest.mark.parametrize('name', [n for n in BAG if n not in ('Im2Col', 'ZeroGamma')])
+# Im2Col is refused on a GPU; ZeroGamma does all before the first step, and looks at values; BinaryTargets comes with a loss
+# that is read by what it gives for made-up scores, and here tensors have no values
+@pytest.mark.parametrize('name', [n for n in BAG if n not in ('Im2Col', 'ZeroGamma', 'BinaryTargets')])
 def test_no_trick_waits(name):
     t = trial(name)
     with fake_gpu() as gpu:
