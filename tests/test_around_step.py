@@ -52,7 +52,8 @@ def test_no_wait(cb):
 
 def test_statistics_do_not_wait():
     from trickbag.batchnorm import _Stats
-    learn,s = tiny_learner(),_Stats()
+    learn = tiny_learner()
+    s = _Stats([learn.model[1]])
     s.before_validate(learn)
     with NoWait():
         for learn.iter in range(3): s.before_batch(learn); learn.model[1](torch.randn(8, 6, 6, 6))
