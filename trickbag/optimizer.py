@@ -135,10 +135,11 @@ def own_keys(
     opt:torch.optim.Optimizer,
     group:dict,
 )->list:
-    "What the optimizer itself keeps in a parameter group: all that its constructor does not take"
+    "What the optimizer itself keeps in a parameter group: all that its constructor does not take, and no callback put there for a fit"
     kinds = [c for c in type(opt).__mro__ if issubclass(c, torch.optim.Optimizer)]
     taken = {n for c in kinds for n in inspect.signature(c.__init__).parameters}
-    return [k for k in group if k not in taken and k not in FIT_KEYS]
+    # a callback that keeps something in the groups for one fit gives it a name that begins with fit_
+    return [k for k in group if k not in taken and k not in FIT_KEYS and not k.startswith('fit_')]
 
 def warn_untrained(opt, model)->list:
     "Say which parameters `opt_func` left out; their names"

@@ -35,22 +35,22 @@ class DecoupledDecay(Callback):
 
     def before_fit(self, learn):
         self.due = True
-        for o in learn.opt.param_groups: o['initial_lr'] = o['lr']
+        for o in learn.opt.param_groups: o['fit_lr'] = o['lr']
 
     def before_epoch(self, learn):
         "After every `before_fit`: what splits groups by their decay has done so. A resumed run brings its groups with it"
         gs = learn.opt.param_groups
-        if any('decoupled_decay' in o for o in gs): return
+        if any('fit_decay' in o for o in gs): return
         some = any(o.get('weight_decay') for o in gs)
         for o in gs:
             own = o.get('weight_decay') or 0.
-            o['decoupled_decay'] = own*o['initial_lr'] if self.wd is None else self.wd if own or not some else 0.
+            o['fit_decay'] = own*o['fit_lr'] if self.wd is None else self.wd if own or not some else 0.
             if own: o['weight_decay'] = 0.
 
     @torch.no_grad()
     def before_step(self, learn):
         top = 1. if self.wd else float('inf')       # rates above the fit's own are those that `lr_find` tries
-        self.shares = [o['decoupled_decay']*(min(o['lr']/o['initial_lr'], top) if o['initial_lr'] else 1.) for o in learn.opt.param_groups]
+        self.shares = [o['fit_decay']*(min(o['lr']/o['fit_lr'], top) if o['fit_lr'] else 1.) for o in learn.opt.param_groups]
         for o,s in zip(learn.opt.param_groups, self.shares if self.due else ()): decay_weights([p for p in o['params'] if p.grad is not None], s)
         self.due = False
 
