@@ -41,7 +41,7 @@ class LAMB(Callback):
         self._old = []      # learning rate, weights, copies of them
         for o in learn.opt.param_groups:
             ws = [p for p in o['params'] if p.grad is not None]
-            if ws and (o.get('weight_decay') or o.get('decoupled_decay') or self.always_adapt):
+            if ws and (o.get('weight_decay') or o.get('fit_decay') or self.always_adapt):
                 self._old.append((o['lr'], ws, [p.detach().clone() for p in ws]))
 
     @torch.no_grad()

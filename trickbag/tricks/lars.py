@@ -48,7 +48,7 @@ class LARS(Callback):
         rs = []
         for o in learn.opt.param_groups:
             wd,ws = o['weight_decay'],[p for p in o['params'] if p.grad is not None]
-            if not ws or not (wd or o.get('decoupled_decay') or self.always_adapt): continue
+            if not ws or not (wd or o.get('fit_decay') or self.always_adapt): continue
             gs = [p.grad for p in ws]
             r = lars_ratios(ws, gs, wd, self.trust_coef, self.eps)
             if self.clip: r = (r/o['lr']).clamp(max=1)
