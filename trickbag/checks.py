@@ -194,7 +194,9 @@ def check_loss(learn):
     if not loss.requires_grad:
         raise ValueError("Learner: the loss has no gradient, so nothing would train; leave .detach(), .item(), argmax and torch.no_grad "
                          "out of the model and the loss")
-    if bool(loss.isnan() | loss.isinf()):
+    # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
+    of_none = loss.isnan() and learn.targ is not None and not bool(learn.loss_facts.size(learn.targ, len(learn.targ)))
+    if bool(loss.isnan() | loss.isinf()) and not of_none:
         raise ValueError(f"Learner: the loss of the first batch is {loss.item()}, before anything is trained; look for nan in images and weights, "
                          "or for a logarithm or division of 0 in the loss")
 

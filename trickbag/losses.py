@@ -131,6 +131,9 @@ class LossFacts:
     agrees:bool=True            # one-hot targets give what class indices give, up to that
     activation:Callable=None    # from scores to probabilities
     denominator:Callable=None   # the loss's own `denominator(y)`, if it declares one
+    _asked:torch.Tensor=None    # targets that `ignores` looked at last, in which version, and what it found
+    _version:int=0
+    _answer:bool=False
 
     def act(self,
         who:str='get_preds',    # for the error message
@@ -146,7 +149,12 @@ class LossFacts:
         "Whether the batch has samples that the loss leaves out; True as well where to know it would mean to wait for a GPU"
         if self.ignore is None or y is None or y.is_floating_point() or not y.numel(): return False
         if y.device.type!='cpu': return True
-        return y.min().item()<0 if self.ignore<0 else bool((y==self.ignore).any())
+        # several callbacks ask it of one batch
+        if self._asked is not y or self._version!=y._version:
+            self._asked = y
+            self._version = y._version
+            self._answer = y.min().item()<0 if self.ignore<0 else bool((y==self.ignore).any())
+        return self._answer
 
     def size(self,
         y:torch.Tensor,     # clean targets, as they came from the loader
