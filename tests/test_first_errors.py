@@ -232,8 +232,8 @@ def test_looking_leaves_nothing_behind():
     learn = tiny_learner()
     for f in (lambda: learn.fit(1), learn.validate, learn.get_preds):
         f()
-        assert learn._width is None and learn._unseen is False
+        assert learn._classes is None and learn._unseen is False
     learn = tiny_learner(loss_func=lambda p,y: None)
     for f in (lambda: learn.fit(1), learn.validate):
         with pytest.raises(TypeError): f()
-        assert learn._width is None and learn._unseen is False
+        assert learn._classes is None and learn._unseen is False

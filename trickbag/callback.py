@@ -198,9 +198,9 @@ class ToDevice(Callback):
 
     def check_classes(self, learn, y):
         "A GPU's answer to a class that is none is the end of the process, so in the first epoch of a fit labels are looked at on their way there"
-        if not learn._width or y.device.type!='cpu' or y.is_floating_point() or y.ndim!=1 or (learn.fitting and learn.epoch): return
-        odd = odd_class(y, learn._width, learn._facts.ignore if learn._facts else -100)
-        if odd is not None: raise refuse_class(learn, odd, learn._width)
+        if not learn._classes or y.device.type!='cpu' or y.is_floating_point() or y.ndim!=1 or (learn.fitting and learn.epoch): return
+        odd = odd_class(y, *learn._classes)
+        if odd is not None: raise refuse_class(learn, odd, learn._classes[0])
 
 class CheckTargets(Callback):
     "Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no class indices, such as BCE, gets probabilities"
@@ -224,7 +224,8 @@ class CheckTargets(Callback):
         "At the first batch of a stretch"
         facts,y,now = learn.loss_facts,learn.targ,{learn.training}
         scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim==2
-        learn._width = learn.pred.shape[1] if scores and facts.indices else None
+        # of all batches from here on, those of the next validation too: outputs, and the label that the loss ignores
+        learn._classes = (learn.pred.shape[1], facts.ignore) if scores and facts.indices else None
         classes = y is not None and y.ndim==1 and not y.is_floating_point()
         self.known |= now
         self.soft = self.soft|now if classes and facts.probabilities and not facts.indices else self.soft-now

@@ -133,15 +133,17 @@ def _renamed(learn, d):
     "Names of parameters as the learner's model has them, where a wrapper (`torch.compile`, data parallel) put something into them"
     own = learn.model.state_dict().keys()
     if d['model'].keys()==own: return d
-    here = {plain_name(n): n for n in own}
-    to = {n: here.get(plain_name(n), n) for n in d['model']}
-    if to.values()==own or all(a==b for a,b in to.items()): return d
+    here = {plain_name(n): n for n in (*own, *hidden_buffers(learn.model))}
+    to = {n: here.get(plain_name(n), n) for n in (*d['model'], *d.get('hidden', {}))}
+    if all(a==b for a,b in to.items()): return d
     a = next(a for a,b in to.items() if a!=b)
     warnings.warn(f"load: {d['file']} has {a}, the model has {to[a]}: one is compiled or wrapped; the names are matched")
     def renamed(o):
         if isinstance(o, dict): return type(o)((to.get(k, k), renamed(v)) for k,v in o.items())
         return type(o)(map(renamed, o)) if type(o) in (list, tuple) else o
-    return d | {k: renamed(d[k]) for k in ('model', 'opt', 'cbs')}
+    res = d | {k: renamed(d[k]) for k in ('model', 'hidden', 'opt', 'cbs') if k in d}
+    if d['opt'] and 'members' in d['opt']: res['opt']['members'] = [[to.get(n, n) for n in ns] for ns in d['opt']['members']]
+    return res
 
 # %% ../nbs/checkpoint.ipynb #cf11e005
 def check_fits(

@@ -257,9 +257,9 @@ def _odd_target(e, learn):
     "The error for a class index that is no class, if that is why it failed"
     y = learn.targ
     if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.ndim!=1 or y.device.type!='cpu': return
-    if not learn._width or 'out of bounds' not in str(e): return
-    odd = odd_class(y, learn._width, learn.loss_facts.ignore if learn._facts else -100)
-    if odd is not None: return refuse_class(learn, odd, learn._width)
+    if not learn._classes or 'out of bounds' not in str(e): return
+    odd = odd_class(y, *learn._classes)
+    if odd is not None: return refuse_class(learn, odd, learn._classes[0])
 
 def explained(
     e:Exception,    # from within a batch; gets a note of the batch

@@ -76,7 +76,7 @@ class Learner:
         self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
         self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
-        self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = self._width = None
+        self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = self._classes = None
         self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
         self.position,self.active,self._extra,self._mid,self._left_out = (0, 0),[],[],False,[]
         self.resume_asked = False       # whether this fit was to be taken up, if there was something to take up
@@ -122,8 +122,8 @@ class Learner:
             self._first = self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)
             check_rules(self.active, self)
             for cb in self.active: cb.check(self)
-            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None, _width=None, _unseen=False):
-                self.fitting,self._n_out,self._facts,self._width,self._new,self._miscounted,self._unseen = True,None,None,None,True,False,True     # new: no batch has been seen
+            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None, _classes=None, _unseen=False):
+                self.fitting,self._n_out,self._facts,self._classes,self._new,self._miscounted,self._unseen = True,None,None,None,True,False,True     # new: no batch has been seen
                 self.training = True    # from here to `after_fit`, but for the validations in between
                 enter_training(self.model)
                 check_loss_params(self.loss_func, self.opt)
@@ -364,7 +364,7 @@ class Learner:
             finally: vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts', '_width', '_unseen')}
+        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts', '_classes', '_unseen')}
         with interrupts_held():
             try:
                 self.training,self.depth,self.dl,self._facts = False,self.depth+1,dl,None
@@ -379,7 +379,7 @@ class Learner:
         res,any_batch = Averages(self.metrics, self.device, strict=not self.fitting),False
         try:
             self.iter,self._unseen = 0,True
-            if not self.fitting: self._width = None
+            if not self.fitting: self._classes = None
             self._outside_batches('before_validate')
             self._outside = None
             with interrupts_released():
@@ -558,7 +558,11 @@ class Learner:
 
     def check_width(self, n_out:int):
         "Raise ValueError if the data has more classes than the model has outputs"
-        c = getattr(self.dls, 'c', None) or int(self.targ.max())+1
+        c,y = getattr(self.dls, 'c', None),self.targ
+        if not c:
+            if y.is_floating_point(): return    # they do not count classes
+            ignore = self.loss_facts.ignore
+            c = int((y if ignore is None else torch.where(y==ignore, -1, y)).max())+1
         if n_out<c: raise ValueError(f"Learner: the model has {n_out} outputs, the data {c} classes; build the model with n_out={c}")
 
     def _forget(self): self.xb = self.yb = self.idx = self.targ = self.pred = self.loss = None

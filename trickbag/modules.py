@@ -156,16 +156,16 @@ def hidden_buffers(
 def load_hidden_buffers(
     model:nn.Module,
     sd:dict,            # from `hidden_buffers`
-    strict:bool=True,   # False: only those that the model has
+    strict:bool=True,   # False: only those that the model has in the same shape
 ):
-    "Put back what `hidden_buffers` gave; those of another shape, such as tables for another image size, are replaced"
+    "Put back what `hidden_buffers` gave. If `strict`, those of another shape are replaced: of tables that a model makes anew for each size, the last ones"
     for name,t in sd.items():
         path,_,k = name.rpartition('.')
         m = dict(model.named_modules()).get(path)
         if m is None or k not in m._non_persistent_buffers_set:
             if strict: raise ValueError(f"load: the model has no buffer {name}; build the same model, or strict=False")
         elif (old := m._buffers.get(k)) is not None and old.shape==t.shape: old.copy_(t)
-        else: m._buffers[k] = t.clone()
+        elif strict: m._buffers[k] = t.clone()
 
 _PLAIN = int,float,bool,str,type(None)
 

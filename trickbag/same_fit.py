@@ -80,7 +80,7 @@ def describe_data(
     sampler = getattr(dl, 'sampler', None)
     bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
     return out | dict(batch_size=described(bs), drop_last=described(getattr(dl, 'drop_last', None)), shuffle=described(getattr(dl, 'shuffle', None)),
-                      sampler=type(sampler).__name__ if sampler is not None else None, presize=described(getattr(store, 'P', None)))
+                      sampler=type(sampler).__name__ if sampler is not None else None, presize=described(getattr(store, 'presize', None)))
 
 def _samples(data, depth=4)->dict:
     if not hasattr(data, '__len__') or depth<0: return dict(kind=type(data).__name__)

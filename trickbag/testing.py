@@ -49,7 +49,7 @@ def tiny_learner(
     **kw        # passed to `Learner`
 )->Learner:
     "A learner that trains an epoch in milliseconds, on the CPU, without a progress bar"
-    learn = Learner(dls or TinyData(), model or tiny_model(), cbs=cbs, **{'lr': 1e-2, 'device': 'cpu', **kw})
+    learn = Learner(TinyData() if dls is None else dls, tiny_model() if model is None else model, cbs=cbs, **{'lr': 1e-2, 'device': 'cpu', **kw})
     learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
     return learn
 

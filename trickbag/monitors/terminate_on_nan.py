@@ -26,7 +26,11 @@ class TerminateOnNaN(Callback):
 
     def after_loss(self, learn):
         if not learn.training: return
-        self._losses.append(learn.loss.detach()); self._iters.append(learn.iter)
+        loss,size = learn.loss.detach(),learn.loss_facts.size(learn.targ, len(learn.xb))
+        # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
+        if isinstance(size, torch.Tensor): loss = torch.where(size>0, loss, 0)
+        self._losses.append(loss)
+        self._iters.append(learn.iter)
         if len(self._losses)==self.every: self._look(learn)
 
     def after_train(self, learn): self._look(learn)
