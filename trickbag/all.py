@@ -30,8 +30,8 @@ from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object, metric_name, probabilities
 from .metrics import RESERVED, top_5, true_classes, try_metrics
 from .modules import check_lazy, compiled_part, enter_training, found_tensors, has_extra_state, held_modules, hidden_buffers
-from .modules import keep_state, load_hidden_buffers, moving_norms, own_forward, remembered, train_mode, uncompiled, user_level
-from .modules import warn_once, wrap_forward
+from .modules import load_hidden_buffers, moving_norms, own_forward, remembered, train_mode, uncompiled, user_level, warn_once
+from .modules import wrap_forward
 from .optimizer import adamw, check_loss_params, check_new_params, fit_groups, FIT_KEYS, follow_params, freeze_to, linear_width
 from .optimizer import load_opt_state, made_opt, NORMS, opt_eval, opt_state, opt_training, own_keys, split_head, spread_lr
 from .optimizer import trained_norms, untrained, warn_untrained
@@ -52,7 +52,7 @@ from .data.images import is_empty, jpeg_head, label_func, listed_labels, Paths, 
 from .data.loaders import DataLoaders, ImageLoader, read_table
 from .data.originals import OriginalsLoader, resize_and_crop
 from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, FORMAT, free_disk, free_memory, LARGE
-from .data.store import MemoryArrays, OnGPU, SMALL, Store, write_atomic
+from .data.store import MemoryArrays, OnGPU, SMALL, Store
 from .data.toy import beetle, toy_set, toy_species
 from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock, SimpleSelfAttention
 from .models.xresnet import SqueezeExcite2d, XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
@@ -145,30 +145,30 @@ __all__ = [
     'FocalLoss', 'loss_name', 'LossFacts', 'read_loss', 'share', 'sigmoid_focal_loss', 'unreduced', 'ZeroRows', 'lr_sweep', 'minimum',
     'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'batch_value', 'error_rate', 'higher_is_better',
     'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5', 'true_classes', 'try_metrics', 'check_lazy', 'compiled_part',
-    'enter_training', 'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'keep_state', 'load_hidden_buffers',
-    'moving_norms', 'own_forward', 'remembered', 'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'adamw',
-    'check_loss_params', 'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state',
-    'made_opt', 'NORMS', 'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained',
-    'warn_untrained', 'check_whole', 'content_digest', 'DamagedFile', 'flipped_bit', 'packed', 'plain', 'plain_model', 'read_file',
-    'read_weights', 'unpacked', 'write_weights', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER',
-    'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'describe_data', 'describe_fit', 'describe_opt', 'described', 'differences',
-    'plain_name', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const',
-    'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text',
-    'show_images', 'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes',
-    'snapshot', 'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index',
-    'dataset_classes', 'dataset_item', 'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource',
-    'find_bad', 'find_images', 'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func',
-    'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader', 'read_table',
-    'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk',
-    'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'write_atomic', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d',
-    'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101',
-    'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
-    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
-    'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper',
-    'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper',
-    'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value',
-    'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms',
-    'binary_targets', 'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
+    'enter_training', 'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'load_hidden_buffers', 'moving_norms',
+    'own_forward', 'remembered', 'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'adamw', 'check_loss_params',
+    'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS',
+    'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained', 'warn_untrained',
+    'check_whole', 'content_digest', 'DamagedFile', 'flipped_bit', 'packed', 'plain', 'plain_model', 'read_file', 'read_weights',
+    'unpacked', 'write_weights', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings',
+    'OWNED', 'picks', 'Rule', 'RULES', 'describe_data', 'describe_fit', 'describe_opt', 'described', 'differences', 'plain_name',
+    'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos',
+    'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'label_text', 'show_images',
+    'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations', 'changes', 'snapshot',
+    'Trace', 'trace_step', 'watches', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes',
+    'dataset_item', 'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad',
+    'find_images', 'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels',
+    'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader',
+    'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory',
+    'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store', 'beetle', 'toy_set', 'toy_species', 'BlurPool2d', 'conv_layer', 'DropPath',
+    'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
+    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
+    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
+    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34',
+    'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch',
+    'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say',
+    'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets',
+    'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'ChannelsLast', 'from_channels_last',
     'to_channels_last', 'Compile', 'compile_call', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit',
     'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock', 'BATCH_EVENTS', 'During', 'in_phase', 'EMA', 'ema_decay',
     'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm',

@@ -16,7 +16,7 @@ import torch
 
 import trickbag
 from .callback import Callback
-from .core import atomic_write, listed, loader_generators, torch_save
+from .core import atomic_write, listed, torch_save
 from .interrupts import interrupts_held, interrupts_released, uninterrupted
 from .modules import hidden_buffers, load_hidden_buffers, remembered
 from .optimizer import load_opt_state, opt_state
@@ -312,7 +312,6 @@ def dry_fit(
     if learn.fitting: raise ValueError(f"{who}: a fit is running; call it before or after")
     dl,cbs = learn.dls.train,listed(cbs)
     if hasattr(dl, '__next__'): raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
-    gens = [(g, g.get_state()) for g in loader_generators(dl)]
     with interrupts_held(), kept(learn):
         was = dict(vars(learn), _loaded=deepcopy(learn._loaded))    # the optimizer may live in a loaded checkpoint's tensors
         attrs = [(cb, _contents(cb), deepcopy(cb.state_dict())) for cb in own_cbs(learn)+cbs if isinstance(cb, Callback)]
@@ -322,7 +321,6 @@ def dry_fit(
             with interrupts_released(): learn.fit(n_epoch, cbs=[watch, *cbs])
         finally:
             vars(learn).clear(); vars(learn).update(was)
-            for g,s in gens: g.set_state(s)
             for cb,d,sd in attrs:
                 _put_contents(cb, d)
                 cb.load_state_dict(sd)

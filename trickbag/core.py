@@ -139,21 +139,18 @@ def one_at_a_time():
 @uninterrupted
 def keep_rng(
     device:torch.device=None,   # a device whose global generator is kept as well: CUDA, or another that torch knows
-    *loaders,                   # whose own generators are kept as well
 ):
     "Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found; one thread at a time"
     np = sys.modules.get('numpy')
     other = None if device is None or device.type=='cpu' else torch.get_device_module(device)
     where = () if other is None or device.type=='mps' else (device,)    # there is one MPS device only
     with one_at_a_time():
-        gens = [(g, g.get_state()) for dl in loaders for g in loader_generators(dl)]
         state = torch.get_rng_state(), random.getstate(), np and np.random.get_state(), other and other.get_rng_state(*where)
         try: yield
         finally:
             torch.set_rng_state(state[0]); random.setstate(state[1])
             if np: np.random.set_state(state[2])
             if other: other.set_rng_state(state[3], *where)
-            for g,s in gens: g.set_state(s)
 
 
 # %% ../nbs/core.ipynb #c9d8e7f6

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['user_level', 'warn_once', 'held_modules', 'train_mode', 'moving_norms', 'enter_training', 'wrap_forward',
            'own_forward', 'compiled_part', 'uncompiled', 'has_extra_state', 'hidden_buffers', 'load_hidden_buffers',
-           'remembered', 'keep_state', 'check_lazy', 'found_tensors']
+           'remembered', 'check_lazy', 'found_tensors']
 
 # %% ../nbs/modules.ipynb #58371348
 import sys, warnings
@@ -188,13 +188,6 @@ def remembered(
         for m,o in extra:
             if type(m).set_extra_state is not nn.Module.set_extra_state: m.set_extra_state(o)
     return back
-
-@uninterrupted
-def keep_state(*modules:nn.Module):
-    "`remembered`, and put back at the end of a `with`"
-    back = remembered(*modules)
-    try: yield
-    finally: back()
 
 def check_lazy(model:nn.Module):
     "Raise ValueError if the model has layers that do not know their shape yet"

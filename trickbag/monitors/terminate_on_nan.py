@@ -20,16 +20,17 @@ class TerminateOnNaN(Callback):
         every:int=50,   # training batches between two looks, each of which waits for the device; 1 stops before the bad step is taken
     ):
         if every<1: raise ValueError(f"TerminateOnNaN: every must be 1 or more batches, got {every}")
-        self.every,self._losses,self._iters = every,[],[]
+        self.every = every
+        self._clear()
 
-    def before_train(self, learn): self._losses,self._iters = [],[]
+    def _clear(self): self._losses,self._targs,self._iters = [],[],[]
+
+    def before_train(self, learn): self._clear()
 
     def after_loss(self, learn):
         if not learn.training: return
-        loss,size = learn.loss.detach(),learn.loss_facts.size(learn.targ, len(learn.xb))
-        # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
-        if isinstance(size, torch.Tensor): loss = torch.where(size>0, loss, 0)
-        self._losses.append(loss)
+        self._losses.append(learn.loss.detach())
+        self._targs.append(learn.targ)
         self._iters.append(learn.iter)
         if len(self._losses)==self.every: self._look(learn)
 
@@ -38,12 +39,16 @@ class TerminateOnNaN(Callback):
     def after_validate(self, learn):
         if learn.fitting: self._stop(learn.results.get('loss', 0.), f'validation loss is {{}} after epoch {learn.epoch}')
 
-    def cleanup_fit(self, learn): self._losses,self._iters = [],[]
+    def cleanup_fit(self, learn): self._clear()
 
     def _look(self, learn):
-        losses,iters,self._losses,self._iters = self._losses,self._iters,[],[]
+        losses,targs,iters = self._losses,self._targs,self._iters
+        self._clear()
         if not losses or torch.stack(losses).isfinite().all(): return      # here the host waits
-        for l,i in zip(torch.stack(losses).tolist(), iters): self._stop(l, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')
+        for l,y,i in zip(torch.stack(losses).tolist(), targs, iters):
+            # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
+            of_none = math.isnan(l) and y is not None and not bool(learn.loss_facts.size(y, len(y)))
+            if not of_none: self._stop(l, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')
 
     def _stop(self, loss, what):
         if math.isfinite(loss): return

@@ -1,0 +1,117 @@
+"Where two parts meet: labels that a loss ignores, checkpoints of compiled models, what a store decodes to. Right values come from torch"
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trickbag.all import DataLoaders, FileSource, ImageLoader, Learner, MixUp, Store, TerminateOnNaN, describe_data
+from trickbag.testing import tiny_learner, tiny_model, weights
+
+from .fake_gpu import GPU, fake_gpu
+
+C = 4
+
+def images(n=24):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(n, 3, 8, 8, generator=g), torch.randint(0, C, (n,), generator=g)
+
+def linear():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, C))
+
+def batches(x, y, bs=8): return [(x[i:i+bs], y[i:i+bs]) for i in range(0, len(x), bs)]
+
+# Labels that the loss ignores
+
+@pytest.mark.parametrize('ignore', [-100, C, 255])
+def test_ignored_labels_are_no_classes(ignore):
+    "Nothing tells how many classes the data has, but for the labels themselves"
+    x,y = images()
+    y[::5] = ignore
+    loss = nn.CrossEntropyLoss(ignore_index=ignore)
+    learn = tiny_learner(dls=DataLoaders(batches(x, y), batches(x, y)), model=linear(), loss_func=loss, opt_func=torch.optim.SGD, lr=.1)
+    learn.fit(1)
+    model = linear()
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    for xb,yb in batches(x, y):
+        F.cross_entropy(model(xb), yb, ignore_index=ignore).backward()
+        opt.step()
+        opt.zero_grad()
+    assert all(torch.equal(a, b) for a,b in zip(learn.model.parameters(), model.parameters()))
+    assert learn.history[-1]['valid_loss']==pytest.approx(F.cross_entropy(model(x), y, ignore_index=ignore).item(), rel=1e-5)
+
+def test_labels_that_are_not_ignored_are_still_counted():
+    x,y = images()
+    y[3] = 255
+    with pytest.raises(ValueError, match='255'): tiny_learner(dls=DataLoaders(batches(x, y)), loss_func=nn.CrossEntropyLoss(ignore_index=254)).fit(1)
+
+def test_several_labels_mix_though_the_data_counts_no_classes():
+    x,y = images()
+    learn = tiny_learner([MixUp()], dls=DataLoaders(batches(x, (y>1).float()[:, None])), model=tiny_model(1), loss_func=nn.BCEWithLogitsLoss())
+    assert weights(learn.fit(1)).isfinite().all()
+
+def test_labels_that_are_ignored_reach_a_gpu_in_validation_too():
+    x,y = images()
+    y[::5] = 255
+    with fake_gpu():
+        dls = DataLoaders(batches(x[:16], y[:16]), batches(x[16:], y[16:]))
+        dls.c = C
+        Learner(dls, linear(), loss_func=nn.CrossEntropyLoss(ignore_index=255), device=GPU).fit(1)
+
+def test_labels_that_are_no_classes_are_refused_on_their_way_to_a_gpu():
+    x,y = images()
+    y[-1] = 255
+    with fake_gpu(), pytest.raises(ValueError, match='in validation has the class index 255'):
+        dls = DataLoaders(batches(x[:16], y[:16]), batches(x[16:], y[16:]))
+        dls.c = C
+        Learner(dls, linear(), device=GPU).fit(1)
+
+@pytest.mark.parametrize('every', [1, 50])
+def test_a_batch_of_ignored_samples_ends_no_run(every):
+    x,y = images()
+    y[8:16] = -100
+    learn = tiny_learner([TerminateOnNaN(every)], dls=DataLoaders(batches(x, y)))
+    assert weights(learn.fit(2)).isfinite().all()
+
+# Checkpoints
+
+class Counting(torch.optim.SGD):
+    "Keeps in its groups how often it stepped, as schedule-free optimizers and timm's Adan do"
+    def step(self, closure=None):
+        for g in self.param_groups: g['steps'] = g.get('steps', 0)+1
+        return super().step(closure)
+
+class WithTable(nn.Module):
+    "A buffer that no state dict has"
+    def __init__(self, n=3):
+        super().__init__()
+        self.m = tiny_model()
+        self.register_buffer('table', torch.arange(float(n)), persistent=False)
+    def forward(self, x): return self.m(x)
+
+def compiled(model): return torch.compile(model, backend='eager')
+def plain(model): return model
+
+@pytest.mark.parametrize('then,now', [(compiled, plain), (plain, compiled)])
+def test_all_of_a_checkpoint_finds_its_place_though_a_wrapper_changed_the_names(then, now, tmp_path):
+    a = tiny_learner(model=then(WithTable()), opt_func=Counting, path=tmp_path).fit(1)
+    next(b for n,b in a.model.named_buffers() if n.endswith('table')).fill_(7)
+    a.save('a')
+    b = tiny_learner(model=now(WithTable()), opt_func=Counting, path=tmp_path)
+    with pytest.warns(UserWarning, match='the names are matched'): b.load('a')
+    assert next(b for n,b in b.model.named_buffers() if n.endswith('table')).tolist()==[7, 7, 7]
+    assert b.opt.param_groups[0]['steps']==a.opt.param_groups[0]['steps']==6
+    assert torch.equal(weights(a), weights(b))
+
+def test_weights_that_fit_bring_no_tables_of_another_size(tmp_path):
+    tiny_learner(model=WithTable(3), path=tmp_path).save('a')
+    b = tiny_learner(model=WithTable(5), path=tmp_path).load('a', strict=False)
+    assert b.model.table.tolist()==[0, 1, 2, 3, 4]
+
+def test_another_presize_is_another_fit():
+    source = FileSource([np.full((20, 20, 3), i, 'uint8') for i in range(8)], [0, 1]*4)
+    small,large = (describe_data(ImageLoader(Store(copy.copy(source), P, keep='memory'), 4)) for P in (16, 24))
+    assert (small['presize'], large['presize'])==(16, 24)
