@@ -1,5 +1,6 @@
 "Where two parts meet: labels that a loss ignores, checkpoints of compiled models, what a store decodes to. Right values come from torch"
 import copy
+import weakref
 
 import numpy as np
 import pytest
@@ -115,3 +116,28 @@ def test_another_presize_is_another_fit():
     source = FileSource([np.full((20, 20, 3), i, 'uint8') for i in range(8)], [0, 1]*4)
     small,large = (describe_data(ImageLoader(Store(copy.copy(source), P, keep='memory'), 4)) for P in (16, 24))
     assert (small['presize'], large['presize'])==(16, 24)
+
+# What is kept from batch to batch
+
+def test_targets_of_every_pixel_are_counted_and_not_kept():
+    "A thousand batches of them would fill a GPU"
+    x,_ = images(32)
+    alive,most = [],[]
+    class Fresh:
+        def __len__(self): return 8
+        def __iter__(self):
+            g = torch.Generator().manual_seed(1)
+            for i in range(8):
+                y = torch.randint(0, C, (4, 8, 8), generator=g)
+                y[:, :i] = 255
+                alive.append(weakref.ref(y))
+                most.append(sum(r() is not None for r in alive))
+                yield x[i*4:i*4+4],y
+                del y
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    learn = tiny_learner([TerminateOnNaN()], dls=DataLoaders(Fresh()), model=nn.Conv2d(3, C, 1), loss_func=loss, lr=0.)
+    learn.fit(1)
+    assert max(most)<=3
+    pairs = list(Fresh())
+    want = F.cross_entropy(learn.model(torch.cat([a for a,_ in pairs])), torch.cat([b for _,b in pairs]), ignore_index=255).item()
+    assert learn.history[0]['train_loss']==pytest.approx(want, rel=1e-5)

@@ -1036,6 +1036,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'trickbag/monitors/recorder.py'),
                                             'trickbag.monitors.recorder.Recorder._look': ( 'monitors/recorder.html#recorder._look',
                                                                                            'trickbag/monitors/recorder.py'),
+                                            'trickbag.monitors.recorder.Recorder._sizes_of': ( 'monitors/recorder.html#recorder._sizes_of',
+                                                                                               'trickbag/monitors/recorder.py'),
                                             'trickbag.monitors.recorder.Recorder._value': ( 'monitors/recorder.html#recorder._value',
                                                                                             'trickbag/monitors/recorder.py'),
                                             'trickbag.monitors.recorder.Recorder.after_batch': ( 'monitors/recorder.html#recorder.after_batch',

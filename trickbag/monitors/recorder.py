@@ -28,7 +28,7 @@ class Recorder(Callback):
         self.losses,self.lrs,self.moms,self.ns = [],[],[],[]    # one entry a batch: loss, rate, momentum, samples
         self.sums,self.start,self._new = [],0,[]                # of metrics, this epoch; first batch of this epoch; losses still on the device
         self.sizes,self.is_sum = [],False                       # what the losses of this epoch are divided by, if not by samples
-        self._facts,self._targs = None,[]                       # of the loss; targets whose sizes are still to be found
+        self._facts,self._targs = None,[]                       # of the loss; targets whose sizes are still to be found, or these
 
     def before_fit(self, learn):
         self._clear()
@@ -49,7 +49,8 @@ class Recorder(Callback):
         n = (learn.xb if y is None else y).size(0)
         self.ns.append(n)
         if self._facts is None: self._look(learn.loss_facts, y)
-        if self._counts: self._targs.append(y)
+        # of many labels a sample the targets would fill the memory, so they are counted at once
+        if self._counts: self._targs.append(y if y.ndim==1 else self._facts.size(y, n))
         g = learn.opt.param_groups[-1]
         self.lrs.append(g['lr'])
         if self._mom: self.moms.append(self._mom(g))
@@ -79,8 +80,13 @@ class Recorder(Callback):
     def _flush(self):
         "Fetch the losses that still lie on the device; the one place that waits for it"
         if self._new: self.losses += self._new if isinstance(self._new[0], float) else torch.stack(self._new).tolist()
-        if self._targs: self.sizes += self._facts.sizes(self._targs)
+        if self._targs: self.sizes += self._sizes_of(self._targs)
         self._new,self._targs = [],[]
+
+    def _sizes_of(self, targs):
+        if isinstance(targs[0], torch.Tensor) and targs[0].ndim: return self._facts.sizes(targs)
+        device = next((t.device for t in targs if isinstance(t, torch.Tensor)), None)
+        return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targs]).tolist()
 
     def _look(self, facts, y):
         "At the first batch of an epoch"

@@ -23,14 +23,16 @@ class TerminateOnNaN(Callback):
         self.every = every
         self._clear()
 
-    def _clear(self): self._losses,self._targs,self._iters = [],[],[]
+    def _clear(self): self._losses,self._sizes,self._iters = [],[],[]
 
     def before_train(self, learn): self._clear()
 
     def after_loss(self, learn):
         if not learn.training: return
         self._losses.append(learn.loss.detach())
-        self._targs.append(learn.targ)
+        # what the loss divides by; of one label a sample that can be found later
+        y = learn.targ
+        self._sizes.append(y if y is None or y.ndim==1 else learn.loss_facts.size(y, len(y)))
         self._iters.append(learn.iter)
         if len(self._losses)==self.every: self._look(learn)
 
@@ -42,12 +44,13 @@ class TerminateOnNaN(Callback):
     def cleanup_fit(self, learn): self._clear()
 
     def _look(self, learn):
-        losses,targs,iters = self._losses,self._targs,self._iters
+        losses,sizes,iters = self._losses,self._sizes,self._iters
         self._clear()
         if not losses or torch.stack(losses).isfinite().all(): return      # here the host waits
-        for l,y,i in zip(torch.stack(losses).tolist(), targs, iters):
+        for l,size,i in zip(torch.stack(losses).tolist(), sizes, iters):
             # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
-            of_none = math.isnan(l) and y is not None and not bool(learn.loss_facts.size(y, len(y)))
+            if isinstance(size, torch.Tensor) and size.ndim: size = learn.loss_facts.size(size, len(size))
+            of_none = math.isnan(l) and size is not None and not bool(size)
             if not of_none: self._stop(l, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')
 
     def _stop(self, loss, what):
