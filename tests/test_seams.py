@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trickbag.all import DataLoaders, FileSource, ImageLoader, Learner, MixUp, Store, TerminateOnNaN, describe_data
+from trickbag.all import Checkpoint, DataLoaders, FileSource, ImageLoader, Learner, MixUp, SaveBest, Store, TerminateOnNaN, describe_data
+from trickbag.callback import Callback
 from trickbag.testing import tiny_learner, tiny_model, weights
 
 from .fake_gpu import GPU, fake_gpu
@@ -141,3 +142,28 @@ def test_targets_of_every_pixel_are_counted_and_not_kept():
     pairs = list(Fresh())
     want = F.cross_entropy(learn.model(torch.cat([a for a,_ in pairs])), torch.cat([b for _,b in pairs]), ignore_index=255).item()
     assert learn.history[0]['train_loss']==pytest.approx(want, rel=1e-5)
+
+class StopAt(Callback):
+    stage,monitor = 'stop',True
+    def after_batch(self, learn):
+        if learn.training and (learn.epoch, learn.iter)==(1, 1): raise KeyboardInterrupt
+
+def best_of_the_first(path, then, now, spoil=lambda file: None):
+    "A run whose first epoch is taken for the best, stopped in the second, and taken up by a model that is wrapped otherwise"
+    def made(model): return tiny_learner([SaveBest(mode='max')], model=model, path=path)
+    with pytest.raises(KeyboardInterrupt): made(then(tiny_model())).fit(3, cbs=[Checkpoint(every_batches=1), StopAt()])
+    spoil(path/'models/best.pt')
+    return made(now(tiny_model())).fit(3, resume='models/last')
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('then,now', [(compiled, plain), (plain, compiled), (plain, plain)])
+def test_the_best_weights_are_restored_though_a_wrapper_changed_their_names(then, now, tmp_path):
+    learn = best_of_the_first(tmp_path, then, now)
+    assert learn.cb(SaveBest).best_epoch==0
+    assert torch.equal(weights(learn), weights(tiny_learner(path=tmp_path).fit(1)))
+
+def test_best_weights_of_another_model_are_no_end_of_a_run(tmp_path):
+    def spoil(file): torch.save(nn.Linear(2, 2).state_dict(), file)
+    with pytest.warns(UserWarning, match='is of another model'): learn = best_of_the_first(tmp_path, plain, plain, spoil)
+    losses = [row['valid_loss'] for row in learn.history]
+    assert learn.cb(SaveBest).best==max(losses[1:])

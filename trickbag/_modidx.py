@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'trickbag.checkpoint.newest_whole': ('checkpoint.html#newest_whole', 'trickbag/checkpoint.py'),
                                      'trickbag.checkpoint.older_names': ('checkpoint.html#older_names', 'trickbag/checkpoint.py'),
                                      'trickbag.checkpoint.own_cbs': ('checkpoint.html#own_cbs', 'trickbag/checkpoint.py'),
+                                     'trickbag.checkpoint.own_names': ('checkpoint.html#own_names', 'trickbag/checkpoint.py'),
                                      'trickbag.checkpoint.own_state': ('checkpoint.html#own_state', 'trickbag/checkpoint.py'),
                                      'trickbag.checkpoint.place': ('checkpoint.html#place', 'trickbag/checkpoint.py'),
                                      'trickbag.checkpoint.put_back_if_refused': ( 'checkpoint.html#put_back_if_refused',

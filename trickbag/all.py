@@ -11,7 +11,7 @@ from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch
 from .callback import CancelValidate, CheckTargets, class_name, compose, EVENTS, GatherPreds, hooks, layered, PARTS, settings_of
 from .callback import STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_fits, check_resume, check_resume_cbs, CHECKPOINT_FORMAT, content, dry_fit, kept
-from .checkpoint import newest_whole, older_names, own_cbs, own_state, place, put_back_if_refused, read_checkpoint
+from .checkpoint import newest_whole, older_names, own_cbs, own_names, own_state, place, put_back_if_refused, read_checkpoint
 from .checkpoint import read_or_say_which, remembered_learner, restore_cbs, this_fit, write_checkpoint
 from .conv import channel_share, col2im, im2col, im2col_conv2d
 from .core import atomic_save, atomic_write, batches_in, check_writable, InBlocks, keep_attrs, keep_modes, keep_rng, listed
@@ -133,7 +133,7 @@ __all__ = [
     'has_stats', 'last_batchnorm', 'training_norms', 'update_bn', 'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch',
     'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate', 'CheckTargets', 'class_name', 'compose', 'EVENTS', 'GatherPreds', 'hooks',
     'layered', 'PARTS', 'settings_of', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_fits', 'check_resume', 'check_resume_cbs',
-    'CHECKPOINT_FORMAT', 'content', 'dry_fit', 'kept', 'newest_whole', 'older_names', 'own_cbs', 'own_state', 'place',
+    'CHECKPOINT_FORMAT', 'content', 'dry_fit', 'kept', 'newest_whole', 'older_names', 'own_cbs', 'own_names', 'own_state', 'place',
     'put_back_if_refused', 'read_checkpoint', 'read_or_say_which', 'remembered_learner', 'restore_cbs', 'this_fit', 'write_checkpoint',
     'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'atomic_write', 'batches_in', 'check_writable', 'InBlocks',
     'keep_attrs', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key',

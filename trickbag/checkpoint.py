@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'content', 'own_state', 'this_fit', 'write_checkpoint', 'older_names', 'read_checkpoint',
-           'newest_whole', 'read_or_say_which', 'check_fits', 'place', 'check_resume', 'check_resume_cbs',
+           'newest_whole', 'read_or_say_which', 'own_names', 'check_fits', 'place', 'check_resume', 'check_resume_cbs',
            'apply_checkpoint', 'restore_cbs', 'put_back_if_refused', 'own_cbs', 'remembered_learner', 'kept', 'dry_fit']
 
 # %% ../nbs/checkpoint.ipynb #ded2e712
@@ -129,12 +129,17 @@ def _older(file):
     found = [(int(m[1]), f) for f in (file.parent.iterdir() if file.parent.is_dir() else ()) if (m := numbered.fullmatch(f.name))]
     return [f for _,f in sorted(found)]
 
+def own_names(
+    model,  # whose names are wanted
+    names,  # of weights and buffers in a file
+)->dict:    # name there -> name here
+    "Names as the model has them, where a wrapper (`torch.compile`, data parallel) put something into them"
+    here = {plain_name(n): n for n in (*model.state_dict(), *hidden_buffers(model))}
+    return {n: here.get(plain_name(n), n) for n in names}
+
 def _renamed(learn, d):
-    "Names of parameters as the learner's model has them, where a wrapper (`torch.compile`, data parallel) put something into them"
-    own = learn.model.state_dict().keys()
-    if d['model'].keys()==own: return d
-    here = {plain_name(n): n for n in (*own, *hidden_buffers(learn.model))}
-    to = {n: here.get(plain_name(n), n) for n in (*d['model'], *d.get('hidden', {}))}
+    if d['model'].keys()==learn.model.state_dict().keys(): return d
+    to = own_names(learn.model, (*d['model'], *d.get('hidden', {})))
     if all(a==b for a,b in to.items()): return d
     a = next(a for a,b in to.items() if a!=b)
     warnings.warn(f"load: {d['file']} has {a}, the model has {to[a]}: one is compiled or wrapped; the names are matched")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..callback import Callback
-from ..checkpoint import content, write_checkpoint
+from ..checkpoint import content, own_names, write_checkpoint
 from ..core import atomic_save, check_writable
 from .early_stopping import BestEpoch
 from .progress import say
@@ -79,7 +79,11 @@ class SaveBest(BestEpoch):
 
     def _take_back(self, learn):
         "Read the best weights of the part of the run that another process trained"
-        try: self._weights = read_file(learn._file(self.file))
+        try:
+            there = read_file(learn._file(self.file))
+            to = own_names(learn.model, there)
+            if {*to.values()}!=learn.model.state_dict().keys(): raise DamagedFile(f"{learn._file(self.file)} is of another model")
+            self._weights = {to[n]: t for n,t in there.items()}
         except (OSError, DamagedFile) as e:
             self.best = self.best_epoch = None
             warnings.warn(f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of the others is kept")
