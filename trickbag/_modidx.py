@@ -1097,8 +1097,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'trickbag/monitors/save_best.py'),
                                              'trickbag.monitors.save_best.SaveBest.after_validate': ( 'monitors/save_best.html#savebest.after_validate',
                                                                                                       'trickbag/monitors/save_best.py'),
-                                             'trickbag.monitors.save_best.SaveBest.before_epoch': ( 'monitors/save_best.html#savebest.before_epoch',
-                                                                                                    'trickbag/monitors/save_best.py'),
                                              'trickbag.monitors.save_best.SaveBest.before_fit': ( 'monitors/save_best.html#savebest.before_fit',
                                                                                                   'trickbag/monitors/save_best.py'),
                                              'trickbag.monitors.save_best.SaveBest.check': ( 'monitors/save_best.html#savebest.check',

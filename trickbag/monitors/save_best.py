@@ -46,15 +46,13 @@ class SaveBest(BestEpoch):
         self.best,self.best_epoch,self._due,self._on = None,None,False,True
         self._weights = None
 
-    def before_epoch(self, learn):
-        if self.best is not None and self._weights is None: self._take_back(learn)   # of a run that goes on
-
     def after_train(self, learn): self._due = learn.fitting     # the next validation is the epoch's own
 
     def after_validate(self, learn):
         if not self._due: return
         self._due = False
         if self.direction is None: self._settle_late(learn)     # no batch was trained before: a run that went on after its last one
+        if self.best is not None and self._weights is None: self._take_back(learn)      # of a run that goes on
         v = learn.results.get('loss' if self.monitor=='valid_loss' else self.monitor, float('nan'))
         if not self.improves(v, self.best): return
         self._keep(learn)
