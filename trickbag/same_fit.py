@@ -44,11 +44,17 @@ def described(
 def _array(o):
     "Type, shape, and a checksum of at most a few thousand values, evenly spaced"
     t = o.detach() if isinstance(o, torch.Tensor) else o
+    if isinstance(t, torch.Tensor) and t.layout!=torch.strided: return f'{t.dtype} {tuple(t.shape)} {t.layout}'
     flat = t.reshape(-1)
     return f"{t.dtype} {tuple(t.shape)}, {_checksum(map(repr, flat[::max(1, len(flat)//4096)].tolist()))}"
 
+def _closed_over(f):
+    for name,cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+        try: yield name, cell.cell_contents
+        except ValueError: pass     # not filled yet
+
 def _function(f, inner):
-    inside = {n: inner(c.cell_contents) for n,c in zip(f.__code__.co_freevars, f.__closure__ or ()) if n!=f.__name__}
+    inside = {n: inner(v) for n,v in _closed_over(f) if n!=f.__name__}
     if f.__name__=='<lambda>': inside['constants'] = [c for c in f.__code__.co_consts if type(c) in _PLAIN]
     if f.__defaults__: inside['defaults'] = inner(f.__defaults__)
     return {'function': f.__qualname__, **inside} if inside else f.__qualname__
@@ -95,14 +101,25 @@ def _tensors(batch): return [t for t in batch if isinstance(t, torch.Tensor)] if
 
 def _by_sample(v, n):
     "A checksum of what has one entry a sample; None for anything else"
-    if isinstance(v, (torch.Tensor,)) or hasattr(v, '__array_interface__'): return _array(v) if v.shape[:1]==(n,) else None
     if isinstance(v, tuple) and v and all(isinstance(t, torch.Tensor) for t in v): return [t for t in (_by_sample(t, n) for t in v) if t] or None
-    if not n or isinstance(v, (str, bytes)) or not hasattr(v, '__getitem__') or not hasattr(v, '__len__') or len(v)!=n or isinstance(v, dict): return None
-    first = v[0]
-    if isinstance(first, (str, os.PathLike)): return _paths([os.fspath(p) for p in v])
-    if isinstance(first, (tuple, list)) and first and isinstance(first[0], (str, os.PathLike)):
-        return f'{_paths([os.fspath(p[0]) for p in v])} {_checksum(repr(p[1:]) for p in v)}'
-    return _checksum(map(repr, v)) if isinstance(first, (int, float)) else None
+    try: return _of_entries(v, n)
+    except Exception: return None       # whatever a container of the user's own raises
+
+def _of_entries(v, n):
+    if hasattr(v, 'to_numpy'): v = v.to_numpy()     # a table or column of pandas, which counts by its index
+    if isinstance(v, torch.Tensor) or hasattr(v, '__array_interface__'):
+        if v.shape[:1]!=(n,): return None
+        if isinstance(v, torch.Tensor) or v.dtype.kind not in 'OU': return _array(v)
+        v = v.tolist()      # text, such as paths
+    if not n or isinstance(v, (str, bytes, dict)) or not hasattr(v, '__getitem__') or len(v)!=n: return None
+    v = list(v)
+    if all(map(_is_path, v)): return _paths(list(map(os.fsdecode, v)))
+    if all(isinstance(row, (tuple, list)) and row and _is_path(row[0]) and _is_plain(row[1:]) for row in v):
+        return f'{_paths([os.fsdecode(row[0]) for row in v])} {_checksum(repr(row[1:]) for row in v)}'
+    return _checksum(map(repr, v)) if all(map(_is_plain, v)) else None
+
+def _is_path(o): return isinstance(o, (str, os.PathLike))
+def _is_plain(o): return type(o) in _PLAIN or isinstance(o, (tuple, list)) and all(type(part) in _PLAIN for part in o)
 
 def _paths(ps)->str:
     "A checksum of the part that paths do not share"
