@@ -193,7 +193,7 @@ def test_bad_values_elsewhere_are_named():
     m = lambda: nn.Linear(2, 2)
     for f,says in ((lambda: Learner(DataLoaders([]), m(), loss_func=nn.CrossEntropyLoss), 'the loss itself'), (lambda: Learner(DataLoaders([]), m(), loss_func='ce'), 'the loss itself'), (lambda: Learner(DataLoaders([]), m(), opt_func='adam'), 'a function'),
                    (lambda: update_bn(m()), 'takes the learner'), (lambda: Paths('abc.jpg'), 'a list of paths'), (lambda: OneCycle(moms=(1, 2, 3)), 'moms are three numbers'), (lambda: MixUp(float('nan')), 'alpha must be'),
-                   (lambda: Im2Col(float('nan')), 'shares, 0 or more'), (lambda: tiny_learner([Fast]).fit(1), 'is a class'), (lambda: tiny_learner().profile(0), 'at least 1'), (lambda: tiny_learner().explain(step=True, at=-1), 'counts batches')):
+                   (lambda: Im2Col(float('nan')), 'whole must be'), (lambda: tiny_learner([Fast]).fit(1), 'is a class'), (lambda: tiny_learner().profile(0), 'n must be a whole number >= 1'), (lambda: tiny_learner().explain(step=True, at=-1), 'counts batches')):
         with pytest.raises((ValueError, TypeError), match=says): f()
 
 def test_profile_finds_decoding(tmp_path):

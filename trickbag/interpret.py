@@ -13,7 +13,8 @@ from collections import namedtuple
 import torch
 
 from .callback import GatherPreds
-from .core import ordered_view
+from .checks import check_number, check_whole
+from .core import ordered_view, sample_order
 from .describe import Table
 from .metrics import true_classes
 from .show import show_images
@@ -33,8 +34,8 @@ def sample_files(
     "Where to find each sample of a loader: what an image loader says, or the file in a dataset with `samples`, as ImageFolder, and what is made of such"
     if idxs is not None and hasattr(dl, 'name'): return [dl.name(i) for i in idxs.tolist()]
     data = getattr(dl, 'dataset', None)
-    in_order = data is not None and hasattr(data, '__len__') and len(data)==n
-    return [_file(data, i) for i in range(n)] if in_order else [None]*n
+    order = None if data is None else sample_order(dl, n)
+    return [None]*n if order is None else [_file(data, i) for i in order]
 
 def _file(data, i):
     if isinstance(data, torch.utils.data.Subset): return _file(data.dataset, data.indices[i])
@@ -86,7 +87,7 @@ class Interpretation:
         min_n:int=1,    # leave rarer pairs out
     )->list:            # (true class, predicted class, how often), most often first
         "Pairs of classes that were taken for one another"
-        m = self.confusion_matrix()
+        m,min_n = self.confusion_matrix(),check_number('most_confused', 'min_n', min_n)
         pairs = [(self._name(i), self._name(j), int(m[i, j])) for i,j in (m>=min_n).nonzero().tolist() if i!=j]
         return sorted(pairs, key=lambda p: -p[2])
 
@@ -106,7 +107,8 @@ class Interpretation:
         largest:bool=True,  # False: the surest and rightest first
     )->TopLosses:           # losses and places in the loader's order, and their files
         "Samples whose true class got the least probability"
-        top = TopLosses(*self.losses.topk(len(self.losses) if k is None else min(k, len(self.losses)), largest=largest))
+        n = len(self.losses)
+        top = TopLosses(*self.losses.topk(n if k is None else min(check_whole('top_losses', 'k', k), n), largest=largest))
         top.files = [self.files[i] for i in top.indices.tolist()]
         return top
 

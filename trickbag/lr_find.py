@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from .callback import Callback, CancelEpoch, CancelFit
 from .checkpoint import dry_fit
-from .checks import check_number, check_whole
+from .checks import asks_back, check_number, check_whole
 from .core import batches_in
 from .learner import Learner
 from .schedule import sched_exp
@@ -114,6 +114,7 @@ def plot_lr_find(
     return ax
 
 @patch
+@asks_back
 def lr_find(self:Learner,
     start_lr:float=1e-7, end_lr:float=10.,  # first and last rate
     num_it:int=100,                         # batches

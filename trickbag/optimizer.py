@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import nn
 
-from .checks import check_lr
+from .checks import check_lr, check_whole
 from .interrupts import uninterrupted
 from .modules import check_lazy, warn_once
 
@@ -69,6 +69,7 @@ def freeze_to(
     n:int,          # first group that trains; negative counts from the end
 ):
     "Let only the groups from `n` on train, and every norm layer, as fastai does (`train_bn`)"
+    n = check_whole('freeze_to', 'n', n, low=None)
     if n and len(groups)<2: raise ValueError("freeze: the splitter gives one parameter group; give Learner a splitter with two or more")
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     first = n if n>=0 else len(groups)+n

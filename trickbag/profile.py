@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from .callback import Callback, CancelEpoch, CancelFit, ToDevice
 from .checkpoint import dry_fit
+from .checks import asks_back, check_whole
 from .core import batches_in, keep_attrs, listed
 from .describe import Table
 from .fast import Fast, waiting_threads
@@ -128,12 +129,13 @@ def bottleneck(
     return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
 
 @patch
+@asks_back
 def profile(self:Learner,
     n:int=20,       # batches a measurement
     cbs=(),         # further callbacks, as for `fit`
 )->Table:           # a row a link of the step, the dearest first
     "Where a step's time goes, the bottleneck with its remedy, and images a second beside what this model could do; leaves everything as found"
-    if n<1: raise ValueError(f"profile: n is a number of batches, at least 1, got {n}")
+    n = check_whole('profile', 'n', n, low=1)
     links,rate,same = profile_rates(self, n, cbs=cbs)
     total = sum(links.values()) or 1.
     rows = [(o, f'{t*1e3:.2f}', f'{t/total:.1%}') for o,t in sorted(links.items(), key=lambda o: -o[1]) if t>=total/1000]

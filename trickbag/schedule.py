@@ -15,7 +15,7 @@ from functools import partial
 from fastcore.basics import patch
 
 from .callback import Callback
-from .checks import as_number, check_number, check_whole
+from .checks import as_number, asks_back, check_number, check_whole
 from .core import InBlocks
 from .interrupts import uninterrupted
 from .learner import Learner
@@ -324,6 +324,7 @@ def plot_schedule(
 def _also(cb, cbs): return [cb, *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]
 
 @patch
+@asks_back
 def fit_one_cycle(self:Learner,
     n_epoch:int,                # epochs to train
     lr_max=None,                # highest learning rate: number, slice or list, see `spread_lr`; None is `learn.lr`
@@ -339,6 +340,7 @@ def fit_one_cycle(self:Learner,
     return self.fit(n_epoch, lr_max, _also(OneCycle(pct_start, div, div_final, moms), cbs), resume, resume_anyway)
 
 @patch
+@asks_back
 def fit_flat_cos(self:Learner,
     n_epoch:int,                # epochs to train
     lr=None,                    # learning rate of the flat part: number, slice or list, see `spread_lr`; None is `learn.lr`
@@ -352,6 +354,7 @@ def fit_flat_cos(self:Learner,
     return self.fit(n_epoch, lr, _also(FlatCos(pct_start, div_final), cbs), resume, resume_anyway)
 
 @patch
+@asks_back
 def fine_tune(self:Learner,
     epochs:int,                 # epochs with the whole model
     base_lr:float=2e-3,         # highest learning rate of the head while the body is frozen; half of it afterwards

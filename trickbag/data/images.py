@@ -20,6 +20,7 @@ import numpy as np
 import PIL, torch
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
+from ..checks import check_number
 from ..core import keep_rng, mix_seed, seed_all
 
 # %% ../../nbs/data/images.ipynb #8bc858a0
@@ -154,7 +155,8 @@ def label_func(
     if label is None or label=='inner': return lambda f, name=cache(os.path.basename): name(os.path.dirname(f))
     if callable(label): return lambda f: label(Path(f))
     if not isinstance(label, (str, re.Pattern)): raise TypeError(f"label: takes a regular expression or a function of the path, got {label!r}")
-    pat = re.compile(label)
+    try: pat = re.compile(label)
+    except re.error as e: raise ValueError(f"label: {label!r} is no regular expression ({e}); put a backslash before signs that are meant as such") from None
     if pat.groups<1: raise ValueError(f"label: the regular expression {label!r} has no group; put the label's part in (...)")
     def by_regex(f):
         m = pat.search(Path(f).as_posix())
@@ -213,6 +215,7 @@ def split_idxs(
     stratify:bool=True,     # the same share of every class (rounded), so that none is missing by chance
 )->tuple:                   # sorted indices of training and validation samples
     "A random split that is a function of `seed`"
+    valid_pct = check_number('split', 'valid_pct', valid_pct)
     if not 0<valid_pct<1: raise ValueError(f"split: valid_pct must be between 0 and 1, got {valid_pct}")
     g,groups = torch.Generator().manual_seed(seed),{}
     for i,l in enumerate(labels): groups.setdefault(l if stratify else 0, []).append(i)

@@ -17,6 +17,7 @@ import torch
 from fastcore.meta import delegates
 from PIL import Image
 
+from ..checks import bind_or_say, check_types, none_given
 from ..core import batches_in
 from .images import (DatasetSource, FileSource, Found, _few, _index, dataset_classes, dataset_labels, find_images, folder_labels,
                                   image_suffixes, is_empty, label_func, quick_check, split_idxs)
@@ -47,6 +48,9 @@ _INSTEAD = dict(
     **{n: 'what happens to images is callbacks: Learner(dls, model, cbs=[TrivialAugment()])' for n in
        ('transform', 'transforms', 'tfms', 'batch_tfms', 'aug', 'augment', 'augmentation', 'augmentations', 'aug_transforms', 'train_transform', 'valid_transform')})
 
+# of these it is known what may have been meant: `from_sources` and its kin say it better than `check_types`
+_LOOKED_AT = {'size', 'bs', 'valid_bs', 'presize', 'threads', 'scale', 'mean', 'std', 'vocab', 'box_cols', 'files', 'labels', 'delimiter'}
+
 def _asks_back(*own):   # names that the function passes on itself
     "A function that answers an argument it does not have with one line: the right one and its own name"
     def decorate(f):
@@ -58,7 +62,15 @@ def _asks_back(*own):   # names that the function passes on itself
             who = f"DataLoaders.{f.__name__}" if f.__name__!='__init__' else f.__qualname__.split('.')[0]
             for n in kw:
                 if n not in names: raise TypeError(f"{who}: there is no argument {n!r}; {_meant(n, names, f.__name__)}")
-            return f(self, *args, **kw)
+            params = inspect.signature(f).parameters
+            given = bind_or_say(who, inspect.signature(f), (self, *args), kw)
+            check_types(who, params, {n: v for n,v in given.items() if n not in _LOOKED_AT})
+            try: return f(self, *args, **kw)
+            except (TypeError, AttributeError, IndexError) as e:
+                if str(e).startswith(('DataLoaders', 'from_', 'label:', 'ImageLoader')): raise
+                check_types(who, params, given)
+                if (why := none_given(who, params, given)) is None: raise
+                raise why from e
         return checked
     return decorate
 
@@ -259,9 +271,11 @@ class DataLoaders:
             if v is not None and (not hasattr(v, '__index__') or v<1): raise ValueError(f"DataLoaders: {n} is a whole number, 1 or more, got {v!r}")
         for n,v in (('scale', scale), ('mean', mean), ('std', std)):
             if not isinstance(v, (tuple, list)) and not (v is None and n=='scale'): raise ValueError(f"DataLoaders: {n} is a tuple of numbers, got {v!r}")
+        if scale is not None and len(scale)!=2: raise ValueError(f"DataLoaders: scale is the smallest and the largest area of a crop, such as (.35, 1.), got {scale!r}")
         vocab = _checked_vocab(vocab, train, valid)
         if vocab and len(vocab)<2: raise ValueError(f"DataLoaders: only one class ({vocab[0]}); a classifier needs two: is the label right?")
         P = presize or -(-size*5//32)*8
+        if P<size: warnings.warn(f"DataLoaders: presize={P} is smaller than size={size}, so images are made smaller and then enlarged; leave presize out")
         dl = partial(_loader, P, keep, threads)
         cbs = [Crop(size, scale, crop_pct=crop_pct), *([Flip()] if flip else []), Normalize(mean, std)]
         return cls(dl(train, bs, shuffle=True, drop_last=drop_last), dl(valid, valid_bs or 2*bs), cbs, vocab,

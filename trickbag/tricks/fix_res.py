@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 from ..batchnorm import last_batchnorm
 from ..callback import Callback
+from ..checks import asks_back
 from ..core import keep_attrs, listed
 from ..learner import Learner
 from ..sizes import AtSize
@@ -63,6 +64,7 @@ class _Still(Callback):
 _sgd = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-4)
 
 @patch
+@asks_back
 def fix_res(self:Learner,
     size:int,           # test size in pixels
     n_epoch:int=1,      # the authors take 1 to 56, with `StepDecay(30)`
@@ -71,6 +73,7 @@ def fix_res(self:Learner,
     opt_func=_sgd,      # the authors': momentum .9, weight decay 1e-4
     cbs=(),             # callbacks for this fit
     resume=False,       # a file, as in `fit`
+    resume_anyway=False,    # as in `fit`
 )->Learner:             # itself, with the learner's own optimizer as it was
     "A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data, model or monitoring"
     cbs,dl = listed(cbs),self.dls.train
@@ -82,4 +85,4 @@ def fix_res(self:Learner,
     if boxes=='center' and mirrors and not any('flip' in cb.owns for cb in cbs): cbs.append(_Still(mirrors[0].name))     # the test does not mirror
     with keep_attrs(self, 'cbs', 'opt', 'opt_func'):
         self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does],None,opt_func
-        return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume)
+        return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume, resume_anyway)

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..callback import Callback
+from ..checks import asks_back
 from ..learner import Learner
 from ..losses import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
@@ -91,6 +92,7 @@ def _activation(act):
     raise ValueError("TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out")
 
 @patch
+@asks_back
 @delegates(TTA)
 def tta(self:Learner, dl=None, cbs=(), **kwargs)->tuple:
     "`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics: `learn.validate(cbs=[TTA()])`"
