@@ -13,10 +13,11 @@ from .callback import STAGES, ToDevice
 from .checkpoint import apply_checkpoint, check_fits, check_resume, check_resume_cbs, CHECKPOINT_FORMAT, content, dry_fit, kept
 from .checkpoint import newest_whole, older_names, own_cbs, own_names, own_state, place, put_back_if_refused, read_checkpoint
 from .checkpoint import read_or_say_which, remembered_learner, restore_cbs, this_fit, write_checkpoint
+from .checks import asks_back, bind_or_say, check_loader, check_types, is_whole, no_such_argument, none_given
 from .conv import channel_share, col2im, im2col, im2col_conv2d
 from .core import atomic_save, atomic_write, batches_in, check_writable, InBlocks, keep_attrs, keep_modes, keep_rng, listed
 from .core import loader_generators, lone_threads, mix_seed, mix_state, name_key, one_at_a_time, one_thread, ordered_view
-from .core import sample_beta, seed_all, seed_default, soft_targets, Streams, torch_save, what_a_loader_leaves
+from .core import sample_beta, sample_order, seed_all, seed_default, soft_targets, Streams, torch_save, what_a_loader_leaves
 from .describe import Table
 from .draws import Draws, generator_state, host_state, is_generator, reachable, same_host_state, seed_generator, SeededWorkers
 from .draws import set_generator_state, set_host_state
@@ -24,7 +25,7 @@ from .fast import Backends, device_cbs, Fast, fast_bf16, has_compiler, keep_heap
 from .interpret import Interpretation, sample_files, TopLosses
 from .interrupts import interrupts_held, interrupts_released, keep_torch_state, PATIENCE, uninterrupted
 from .learner import default_cbs, Learner
-from .losses import ACTIVATIONS, bce_sum, feature_distance, focal_loss, FocalLoss, loss_name, LossFacts, read_loss, share
+from .losses import ACTIVATIONS, bce_sum, counted, feature_distance, focal_loss, FocalLoss, loss_name, LossFacts, read_loss, share
 from .losses import sigmoid_focal_loss, unreduced, ZeroRows
 from .lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
 from .metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object, metric_name, probabilities
@@ -135,15 +136,16 @@ __all__ = [
     'layered', 'PARTS', 'settings_of', 'STAGES', 'ToDevice', 'apply_checkpoint', 'check_fits', 'check_resume', 'check_resume_cbs',
     'CHECKPOINT_FORMAT', 'content', 'dry_fit', 'kept', 'newest_whole', 'older_names', 'own_cbs', 'own_names', 'own_state', 'place',
     'put_back_if_refused', 'read_checkpoint', 'read_or_say_which', 'remembered_learner', 'restore_cbs', 'this_fit', 'write_checkpoint',
-    'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'atomic_save', 'atomic_write', 'batches_in', 'check_writable', 'InBlocks',
-    'keep_attrs', 'keep_modes', 'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key',
-    'one_at_a_time', 'one_thread', 'ordered_view', 'sample_beta', 'seed_all', 'seed_default', 'soft_targets', 'Streams', 'torch_save',
+    'asks_back', 'bind_or_say', 'check_loader', 'check_types', 'is_whole', 'no_such_argument', 'none_given', 'channel_share', 'col2im',
+    'im2col', 'im2col_conv2d', 'atomic_save', 'atomic_write', 'batches_in', 'check_writable', 'InBlocks', 'keep_attrs', 'keep_modes',
+    'keep_rng', 'listed', 'loader_generators', 'lone_threads', 'mix_seed', 'mix_state', 'name_key', 'one_at_a_time', 'one_thread',
+    'ordered_view', 'sample_beta', 'sample_order', 'seed_all', 'seed_default', 'soft_targets', 'Streams', 'torch_save',
     'what_a_loader_leaves', 'Table', 'Draws', 'generator_state', 'host_state', 'is_generator', 'reachable', 'same_host_state',
     'seed_generator', 'SeededWorkers', 'set_generator_state', 'set_host_state', 'Backends', 'device_cbs', 'Fast', 'fast_bf16',
     'has_compiler', 'keep_heap', 'waiting_threads', 'Interpretation', 'sample_files', 'TopLosses', 'interrupts_held', 'interrupts_released',
-    'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs', 'Learner', 'ACTIVATIONS', 'bce_sum', 'feature_distance', 'focal_loss',
-    'FocalLoss', 'loss_name', 'LossFacts', 'read_loss', 'share', 'sigmoid_focal_loss', 'unreduced', 'ZeroRows', 'lr_sweep', 'minimum',
-    'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'batch_value', 'error_rate', 'higher_is_better',
+    'keep_torch_state', 'PATIENCE', 'uninterrupted', 'default_cbs', 'Learner', 'ACTIVATIONS', 'bce_sum', 'counted', 'feature_distance',
+    'focal_loss', 'FocalLoss', 'loss_name', 'LossFacts', 'read_loss', 'share', 'sigmoid_focal_loss', 'unreduced', 'ZeroRows', 'lr_sweep',
+    'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'accuracy', 'Averages', 'batch_value', 'error_rate', 'higher_is_better',
     'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5', 'true_classes', 'try_metrics', 'check_lazy', 'compiled_part',
     'enter_training', 'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'load_hidden_buffers', 'moving_norms',
     'own_forward', 'remembered', 'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'adamw', 'check_loss_params',

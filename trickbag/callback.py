@@ -14,7 +14,8 @@ from functools import wraps
 
 import torch
 
-from .checks import check_first, check_soft, odd_class, refuse_class, refuse_parts
+from .checks import (bind_or_say, check_first, check_soft, check_types, check_weight, none_given, odd_class,
+                             refuse_class, refuse_parts, warn_if_taken_for_another)
 from .core import soft_targets
 from .losses import ACTIVATIONS, loss_name
 from .rules import check_rules
@@ -120,11 +121,20 @@ class Callback:
 def _short(o): return type(o).__name__ if isinstance(o, torch.nn.Module) else repr(o)
 
 def _remembering(init):
-    "A constructor that also keeps what it was given"
+    "A constructor that also keeps what it was given, and, if it is one of this package, says what of it cannot be right"
+    sig = inspect.signature(init)
+    ours = init.__module__.split('.')[0]==__name__.split('.')[0]
     @wraps(init)
     def __init__(self, *args, **kw):
         vars(self).setdefault('_given', (args, kw))     # the outermost constructor is called first
-        init(self, *args, **kw)
+        if not ours: return init(self, *args, **kw)
+        who = init.__qualname__.split('.')[0]
+        given = bind_or_say(who, sig, (self, *args), kw)
+        check_types(who, sig.parameters, given)
+        try: init(self, *args, **kw)
+        except (TypeError, AttributeError) as e:
+            if (why := none_given(who, sig.parameters, given)) is None: raise
+            raise why from e
     return __init__
 
 def settings_of(
@@ -190,6 +200,7 @@ class ToDevice(Callback):
         if not isinstance(x, torch.Tensor) or (y is not None and not isinstance(y, torch.Tensor)):
             refuse_parts(x, y)
         if not learn.iter: check_first(x, y)
+        if y is not None and y.device.type=='cpu': learn._host_targ = y
         if x.device!=d: learn.xb = x.to(d, non_blocking=True)
         if y is not None and y.device!=d:
             self.check_classes(learn, y)
@@ -204,13 +215,15 @@ class ToDevice(Callback):
 
 class CheckTargets(Callback):
     "Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no class indices, such as BCE, gets probabilities"
-    stage,done = 'target',True
+    stage,done,warned = 'target',True,False
     reads,writes,does = ('x', 'y', 'pred'),('y',),('targets as the loss takes them',)
     known,soft = frozenset(),frozenset()    # True: training, False: validation. Where the loss is known, and where class indices become probabilities
 
-    def before_fit(self, learn): self.done,self.known = False,frozenset()
+    def before_fit(self, learn): self.done,self.known,self.warned = False,frozenset(),False
     def before_train(self, learn): self.known -= {True}
-    def before_validate(self, learn): self.known -= {False}
+    def before_validate(self, learn):
+        self.known -= {False}
+        if not learn.fitting: self.warned = False
 
     def before_batch(self, learn):
         if not self.done and learn.training and learn.xb.dtype==torch.uint8:
@@ -225,26 +238,36 @@ class CheckTargets(Callback):
         facts,y,now = learn.loss_facts,learn.targ,{learn.training}
         scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim==2
         # of all batches from here on, those of the next validation too: outputs, and the label that the loss ignores
-        learn._classes = (learn.pred.shape[1], facts.ignore) if scores and facts.indices else None
+        learn._classes = (facts.n_class(learn.pred.shape[1]), facts.ignore) if scores and facts.indices else None
         classes = y is not None and y.ndim==1 and not y.is_floating_point()
         self.known |= now
         self.soft = self.soft|now if classes and facts.probabilities and not facts.indices else self.soft-now
         if y is not None and facts.reduction=='none':
             raise ValueError(f"Learner: {loss_name(learn.loss_func)} gives a loss for each sample; the learner needs one number: use reduction='mean'")
-        if self.done or not learn.training: return
-        self.done = True
-        self._fit_together(learn, learn.pred, y)
-        check_rules(learn.active, learn, late=True)
-        if y is not None and facts.reduction is None: warnings.warn(
+        if facts.swapped and facts.activation is None:
+            raise ValueError(f"Learner: {loss_name(learn.loss_func)} takes the targets for scores; it is called as loss_func(pred, y): scores come first")
+        if not self.done and learn.training: self._first(learn, facts, y)
+        if y is None or facts.reduction is not None or facts.unread or self.warned: return
+        self.warned = True
+        warnings.warn(
             f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the losses of its parts, as far as can be seen; batches are "
             "averaged by samples. If it divides by something else, say so: loss_func.denominator = a function of the batch's targets")
+
+    def _first(self, learn, facts, y):
+        "At the first batch of a fit"
+        self.done = True
+        scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim==2
+        if scores and facts.weight is not None: check_weight(facts, learn.pred)
+        self._fit_together(learn, learn.pred, y)
+        if scores and y is not None: warn_if_taken_for_another(facts, learn.pred)
+        check_rules(learn.active, learn, late=True)
 
     def _fit_together(self, learn, p, y):
         if not isinstance(p, torch.Tensor) or p.ndim!=2 or y is None or y.ndim not in (1, 2): return  # another kind of model: its loss must know
         if len(p)!=len(y): raise ValueError(f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first")
         if y.ndim==1 and y.dtype!=torch.int64 and learn.loss_facts.indices: raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
         if not y.is_floating_point():
-            if y.ndim==1 and learn.loss_facts.indices and (odd := odd_class(y, max(p.shape[1], getattr(learn.dls, 'c', None) or 0), learn.loss_facts.ignore)) is not None:
+            if y.ndim==1 and learn.loss_facts.indices and (odd := odd_class(y, max(learn.loss_facts.n_class(p.shape[1]), getattr(learn.dls, 'c', None) or 0), learn.loss_facts.ignore)) is not None:
                 raise refuse_class(learn, odd, p.shape[1])
             learn.check_width(p.shape[1])
             if (c := getattr(learn.dls, 'c', None)) and p.shape[1]>c: warnings.warn(f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'seed_all', 'Streams', 'loader_generators',
-           'batches_in', 'one_at_a_time', 'keep_rng', 'what_a_loader_leaves', 'ordered_view', 'soft_targets',
-           'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_attrs', 'keep_modes', 'atomic_write',
-           'atomic_save', 'torch_save', 'check_writable']
+           'batches_in', 'one_at_a_time', 'keep_rng', 'what_a_loader_leaves', 'sample_order', 'ordered_view',
+           'soft_targets', 'sample_beta', 'listed', 'lone_threads', 'one_thread', 'keep_attrs', 'keep_modes',
+           'atomic_write', 'atomic_save', 'torch_save', 'check_writable']
 
 # %% ../nbs/core.ipynb #5de151f6
 import io, os, random, secrets, sys, tempfile, threading, time, warnings, zlib
@@ -156,16 +156,59 @@ def keep_rng(
 # %% ../nbs/core.ipynb #c9d8e7f6
 def what_a_loader_leaves(
     dl,         # any loader
+    look:bool=True, # False: do not ask a sampler that torch does not know for its numbers
 )->tuple:       # its sampler, if it is torch's and draws at random, else None; how many samples it leaves out at the end
     "Whether a torch DataLoader shuffles, and how many samples `drop_last` leaves out"
     loading = sys.modules.get('torch.utils.data')
     if loading is None or not isinstance(dl, loading.DataLoader) or isinstance(dl.dataset, loading.IterableDataset): return None,0
     batches = dl.batch_sampler
     sampler = dl.sampler if batches is None else getattr(batches, 'sampler', None)
-    shuffles = isinstance(sampler, (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler)) or getattr(sampler, 'shuffle', False) is True
     out_of_turn = dl.num_workers>0 and getattr(dl, 'in_order', True) is False       # whichever worker is first
+    shuffles = _shuffles(sampler, loading) or (look and _own_order(sampler if batches is None else batches, loading) is False)
     dropped = len(sampler)%batches.batch_size if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__') else 0
-    return sampler if shuffles or out_of_turn else None,dropped
+    return (batches if sampler is None else sampler) if shuffles or out_of_turn else None,dropped
+
+def _shuffles(sampler, loading):
+    "Whether torch knows that a sampler draws at random"
+    return isinstance(sampler, (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler)) or getattr(sampler, 'shuffle', False) is True
+
+def _own_order(sampler, loading)->list|bool:
+    "The sample numbers that a sampler, or a sampler of batches, gives, if two passes agree; False if not, True if it cannot be told"
+    if not hasattr(sampler, '__iter__') or not hasattr(sampler, '__len__'): return True
+    inner = getattr(sampler, 'sampler', sampler)
+    if type(sampler) in (loading.BatchSampler, loading.SequentialSampler) and type(inner) is loading.SequentialSampler: return True
+    if _shuffles(inner, loading): return False
+    passes = []
+    with keep_rng(None, sampler, inner):
+        for seed in range(2):
+            seed_all(seed)
+            passes.append([int(i) for o in sampler for i in (o if isinstance(o, (list, tuple)) else [o])])
+    return passes[0] if passes[0]==passes[1] else False
+
+def sample_order(
+    dl,         # any loader
+    n:int,      # samples that it gave
+):              # their numbers in the dataset; None if these are not known
+    "Which sample of its dataset each sample of a torch DataLoader is"
+    loading,data = sys.modules.get('torch.utils.data'),getattr(dl, 'dataset', None)
+    if loading is None or not isinstance(dl, loading.DataLoader): return range(n) if hasattr(data, '__len__') and len(data)==n else None
+    if isinstance(data, loading.IterableDataset) or what_a_loader_leaves(dl)[0] is not None: return None
+    order = _own_order(dl.sampler if dl.batch_sampler is None else dl.batch_sampler, loading)
+    if order is True: order = range(len(data)) if type(getattr(dl, 'sampler', None)) is loading.SequentialSampler else None
+    if order is None or len(order)<n: return None
+    return order[:n]
+
+def _like(dl, bs):
+    "A DataLoader as another is, of all samples in order"
+    extra = dict(prefetch_factor=dl.prefetch_factor) if dl.num_workers else {}
+    return type(dl)(dl.dataset, bs, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
+                    worker_init_fn=dl.worker_init_fn, multiprocessing_context=dl.multiprocessing_context, generator=dl.generator, **extra)
+
+def _whole_stream(dl):
+    "A loader of a stream as it is, but for `drop_last`; None if it is no such loader"
+    loading = sys.modules.get('torch.utils.data')
+    stream = loading is not None and type(dl) is loading.DataLoader and isinstance(dl.dataset, loading.IterableDataset)
+    return _like(dl, dl.batch_size) if stream and dl.drop_last and dl.batch_size else None
 
 def ordered_view(
     dl,         # a loader whose samples shall be predicted
@@ -173,15 +216,14 @@ def ordered_view(
 ):              # a loader of the same samples, each once, in the order of the files
     "A loader that neither shuffles nor leaves samples out: the loader itself, a view of it, or itself with a warning if no such view can be had"
     if hasattr(dl, 'ordered_view'): return dl.ordered_view()
+    if (whole := _whole_stream(dl)) is not None: return whole
     sampler,dropped = what_a_loader_leaves(dl)
     if sampler is None and not dropped: return dl
     # another sampler, or another class of loader, may have reasons that are not known here
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
     own = dl.batch_sampler.sampler if type(dl) is DataLoader and type(dl.batch_sampler) is BatchSampler else None
     if type(own) is SequentialSampler or type(own) is RandomSampler and not own.replacement and own.num_samples==len(own.data_source):
-        extra = dict(prefetch_factor=dl.prefetch_factor) if dl.num_workers else {}
-        return DataLoader(dl.dataset, dl.batch_size, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
-                          worker_init_fn=dl.worker_init_fn, multiprocessing_context=dl.multiprocessing_context, generator=dl.generator, **extra)
+        return _like(dl, dl.batch_sampler.batch_size)
     what = ' and '.join([f"draws its samples at random ({type(sampler).__name__})"]*(sampler is not None)+[f"leaves {dropped} samples out (drop_last)"]*(dropped>0))
     warnings.warn(f"{who}: the {type(dl).__name__} {what}, so it is not known which image a prediction is for; give a loader in order: DataLoader(dl.dataset, batch_size)")
     return dl
@@ -202,6 +244,10 @@ def soft_targets(
         return y
     if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}; "
                                  "let the loader give y.squeeze(1), or y.float() for several labels an image")
+    if n_out==1:        # one output stands for the second of two classes
+        if ignore is not None or bool(((y<0) | (y>1)).any()):
+            raise ValueError("soft_targets: one output tells the classes 0 and 1 apart, and there are other labels; build the model with an output a class")
+        return (y.float()*(on-off)+off).unsqueeze(1)
     rows = torch.full((len(y), n_out), off, dtype=torch.float32, device=y.device)
     if ignore is None: return rows.scatter_(1, y.long().unsqueeze(1), on)
     kept = (y!=ignore).unsqueeze(1)

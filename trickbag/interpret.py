@@ -61,6 +61,10 @@ class Interpretation:
         if self.probs.ndim!=2:
             raise ValueError(f"Interpretation: needs a score a class, N x C, the model gives {tuple(self.probs.shape)}; take a metric for that")
         self.one = self.probs.shape[1]==1                       # one output: the probability of the second of two classes
+        odd = self.probs if self.one and bool(((self.probs<0) | (self.probs>1)).any()) else self.targs if self.one and bool(((self.targs<0) | (self.targs>1)).any()) else None
+        if odd is not None:
+            raise ValueError(f"Interpretation: the model has one output, and there are {'outputs' if odd is self.probs else 'targets'} from {odd.min():g} to {odd.max():g}, "
+                             "so nothing says which of two classes is meant; take a metric for that")
         self.targs = self._classes(self.targs)
         if self.one: self.probs = torch.cat([1-self.probs, self.probs], 1)
         self.preds = self.probs.argmax(1)

@@ -16,7 +16,7 @@ from torch import nn
 
 from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
                                CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
-from .checks import (check_device, check_item, check_loss, check_lr, check_path, check_seed, check_whole, explained, loader_failed, output_text,
+from .checks import (asks_back, check_device, check_item, check_loader, check_loss, check_lr, check_path, check_seed, check_whole, explained, loader_failed, output_text,
                              refuse_batch)
 from .checkpoint import (apply_checkpoint, check_fits, check_resume, check_resume_cbs, newest_whole, own_cbs, place, put_back_if_refused,
                                  read_or_say_which, restore_cbs, write_checkpoint)
@@ -42,6 +42,7 @@ def default_cbs(device:torch.device, model:nn.Module)->list:
 
 class Learner:
     "Model, data, loss, optimizer and callbacks; runs the loop"
+    @asks_back
     def __init__(self,
         dls,                    # `DataLoaders`: `dls.train` and `dls.valid` are iterables of `(xb, yb)`
         model:nn.Module,        # takes `xb`, gives scores N x C; moved to `device`
@@ -55,6 +56,7 @@ class Learner:
         seed:int=42,            # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before you make it
         device=None,            # None is the CUDA device if there is one, else the CPU
     ):
+        if isinstance(dls, nn.Module): raise TypeError(f"Learner: dls is a model ({type(dls).__name__}); the data comes first: Learner(dls, model)")
         for n in ('train', 'valid'):
             if not hasattr(dls, n): raise TypeError(f"Learner: dls is a {type(dls).__name__} without .{n}; write DataLoaders(train, valid)")
         if not isinstance(model, nn.Module): raise TypeError(f"Learner: model is a {type(model).__name__}, not a module; call the function that makes it: xresnet18()")
@@ -93,6 +95,7 @@ class Learner:
 
     # The loop
 
+    @asks_back
     def fit(self,
         n_epoch:int,            # epochs to train
         lr=None,                # learning rate: number, slice or list, see `spread_lr`; None is `self.lr`
@@ -106,10 +109,12 @@ class Learner:
         if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)    # its class weights
         lr = check_lr('fit', self.lr if lr is None else lr)
         train,valid = self.dls.train,self.dls.valid
+        check_loader('fit', 'the training loader', train)
+        if valid is not None: check_loader('fit', 'the validation loader', valid)
         self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = n_epoch,0,0,(0, 0),train,batches_in(train)
         for n,dl in (('training', train), ('validation', valid)):
             if dl is not None and batches_in(dl)==0: raise ValueError(f"fit: the {n} loader is empty; give more images or a smaller bs")
-        if left := what_a_loader_leaves(valid)[1]:
+        if left := what_a_loader_leaves(valid, look=False)[1]:
             warnings.warn(f"fit: the validation loader leaves {left} samples out (drop_last), so loss and metrics are not of the whole set; make it without drop_last")
         Averages(self.metrics)      # what is wrong with the metrics should be known now
         self.resume_asked = bool(resume)
@@ -221,7 +226,7 @@ class Learner:
     def _take(self, batch):
         if not isinstance(batch, (tuple, list)) or len(batch)<2: refuse_batch(batch)
         self.xb,self.yb,*rest = batch
-        self.idx = rest[0] if rest else None
+        self.idx,self._host_targ = rest[0] if rest else None,None
 
     def _first_look(self):
         "At the first batch of a fit, before anything is trained: whether metrics, and callbacks, can work with what the model gives in evaluation"
@@ -231,7 +236,10 @@ class Learner:
             eager = torch.compiler.set_stance('force_eager') if 'torch._dynamo' in sys.modules else nullcontext()   # not worth compiling
             with torch.no_grad(), keep_rng(self.device):
                 with keep_modes(self.model), eager, self.autocast(): pred = self.model.eval()(self.xb)
-                self.columns,self.directions = try_metrics(self.metrics, pred, self.targ, self.device)
+                self.pred = pred if isinstance(pred, torch.Tensor) else None
+                facts = None if self.pred is None else self.loss_facts
+                self.pred = None
+                self.columns,self.directions = try_metrics(self.metrics, pred, self.targ, self.device, facts)
         for cb in self.active: cb.check_batch(self)
 
     def forward(self):
@@ -239,6 +247,7 @@ class Learner:
         with self.autocast():
             self.pred = self.model(self.xb)
             self('after_pred')
+            if self.yb is None and self.training and self.loss is None: raise ValueError("Learner: the training loader gives images without targets (None), from which nothing can be learned; let it give (images, targets)")
             if self.yb is not None:
                 f = self.loss_func if self.yb is self.targ else partial(self.loss_facts.of, y=self.targ)
                 try: self.loss = f(self.pred, self.yb)
@@ -346,6 +355,7 @@ class Learner:
 
     # Evaluation: a path of its own, without before_fit and after_fit
 
+    @asks_back
     def validate(self,
         dl=None,    # loader; None is `dls.valid`
         cbs=(),     # further callbacks for this call only
@@ -353,11 +363,12 @@ class Learner:
     )->dict:        # `{'loss': ..., 'accuracy': ...}`: means over samples, as Python floats
         "Loss and metrics on `dl`, each sample counted once; leaves everything as found"
         dl = self.dls.valid if dl is None else dl
+        if dl is not None: check_loader('validate', 'dl', dl)
         if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
         if ordered: dl = ordered_view(dl, 'validate')
         if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)
         with one_at_a_time(), interrupts_held():
-            kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', 'pred', 'loss', 'results', 'directions')}
+            kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', '_host_targ', 'pred', 'loss', 'results', 'directions')}
             try:
                 with self.composed(cbs), keep_torch_state(), self.drawing(valid=dl): return self._validate(dl)
             except Cancel as e: raise e if self.fitting else _misplaced(e) from e
@@ -398,12 +409,13 @@ class Learner:
             self._take(batch)
             self('before_batch')
             self.forward()
-            if self.yb is not None: res.add(self.loss, self.pred, self.targ, self.loss_facts)
+            if self.yb is not None: res.add(self.loss, self.pred, self.targ, self.loss_facts, self._host_targ)
             self('after_batch')
         except CancelBatch: pass
         except Cancel: raise
         except Exception as e: raise explained(e, self)
 
+    @asks_back
     def get_preds(self,
         dl=None,    # loader; None is `dls.valid`
         cbs=(),     # further callbacks for this call only
@@ -411,11 +423,13 @@ class Learner:
         gather=None,    # a `GatherPreds` to use, for whoever wants the sample numbers
     )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, one an image, in the order of the files
         "Predicted probabilities, whatever the loss class, and targets"
+        if not (act is None or callable(act)): raise TypeError(f"get_preds: act is {act!r}; give a function of the scores, such as torch.sigmoid, or None for what fits the loss")
         g = gather or GatherPreds()
         g.act = act
         self.validate(dl, cbs=[*listed(cbs), g])
         return g.act(torch.cat(g.preds)), torch.cat(g.targs) if g.targs else None
 
+    @asks_back
     def predict(self,
         item,       # path, PIL image or array for image loaders; a tensor as the model takes it (C x H x W) for plain ones
         act=None,   # as for `get_preds`
@@ -425,6 +439,7 @@ class Learner:
         dl = self.dls.test_dl([item]) if hasattr(self.dls, 'test_dl') else [(item[None], None)]
         p = self.get_preds(dl, act=act)[0][0]
         if p.ndim!=1: raise ValueError(f"predict: the model gives {tuple(p.shape)} for an image, not a score a class; use get_preds")
+        if len(p)==1 and not 0<=p[0]<=1: raise ValueError(f"predict: the one output is {p[0]:g}, which is no probability of a class; use get_preds")
         i,vocab = int(p.argmax()) if len(p)>1 else int(p[0]>.5),getattr(self.dls, 'vocab', None)     # one output: the probability of the second class
         return (vocab[i] if vocab else str(i)), i, p
 
@@ -563,9 +578,10 @@ class Learner:
             if y.is_floating_point(): return    # they do not count classes
             ignore = self.loss_facts.ignore
             c = int((y if ignore is None else torch.where(y==ignore, -1, y)).max())+1
+        if n_out==1 and c==2 and (y.is_floating_point() or self.loss_facts.n_class(1)==2): return
         if n_out<c: raise ValueError(f"Learner: the model has {n_out} outputs, the data {c} classes; build the model with n_out={c}")
 
-    def _forget(self): self.xb = self.yb = self.idx = self.targ = self.pred = self.loss = None
+    def _forget(self): self.xb = self.yb = self.idx = self.targ = self._host_targ = self.pred = self.loss = None
 
     # Optimizer, freezing
 
@@ -575,6 +591,7 @@ class Learner:
         if self._opt_as_made[0] is not self.opt: self._opt_as_made = self.opt,describe_opt(self.opt)
         return self.opt
 
+    @asks_back
     def freeze_to(self, n:int):
         "Train only the splitter's parameter groups from `n` on (negative counts from the end), and every norm layer"
         freeze_to(self.model, self.splitter(self.model), n)
@@ -584,6 +601,7 @@ class Learner:
 
     # Saving
 
+    @asks_back
     def save(self,
         file:str|Path='models/model',   # relative to `learn.path`; `.pt` is added where there is no suffix. A name in `.safetensors` gets the model's weights alone
     )->Path:                            # where it was written
@@ -591,6 +609,7 @@ class Learner:
         if self._mid: raise ValueError("save: a batch is half done, which cannot be resumed; save in after_batch or after_epoch")
         return write_checkpoint(self, self._file(file))
 
+    @asks_back
     def load(self,
         file:str|Path='models/model',   # as for `save`
         strict:bool=True,               # False: only weights whose name and shape fit, and no optimizer state
@@ -623,7 +642,9 @@ class Learner:
 
     def _file(self, file)->Path:
         p = check_path('Learner', 'path', self.path)/check_path('Learner', 'file', file)
-        return p if p.suffix else p.with_suffix('.pt')
+        f = p if p.suffix else p.with_suffix('.pt')
+        if p.is_dir() and not f.is_file(): raise ValueError(f"Learner: {p} is a folder; give the name of a file in it")
+        return f
 
 # %% ../nbs/learner.ipynb #5c6abcec
 def _misplaced(e): return RuntimeError(f"{type(e).__name__} was raised in {getattr(e, 'where', 'the loop')}, where nothing catches it; raise it within its own stretch")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'focal_loss', 'sigmoid_focal_loss', 'FocalLoss', 'bce_sum', 'loss_name', 'ZeroRows', 'LossFacts',
-           'share', 'read_loss', 'unreduced', 'feature_distance']
+           'share', 'read_loss', 'counted', 'unreduced', 'feature_distance']
 
 # %% ../nbs/losses.ipynb #a3292cda
 import copy, inspect, warnings
@@ -131,6 +131,8 @@ class LossFacts:
     agrees:bool=True            # one-hot targets give what class indices give, up to that
     activation:Callable=None    # from scores to probabilities
     denominator:Callable=None   # the loss's own `denominator(y)`, if it declares one
+    unread:bool=False           # it took nothing that was tried: what is wrong with it will show
+    swapped:bool=False          # it takes the targets for scores
     _asked:torch.Tensor=None    # targets that `ignores` looked at last, in which version, and what it found
     _version:int=0
     _answer:bool=False
@@ -142,6 +144,17 @@ class LossFacts:
         if self.activation is not None: return self.activation
         raise ValueError(f"{who}: nothing says what {loss_name(self.loss_func)} takes the scores for; give act=torch.sigmoid (or another function), "
                          "or set it once: loss_func.activation = torch.sigmoid")
+
+    @property
+    def activation_name(self)->str|None:
+        "'softmax', 'sigmoid', 'exp' or 'identity'; None for another one, or if nothing says"
+        return next((n for n,f in ACTIVATIONS.items() if f is self.activation), None)
+
+    def n_class(self,
+        n_out:int,  # outputs of the model
+    )->int:
+        "How many classes class indices may name: one output tells two apart, unless the loss takes a softmax over it"
+        return 2 if n_out==1 and self.activation not in (_softmax, torch.exp) else n_out
 
     def ignores(self,
         y:torch.Tensor,     # clean targets
@@ -242,7 +255,7 @@ class _Watch(TorchFunctionMode):
     "See which functions of torch a loss calls, and what they are given and give"
     def __init__(self, pred, y):
         super().__init__()
-        self.pred,self.y,self.acts,self.weights,self.ignored,self.elsewhere = pred,y,set(),[],[],False
+        self.pred,self.y,self.acts,self.weights,self.ignored,self.elsewhere,self.swapped = pred,y,set(),[],[],False,False
         p = pred.double()
         self.n_class = pred.shape[1] if pred.ndim>1 else 0
         both = [p.sigmoid(), (-p).sigmoid(), F.logsigmoid(p), F.logsigmoid(-p), F.softplus(p), F.softplus(-p)]
@@ -262,7 +275,8 @@ class _Watch(TorchFunctionMode):
     def _before(self, func, args, kwargs):
         a = args[0] if args else None
         if not isinstance(a, torch.Tensor): return
-        if func in _FUSED:
+        if func in _FUSED and len(args)>1 and self._is(a)=='y' and self._is(args[1])=='pred': self.swapped = True
+        elif func in _FUSED:
             act = ACTIVATIONS[_FUSED[func]]
             try: same = _alike(act(a.double()), act(self.pred.double()))
             except (IndexError, RuntimeError): same = False
@@ -295,13 +309,15 @@ def _alike(a, b):
 
 class _Trial:
     "Calls of a loss whose failure is an answer"
-    def __init__(self, loss_func): self.loss_func = loss_func
+    def __init__(self, loss_func): self.loss_func,self.swapped,self.estimated = loss_func,False,False
     def __call__(self, pred, y, watch=False):
         "The loss as a float; None if the loss does not take this. With `watch` also the watch"
         mode = _Watch(pred, y) if watch else nullcontext()
         try:
             with mode: l = self.loss_func(pred, y)
         except Exception: l = None  # whatever a loss says of targets that it does not take
+        if watch: self.swapped = self.swapped or mode.swapped
+        if not isinstance(l, (torch.Tensor, float)): l = None
         if isinstance(l, torch.Tensor) and l.ndim==0: l = l.item() if l.isfinite() else None
         return (l, mode) if watch else l
 
@@ -354,8 +370,36 @@ def _labels(c, device, weights, ignored)->torch.Tensor:
     if len(first)+len(last)==c: last += [0]     # as many samples as classes could be taken for something else
     return torch.tensor(first+last, device=device), len(first)
 
-def _read_indices(facts, trial, kind, c, pred):
-    "What the loss does with class indices; its watch, or None if it takes none"
+def _class_weights(trial, kind, c, pred)->torch.Tensor|None:
+    "Weights of the classes up to a factor, if the mean divides by those of the targets: from losses of single samples and of pairs"
+    # (a*w + b*v)/(w + v) is what a pair with the losses a and b and the weights w and v gives
+    def scores(k, by):
+        s = _made_up(pred, 1, 'any').double()
+        s[0, k if s.shape[1]>1 else 0] += by if s.shape[1]>1 or k else -by
+        if kind=='probabilities': s = s.softmax(1) if s.shape[1]>1 else s.sigmoid()
+        return s.to(pred.device, pred.dtype if pred.dtype==torch.float64 else torch.float32)
+    def loss(*samples): return trial(torch.cat([s for s,_ in samples]), torch.tensor([k for _,k in samples], device=pred.device))
+    for k0 in range(min(c, 8)):         # one whose weight is 0 says nothing of the others
+        first = scores(k0, 3.),k0
+        a,weights = loss(first),[]
+        if a is None: continue
+        for k in range(c):
+            other = scores(k, -3.),k
+            b,both = loss(other),loss(first, other)
+            if not isinstance(both, float): return None
+            if b is None: weights.append(0.)        # a mean over nothing is no number
+            elif not isinstance(b, float) or both==b: return None
+            else: weights.append((a-both)/(both-b))
+        w = torch.tensor(weights, device=pred.device)
+        return w if bool((w>-1e-4).all()) and bool(w.sum()>0) else None
+
+def _odd_labels(y, c)->list:
+    "Labels of a batch on the CPU that are no classes: perhaps the loss ignores them"
+    if y is None or y.device.type!='cpu' or y.is_floating_point(): return []
+    return y[(y<0) | (y>=c)].unique()[:2].tolist()
+
+def _read_indices(facts, trial, kind, c, pred, seen=()):
+    "What the loss does with class indices; its watch, or None if it takes none. `seen`: labels of the data that are no classes"
     y,cut = _labels(c, pred.device, [], [])
     l,watch = trial(_made_up(pred, len(y), kind), y, watch=True)
     if l is None: return None
@@ -363,24 +407,28 @@ def _read_indices(facts, trial, kind, c, pred):
     if isinstance(l, torch.Tensor): facts.reduction = 'none'
     if not isinstance(l, float): return watch
     safe = pred.device.type!='cuda' or not watch.elsewhere      # other functions may not bear a label out of range: on a GPU that ends the process
-    for w in [*watch.weights, None]:
-        for i in [*(i for i in watch.ignored if safe or 0<=i<c), None]:
+    ignored = [*seen, *(i for i in watch.ignored if i not in seen), *((-1, 255) if watch.elsewhere and pred.device.type=='cpu' else ())]
+    def settled(w):
+        for i in [*(i for i in ignored if safe or 0<=i<c), None]:
             facts.weight,facts.ignore = w,i
             y,cut = _labels(c, pred.device, [w] if w is not None else [], [i] if i is not None else [])
             p = _made_up(pred, len(y), kind)
-            if _means(trial, p, y, cut, lambda y: facts.size(y, len(y))):
-                facts.reduction = 'mean'
-                return watch
-            if _sums(trial, p, y, cut):
-                facts.reduction = 'sum'
-                return watch
+            if _means(trial, p, y, cut, lambda y: facts.size(y, len(y))): facts.reduction = 'mean'
+            elif _sums(trial, p, y, cut): facts.reduction = 'sum'
+            if facts.reduction: return True
+    if any(settled(w) for w in [*watch.weights, None]): return watch
+    # weights that it comes by in a way which the watch does not know
+    if (w := _class_weights(trial, kind, c, pred)) is not None and settled(w):
+        trial.estimated = facts.weight is not None
+        return watch
     facts.weight = facts.ignore = None
     return watch
 
 def _read_soft(facts, trial, kind, c, pred):
     "What it does with probabilities"
-    y,cut = _labels(c, pred.device, [facts.weight] if facts.weight is not None else [], [facts.ignore] if facts.ignore is not None else [])
-    p,one = _made_up(pred, len(y), kind),soft_targets(y, c, ignore=facts.ignore)
+    y,cut = _labels(max(c, 2), pred.device, [facts.weight] if facts.weight is not None else [], [facts.ignore] if facts.ignore is not None else [])
+    if c==1: y = y.clamp(0, 1)
+    p,one = _made_up(pred, len(y), kind),soft_targets(y, c, ignore=facts.ignore if c>1 else None)
     l,watch = trial(p, one, watch=True)
     if l is None: return None
     facts.probabilities = True
@@ -389,6 +437,8 @@ def _read_soft(facts, trial, kind, c, pred):
     elif facts.reduction in ('mean', 'sum') and isinstance(l, float):
         hard = trial(p, y)
         facts.by_samples = facts.reduction=='mean' and not _close(l, hard)
+        # weights found by values are known up to a factor, which counts where a mean over samples becomes one over weights
+        if facts.by_samples and trial.estimated: facts.weight = facts.weight*(l*len(y)/hard/float(facts.size(y, len(y))))
         facts.agrees = _close(l*len(y)/float(facts.size(y, len(y))) if facts.by_samples else l, hard)
     return watch
 
@@ -405,7 +455,12 @@ def _read(facts, trial, pred, y):
     watches = []
     classes = pred.ndim==2 and (y is None or y.ndim==1 and not y.is_floating_point())
     for kind in ('any', 'probabilities'):
-        if classes: watches = [_read_indices(facts, trial, kind, pred.shape[1], pred)]
+        if classes:
+            seen = _odd_labels(y, facts.n_class(pred.shape[1]))
+            # one output may stand for two classes
+            for c in ((2, 1) if pred.shape[1]==1 else (pred.shape[1],)):
+                watches = [_read_indices(facts, trial, kind, c, pred, seen)]
+                if watches[0]: break
         if pred.ndim==2 and (classes or y.shape[1:]==pred.shape[1:]): watches.append(_read_soft(facts, trial, kind, pred.shape[1], pred))
         if y is not None and not any(watches):
             rows = torch.arange(8, device=pred.device)%len(y)
@@ -415,11 +470,13 @@ def _read(facts, trial, pred, y):
                 watches.append(watch)
                 _read_rows(facts, trial, p, ys)
         elif y is None and not any(watches):
-            p = _made_up(pred, 8, kind)
-            l,watch = trial(p, _made_up(pred, 9, 'probabilities')[1:], watch=True)
-            if l is not None: watches.append(watch)
+            p,ys = _made_up(pred, 8, kind),_made_up(pred, 9, 'probabilities')[1:]
+            for ys in ((ys, ys[:, 0]) if pred.ndim==2 and pred.shape[1]==1 else (ys,)):
+                l,watch = trial(p, ys, watch=True)
+                if l is not None: watches.append(watch)
         watches = [w for w in watches if w]
         if watches: break
+    facts.unread,facts.swapped = not watches,trial.swapped
     acts = set().union(*(w.acts for w in watches)) if watches else set()
     if len(acts)==1: facts.activation = ACTIVATIONS[acts.pop()]
 
@@ -459,6 +516,19 @@ def _spare(loss_func):
     if not isinstance(loss_func, nn.Module): return loss_func
     try: return copy.deepcopy(loss_func)
     except Exception: return loss_func  # holds something that cannot be copied
+
+# %% ../nbs/losses.ipynb #ad7a28f1
+def counted(
+    pred,               # scores of a batch, N first
+    y:torch.Tensor,     # its clean targets
+    facts:LossFacts,    # of the loss
+    host:torch.Tensor=None, # the targets on the CPU, if they came from there: to look at them costs no waiting
+)->tuple:               # scores and targets of the samples that the loss does not ignore
+    "What a metric shall see of a batch"
+    if facts.ignore is None or y.is_floating_point() or y.ndim!=1 or not isinstance(pred, torch.Tensor): return pred,y
+    if not facts.ignores(y if host is None or host.shape!=y.shape else host): return pred,y
+    kept = y!=facts.ignore
+    return pred[kept],y[kept]
 
 # %% ../nbs/losses.ipynb #f67d6a88
 def unreduced(

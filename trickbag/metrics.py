@@ -14,7 +14,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from .losses import LossFacts, read_loss
+from .checks import PLAIN_ERRORS, says_who, shape_text
+from .losses import LossFacts, counted, read_loss
 
 # %% ../nbs/metrics.ipynb #31807d16
 def true_classes(
@@ -138,23 +139,25 @@ class Averages:
         self.names = ['loss']+[metric_name(m) for m in metrics]
         self.strict,self.failed = strict,set()
         self.directions = {}                # after `compute`: column -> whether higher is better, None if nothing says so
-        self.n,self.size,self.sums = 0,0,torch.zeros(1+len(self.funcs), device=device, dtype=torch.float32 if device.type=='mps' else torch.float64)
+        self.n,self.kept,self.size,self.sums = 0,0,0,torch.zeros(1+len(self.funcs), device=device, dtype=torch.float32 if device.type=='mps' else torch.float64)
 
     def add(self,
         loss:torch.Tensor,  # mean over the batch
         pred:torch.Tensor,  # scores, N first; if the model gives something else, such as a tuple, metrics get it as it is
         y:torch.Tensor,     # clean targets
         facts:LossFacts=None,   # of the loss, for one that divides by something else than samples, or is a sum
+        host:torch.Tensor=None, # the targets on the CPU, if they came from there
     ):
-        "Count one batch"
-        n,p = len(y),pred.float() if isinstance(pred, torch.Tensor) else pred
-        values = [self._try(k, lambda: batch_value(k, f(p, y), loss.device)) for k,f in self.funcs.items()]
+        "Count one batch; metrics do not see samples that the loss ignores"
         facts = facts or LossFacts(None)
-        size = facts.size(y, n)
+        n,size = len(y),facts.size(y, len(y))
+        p,y = counted(pred.float() if isinstance(pred, torch.Tensor) else pred, y, facts, host)
+        k = len(y)
+        values = [self._try(name, lambda: batch_value(name, f(p, y), loss.device)) if k else 0. for name,f in self.funcs.items()]
         missing = loss.new_full((), float('nan')).float()      # not new_tensor, which waits for a GPU
-        self.sums += torch.stack([facts.total(loss.float(), size).float(), *(n*(missing if v is None else v) for v in values)])
-        for k,m in self.objs.items(): self._try(k, lambda: m.update(p, y))
-        self.n,self.size = self.n+n,self.size+size
+        self.sums += torch.stack([facts.total(loss.float(), size).float(), *(missing if v is None else k*v if k else missing.new_zeros(()) for v in values)])
+        for name,m in self.objs.items() if k else (): self._try(name, lambda: m.update(p, y))
+        self.n,self.kept,self.size = self.n+n,self.kept+k,self.size+size
 
     def _try(self, name, f):
         if name in self.failed: return
@@ -170,7 +173,7 @@ class Averages:
         "`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if nothing was counted"
         if not self.n: return {}
         loss,*others = self.sums.tolist()
-        means = dict(zip(['loss', *self.funcs], [loss/float(self.size) if self.size else math.nan, *(s/self.n for s in others)]))
+        means = dict(zip(['loss', *self.funcs], [loss/float(self.size) if self.size else math.nan, *(s/self.kept if self.kept else math.nan for s in others)]))
         out,self.directions = {},{'loss': False}
         for k in self.names:
             if k in self.objs: new = self._try(k, lambda: self._columns(k, out)) or {}
@@ -193,16 +196,22 @@ def try_metrics(
     pred,               # scores of a batch, as evaluation gives them
     y:torch.Tensor,     # its clean targets
     device:torch.device,
+    facts:LossFacts=None,   # of the loss
 )->tuple:               # column -> value, column -> whether higher is better
     "What the metrics give for one batch; raises, with the metric's name, where one cannot work"
+    if facts is not None and facts.ignore is not None and not y.is_floating_point():
+        y = torch.where(y==facts.ignore, 0, y)      # a batch of which all samples are ignored is to tell something, too
     soft = y.is_floating_point() and y.ndim==2 and y.shape[1]>1 and not ((y.sum(1)-1).abs()>.01).any()
     for targets in ([y, y.argmax(1)] if soft else [y]):     # a loader that mixes samples does so in training only
         try:
             a = Averages(metrics, device)
-            a.add(torch.zeros((), device=device), pred, targets)
+            a.add(torch.zeros((), device=device), pred, targets, facts)
             return a.compute(),a.directions
         except Exception as e: failed = e if targets is y else failed
-    raise failed
+    if says_who(failed) or type(failed) not in PLAIN_ERRORS: raise failed
+    name = next((n.rsplit(' ', 1)[-1] for n in getattr(failed, '__notes__', ()) if n.startswith('  in metric ')), 'one')
+    raise type(failed)(f"metrics: {name} fails with scores {shape_text(pred)} and targets {shape_text(y)}: {str(failed).splitlines()[0] if str(failed) else type(failed).__name__}; "
+                       "put it into a function that brings them into its form") from failed
 
 def batch_value(
     name:str,       # of the metric

@@ -60,6 +60,10 @@ def _disagrees(learn, a, b):
 def _one_class(learn, a, b):
     if learn.loss_facts.activation is ACTIVATIONS['softmax']: return loss_name(learn.loss_func)
 
+def _no_probabilities(learn, a, b):
+    y = learn.targ
+    if y.is_floating_point() and bool(((y<0) | (y>1)).any()): return f'{y.min().item():g} to {y.max().item():g}'
+
 def _weighed(learn, a, b):
     facts = learn.loss_facts
     if facts.weight is not None or facts.denominator is not None: return 'the weights of their classes'
@@ -103,6 +107,7 @@ RULES = [
     Rule('writes y', 'the loss', 'targets become probabilities, which {} does not take', 'use nn.CrossEntropyLoss() or another loss on probabilities', _int_only, late=True),
     Rule('writes y', 'the loss', 'targets become probabilities, and {} says something else of one-hot targets than of class indices', 'the numbers are not comparable with those of plain training; smooth with LabelSmoothing() and not in the loss', _disagrees, warn=True, late=True),
     Rule('does threshold targets', 'the loss', '{} takes one class an image', 'use nn.BCEWithLogitsLoss()', _one_class, late=True),
+    Rule('owns smooth | does threshold targets', 'the loss', 'targets go from {}, so they are no probabilities', 'leave it out', _no_probabilities, late=True),
     Rule('owns distillation', 'owns accumulate', "the loss is divided by {} and the teacher's terms by samples, so that a window is not the big batch", 'leave one out, or use a plain mean: nn.CrossEntropyLoss()', _weighed, late=True),
     Rule('owns distillation', 'the model', 'the teacher has {}', 'use a teacher of the same classes, or give it a new head', _classes),
     Rule('does threshold targets', 'owns smooth', 'smoothing does not survive the threshold of {}', 'remove the smoothing, or give BinaryTargets threshold=None', _threshold, True),

@@ -11,6 +11,7 @@ import time, warnings
 import torch
 
 from ..callback import Callback
+from ..losses import counted
 from ..metrics import batch_value, is_metric_object, metric_name
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d
@@ -26,7 +27,7 @@ class Recorder(Callback):
 
     def _clear(self):
         self.losses,self.lrs,self.moms,self.ns = [],[],[],[]    # one entry a batch: loss, rate, momentum, samples
-        self.sums,self.start,self._new = [],0,[]                # of metrics, this epoch; first batch of this epoch; losses still on the device
+        self.sums,self.start,self._new = [],0,[]                # of metrics and of samples, this epoch; first batch of this epoch; losses still on the device
         self.sizes,self.is_sum = [],False                       # what the losses of this epoch are divided by, if not by samples
         self._facts,self._targs = None,[]                       # of the loss; targets whose sizes are still to be found, or these
 
@@ -55,13 +56,15 @@ class Recorder(Callback):
         self.lrs.append(g['lr'])
         if self._mom: self.moms.append(self._mom(g))
         if self._funcs:
-            new = [n*self._value(f, learn) for f in self._funcs]
+            pred,y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._host_targ)
+            k = len(y)
+            new = [*(k*self._value(f, pred, y, learn) if k else 0. for f in self._funcs), k]
             self.sums = [a+b for a,b in zip(self.sums, new)] if self.sums else new
         if len(self._new)==1000: self._flush()
 
-    def _value(self, f, learn):
+    def _value(self, f, pred, y, learn):
         "The metric of this batch; NaN, with a warning, if it fails: a run does not end for that"
-        try: return batch_value(metric_name(f), f(learn.pred.detach().float(), learn.targ), learn.device)
+        try: return batch_value(metric_name(f), f(pred, y), learn.device)
         except Exception as e:
             warnings.warn(f"metric {metric_name(f)} failed on a training batch, so it is NaN: {type(e).__name__}: {e}", stacklevel=2)
             return torch.full((), float('nan'), device=learn.device)
@@ -73,7 +76,8 @@ class Recorder(Callback):
         row,n,sizes = dict(epoch=learn.epoch),max(sum(ns), 1),self.sizes or ns
         total = sum(losses) if self.is_sum else sum(l*k for l,k in zip(losses, sizes) if k)
         row['train_loss'] = total/sum(sizes) if sum(sizes) else float('nan')
-        row |= {f'train_{metric_name(f)}': float(v)/n for f,v in zip(self._funcs, self.sums)}
+        k = self.sums[-1] if self.sums else 0
+        row |= {f'train_{metric_name(f)}': float(v)/k if k else float('nan') for f,v in zip(self._funcs, self.sums)}
         row |= {'valid_loss' if k=='loss' else k: v for k,v in learn.results.items()}
         learn.history.append(row | dict(time=time.perf_counter()-self._time))
 

@@ -20,8 +20,10 @@ def label_smoothing(
 )->torch.Tensor:        # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
     if n_out is None and not y.is_floating_point(): raise ValueError("label_smoothing: class indices need n_out, the number of classes")
-    if not y.is_floating_point(): return soft_targets(y, n_out, 1-eps+eps/n_out, eps/n_out, ignore)
-    return soft_targets(y, n_out).mul(1-eps).add_(eps/y.shape[1])
+    soft = y.is_floating_point()
+    if soft: y = soft_targets(y, n_out)
+    c = max(y.shape[1] if soft else n_out, 2)       # one output tells two classes apart
+    return y.mul(1-eps).add_(eps/c) if soft else soft_targets(y, n_out, 1-eps+eps/c, eps/c, ignore)
 
 class LabelSmoothing(Callback):
     "Smooth the targets of training batches; validation and metrics see them as they are"
