@@ -727,6 +727,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'trickbag.losses._cross_entropy': ('losses.html#_cross_entropy', 'trickbag/losses.py'),
                                  'trickbag.losses._declared': ('losses.html#_declared', 'trickbag/losses.py'),
                                  'trickbag.losses._each': ('losses.html#_each', 'trickbag/losses.py'),
+                                 'trickbag.losses._found_before': ('losses.html#_found_before', 'trickbag/losses.py'),
                                  'trickbag.losses._identity': ('losses.html#_identity', 'trickbag/losses.py'),
                                  'trickbag.losses._keep_generators': ('losses.html#_keep_generators', 'trickbag/losses.py'),
                                  'trickbag.losses._labels': ('losses.html#_labels', 'trickbag/losses.py'),

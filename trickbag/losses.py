@@ -8,10 +8,11 @@ __all__ = ['ACTIVATIONS', 'focal_loss', 'sigmoid_focal_loss', 'FocalLoss', 'bce_
 
 # %% ../nbs/losses.ipynb #a3292cda
 import copy, inspect, warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -393,6 +394,12 @@ def _class_weights(trial, kind, c, pred)->torch.Tensor|None:
         w = torch.tensor(weights, device=pred.device)
         return w if bool((w>-1e-4).all()) and bool(w.sum()>0) else None
 
+_weights_found = WeakKeyDictionary()     # loss -> what was found for it: with many classes it takes a second
+
+def _found_before(loss_func):
+    try: return _weights_found.get(loss_func)
+    except TypeError: return None       # something that cannot be a key
+
 def _odd_labels(y, c)->list:
     "Labels of a batch on the CPU that are no classes: perhaps the loss ignores them"
     if y is None or y.device.type!='cpu' or y.is_floating_point(): return []
@@ -418,8 +425,10 @@ def _read_indices(facts, trial, kind, c, pred, seen=()):
             if facts.reduction: return True
     if any(settled(w) for w in [*watch.weights, None]): return watch
     # weights that it comes by in a way which the watch does not know
-    if (w := _class_weights(trial, kind, c, pred)) is not None and settled(w):
+    for find in (lambda: _found_before(facts.loss_func), lambda: _class_weights(trial, kind, c, pred)):
+        if (w := find()) is None or len(w)!=c or not settled(w): continue
         trial.estimated = facts.weight is not None
+        with suppress(TypeError): _weights_found[facts.loss_func] = w
         return watch
     facts.weight = facts.ignore = None
     return watch

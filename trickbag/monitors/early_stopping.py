@@ -11,6 +11,7 @@ import warnings
 import torch
 
 from ..callback import Callback, CancelFit
+from ..checks import check_number
 from ..metrics import higher_is_better, is_metric_object, metric_name
 from .progress import format_value, say
 from .recorder import Recorder
@@ -53,7 +54,8 @@ class BestEpoch(Callback):
     train = True            # False: it needs a value of the validation
     def __init__(self, monitor, mode, min_delta):
         self.monitor = monitor      # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
-        self.mode,self.min_delta,self.direction = mode,min_delta,monitor_mode(monitor, mode)
+        self.mode,self.direction = mode,monitor_mode(monitor, mode)
+        self.min_delta = check_number(type(self).__name__, 'min_delta', min_delta)
 
     def check(self, learn):
         # what metric objects give is known when they have seen a batch
