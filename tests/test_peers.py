@@ -210,7 +210,7 @@ def test_a_boundless_deviation_draws_strengths_evenly_as_in_timm(mstd):
 
 
 def test_a_deviation_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match='mstd >= 0'): tb.RandAugment(mstd=float('nan'))
+    with pytest.raises(ValueError, match='mstd'): tb.RandAugment(mstd=float('nan'))
 
 
 @pytest.mark.parametrize('n,keep', [(1, .5), (5, .5), (15, .5), (16, .5), (10, .33), (64, .7)])
