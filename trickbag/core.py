@@ -178,11 +178,13 @@ def _own_order(sampler, loading)->list|bool:
     inner = getattr(sampler, 'sampler', sampler)
     if type(sampler) in (loading.BatchSampler, loading.SequentialSampler) and type(inner) is loading.SequentialSampler: return True
     if _shuffles(inner, loading): return False
-    passes = []
-    with keep_rng(None, sampler, inner):
+    passes,own = [],[g for o in (sampler, inner) if isinstance(g := getattr(o, 'generator', None), torch.Generator)]
+    states = [g.get_state() for g in own]
+    with keep_rng():
         for seed in range(2):
             seed_all(seed)
             passes.append([int(i) for o in sampler for i in (o if isinstance(o, (list, tuple)) else [o])])
+    for g,state in zip(own, states): g.set_state(state)
     return passes[0] if passes[0]==passes[1] else False
 
 def sample_order(
