@@ -17,15 +17,18 @@ def fresh():
     torch.set_grad_enabled(True); torch.use_deterministic_algorithms(False); torch.set_num_threads(1)
     if plt := __import__('sys').modules.get('matplotlib.pyplot'): plt.close('all'); plt.rcdefaults()
 
+def no_network(connect):
+    "A socket's `connect` that refuses other machines"
+    def local(self, address):
+        if isinstance(address, tuple) and address[0] not in ('localhost', '::1') and not str(address[0]).startswith('127.'):
+            raise OSError(f'tests use no network, and this one connects to {address[0]}')
+        return connect(self, address)
+    return local
+
 @pytest.fixture(autouse=True)
 def same_start(monkeypatch):
     cwd,env,sigint = os.getcwd(),dict(os.environ),signal.getsignal(signal.SIGINT)
-    real = socket.socket.connect
-    def connect(self, address):
-        if isinstance(address, tuple) and address[0] not in ('localhost', '::1') and not str(address[0]).startswith('127.'):
-            raise OSError(f'tests use no network, and this one connects to {address[0]}')
-        return real(self, address)
-    monkeypatch.setattr(socket.socket, 'connect', connect)
+    monkeypatch.setattr(socket.socket, 'connect', no_network(socket.socket.connect))
     fresh()
     yield
     os.chdir(cwd); signal.signal(signal.SIGINT, sigint)
