@@ -3,7 +3,10 @@ import os, random, signal, socket
 for o in 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS': os.environ[o] = '1'
 import numpy as np, pytest, torch
 
-def pytest_configure(config): torch.set_num_threads(1)
+def pytest_configure(config):
+    torch.set_num_threads(1)
+    # a shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collection_modifyitems(items):
     "Workers that collect tests of other names run none: an address in a name differs from one to the next"
