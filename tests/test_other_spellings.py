@@ -344,3 +344,45 @@ def test_a_folder_is_no_file(tmp_path):
     (tmp_path/'sub').mkdir()
     learn = tiny_learner(path=tmp_path)
     for f in (lambda: learn.save('sub'), lambda: learn.load('sub'), lambda: learn.fit(1, resume='sub')): one_line(f, 'is a folder')
+
+@pytest.mark.parametrize('argv,word', [('--epochs -1', 'must be 1 or more'), ('--epochs x', 'invalid whole number value'), ('--size 0', 'must be 1 or more'), ('--bs 0', 'must be 1 or more'), ('--lr nan', 'finite number above 0'),
+                                       ('--lr -1', 'finite number above 0'), ('--out /dev/null', 'cannot be made'), ('--out /dev/null/x', 'cannot be made')])
+def test_the_command_line_says_what_is_wrong(argv, word, capsys):
+    from trickbag.cli import main
+    with pytest.raises(SystemExit) as e: main(['demo', *argv.split()])
+    assert e.value.code==2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert word in last and argv.split()[0] in last
+
+# Tables and lists
+
+def _files(folder, n=8):
+    from PIL import Image
+    for i in range(n): Image.new('RGB', (9, 9), (9*i, 0, 0)).save(folder/f'{i}.png')
+    return [str(folder/f'{i}.png') for i in range(n)]
+
+@pytest.mark.parametrize('marks', [['train', 'valid']*4, ['0', '1']*4, ['False', 'True']*4, [0., 1.]*4, np.array([False, True]*4), torch.tensor([False, True]*4), [float('nan'), 1]*4])
+def test_marks_of_validation_in_every_form(marks, tmp_path):
+    dls = DataLoaders.from_lists(_files(tmp_path), list('aabbaabb'), is_valid=marks, size=8, bs=2)
+    assert [dls.name(i).rsplit('/')[-1] for i in range(4)]==['1.png', '3.png', '5.png', '7.png']
+
+def test_marks_that_mean_nothing(tmp_path): one_line(lambda: DataLoaders.from_lists(_files(tmp_path), list('aabbaabb'), is_valid=[0, 2]*4, size=8), 'from_lists: ', '2')
+
+def test_labels_in_several_columns_are_asked_for(tmp_path):
+    _files(tmp_path)
+    (tmp_path/'labels.csv').write_text('file,cat,dog\n'+''.join(f'{i}.png,{i%2},{1-i%2}\n' for i in range(8)))
+    one_line(lambda: DataLoaders.from_csv(tmp_path, size=8), 'label_col', "'cat' and 'dog'")
+    assert DataLoaders.from_csv(tmp_path, size=8, bs=2, label_col='dog').vocab==['0', '1']
+
+def test_a_split_that_is_not_used_is_said(tmp_path):
+    _files(tmp_path)
+    (tmp_path/'labels.csv').write_text('file,label,part\n'+''.join(f'{i}.png,{"ab"[i%2]},{"test" if i>5 else "train"}\n' for i in range(8)))
+    with pytest.warns(UserWarning, match="valid_col='part'"): DataLoaders.from_csv(tmp_path, size=8, bs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        dls = DataLoaders.from_csv(tmp_path, size=8, bs=2, valid_col='part')
+    assert [dls.name(i).rsplit('/')[-1] for i in range(2)]==['6.png', '7.png']
+
+def test_columns_called_by_numbers(tmp_path):
+    rows = [{0: f, 1: 'ab'[i%2]} for i,f in enumerate(_files(tmp_path))]
+    assert DataLoaders.from_rows(rows, file_col=0, label_col=1, size=8, bs=2).vocab==['a', 'b']

@@ -18,6 +18,25 @@ def wait_passively():
     if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys() and 'torch' not in sys.modules:
         os.environ['OMP_WAIT_POLICY'] = 'passive'
 
+# not those of `checks`: --help should not wait for torch
+
+def _whole(low):
+    "A type for argparse: a whole number, and not a smaller one than `low`"
+    def whole(text):
+        n = int(text)
+        if low is not None and n<low: raise argparse.ArgumentTypeError(f"must be {low} or more, got {text}")
+        return n
+    whole.__name__ = 'whole number'     # argparse shows it
+    return whole
+
+def _rate(text):
+    "A type for argparse: a finite number above 0"
+    rate = float(text)
+    if not 0<rate<float('inf'): raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text}")
+    return rate
+
+_rate.__name__ = 'number'
+
 def main(argv=None):
     "Entry point of the command `trickbag`"
     ap = argparse.ArgumentParser('trickbag', description="Train image classifiers with tricks that compose.")
@@ -26,13 +45,16 @@ def main(argv=None):
     p = sub.add_parser('demo', help='train on the built-in toy set, about two minutes on two cores', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--out', default='trickbag-demo', help='folder for pictures, history and model')
     for n,v,h in (('epochs', 8, 'epochs to train'), ('size', 64, 'pixels'), ('bs', 32, 'images a batch'), ('seed', 42, 'of the run')):
-        p.add_argument(f'--{n}', type=int, default=v, help=h)
-    p.add_argument('--lr', type=float, default=4e-3, help='highest learning rate')
+        p.add_argument(f'--{n}', type=_whole(None if n=='seed' else 1), default=v, help=h)
+    p.add_argument('--lr', type=_rate, default=4e-3, help='highest learning rate')
     p = sub.add_parser('cache', help='list or clear the decoded images that are kept on disk')
     p.add_argument('--clear', metavar='NAME', help='remove the set of that name, or all')
     a = ap.parse_args(argv)
     wait_passively()
     if a.cmd=='cache': return show_cache(a.clear)
+    try: os.makedirs(a.out, exist_ok=True)
+    except OSError as e: ap.error(f"argument --out: {a.out} cannot be made ({e.strerror}); give another folder")
+    if not os.access(a.out, os.W_OK): ap.error(f"argument --out: {a.out} cannot be written to; give another folder")
     from trickbag.demo import run_demo      # here: --help and --version should not wait for torch
     run_demo(a.out, a.epochs, a.size, a.bs, a.lr, a.seed)
 

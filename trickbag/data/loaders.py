@@ -49,7 +49,8 @@ _INSTEAD = dict(
        ('transform', 'transforms', 'tfms', 'batch_tfms', 'aug', 'augment', 'augmentation', 'augmentations', 'aug_transforms', 'train_transform', 'valid_transform')})
 
 # of these it is known what may have been meant: `from_sources` and its kin say it better than `check_types`
-_LOOKED_AT = {'size', 'bs', 'valid_bs', 'presize', 'threads', 'scale', 'mean', 'std', 'vocab', 'box_cols', 'files', 'labels', 'delimiter'}
+_LOOKED_AT = {'size', 'bs', 'valid_bs', 'presize', 'threads', 'scale', 'mean', 'std', 'vocab', 'box_cols', 'files', 'labels', 'delimiter',
+              'file_col', 'label_col', 'valid_col'}     # columns of pandas may be called by numbers
 
 def _asks_back(*own):   # names that the function passes on itself
     "A function that answers an argument it does not have with one line: the right one and its own name"
@@ -301,6 +302,7 @@ class DataLoaders:
         n = len(files)
         for name,o in (('is_valid', is_valid), ('boxes', boxes)):
             if o is not None and len(o)!=n: raise ValueError(f"from_lists: {n} files but {len(o)} entries of {name}")
+        if is_valid is not None: is_valid = [_truth(_plain(v), 'from_lists') for v in is_valid]
         if is_valid is None: tr,va = split_idxs(labels, valid_pct, seed, stratify)
         else: tr,va = [i for i,v in enumerate(is_valid) if not v],[i for i,v in enumerate(is_valid) if v]
         if not tr: raise ValueError("from_lists: no training files; every one is marked as validation")
@@ -377,9 +379,11 @@ class DataLoaders:
             name = str(cols[k]).strip() if len(cols)>k else ''
             if given is None and (not name or name.startswith('Unnamed:')):
                 raise ValueError(f"from_rows: give {arg}; "+(f"column {k+1} has no name (it may be the index of a pandas table)" if len(cols)>k else 'there is one column only')+f"; columns are {', '.join(map(repr, cols))}")
+        chosen = label_col is not None
         file_col,label_col = cols[0] if file_col is None else file_col,cols[1] if label_col is None else label_col
         for c in (file_col, label_col, *([valid_col] if valid_col else []), *(box_cols or [])):
             if c not in cols: raise ValueError(f"from_rows: there is no column {c!r}; columns are {', '.join(map(str, cols))}")
+        _look_at_unused(rows, [c for c in cols if c not in (file_col, label_col, valid_col, *(box_cols or []))], None if chosen else label_col, valid_col)
         files = _row_files(rows, path, file_col, suff)
         is_valid = [_truth(r[valid_col]) for r in rows] if valid_col else None
         boxes = [_row_box(r, box_cols, f) for r,f in zip(rows, files)] if box_cols else None
@@ -601,9 +605,20 @@ def _plain(l):
     "Of numpy and torch: a scalar as Python's own. Arrays of one dimension and more stay as they are"
     return l.item() if hasattr(l, 'item') and getattr(l, 'shape', ())==() else l
 
-def _truth(v)->bool:
+def _look_at_unused(rows, unused, label_col, valid_col):
+    "Refuse or warn where columns that are not used say something of the labels or of the split; `label_col`: as taken by its place, None if it was chosen"
+    def only(c, words): return all(str(r[c]).strip().lower() in words for r in rows)
+    hot = [c for c in unused if only(c, {'0', '1', '0.0', '1.0'})] if label_col is not None and only(label_col, {'0', '1', '0.0', '1.0'}) else []
+    if hot:
+        raise ValueError(f"from_rows: the columns {label_col!r} and {hot[0]!r} hold 0 and 1 only, so the label may stand in several columns; give label_col, or make one column "
+                         "of them, such as df[names].idxmax(axis=1)")
+    split = next((c for c in unused if only(c, {'train', 'valid', 'val', 'validation', 'test'}) and len({str(r[c]) for r in rows})>1), None)
+    if split is not None and valid_col is None:
+        warnings.warn(f"from_rows: the column {split!r} names a split and is not used, so the split is a random one; give valid_col={split!r}")
+
+def _truth(v, who='from_rows')->bool:
     s = str(v).strip().lower()
     if s in ('1', '1.0', 'true', 't', 'yes', 'y', 'valid', 'val', 'validation', 'test'): return True
     if s in ('0', '0.0', 'false', 'f', 'no', 'n', 'train', '', 'nan', 'none'): return False
-    raise ValueError(f"from_rows: cannot tell whether {v!r} means validation; use True/False, 1/0 or train/valid")
+    raise ValueError(f"{who}: cannot tell whether {v!r} means validation; use True/False, 1/0 or train/valid")
 
