@@ -107,7 +107,7 @@ def test_what_is_saved_holds_no_pickled_objects(tmp_path):
     learn.fit(1, cbs=Save()); learn.save(tmp_path/'end')
     for f in ('mid.pt', 'end.pt'):
         d = torch.load(tmp_path/f, weights_only=True)
-        assert set(d)=={'trickbag', 'made_with', 'model', 'opt', 'cbs', 'loop', 'history', 'vocab', 'fit', 'fits'}
+        assert set(d)=={'trickbag', 'made_with', 'digest', 'model', 'opt', 'cbs', 'loop', 'history', 'vocab', 'fit', 'fits'}
     assert {'EMA', 'GradientAccumulation'} <= set(torch.load(tmp_path/'mid.pt', weights_only=True)['cbs'])
 
 @pytest.mark.parametrize('name', IDS)
