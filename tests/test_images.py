@@ -99,9 +99,18 @@ def test_a_run_goes_on_when_its_set_is_cleared(folder, tmp_path, monkeypatch, la
     list(other); other.store.saved.result(); assert (other.store.arrays.folder/'whole').exists()
 
 def test_a_set_cleared_while_it_is_made_safe_is_not_said_whole(folder, tmp_path, monkeypatch):
-    a = disk(folder, tmp_path, monkeypatch); fsync,other = os.fsync,[]
-    def slow(fd): fsync(fd); clear_cache(); other.append(disk(folder, tmp_path, monkeypatch))      # between the disk's word and the mark
-    monkeypatch.setattr(os, 'fsync', slow); list(a); a.store.saved.result(); monkeypatch.setattr(os, 'fsync', fsync)
+    a = disk(folder, tmp_path, monkeypatch)
+    fsync, other = os.fsync, []
+    def slow(fd):
+        "Another run clears the set, and begins it anew, between the disk's word and the mark"
+        monkeypatch.setattr(os, 'fsync', fsync)
+        fsync(fd)
+        clear_cache()
+        other.append(disk(folder, tmp_path, monkeypatch))
+    monkeypatch.setattr(os, 'fsync', slow)
+    list(a)
+    a.store.saved.result()
+    assert other
     assert not a.store.left and not (other[0].store.arrays.folder/'whole').exists()
     list(other[0]); other[0].store.saved.result(); assert (other[0].store.arrays.folder/'whole').exists()
 
