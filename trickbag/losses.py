@@ -535,9 +535,10 @@ def counted(
 )->tuple:               # scores and targets of the samples that the loss does not ignore
     "What a metric shall see of a batch"
     if facts.ignore is None or y.is_floating_point() or y.ndim!=1 or not isinstance(pred, torch.Tensor): return pred,y
-    if not facts.ignores(y if host is None or host.shape!=y.shape else host): return pred,y
-    kept = y!=facts.ignore
-    return pred[kept],y[kept]
+    asked = y if host is None or host.shape!=y.shape else host
+    if not facts.ignores(asked): return pred,y
+    rows = (asked!=facts.ignore).nonzero()[:,0].to(y.device, non_blocking=True)     # found where it costs no waiting
+    return pred[rows],y[rows]
 
 # %% ../nbs/losses.ipynb #f67d6a88
 def unreduced(
