@@ -162,6 +162,7 @@ def plant():
 def main(n:int, plant_it:bool, out:Path=OUT, chunk:int=25):
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
+    mend()      # a background job ignores Ctrl-C
     if plant_it: plant()
     rows = json.loads(out.read_text()) if out.exists() and not plant_it else []
     for name,*_ in CALLS:
