@@ -13,7 +13,7 @@ import pytest
 from trickbag.all import *
 from trickbag.monitors import csv_logger, progress
 from trickbag.monitors.progress import Bar, Progress, bar, say, surroundings
-from trickbag.testing import StopAt, tiny_learner, weights
+from trickbag.testing.prove import StopAt, tiny_learner, weights
 
 @pytest.fixture(autouse=True)
 def new_output(monkeypatch): monkeypatch.setattr(progress, '_output', progress._Output())

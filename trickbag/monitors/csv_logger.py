@@ -10,7 +10,7 @@ import csv, os, warnings
 from pathlib import Path
 
 from ..callback import Callback
-from ..core import atomic_write, check_writable
+from ..core.files import atomic_write, check_writable
 
 # %% ../../nbs/monitors/csv_logger.ipynb #2446e864
 class CSVLogger(Callback):

@@ -11,8 +11,8 @@ import warnings
 import torch
 
 from ..callback import Callback, CancelFit
-from ..checks import check_number
-from ..metrics import higher_is_better, is_metric_object, metric_name
+from ..loop.checks import check_number
+from ..loop.metrics import higher_is_better, is_metric_object, metric_name
 from .progress import format_value, say
 from .recorder import Recorder
 

@@ -11,8 +11,8 @@ import time, warnings
 import torch
 
 from ..callback import Callback
-from ..losses import counted
-from ..metrics import batch_value, is_metric_object, metric_name
+from ..loop.losses import counted
+from ..loop.metrics import batch_value, is_metric_object, metric_name
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d
 class Recorder(Callback):

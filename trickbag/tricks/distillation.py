@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..core import keep_modes
-from ..losses import feature_distance
-from ..optimizer import linear_width
+from ..core.basics import keep_modes
+from ..loop.losses import feature_distance
+from ..loop.optimizer import linear_width
 
 # %% ../../nbs/tricks/distillation.ipynb #ee0d8129
 def distill_kl(

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..callback import Callback
 from ..models.xresnet import last_stages
-from ..optimizer import NORMS
-from ..schedule import run_position, sched_lin
+from ..loop.optimizer import NORMS
+from ..loop.schedule import run_position, sched_lin
 
 # %% ../../nbs/tricks/drop_block.ipynb #58b51c8b
 def drop_block(

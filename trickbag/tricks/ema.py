@@ -11,7 +11,7 @@ import math
 import torch
 
 from ..callback import Callback
-from ..modules import found_tensors
+from ..core.modules import found_tensors
 
 # %% ../../nbs/tricks/ema.ipynb #3cbe417f
 def ema_decay(

@@ -11,12 +11,12 @@ from functools import partial
 import torch
 from fastcore.basics import patch
 
-from ..batchnorm import last_batchnorm
+from ..models.batchnorm import last_batchnorm
 from ..callback import Callback
-from ..checks import asks_back
-from ..core import keep_attrs, listed
+from ..loop.checks import asks_back
+from ..core.basics import keep_attrs, listed
 from ..learner import Learner
-from ..sizes import AtSize
+from ..look.sizes import AtSize
 
 # %% ../../nbs/tricks/fix_res.ipynb #22d463dc
 class FixRes(AtSize):

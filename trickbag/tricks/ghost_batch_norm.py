@@ -14,7 +14,7 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..callback import Callback
-from ..modules import own_forward, wrap_forward
+from ..core.modules import own_forward, wrap_forward
 
 # %% ../../nbs/tricks/ghost_batch_norm.ipynb #94348f00
 def ghost_chunks(

@@ -11,7 +11,7 @@ from bisect import bisect_right
 import torch
 
 from ..callback import Callback, CancelBatch
-from ..schedule import run_position
+from ..loop.schedule import run_position
 from ..vision.crop import active_crop, resize_batch
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e

@@ -10,8 +10,8 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
-from ..interrupts import interrupts_held, interrupts_released
-from ..losses import share
+from ..core.interrupts import interrupts_held, interrupts_released
+from ..loop.losses import share
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()

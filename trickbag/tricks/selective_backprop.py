@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
-from ..core import keep_modes, soft_targets
-from ..losses import unreduced
-from ..schedule import run_position
+from ..core.basics import keep_modes
+from ..loop.targets import soft_targets
+from ..loop.losses import unreduced
+from ..loop.schedule import run_position
 
 # %% ../../nbs/tricks/selective_backprop.ipynb #ae1a0d0e
 def pick_hard(

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..core import keep_rng, mix_seed, name_key, seed_default
+from ..core.streams import mix_seed, name_key, seed_default
+from ..core.threads import keep_rng
 
 # %% ../../nbs/tricks/squeeze_excite.ipynb #0921008e
 class ChannelGate(nn.Module):

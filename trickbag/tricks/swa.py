@@ -8,9 +8,9 @@ __all__ = ['swa_update', 'SWA']
 # %% ../../nbs/tricks/swa.ipynb #76a05251
 import torch
 
-from ..batchnorm import has_stats, update_bn
+from ..models.batchnorm import has_stats, update_bn
 from ..callback import Callback
-from ..interrupts import interrupts_held
+from ..core.interrupts import interrupts_held
 
 # %% ../../nbs/tricks/swa.ipynb #aa0a3a95
 def swa_update(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..optimizer import trained_norms
+from ..loop.optimizer import trained_norms
 
 # %% ../../nbs/tricks/whiten.ipynb #d64e1c7e
 @torch.no_grad()
