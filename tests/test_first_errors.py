@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trickbag.all import *
-from trickbag.loop.checks import check_device, check_lr, check_number, check_whole
+from trickbag.core.arguments import check_device, check_lr, check_number, check_whole
 from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
 
 nan = float('nan')

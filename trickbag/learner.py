@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
-                               CancelValidate, CheckTargets, GatherPreds, ToDevice, compose, hooks, layered)
-from .loop.checks import (asks_back, check_device, check_item, check_loader, check_loss, check_lr, check_path, check_seed, check_whole,
-    explained, loader_failed, output_text, refuse_batch)
+    CancelValidate, compose, hooks, layered)
+from .loop.defaults import CheckTargets, GatherPreds, ToDevice
+from .core.arguments import asks_back, check_device, check_lr, check_path, check_seed, check_whole
+from .loop.checks import (check_item, check_loader, check_loss, explained, loader_failed, output_text, refuse_batch)
 from .loop.checkpoint import (apply_checkpoint, check_fits, check_resume, check_resume_cbs, newest_whole, own_cbs, place,
     put_back_if_refused, read_or_say_which, restore_cbs, write_checkpoint)
 from .core.basics import keep_modes, listed
@@ -27,7 +28,7 @@ from .loop.loading import batches_in, ordered_view, what_a_loader_leaves
 from .loop.targets import soft_targets
 from .core.draws import Draws, host_state, same_host_state, set_host_state
 from .core.interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
-from .loop.losses import LossFacts, read_loss
+from .loop.read_loss import LossFacts, read_loss
 from .loop.metrics import Averages, try_metrics
 from .core.modules import enter_training
 from .loop.optimizer import (adamw, check_loss_params, check_new_params, fit_groups, freeze_to, load_opt_state, made_opt, opt_eval,

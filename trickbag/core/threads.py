@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from .interrupts import interrupts_released, uninterrupted
+from .interrupts import interrupts_held, interrupts_released, uninterrupted
 
 # %% ../../nbs/core/03_threads.ipynb #7b27dc1e
 _turn = threading.RLock()   # who has it may seed the global generators: they are the whole process's

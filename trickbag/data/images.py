@@ -20,7 +20,7 @@ import numpy as np
 import PIL, torch
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
-from ..loop.checks import check_number
+from ..core.arguments import check_number
 from ..core.streams import mix_seed, seed_all
 from ..core.threads import keep_rng
 

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 
-from ..callback import Callback, CancelEpoch, CancelFit, ToDevice
+from ..callback import Callback, CancelEpoch, CancelFit
+from ..loop.defaults import ToDevice
 from ..loop.checkpoint import dry_fit
-from ..loop.checks import asks_back, check_whole
+from ..core.arguments import asks_back, check_whole
 from ..core.basics import keep_attrs, listed
 from ..loop.loading import batches_in
 from .explain import Table

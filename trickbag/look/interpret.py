@@ -12,8 +12,8 @@ from collections import namedtuple
 
 import torch
 
-from ..callback import GatherPreds
-from ..loop.checks import check_number, check_whole
+from ..loop.defaults import GatherPreds
+from ..core.arguments import check_number, check_whole
 from ..loop.loading import ordered_view, sample_order
 from .explain import Table
 from ..loop.metrics import true_classes

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .checks import PLAIN_ERRORS, says_who, shape_text
-from .losses import LossFacts, counted, read_loss
+from .read_loss import LossFacts, counted, read_loss
 
 # %% ../../nbs/loop/05_metrics.ipynb #31807d16
 def true_classes(

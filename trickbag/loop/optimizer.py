@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import nn
 
-from .checks import check_lr, check_whole
+from ..core.arguments import check_lr, check_whole
 from ..core.interrupts import uninterrupted
 from ..core.modules import check_lazy, warn_once
 

@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from .losses import ACTIVATIONS, loss_name
+from .read_loss import ACTIVATIONS, loss_name
 from ..core.modules import compiled_part, user_level
 
 # %% ../../nbs/loop/09_rules.ipynb #f6510054

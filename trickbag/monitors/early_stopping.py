@@ -11,7 +11,7 @@ import warnings
 import torch
 
 from ..callback import Callback, CancelFit
-from ..loop.checks import check_number
+from ..core.arguments import check_number
 from ..loop.metrics import higher_is_better, is_metric_object, metric_name
 from .progress import format_value, say
 from .recorder import Recorder

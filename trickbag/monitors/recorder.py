@@ -11,7 +11,7 @@ import time, warnings
 import torch
 
 from ..callback import Callback
-from ..loop.losses import counted
+from ..loop.read_loss import counted
 from ..loop.metrics import batch_value, is_metric_object, metric_name
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d

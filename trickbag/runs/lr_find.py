@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from ..callback import Callback, CancelEpoch, CancelFit
 from ..loop.checkpoint import dry_fit
-from ..loop.checks import asks_back, check_number, check_whole
+from ..core.arguments import asks_back, check_number, check_whole
 from ..loop.loading import batches_in
 from ..learner import Learner
 from ..loop.schedule import sched_exp

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/runs/01_one_cycle.ipynb #4b40a3ed
 from fastcore.basics import patch
 
-from ..loop.checks import asks_back, check_number, check_whole
+from ..core.arguments import asks_back, check_number, check_whole
 from ..core.interrupts import uninterrupted
 from ..learner import Learner
 from ..loop.schedule import FlatCos, OneCycle

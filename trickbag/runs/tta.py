@@ -14,9 +14,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..callback import Callback
-from ..loop.checks import asks_back
+from ..core.arguments import asks_back
 from ..learner import Learner
-from ..loop.losses import ACTIVATIONS
+from ..loop.read_loss import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
 
 # %% ../../nbs/runs/03_tta.ipynb #6283205d

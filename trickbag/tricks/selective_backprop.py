@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ..callback import Callback
 from ..core.basics import keep_modes
 from ..loop.targets import soft_targets
-from ..loop.losses import unreduced
+from ..loop.read_loss import unreduced
 from ..loop.schedule import run_position
 
 # %% ../../nbs/tricks/selective_backprop.ipynb #ae1a0d0e
