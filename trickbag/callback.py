@@ -7,7 +7,7 @@ __all__ = ['EVENTS', 'STAGES', 'PARTS', 'Cancel', 'CancelFit', 'CancelEpoch', 'C
            'CancelBackward', 'CancelStep', 'Callback', 'settings_of', 'compose', 'layered', 'class_name', 'hooks']
 
 # %% ../nbs/01_callback.ipynb #c964f380
-import difflib, inspect, warnings
+import difflib, inspect
 from copy import deepcopy
 from functools import wraps
 

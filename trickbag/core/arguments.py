@@ -6,7 +6,7 @@
 __all__ = ['is_whole', 'check_types', 'none_given', 'no_such_argument', 'bind_or_say', 'asks_back']
 
 # %% ../../nbs/core/07_arguments.ipynb #ed0f9d42
-import difflib, inspect, math, operator, os, re, reprlib, warnings
+import difflib, inspect, math, operator, os, reprlib
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType

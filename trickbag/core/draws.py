@@ -10,7 +10,6 @@ __all__ = ['is_generator', 'seed_generator', 'generator_state', 'set_generator_s
 import random, sys, types, warnings, weakref
 from argparse import Namespace
 from collections import deque
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import PurePath

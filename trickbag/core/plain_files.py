@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .files import atomic_save, atomic_write
+from .files import atomic_write
 
 # %% ../../nbs/core/06_plain_files.ipynb #913f910a
 _KEPT = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 from fastcore.meta import delegates
-from PIL import Image
 
 from ..core.arguments import bind_or_say, check_types, none_given
 from ..loop.loading import batches_in
-from .images import (DatasetSource, FileSource, Found, _few, _index, dataset_classes, dataset_labels, find_images, folder_labels,
+from .images import (DatasetSource, FileSource, Found, _few, dataset_classes, dataset_labels, folder_labels,
                                   image_suffixes, is_empty, label_func, quick_check, split_idxs)
 from .store import Store
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std

@@ -6,7 +6,7 @@
 __all__ = ['toy_species', 'beetle', 'toy_set']
 
 # %% ../../nbs/data/01_toy.ipynb #a9756f90
-import cmath, colorsys, csv, functools, hashlib, json, math, os, shutil, tempfile, time
+import cmath, colorsys, csv, functools, hashlib, json, math, os, shutil, time
 from pathlib import Path
 from random import Random
 from PIL import Image, ImageChops, ImageDraw, ImageFilter

@@ -11,7 +11,6 @@ from textwrap import wrap
 
 import torch
 from fastcore.basics import patch
-from torch import nn
 
 from ..callback import EVENTS, Callback, CancelValidate
 from ..core.basics import listed

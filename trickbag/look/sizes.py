@@ -6,15 +6,13 @@
 __all__ = ['plot_sweep', 'pooled_activations', 'plot_activation_cdf']
 
 # %% ../../nbs/look/06_sizes.ipynb #1303acc1
-import math
-
 import torch
 from fastcore.basics import patch
 from torch import nn
 
 from ..core.interrupts import interrupts_held, interrupts_released
 from ..learner import Learner
-from ..vision.at_size import AtSize, mean_crop_side, apparent_size_ratio
+from ..vision.at_size import AtSize
 
 # %% ../../nbs/look/06_sizes.ipynb #0a270549
 @patch

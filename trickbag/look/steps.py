@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from ..callback import EVENTS, PARTS, Callback, Cancel, CancelFit
+from ..callback import PARTS, Callback, Cancel, CancelFit
 from ..loop.checkpoint import dry_fit
 from ..core.basics import listed
 

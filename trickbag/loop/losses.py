@@ -6,21 +6,11 @@
 __all__ = ['focal_loss', 'sigmoid_focal_loss', 'FocalLoss', 'bce_sum', 'feature_distance']
 
 # %% ../../nbs/loop/03_losses.ipynb #a3292cda
-import copy, inspect, warnings
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Callable
-from weakref import WeakKeyDictionary
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from ..core.threads import keep_rng
 from .targets import soft_targets
-from ..core.draws import generator_state, is_generator, reachable, set_generator_state
 
 
 # %% ../../nbs/loop/03_losses.ipynb #a7034fc2

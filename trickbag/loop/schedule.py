@@ -13,7 +13,7 @@ from bisect import bisect_right
 from functools import partial
 
 from ..callback import Callback
-from ..core.arguments import as_number, check_number, check_whole
+from ..core.arguments import as_number, check_number
 from ..core.streams import InBlocks
 
 # %% ../../nbs/loop/07_schedule.ipynb #c4b4948b

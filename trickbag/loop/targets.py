@@ -7,7 +7,6 @@ __all__ = ['soft_targets']
 
 # %% ../../nbs/loop/01_targets.ipynb #52ff3fd4
 import torch
-import torch.nn.functional as F
 
 # %% ../../nbs/loop/01_targets.ipynb #f63e1b55
 def soft_targets(

@@ -7,9 +7,7 @@ __all__ = ['bag_opt', 'BAG', 'Trial', 'small_model', 'SmallImages', 'small_data'
            'prove_pair', 'prove_writes']
 
 # %% ../../nbs/testing/02_pairs.ipynb #dc833ca8
-import inspect
 from functools import partial
-from itertools import combinations
 
 import torch
 from torch import nn

@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..callback import Callback
 from ..models.xresnet import last_stages
