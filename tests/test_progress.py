@@ -9,9 +9,9 @@ import os, sys, time, torch
 torch.set_num_threads(1)
 from trickbag.learner import Learner
 from trickbag.callback import Callback
-from trickbag.metrics import accuracy
+from trickbag.loop.metrics import accuracy
 from trickbag.monitors.progress import bar, say
-from trickbag.testing import tiny_model
+from trickbag.testing.prove import tiny_model
 
 class Slow:
     "Batches, one every `secs`"

@@ -135,7 +135,7 @@ def test_two_processes_in_one_folder(tmp_path):
     code = f'''
 import warnings
 from trickbag.all import *
-from trickbag.testing import tiny_learner
+from trickbag.testing.prove import tiny_learner
 warnings.simplefilter('ignore')
 tiny_learner([CSVLogger()], path={str(tmp_path)!r}).fit(12)
 '''

@@ -113,6 +113,7 @@ class Callback:
         ps = [p for p in inspect.signature(type(self)).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         return f"{type(self).__name__}({', '.join(f'{p.name}={_short(getattr(self, p.name))}' for p in ps if hasattr(self, p.name))})"
 
+# %% ../nbs/01_callback.ipynb #da5a3e20
 def _short(o): return type(o).__name__ if isinstance(o, torch.nn.Module) else repr(o)
 
 def _remembering(init):

@@ -37,6 +37,7 @@ def _rate(text):
 
 _rate.__name__ = 'number'
 
+# %% ../nbs/04_cli.ipynb #517e1810
 def main(argv=None):
     "Entry point of the command `trickbag`"
     ap = argparse.ArgumentParser('trickbag', description="Train image classifiers with tricks that compose.")

@@ -46,6 +46,7 @@ def run_demo(
     print(how_to_use(out, path, size))
     return dict(accuracy=plain, tta=tta, seconds=secs, images_per_s=n/secs, files=files)
 
+# %% ../nbs/05_demo.ipynb #ecd8a4d7
 def how_to_use(
     out:Path,   # folder of the demo
     data:Path,  # folder of its images

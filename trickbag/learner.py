@@ -44,6 +44,7 @@ def default_cbs(device:torch.device, model:nn.Module)->list:
     from trickbag.monitors.recorder import Recorder
     return [*device_cbs(device, model), ToDevice(), CheckTargets(), Recorder(), Progress()]
 
+# %% ../nbs/02_learner.ipynb #688e2e45
 class Learner:
     "Model, data, loss, optimizer and callbacks; runs the loop"
     @asks_back

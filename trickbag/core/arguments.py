@@ -115,6 +115,7 @@ def check_types(
         expected = _expected(p.annotation)
         if expected and not any(fits(value) for _,fits in expected): raise _must_be(who, name, expected, value)
 
+# %% ../../nbs/core/07_arguments.ipynb #18802ce1
 def none_given(
     who:str, params, given:dict,    # as in `check_types`
 )->Exception|None:
@@ -151,6 +152,7 @@ def no_such_argument(
     else: remedy = f"there are {', '.join(names)}" if names else "it takes none"
     return TypeError(f"{who}: there is no argument {name!r}; {remedy}")
 
+# %% ../../nbs/core/07_arguments.ipynb #be135429
 def bind_or_say(
     who:str,        # who asks, for the error message
     sig:inspect.Signature,

@@ -113,6 +113,7 @@ def _parts_of_function(f):
     for n in sorted(_names(f.__code__) & f.__globals__.keys()):
         if isinstance(o := f.__globals__[n], types.FunctionType) or is_generator(o): yield n, o
 
+# %% ../../nbs/core/02_draws.ipynb #5ff2fa63
 def _parts_of_class(cls):
     for c in cls.__mro__:
         if _library(c.__module__): continue
@@ -139,6 +140,7 @@ def _parts(o):
         if hasattr(o, n): yield n, getattr(o, n)
     yield from _parts_of_class(type(o))
 
+# %% ../../nbs/core/02_draws.ipynb #03a25dde
 def reachable(
     roots:dict,     # name -> object
     past=(),        # things not to look into
@@ -181,6 +183,7 @@ def _say(o, text):
     except TypeError: pass      # takes no weak reference: said each time
     warnings.warn(text, stacklevel=3)
 
+# %% ../../nbs/core/02_draws.ipynb #ed39171a
 class Draws:
     "All that draws beside the global generators, during a fit or a validation: each is seeded as a function of the pass or batch, and given back"
     def __init__(self,
@@ -285,6 +288,7 @@ class Draws:
         for o,name,value in reversed(self._undo): vars(o)[name] = value
         for g,state in self._states.values(): set_generator_state(g, state)
 
+# %% ../../nbs/core/02_draws.ipynb #65eb8dcd
 def _copied(v): return v.clone() if isinstance(v, torch.Tensor) and v.numel()==1 else v
 def _same(a, b):
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.numel()==b.numel()==1: return bool(a==b)

@@ -54,6 +54,7 @@ def _temporary(path):
         if os.fstat(f.fileno()).st_nlink: return f,tmp
         f.close()
 
+# %% ../../nbs/core/05_files.ipynb #9f1533b1
 def _remove_leftovers(path):
     "Remove what killed processes left of their writing to `path`: files that nobody holds locked"
     for o in os.scandir(path.parent):
@@ -91,6 +92,7 @@ def torch_save(
     try: torch.save(obj, heard)
     except RuntimeError as e: raise heard.error or e
 
+# %% ../../nbs/core/05_files.ipynb #b26ca2f6
 def check_writable(
     path:Path,  # a file that will be written
     who:str,    # for the error
@@ -102,4 +104,3 @@ def check_writable(
     try: tempfile.TemporaryFile(dir=folder, prefix='.trickbag-').close()
     except OSError as e:
         raise type(e)(e.errno, f"{who}: {path} cannot be written ({e.strerror}); give another file", str(folder)) from None
-

@@ -60,6 +60,7 @@ def _remove(mine:list):
         _remove(mine)
         raise
 
+# %% ../../nbs/core/04_interrupts.ipynb #12bd4f31
 def _deliver():
     "Call the handlers of the signals that wait; the first error comes out when all were called"
     err = None
@@ -105,6 +106,7 @@ class _Released:
             raise
     def __exit__(self, *exc): _state.on = True
 
+# %% ../../nbs/core/04_interrupts.ipynb #b46dc045
 def interrupts_released():
     "In this `with`, which stands within `interrupts_held`, signals are handled as they come; those that waited are handled at its beginning"
     return _Released() if _state.on else nullcontext()
@@ -150,6 +152,7 @@ def uninterrupted(
 
 _ends |= {_Released.__exit__.__code__, _Uninterrupted.__exit__.__code__}
 
+# %% ../../nbs/core/04_interrupts.ipynb #d56506b1
 def _forked():
     "A child process begins with nothing held"
     _state.on = False

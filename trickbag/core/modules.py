@@ -169,6 +169,7 @@ def load_hidden_buffers(
 
 _PLAIN = int,float,bool,str,type(None)
 
+# %% ../../nbs/core/08_modules.ipynb #5e4a039b
 def remembered(
     *modules:nn.Module,     # anything else is passed over
 ):

@@ -127,6 +127,7 @@ def flipped_bit(
             if r>>bit & 1: moved ^= columns[bit]
         r = moved
 
+# %% ../../nbs/core/06_plain_files.ipynb #ecf6c16b
 def _mended(file)->tuple|None:
     "The file's bytes with the one bit put right whose flip explains a record's checksum, and that record's name"
     data = bytearray(Path(file).read_bytes())
@@ -161,6 +162,7 @@ def content_digest(o)->str:
     add(o)
     return h.hexdigest()
 
+# %% ../../nbs/core/06_plain_files.ipynb #a8d09b08
 def _read_mended(file, device, damage):
     "The content of a file in which one bit was flipped; raises `damage` if it was more, or if the content is not what was written"
     if not (mended := _mended(file)): raise damage

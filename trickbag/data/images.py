@@ -47,6 +47,7 @@ def _suffix(name:str)->str:
     dot = name.rfind('.')
     return name[dot:].lower() if dot>0 else ''
 
+# %% ../../nbs/data/02_images.ipynb #b2aa6062
 class Found:
     "The image files below a folder, and what was left out"
     def __init__(self,
@@ -132,6 +133,7 @@ class Found:
             raise ValueError(f"images: no image file under {self.path}"+(f"; left out were {', '.join(out)}" if out else '; is the path right?'))
         if out: warnings.warn(f"images: {len(self.files)} images found under {self.path}; left out: {', '.join(out)}")
 
+# %% ../../nbs/data/02_images.ipynb #00d1c377
 def _within(path, folder): return path==folder or path.startswith(os.path.join(folder, ''))
 def _is_link(e): return e.is_symlink() or getattr(e, 'is_junction', bool)()
 def _files(n): return f"{n} file{'s' if n!=1 else ''}"
@@ -164,7 +166,6 @@ def label_func(
         if not m or m[1] is None: raise ValueError(f"label: {f} does not match {label!r}; change the expression or leave that file out")
         return m[1]
     return by_regex
-
 
 # %% ../../nbs/data/02_images.ipynb #c2d4e6f8
 _SPLITS = {'train', 'training', 'trn', 'valid', 'validation', 'val', 'dev', 'test', 'testing', 'tst'}
@@ -400,6 +401,7 @@ _marker = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 # bits that are no code of any Huffman table: a decoder that still needs blocks makes at most two of them, and then asks for more
 _no_code = b'\xff\x00'*8
 
+# %% ../../nbs/data/02_images.ipynb #ce39c118
 def _missing(b, frame, corner)->str|None:
     "What a JPEG lacks though it has an end mark: libjpeg gives no error then, but fills up with grey. `corner` is its last pixel, as decoded"
     if ImageFile.LOAD_TRUNCATED_IMAGES or not frame: return None
@@ -485,6 +487,7 @@ def _by_pillow(im, P, box, where, b=None, frame=None):
     if mark in _turns: x = _turns[mark](x)
     return x.contiguous(),(viewed[2]-viewed[0], viewed[3]-viewed[1])
 
+# %% ../../nbs/data/02_images.ipynb #894132df
 def viewed(
     item,           # as for `decode`
     box=None,       # as for `decode`; rounded to whole pixels
@@ -527,6 +530,7 @@ def _squash(x, P):
     if y.stride()[1:]!=(1, P*3, 3): y = y.contiguous(memory_format=torch.channels_last)
     return torch.from_numpy(y.numpy()[0].transpose(1, 2, 0))
 
+# %% ../../nbs/data/02_images.ipynb #de82859d
 def _turbo(b, frame, P):
     "A plain JPEG by torchvision's decoder, faster than Pillow's. None where Pillow shall do it, or say what is wrong"
     try:
@@ -626,6 +630,7 @@ class Paths(Sequence):
     def __repr__(self): return f"Paths({list(self[:2])!r}{', ...' if len(self)>2 else ''} {len(self):,} in all)"
     def page(self, to): self._text,self._ends = (to(torch.from_numpy(a)).numpy() for a in (self._text, self._ends))
 
+# %% ../../nbs/data/02_images.ipynb #ec52de1f
 class FileSource:
     "Image files, with a label and perhaps a box each"
     def __init__(self,
@@ -685,6 +690,7 @@ class FileSource:
         if isinstance(self.files, Paths): self.files.page(to)
         self.labels,self.boxes = (t if t is None else to(t) for t in (self.labels, self.boxes))
 
+# %% ../../nbs/data/02_images.ipynb #58fee4e8
 def _here()->str:
     try: return os.getcwd()
     except OSError: return ''       # the folder this process is in was removed
@@ -697,7 +703,6 @@ def _box(box, file):
     if x1<=x0 or y1<=y0:
         raise ValueError(f"images: the box {tuple(box)} of {file} is empty; it must be x0, y0, x1, y1 with x1 > x0 and y1 > y0 (x0, y0, width, height is another form: add x0 and y0)")
     return x0,y0,x1,y1
-
 
 # %% ../../nbs/data/02_images.ipynb #d7e8f9a0
 class DatasetSource:
@@ -743,6 +748,7 @@ class DatasetSource:
             return os.fspath(samples[j][0])
         return f'item {j} of {type(ds).__name__}'
 
+# %% ../../nbs/data/02_images.ipynb #8420f944
 def _check_map_style(ds):
     kind = type(ds).__name__
     if isinstance(ds, torch.utils.data.DataLoader) or (hasattr(ds, '__iter__') and not hasattr(ds, '__getitem__')) or isinstance(ds, torch.utils.data.IterableDataset):
@@ -773,6 +779,7 @@ def is_empty(label)->bool:
     try: return bool(label!=label)
     except (TypeError, ValueError, RuntimeError): return False      # arrays: something else is wrong with them
 
+# %% ../../nbs/data/02_images.ipynb #a8b632f6
 def class_index(
     label,      # of an item: a whole number in any guise, or a name
     ds=None,    # the dataset, for the error
@@ -812,6 +819,7 @@ def listed_labels(
         except Exception: continue      # no labels, or not what its target_transform takes: then the items are read
     return None
 
+# %% ../../nbs/data/02_images.ipynb #ce5f07f2
 def dataset_labels(
     ds,                 # map-style dataset
     keys:tuple=None,    # names of image and label, if items are dicts
@@ -842,4 +850,3 @@ def dataset_classes(ds)->list|None:
         warnings.warn(f"from_dataset: {type(ds).__name__} has a target_transform, so its `classes` are not the names of its labels; classes are called 0, 1, ... unless vocab is given")
         return None
     return list(names)
-

@@ -51,6 +51,7 @@ _INSTEAD = dict(
 _LOOKED_AT = {'size', 'bs', 'valid_bs', 'presize', 'threads', 'scale', 'mean', 'std', 'vocab', 'box_cols', 'files', 'labels', 'delimiter',
               'file_col', 'label_col', 'valid_col'}     # columns of pandas may be called by numbers
 
+# %% ../../nbs/data/04_loaders.ipynb #1387ae7f
 def _asks_back(*own):   # names that the function passes on itself
     "A function that answers an argument it does not have with one line: the right one and its own name"
     def decorate(f):
@@ -85,7 +86,6 @@ def _meant(n, names, where):
     return f"did you mean {near[0]}=?" if near else f"there are {', '.join(names)}"
 
 _FROM = {'bs', 'valid_bs', 'size', 'threads', 'presize', 'scale', 'crop_pct', 'flip', 'mean', 'std', 'drop_last', 'keep', 'valid_pct', 'seed', 'path', 'label'}
-
 
 # %% ../../nbs/data/04_loaders.ipynb #6a1c37f1
 class ImageLoader:
@@ -453,6 +453,7 @@ class DataLoaders:
             return cls.from_sources(src(train, labels, tr), src(train, labels, va), vocab, **kw)
         return cls.from_sources(src(train, labels), src(valid, vl), vocab, **kw)
 
+# %% ../../nbs/data/04_loaders.ipynb #181b1a71
 def _loader(presize, keep, threads, source, bs, **kw): return source and ImageLoader(Store(source, presize, keep, threads), bs, **kw)
 def _test_loader(loader, bs, items):
     if isinstance(items, (str, os.PathLike)): raise TypeError(f"test_dl: takes a list of images, got one path, {items}; write [{str(items)!r}]")
@@ -473,6 +474,7 @@ def _checked_vocab(vocab, train, valid):
             warnings.warn(f"DataLoaders: {len(none)} of {len(vocab)} classes in vocab have no training images ({', '.join(map(str, none[:3]))}{', ...' if none[3:] else ''})")
     return vocab
 
+# %% ../../nbs/data/04_loaders.ipynb #6fc402ce
 def _checked_lists(files, labels):
     "Files as strings and labels as plain values, one a file"
     for n,o in (('files', files), ('labels', labels)):
@@ -511,6 +513,7 @@ def _say_repeated(files, labels, boxes):
     if differ: warnings.warn(f"from_lists: {len(differ)} files are listed with more than one label, {min(differ)} for one; an image has one class here: remove all but one")
     if more: warnings.warn(f"from_lists: {len(more)} files are listed more than once, {min(more)} for one; they count that often")
 
+# %% ../../nbs/data/04_loaders.ipynb #fd21bd82
 def _on_both_sides(files, tr, va, look):
     "Training files that are in validation, too: by name, and, if `look`, under another name (links)"
     held = {files[i] for i in va}
@@ -547,6 +550,7 @@ def _no_such_class(file, label, known, given):
     if given: return f"DataLoaders: {file} has the label {label!r}, which is not in vocab ({_few(known)}); mend one of them, or leave the file out"
     return f"DataLoaders: {file} in validation has the label {label!r}, which no training image has; {hint}"
 
+# %% ../../nbs/data/04_loaders.ipynb #014dc9e9
 def _split_folders(path, train, valid):
     "The folders of training and validation images"
     if path.is_file(): raise NotADirectoryError(f"from_folder: {path} is a file; give the folder of the images")
@@ -577,6 +581,7 @@ def _comparable(a, b):
         return ds
     return base(a) is base(b) or all(isinstance(getattr(base(o), 'samples', None), (list, tuple)) for o in (a, b))
 
+# %% ../../nbs/data/04_loaders.ipynb #8b15d1ea
 def _row_files(rows, path, file_col, suff):
     "The files that a table names; all of them must be there"
     folder = os.path.expanduser(os.fspath(path))
@@ -620,4 +625,3 @@ def _truth(v, who='from_rows')->bool:
     if s in ('1', '1.0', 'true', 't', 'yes', 'y', 'valid', 'val', 'validation', 'test'): return True
     if s in ('0', '0.0', 'false', 'f', 'no', 'n', 'train', '', 'nan', 'none'): return False
     raise ValueError(f"{who}: cannot tell whether {v!r} means validation; use True/False, 1/0 or train/valid")
-

@@ -81,6 +81,7 @@ def _discard(folder:Path):
 # of the files in a set's folder. 1 did not say which decoder wrote them
 FORMAT = 2
 
+# %% ../../nbs/data/03_store.ipynb #076f4cd4
 def _note(folder:Path)->dict:
     "What a set says of itself; ValueError if it cannot be read"
     try: note = json.loads((folder/'about.json').read_text())
@@ -116,6 +117,7 @@ def _unfit(folder:Path, want:dict)->str|None:
     # pages may have reached the disk in another order than they were written
     if not (folder/'whole').exists() and have.get('boot')!=_boot(): return 'it was not complete when the machine started anew'
 
+# %% ../../nbs/data/03_store.ipynb #635a62ee
 class DiskArrays:
     "Pixels and index of one set as files in a folder, shared by every process that opens it"
     def __init__(self,
@@ -182,6 +184,7 @@ class DiskArrays:
         try: os.close(os.open('whole', os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=self.dir))
         except FileNotFoundError: pass      # the folder was cleared meanwhile; another of its name is not ours
 
+# %% ../../nbs/data/03_store.ipynb #e0f2cac1
 class MemoryArrays:
     "The same in this process's memory"
     def __init__(self, n:int, P:int): self.index,self.pixels = torch.zeros(n, 2, dtype=torch.int64),torch.empty(n, P, P, 3, dtype=torch.uint8)
@@ -222,6 +225,7 @@ class OnGPU:
             return arrived
         return start
 
+# %% ../../nbs/data/03_store.ipynb #5875adfc
 class Store:
     "Decoded images of a source, each decoded when it is first asked for"
     def __init__(self,

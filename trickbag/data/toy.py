@@ -93,6 +93,7 @@ def _head(t, p, pose, lamp, hue, dark, legc):
         out += [(_ring(eye, .27*hd, .3*hd, n=12), _rgb(hue+.5,.25,.30)), (_ring(eye+.08*hd*lamp, .08*hd, .08*hd, n=8), _lit(150))]
     return out
 
+# %% ../../nbs/data/01_toy.ipynb #5e7d5bf8
 def _nose(t, p, pose, lamp, dark):
     "The horn of a rhinoceros beetle, forked at its end"
     h,side = t['hl'],_u(p, .12*pose); a = 1j*(-t['pl']-.72*t['hd'])
@@ -135,6 +136,7 @@ def _elytra(t, r, lamp, hue, ground, ink):
     out += [(_ring(E(.42*s,.27)+.05*lamp, .10*t['w'], .085*t['l'], n=12), _lit(95)) for s in (1,-1)]
     return out+[([complex(-.22*t['w'],-.005), complex(.22*t['w'],-.005), .12j*t['l']], _dim(ground,.45))]
 
+# %% ../../nbs/data/01_toy.ipynb #7c270c49
 def _pronotum(t, lamp, hue, ground, ink, dark, light):
     pl,pw = t['pl'],.98*_half_width(t,0)
     def P(u, v): return complex(u*(pw*(1-v+t['pf']*v)+.05*math.sin(math.pi*v)), -pl*v*(1+.10*(1-u*u)))
@@ -277,6 +279,7 @@ def _whole(path, knobs):
     if _knobs_at(path)!=knobs or not (path/'labels.csv').exists(): return False
     return sum(1 for _ in path.glob('*/*/*.jpg'))==knobs['n_train']+knobs['n_valid']
 
+# %% ../../nbs/data/01_toy.ipynb #fadd8ac3
 def toy_set(
     path:str|Path|None=None,          # Folder to fill; None: one of its own for these knobs in `$TRICKBAG_CACHE` or `~/.cache/trickbag`
     n_classes:int=10,                 # The first so many of `toy_species`: 2 to 40

@@ -102,6 +102,7 @@ def profile_rates(
         same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or isinstance(cb, ToDevice))
     return {o: sum(r.get(o, 0.) for r in links.rows)/len(links.rows) for o in names},free.rate,same.rate
 
+# %% ../../nbs/look/03_cost.ipynb #d98be861
 def bottleneck(
     learn,
     links:dict,     # from `profile_rates`

@@ -46,6 +46,7 @@ def _file(data, i):
     first = samples[i][0] if isinstance(samples, (list, tuple)) and isinstance(samples[i], (list, tuple)) else None
     return os.fspath(first) if isinstance(first, (str, os.PathLike)) else None
 
+# %% ../../nbs/look/05_interpret.ipynb #725560e8
 class Interpretation:
     "Predictions of a learner on one loader, and views of them"
     def __init__(self,

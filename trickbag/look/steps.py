@@ -49,6 +49,7 @@ def _shape(t): return 'nothing' if t is None else ' x '.join(map(str, t.shape)) 
 def _dtype(t): return str(t.dtype).removeprefix('torch.')
 def _norm(ts): return torch.stack([t.float().norm() for t in ts]).norm() if ts else torch.zeros(())
 
+# %% ../../nbs/look/02_steps.ipynb #41a3e3a6
 def _words(part, a, b):
     if part in ('x', 'y', 'pred'): return _rows(a, b)
     if part=='samples': return f'{a[1]} to {b[1]} samples' if a[1]!=b[1] else 'other samples'
@@ -106,6 +107,7 @@ class _Call:
                 t.wait(learn)
                 t.times.setdefault(self.__self__.name, {}).setdefault((learn.epoch, learn.iter), []).append(time.perf_counter()-start)
 
+# %% ../../nbs/look/02_steps.ipynb #e1eaffec
 class Trace(Callback):
     "Watch every call of every other callback in one batch of a fit, time the calls in some more, then end the fit"
     stage,monitor,train_only = 'stop',True,True
@@ -144,6 +146,7 @@ def watches(cb)->bool:
     "Whether a callback only looks on, or writes files: it has no part in a dry run"
     return cb.monitor or cb.stage in ('monitor', 'report', 'stop')
 
+# %% ../../nbs/look/02_steps.ipynb #adc7f330
 def trace_step(
     learn,
     cbs=(),         # further callbacks, as for `fit`

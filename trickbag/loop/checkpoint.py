@@ -124,6 +124,7 @@ def read_or_say_which(learn, file:Path)->dict:
             raise DamagedFile(f"load: {e}; {f} is older and whole") from e
         raise DamagedFile(f"load: {e}") from e
 
+# %% ../../nbs/loop/12_checkpoint.ipynb #c97161e8
 def _older(file):
     "The older files that there are, newest first; a kill while they get their new names may leave a gap"
     numbered = re.compile(re.escape(file.stem)+r'-(\d+)'+re.escape(file.suffix))
@@ -178,6 +179,7 @@ def _unlike(learn, d):
 
 def _shape(o): return tuple(o.shape) if isinstance(o, torch.Tensor) else 'extra state'
 
+# %% ../../nbs/loop/12_checkpoint.ipynb #7edc3bbf
 def place(
     learn,      # inside `fit`, with the fit described
     d:dict,     # from `read_checkpoint`
@@ -216,6 +218,7 @@ def check_resume(
     if not d or not (d['loop'] or {}).get('fitting'):
         raise ValueError("resume: nothing to go on from; load a file that was saved inside a fit")
 
+# %% ../../nbs/loop/12_checkpoint.ipynb #a3a6eacc
 def check_resume_cbs(
     learn,
     d:dict,     # from `read_checkpoint`
@@ -306,6 +309,7 @@ def kept(learn):
     try: yield learn
     finally: back()
 
+# %% ../../nbs/loop/12_checkpoint.ipynb #709eec7c
 def dry_fit(
     learn,
     n_epoch:int,    # epochs of the run; `watch` may end it early
@@ -343,4 +347,3 @@ def _put_contents(o, contents:list):
         if copy is None: continue
         v.clear()
         (v.extend if isinstance(v, list) else v.update)(copy)
-

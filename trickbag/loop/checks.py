@@ -123,6 +123,7 @@ def check_weight(facts, pred):
     if not bool(w.isfinite().all()) or bool((w<0).any()) or not bool(w.sum()>0):
         raise ValueError(f"Learner: weights of classes must be finite, 0 or more, and not all 0; the loss has {reprlib.repr(w.tolist())}")
 
+# %% ../../nbs/loop/10_checks.ipynb #eb7c38b6
 def warn_if_taken_for_another(facts, pred):
     "Scores of the first batch that are probabilities where the loss makes them such, or are no logarithms where it takes these"
     if pred.shape[1]<2: return
@@ -144,6 +145,7 @@ def _model_input(e, model):
         tb = tb.tb_next
     return x
 
+# %% ../../nbs/loop/10_checks.ipynb #9893cc45
 def _why_model(e, x, learn):
     "In one line, why the model fails with these images; None if that is not known"
     text,images = str(e),shape_text(x)
@@ -169,6 +171,7 @@ def _why_model(e, x, learn):
     if 'shapes cannot be multiplied' in text:
         return f"images of {images} do not fit a linear layer of the model ({text.splitlines()[0]}); give the size for which it was made, or pool before it"
 
+# %% ../../nbs/loop/10_checks.ipynb #d042cb43
 def _why_loss(e, learn):
     "In one line, why the loss fails"
     p,y,text = learn.pred,learn.targ,str(e)
@@ -207,6 +210,7 @@ def says_who(e)->bool:
 # errors that are made of a text alone
 PLAIN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, NotImplementedError, AttributeError)
 
+# %% ../../nbs/loop/10_checks.ipynb #6541bbe9
 def explained(
     e:Exception,    # from within a batch; gets a note of the batch
     learn,
@@ -234,6 +238,7 @@ def explained(
     new._explained = True
     return new
 
+# %% ../../nbs/loop/10_checks.ipynb #be0327a1
 def loader_failed(
     e:Exception,    # from a loader; gets a note of the batch
     learn,

@@ -38,6 +38,7 @@ class ToDevice(Callback):
         odd = odd_class(y, *learn._classes)
         if odd is not None: raise refuse_class(learn, odd, learn._classes[0])
 
+# %% ../../nbs/loop/13_defaults.ipynb #8f63ee7c
 class CheckTargets(Callback):
     "Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no class indices, such as BCE, gets probabilities"
     stage,done,warned = 'target',True,False
@@ -106,6 +107,7 @@ class CheckTargets(Callback):
             raise ValueError(f"Learner: targets are {tuple(y.shape)}, scores {tuple(p.shape)}; for class indices let the loader give y.squeeze(1).long(), for one output build the model with n_out=1")
         elif y.ndim==2 and y.shape[1]!=p.shape[1]: raise ValueError(f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the model with n_out={y.shape[1]}")
 
+# %% ../../nbs/loop/13_defaults.ipynb #455de210
 class GatherPreds(Callback):
     "Keep the predictions and clean targets of a validation, on the CPU"
     stage,monitor = 'monitor',True

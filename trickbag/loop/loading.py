@@ -53,6 +53,7 @@ def _own_order(sampler, loading)->list|bool:
     for g,state in zip(own, states): g.set_state(state)
     return passes[0] if passes[0]==passes[1] else False
 
+# %% ../../nbs/loop/02_loading.ipynb #56d74ff7
 def sample_order(
     dl,         # any loader
     n:int,      # samples that it gave
@@ -95,4 +96,3 @@ def ordered_view(
     what = ' and '.join([f"draws its samples at random ({type(sampler).__name__})"]*(sampler is not None)+[f"leaves {dropped} samples out (drop_last)"]*(dropped>0))
     warnings.warn(f"{who}: the {type(dl).__name__} {what}, so it is not known which image a prediction is for; give a loader in order: DataLoader(dl.dataset, batch_size)")
     return dl
-

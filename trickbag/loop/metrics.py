@@ -119,6 +119,7 @@ def _agreed(metrics):
 # %% ../../nbs/loop/05_metrics.ipynb #e1d609f5
 RESERVED = ('loss', 'epoch', 'train_loss', 'valid_loss', 'time')    # columns that a history has anyhow
 
+# %% ../../nbs/loop/05_metrics.ipynb #e3c7988c
 class Averages:
     "Loss and metrics of one pass over data, as means over samples"
     def __init__(self,
@@ -191,6 +192,7 @@ class Averages:
                 raise ValueError(f"metric {name} gives '{c}', which another column is called; use a prefix, as in MetricCollection(..., prefix='x_')")
         return res
 
+# %% ../../nbs/loop/05_metrics.ipynb #e91aabc7
 def try_metrics(
     metrics,            # as of a learner
     pred,               # scores of a batch, as evaluation gives them
@@ -233,6 +235,7 @@ def _value(name, v):
 
 def _what(v): return f"{'x'.join(map(str, v.shape)) or 'a number'} values" if hasattr(v, 'shape') else 'None' if v is None else f'a {type(v).__name__}'
 
+# %% ../../nbs/loop/05_metrics.ipynb #70c06a58
 def _kind(m):
     "True for a metric object, False for a function; TypeError for what is neither"
     if isinstance(m, type): raise TypeError(f"metrics: {m.__name__} is a class; give an object of it, {m.__name__}(...)")

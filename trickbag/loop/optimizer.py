@@ -113,6 +113,7 @@ def made_opt(
             g.update({k: v for k,v in was.items() if k in own_keys(opt, was) or (same_func and k not in ('params', 'lr'))})
     return opt
 
+# %% ../../nbs/loop/06_optimizer.ipynb #9bca2ad7
 def _called(opt_func, params, lr):
     "What `opt_func` makes; TypeError, in one line, if it cannot be called so or makes no optimizer"
     name = getattr(opt_func, '__name__', type(opt_func).__name__)
@@ -149,6 +150,7 @@ def warn_untrained(opt, model)->list:
                          "give them to the optimizer, or call requires_grad_(False) on them")
     return names
 
+# %% ../../nbs/loop/06_optimizer.ipynb #e0e57778
 def check_new_params(
     opt, model,
     before:list,    # names from `warn_untrained`
@@ -188,6 +190,7 @@ def opt_training(opt:torch.optim.Optimizer):
             _training.discard(opt)
             opt.eval()
 
+# %% ../../nbs/loop/06_optimizer.ipynb #1242ad82
 @uninterrupted
 def opt_eval(
     opt:torch.optim.Optimizer|None,
@@ -207,6 +210,7 @@ def opt_eval(
         with torch.no_grad():
             for p,w in was: p.copy_(w)
 
+# %% ../../nbs/loop/06_optimizer.ipynb #2bd84f7c
 @uninterrupted
 def fit_groups(
     opt:torch.optim.Optimizer,

@@ -42,6 +42,7 @@ def _with_phase(kind, state, phase, on):
     cb.on = on
     return cb
 
+# %% ../../nbs/loop/08_phase.ipynb #accb7176
 class During(Callback):
     "The same callback, at work from `start` to `stop` of the run only"
     wrapper = True      # sorted as what it wraps

@@ -50,6 +50,7 @@ class ZeroRows(TorchFunctionMode):
 def _without_ignore(func, args, kwargs):
     return kwargs | {'ignore_index': -100} if func is F.cross_entropy and args[1].is_floating_point() and 'ignore_index' in kwargs else kwargs
 
+# %% ../../nbs/loop/04_read_loss.ipynb #4d4d9664
 @dataclass(eq=False)
 class LossFacts:
     "What a loss makes of scores and targets, as `read_loss` found it"
@@ -162,6 +163,7 @@ class LossFacts:
         if not isinstance(size, torch.Tensor): return loss
         return loss*torch.where(size>0, y.numel()/size, 0).to(loss.dtype)
 
+# %% ../../nbs/loop/04_read_loss.ipynb #9715dddf
 def share(
     part,   # numbers, or scalar tensors
     whole,
@@ -183,6 +185,7 @@ def _cross_entropy(loss_func)->dict|None:
     while type(loss_func) is partial and not loss_func.args: loss_func,kw = loss_func.func,loss_func.keywords | kw
     return kw if loss_func is F.cross_entropy and set(kw)<={'weight', 'ignore_index', 'reduction', 'label_smoothing'} else None
 
+# %% ../../nbs/loop/04_read_loss.ipynb #eccaaed7
 class _Watch(TorchFunctionMode):
     "See which functions of torch a loss calls, and what they are given and give"
     def __init__(self, pred, y):
@@ -233,6 +236,7 @@ class _Watch(TorchFunctionMode):
         if _alike(o, self.pred): return 'pred'
         return 'y' if self.y is not None and _alike(o, self.y) else None
 
+# %% ../../nbs/loop/04_read_loss.ipynb #8a9be294
 def _alike(a, b):
     "Whether two tensors hold the same numbers, whatever their shapes and types"
     if a.numel()!=b.numel(): return False
@@ -274,6 +278,7 @@ def _tensors(o):
 
 def _close(a, b): return isinstance(a, float) and isinstance(b, float) and abs(a-b)<=2e-4*max(abs(a), abs(b), 1e-3)
 
+# %% ../../nbs/loop/04_read_loss.ipynb #48ed308a
 def _parts(trial, pred, y, cut):
     "The loss of all samples, of the first `cut`, and of the others"
     first,last = (_each(lambda t: t[part], (pred, y)) for part in (slice(cut), slice(cut, None)))
@@ -302,6 +307,7 @@ def _labels(c, device, weights, ignored)->torch.Tensor:
     if len(first)+len(last)==c: last += [0]     # as many samples as classes could be taken for something else
     return torch.tensor(first+last, device=device), len(first)
 
+# %% ../../nbs/loop/04_read_loss.ipynb #2aa5a30d
 def _class_weights(trial, kind, c, pred)->torch.Tensor|None:
     "Weights of the classes up to a factor, if the mean divides by those of the targets: from losses of single samples and of pairs"
     # (a*w + b*v)/(w + v) is what a pair with the losses a and b and the weights w and v gives
@@ -336,6 +342,7 @@ def _odd_labels(y, c)->list:
     if y is None or y.device.type!='cpu' or y.is_floating_point(): return []
     return y[(y<0) | (y>=c)].unique()[:2].tolist()
 
+# %% ../../nbs/loop/04_read_loss.ipynb #652ef073
 def _read_indices(facts, trial, kind, c, pred, seen=()):
     "What the loss does with class indices; its watch, or None if it takes none. `seen`: labels of the data that are no classes"
     y,cut = _labels(c, pred.device, [], [])
@@ -364,6 +371,7 @@ def _read_indices(facts, trial, kind, c, pred, seen=()):
     facts.weight = facts.ignore = None
     return watch
 
+# %% ../../nbs/loop/04_read_loss.ipynb #3cbd7b1f
 def _read_soft(facts, trial, kind, c, pred):
     "What it does with probabilities"
     y,cut = _labels(max(c, 2), pred.device, [facts.weight] if facts.weight is not None else [], [facts.ignore] if facts.ignore is not None else [])
@@ -390,6 +398,7 @@ def _read_rows(facts, trial, pred, y):
     elif _means(trial, pred, y, cut, len if facts.denominator is None else facts.denominator): facts.reduction = 'mean'
     elif _sums(trial, pred, y, cut): facts.reduction = 'sum'
 
+# %% ../../nbs/loop/04_read_loss.ipynb #56e9230f
 def _read(facts, trial, pred, y):
     "Fill in what the calls of the loss show"
     watches = []
@@ -420,6 +429,7 @@ def _read(facts, trial, pred, y):
     acts = set().union(*(w.acts for w in watches)) if watches else set()
     if len(acts)==1: facts.activation = ACTIVATIONS[acts.pop()]
 
+# %% ../../nbs/loop/04_read_loss.ipynb #d421becf
 def read_loss(
     loss_func:Callable,     # `loss_func(pred, y)`
     pred:torch.Tensor=None, # scores of the model; only their shape, type and device count. None: N x 3

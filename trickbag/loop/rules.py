@@ -84,6 +84,7 @@ def _threshold(learn, a, b):
 def _gates(learn, a, b):
     if getattr(b, 'restore', True): return 'the gates'
 
+# %% ../../nbs/loop/09_rules.ipynb #3a2d5547
 def _phase(learn, a, b):
     if hasattr(a, 'on'): return f'the phase of {a.name}'
 

@@ -61,6 +61,7 @@ def sched_cos(start:float, end:float):
     "Half a cosine wave (Loshchilov and Hutter 2017)"
     return _clamped(_cos, start, end)
 
+# %% ../../nbs/loop/07_schedule.ipynb #5d821fc8
 def sched_exp(start:float, end:float):
     "A straight line in the logarithm; `start` and `end` have the same sign and are not 0"
     if start*end<=0: raise ValueError(f"sched_exp: start and end need one sign and no 0, got {start} and {end}; use sched_lin")
@@ -113,6 +114,7 @@ def _time(who, what, t):
 def _text(t): return t if isinstance(t, str) else f'{t:g} epochs'
 def _momentum(g): return g['betas'][0] if 'betas' in g else g.get('momentum')
 
+# %% ../../nbs/loop/07_schedule.ipynb #f97143f9
 class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
     stage,train_only = 'schedule',True

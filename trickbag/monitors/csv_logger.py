@@ -71,6 +71,7 @@ class CSVLogger(Callback):
         if text not in self._told: warnings.warn(f"CSVLogger: {text}")
         self._told.add(text)
 
+# %% ../../nbs/monitors/csv_logger.ipynb #54ede7e1
 def _note(path):
     "A file beside it, while a fit runs: how many rows were there before"
     return path.with_name(f'.{path.name}-before')

@@ -48,6 +48,7 @@ def known_columns(
         if recorder.train_metrics: cols |= {f'train_{n}': higher for n,higher in funcs.items()}
     return cols
 
+# %% ../../nbs/monitors/early_stopping.ipynb #259dbe61
 class BestEpoch(Callback):
     "What `SaveBest` and `EarlyStopping` share: a monitored value, and which way it gets better"
     state = ('direction',)

@@ -46,6 +46,7 @@ def fit_flat_cos(self:Learner,
     "Train at one learning rate, then anneal it by a cosine; defaults as in fastai"
     return self.fit(n_epoch, lr, _also(FlatCos(pct_start, div_final), cbs), resume, resume_anyway)
 
+# %% ../../nbs/runs/01_one_cycle.ipynb #fd88d96c
 @patch
 @asks_back
 def fine_tune(self:Learner,

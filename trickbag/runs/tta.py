@@ -33,6 +33,7 @@ def tta_fold(
     if act=='softmax': s = s.log_softmax(-1)
     return s.logsumexp(0)-math.log(v) if agg=='mean' else s.amax(0).log_softmax(-1)
 
+# %% ../../nbs/runs/03_tta.ipynb #5dd63ab1
 class TTA(Callback):
     "Evaluate on several views of each image; training is left alone. The defaults are ten-crop"
     stage,owns,reads = 'resize',('views',),('x', 'pred')    # writes in evaluation only
@@ -83,6 +84,7 @@ class TTA(Callback):
         self._act = self._seen = None
         vars(self).pop('_rest', None)       # where a batch was broken off
 
+# %% ../../nbs/runs/03_tta.ipynb #4e2820ad
 def _activation(act):
     "Name of a function from scores to probabilities"
     t = torch.tensor([[.5, -1., 2.]])

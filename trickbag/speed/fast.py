@@ -58,6 +58,7 @@ def keep_heap(
     except (OSError, AttributeError, TypeError): return
     set_option(-3, 2**30 if keep else 2**25); set_option(-1, 2**31-1 if keep else 2**26)    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD; else: where glibc's own settle
 
+# %% ../../nbs/speed/01_fast.ipynb #bf4d1950
 def waiting_threads(
     device:torch.device,
 )->str|None:    # None where it makes no difference: on a GPU, or with one thread
@@ -98,6 +99,7 @@ class Backends(Callback):
         elif self.heap: keep_heap(False)
         self._old = None
 
+# %% ../../nbs/speed/01_fast.ipynb #189c8ffb
 def device_cbs(
     device:torch.device,
     model:torch.nn.Module,

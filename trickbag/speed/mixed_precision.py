@@ -20,6 +20,7 @@ def half_dtype(
     if device.type!='cuda': return torch.bfloat16
     with torch.cuda.device(device): return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
+# %% ../../nbs/speed/03_mixed_precision.ipynb #be2682f1
 class MixedPrecision(Callback):
     "Forward pass and loss under `torch.autocast`; with fp16, scaled losses and checked steps"
     stage = 'precision'
@@ -84,4 +85,5 @@ class MixedPrecision(Callback):
     def load_state_dict(self, sd:dict):
         if self.scaler and sd: self.scaler.load_state_dict(sd['scaler'])
 
+# %% ../../nbs/speed/03_mixed_precision.ipynb #d272bfdf
 def _has_grads(opt): return any(p.grad is not None for g in opt.param_groups for p in g['params'])

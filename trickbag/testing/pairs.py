@@ -48,6 +48,7 @@ def small_data(): return tb.DataLoaders(SmallImages(21), SmallImages(9, shuffle=
 
 bag_opt = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-3)
 
+# %% ../../nbs/testing/02_pairs.ipynb #5fefee1f
 BAG = {n: Trial(getattr(tb, n)) for n in (
     'AGC', 'AlternatingFlip', 'AugMix', 'AutoAugment', 'ChannelsLast', 'ColOut', 'CutMix', 'CutOut', 'DecoupledDecay', 'EMA', 'FlatCos', 'Flip', 'FMix',
     'GradientCentralization', 'GradientCheckpointing', 'HeadBias', 'LabelSmoothing', 'Linear', 'LinearScaling', 'MixedPrecision', 'MixOrCut', 'MixUp', 'NoBiasDecay',

@@ -146,6 +146,7 @@ def _settings(m):
     "A module's own plain attributes, such as the stride of a convolution, and the names of all"
     return sorted(vars(m)),{k: v for k,v in vars(m).items() if isinstance(v, (bool, int, float, str, tuple, type(None)))}
 
+# %% ../../nbs/testing/01_prove.ipynb #45878063
 def found(learn)->dict:
     "What a fit must leave as it was, beside the weights that it trains"
     m = learn.model
@@ -185,6 +186,7 @@ def _global_random_state()->tuple:
     numpy = sys.modules.get('numpy')
     return torch.get_rng_state().tolist(), random.getstate(), numpy and str(numpy.random.get_state())
 
+# %% ../../nbs/testing/01_prove.ipynb #0c13c1a5
 class _DrawWatch(Callback):
     "Note each call of a watched callback that moves a global random state"
     stage,monitor = 'stop',True

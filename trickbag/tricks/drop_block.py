@@ -36,6 +36,7 @@ def drop_block(
 
 def _hook(p, scale, block, m, args, out): return drop_block(out, p*scale, block) if m.training else None
 
+# %% ../../nbs/tricks/drop_block.ipynb #a1128d1e
 class DropBlock(Callback):
     "Blank squares of the feature maps of the last stages in training, at a rate that rises over the run; off again after the fit"
     stage,train_only,tells,does = 'surgery',True,('drop',),('drop features',)

@@ -34,6 +34,7 @@ def size_at(
     jumps = [start+(end-start)*i/(len(sizes)-2) for i in range(len(sizes)-1)] if len(sizes)>2 else [end]
     return sizes[bisect_right(jumps, p)]
 
+# %% ../../nbs/tricks/progressive_resize.ipynb #43814f12
 class ProgressiveResize(Callback):
     "Train on images that grow from `initial` to full size; validate at full size"
     stage,owns,train_only,state = 'resize',('size',),True,('full','held')

@@ -51,6 +51,7 @@ def squeeze_excite(
         for (m,_),h in zip(convs, hooks): h.remove(); del m.squeeze_excite
     return undo
 
+# %% ../../nbs/tricks/squeeze_excite.ipynb #8a008360
 class SqueezeExcite(Callback):
     "Squeeze-and-excitation after wide convolutions, whenever the learner runs the model"
     stage,reads,writes,does = 'surgery',('model',),('model', 'groups'),('add layers',)

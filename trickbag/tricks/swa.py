@@ -20,6 +20,7 @@ def swa_update(
     "Take one more into an equal average (Izmailov et al. 2018)"
     torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a,b in zip(avg, new)], 1/(n+1))
 
+# %% ../../nbs/tricks/swa.ipynb #725d9fac
 class SWA(Callback):
     "Average the weights at the end of each epoch from `start` on; the model holds the average at the end, with BatchNorm statistics of its own"
     stage,state,reads,tells = 'average',('avg','n','steps','done'),('weights', 'x'),('n',)

@@ -37,6 +37,7 @@ def first_conv(model:nn.Module)->nn.Conv2d:
     if conv is None: raise ValueError(f"Whiten: {type(model).__name__} has no nn.Conv2d; leave Whiten out")
     return conv
 
+# %% ../../nbs/tricks/whiten.ipynb #e1933977
 class Whiten(Callback):
     "At the first batch of a new training, set the first convolution to whitening filters; it is frozen during the fit"
     stage,train_only,state,tells = 'model',True,('done',),('variances',)
