@@ -5,8 +5,8 @@ nbs/ -> trickbag/ (stale modules go, nbs/all.ipynb learns the new names), clean 
 import ast, json, os, textwrap
 from docs import load, main as docs, root, write
 
-nb_all = root/'nbs'/'all.ipynb'
-PRIVATE = {'all', 'cli', 'demo', 'pairs', 'vision/ops', 'showdoc', 'testing'}   # the list itself, programs, the docs' renderer, what only tests need
+nb_all = root/'nbs'/'03_all.ipynb'
+PRIVATE = {'all', 'cli', 'demo', 'testing/prove', 'testing/pairs', 'vision/ops', 'look/showdoc'}   # the list itself, programs, the docs' renderer, what only tests need
 
 def notebooks():
     from nbdev.config import get_config

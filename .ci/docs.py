@@ -13,18 +13,27 @@ join = ''.join
 
 # Reading order of the sidebar: (section, what is in it). A folder stands for its notebooks by title; what is not there yet is left out.
 # A page that is named nowhere goes to a section More at the end, so nothing is ever missing.
+# (section, pages and rooms); a room's pages come in the order of their numbers, those without by title
 ROOMS = [
-    (None,        ['index.ipynb']),
-    ('Tutorials', ['tutorials']),
-    ('The loop',  [f'{o}.ipynb' for o in ('learner', 'callback', 'optimizer', 'schedule', 'lr_find', 'metrics', 'checkpoint', 'rules', 'trace', 'describe', 'profile', 'fast', 'losses', 'sizes', 'draws', 'batchnorm', 'conv')]),
-    ('Data',      ['data']),
-    ('Vision',    ['vision']),
-    ('Models',    ['models']),
-    ('Tricks',    ['tricks']),
-    ('Monitors',  ['monitors']),
-    ('Tools',     [f'{o}.ipynb' for o in ('pairs', 'show', 'interpret', 'recipes', 'ablation', 'export', 'distributed', 'demo', 'cli')]),
-    ('Package',   [f'{o}.ipynb' for o in ('core', 'same_fit', 'plain_files', 'modules', 'interrupts', 'checks', 'testing', 'all', 'init', 'showdoc')]),
+    (None,            ['index.ipynb']),
+    ('Tutorials',     ['tutorials']),
+    ('The loop',      ['callback.ipynb', 'learner.ipynb', 'loop']),
+    ('Runs',          ['runs']),
+    ('Data',          ['data']),
+    ('Vision',        ['vision']),
+    ('Models',        ['models']),
+    ('Tricks',        ['tricks']),
+    ('Speed',         ['speed']),
+    ('Monitors',      ['monitors']),
+    ('Looking inside', ['look']),
+    ('Proofs',        ['testing']),
+    ('Core',          ['core']),
+    ('Package',       ['all.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
 ]
+
+def unnumbered(path):
+    "A page's address: the notebook's path without the numbers that say in which order it is read"
+    return re.sub(r'(^|/)\d+_', r'\1', path)
 
 def write(p, s):
     "Write text or bytes `s` to `p`, whole or not at all, and only if it changes"
@@ -51,7 +60,7 @@ def snapshot(nbs, src):
     "Copy the notebooks of nbs/ to `nbs` and its other files to `src`; gives {relative path: title} of the notebooks"
     titles = {}
     for p in sorted((root/'nbs').rglob('*')):
-        rel = p.relative_to(root/'nbs')
+        rel = Path(unnumbered(p.relative_to(root/'nbs').as_posix()))
         if not p.is_file() or p.suffix=='.tmp' or any(o[0]=='.' or (o[0]=='_' and o!='_quarto.yml') for o in rel.parts): continue
         for dst in nbs,src: (dst/rel).parent.mkdir(parents=True, exist_ok=True)
         if p.suffix=='.ipynb':
@@ -72,7 +81,8 @@ def sidebar(titles):
             if o.endswith('.ipynb'): pages += take(o)
             else:
                 inside = [p for p in left if p.startswith(o+'/')]
-                pages += sum((take(p) for p in sorted(inside, key=lambda p: (not p.endswith('/index.ipynb'), titles[p].lower()))), [])
+                numbered = any((root/'nbs'/o).glob('[0-9]*.ipynb'))
+                pages += sum((take(p) for p in (inside if numbered else sorted(inside, key=lambda p: titles[p].lower()))), [])
         if sec and pages: res.append({'section': sec, 'contents': pages})
         else: res += pages
     if left: res.append({'section': 'More', 'contents': sorted(left)})
@@ -84,7 +94,7 @@ def links():
     exec((root/'trickbag'/'_modidx.py').read_text(), g)
     for mod,syms in g['d']['syms'].items():
         for k,(to,_) in syms.items():
-            for name in k, k.removeprefix(mod+'.'): page.setdefault(name, to)
+            for name in k, k.removeprefix(mod+'.'): page.setdefault(name, unnumbered(to))
     def link(m): return f'[{m[0]}](/{page[m[1]]})' if m[1] in page else m[0]
     def linkify(md):
         fence,res = False,[]

@@ -11,10 +11,10 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from trickbag.core import Streams
+from trickbag.core.streams import Streams
 from trickbag.data.store import OnGPU
 from trickbag.learner import Learner
-from trickbag.metrics import Averages
+from trickbag.loop.metrics import Averages
 from trickbag.monitors.recorder import Recorder
 
 GPU = torch.device('cuda', 0)

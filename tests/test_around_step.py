@@ -1,9 +1,9 @@
 "SAM, Lookahead, SWA and LayerFreezing: together, without waiting for the device, and killed anywhere"
 from functools import partial
 import pytest, torch
-from trickbag.schedule import OneCycle
+from trickbag.loop.schedule import OneCycle
 from trickbag.callback import Callback, CancelStep
-from trickbag.testing import prove_order, prove_resume, prove_undone, tiny_learner, weights
+from trickbag.testing.prove import prove_order, prove_resume, prove_undone, tiny_learner, weights
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.grad_accumulation import GradientAccumulation
 from trickbag.tricks.grad_clip import GradientClip
@@ -51,7 +51,7 @@ def test_no_wait(cb):
     assert w.n>0
 
 def test_statistics_do_not_wait():
-    from trickbag.batchnorm import _Stats
+    from trickbag.models.batchnorm import _Stats
     learn = tiny_learner()
     s = _Stats([learn.model[1]])
     s.before_validate(learn)

@@ -1,7 +1,7 @@
 "Every trick of the bag, on a small ResNet and uint8 images: resumed to the bit, undone after an error, and its checkpoints fit the plain model."
 import pytest, random, torch, warnings
-from trickbag.pairs import BAG, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing import Bomb, EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
+from trickbag.testing.pairs import BAG, bag_opt, pair_learner, small_data, small_model
+from trickbag.testing.prove import Bomb, EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
 
 @pytest.fixture(autouse=True)
 def quiet():

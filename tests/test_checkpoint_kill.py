@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from trickbag.callback import Callback
-from trickbag.metrics import accuracy
+from trickbag.loop.metrics import accuracy
 from trickbag.monitors.csv_logger import CSVLogger
 from trickbag.monitors.early_stopping import EarlyStopping
 from trickbag.monitors.save_best import Checkpoint, SaveBest
 from trickbag.monitors.terminate_on_nan import TerminateOnNaN
-from trickbag.testing import tiny_learner, tiny_model
+from trickbag.testing.prove import tiny_learner, tiny_model
 from trickbag.tricks.mixup import MixUp
 
 class Slow(Callback):

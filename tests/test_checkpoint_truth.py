@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from trickbag.all import *
-from trickbag.plain_files import DamagedFile
-from trickbag.testing import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.core.plain_files import DamagedFile
+from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
 class KilledAt(Callback):
@@ -81,7 +81,7 @@ def test_damage_that_looks_like_a_flipped_bit_is_refused(tmp_path, monkeypatch):
     # the wrong bit is put right: the zip's checksum is then taken for granted, but the content is not what was written
     f = tiny_learner().fit(1).save(tmp_path/'m')
     flip_bits(f, [(0, 64)])
-    monkeypatch.setattr('trickbag.plain_files.flipped_bit', lambda syndrome, n: (7, 3))
+    monkeypatch.setattr('trickbag.core.plain_files.flipped_bit', lambda syndrome, n: (7, 3))
     with pytest.raises(DamagedFile, match='m.pt is damaged'): tiny_learner().load(f)
 
 def test_pickled_objects_are_not_loaded_and_nobody_is_told_to(tmp_path):

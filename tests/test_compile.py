@@ -3,13 +3,13 @@ import pytest, torch
 from torch._dynamo.utils import counters
 from trickbag.callback import Callback
 from trickbag.models.xresnet import XResNet
-from trickbag.schedule import Cosine
-from trickbag.testing import TinyData, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
-from trickbag.tricks.channels_last import ChannelsLast
-from trickbag.tricks.compile import Compile
+from trickbag.loop.schedule import Cosine
+from trickbag.testing.prove import TinyData, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
+from trickbag.speed.channels_last import ChannelsLast
+from trickbag.speed.compile import Compile
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.label_smoothing import LabelSmoothing
-from trickbag.tricks.mixed_precision import MixedPrecision
+from trickbag.speed.mixed_precision import MixedPrecision
 from trickbag.tricks.mixup import MixUp
 from trickbag.tricks.no_bias_decay import NoBiasDecay
 from trickbag.tricks.progressive_resize import ProgressiveResize

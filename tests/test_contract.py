@@ -3,8 +3,8 @@ import ast, io, tokenize
 from pathlib import Path
 
 import pytest, torch, trickbag
-from trickbag.pairs import BAG, pair_learner, prove_writes
-from trickbag.testing import weights
+from trickbag.testing.pairs import BAG, pair_learner, prove_writes
+from trickbag.testing.prove import weights
 
 SAME = {'TTA', 'ChannelsLast', 'Compile', 'GradientCheckpointing', 'SyncBatchNorm'}       # training is the same to the bit, or to rounding (SyncBatchNorm: in one process)
 WITH = dict(BinaryTargets=['MixUp'])       # there is nothing to do without these

@@ -6,8 +6,8 @@ import pytest, torch
 from PIL import Image
 import trickbag.all as tb
 import trickbag.data.store
-from trickbag.core import Streams
-from trickbag.pairs import BAG, bag_opt, small_data, small_model, trial
+from trickbag.core.streams import Streams
+from trickbag.testing.pairs import BAG, bag_opt, small_data, small_model, trial
 from .fake_gpu import GPU, Races, Stream, Waits, fake_gpu
 
 class Peek(tb.Callback):

@@ -7,8 +7,8 @@ import resource, torch
 torch.set_num_threads(1)
 from torch import nn
 from trickbag.callback import Callback
-from trickbag.fast import Backends
-from trickbag.testing import tiny_learner
+from trickbag.speed.fast import Backends
+from trickbag.testing.prove import tiny_learner
 class Faults(Callback):
     stage,monitor = 'stop',True
     def before_fit(self, learn): self.n = []
@@ -31,8 +31,8 @@ def test_kept_memory():
 PLAIN = """
 import torch
 from torch._dynamo.utils import counters
-from trickbag.fast import Fast
-from trickbag.testing import tiny_learner
+from trickbag.speed.fast import Fast
+from trickbag.testing.prove import tiny_learner
 tiny_learner(Fast(compile=True, device='cpu')).fit(1)
 assert not counters['stats']['unique_graphs']
 """

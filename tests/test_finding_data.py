@@ -7,9 +7,9 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, I
 from torchvision.datasets import ImageFolder
 
 from trickbag.all import *
-from trickbag.core import ordered_view
+from trickbag.loop.loading import ordered_view
 from trickbag.data.images import class_index
-from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
 
 def image(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from trickbag.all import *
-from trickbag.checks import check_device, check_lr, check_number, check_whole
-from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
+from trickbag.core.arguments import check_device, check_lr, check_number, check_whole
+from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
 
 nan = float('nan')
 inf = float('inf')

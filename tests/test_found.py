@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from trickbag.all import *
-from trickbag.testing import StopAt, TinyData, prove_resume, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import StopAt, TinyData, prove_resume, tiny_learner, tiny_model, weights
 
 def said(f, *words, exc=ValueError):
     with pytest.raises(exc) as e: f()
@@ -163,7 +163,7 @@ def test_typical_slips():
             def before_batch(self): pass
     said(no_learn, 'def before_batch(self, learn)', exc=TypeError)
     said(lambda: tiny_learner().cb('MixUp'), 'it has', 'Recorder', exc=KeyError)
-    from trickbag.testing import prove
+    from trickbag.testing.prove import prove
     said(lambda: prove([EMA()]), 'prove(lambda', exc=TypeError); prove(EMA)
 
 def test_a_column_named_is_valid_is_used(tmp_path):

@@ -9,8 +9,8 @@ from torch import nn
 import trickbag
 from trickbag import all as tb
 from trickbag.callback import Callback
-from trickbag.pairs import BAG, bag_opt, small_data, small_model
-from trickbag.testing import tiny_learner, weights
+from trickbag.testing.pairs import BAG, bag_opt, small_data, small_model
+from trickbag.testing.prove import tiny_learner, weights
 
 
 def derived(cb):

@@ -1,7 +1,7 @@
 "The tricks on images of the batch: nothing waits for the device, no loop over samples, no global draws, any memory layout, batches left as they came."
 import pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from trickbag.testing import tiny_learner
+from trickbag.testing.prove import tiny_learner
 from trickbag.vision.alternating_flip import AlternatingFlip
 from trickbag.vision.col_out import ColOut
 from trickbag.vision.color_jitter import ColorJitter

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 from trickbag.all import *
 from trickbag.data.loaders import DataLoaders, ImageLoader, Store
-from trickbag.testing import StopAt, weights
+from trickbag.testing.prove import StopAt, weights
 
 NAMES = ['circle', 'square', 'wedge']
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.bench import interrupts as bench
-from trickbag import interrupts
+from trickbag.core import interrupts
 from trickbag.all import *
-from trickbag.core import keep_attrs, keep_modes, keep_rng, one_thread
-from trickbag.interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
-from trickbag.testing import Bomb, process_state, tiny_learner, weights
+from trickbag.core.basics import keep_attrs, keep_modes
+from trickbag.core.threads import keep_rng, one_thread
+from trickbag.core.interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
+from trickbag.testing.prove import Bomb, process_state, tiny_learner, weights
 
 def ctrl_c(): signal.raise_signal(signal.SIGINT)
 

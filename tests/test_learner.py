@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from trickbag.all import *
 from trickbag.callback import EVENTS
-from trickbag.testing import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 class Log(Callback):
     "Write every event down, before any other callback"

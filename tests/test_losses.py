@@ -11,7 +11,7 @@ from torch import nn
 from trickbag.all import (OHEM, SAM, CutMix, DataLoaders, Distillation, GradientAccumulation, LabelSmoothing, MixUp, RepeatedAugmentation,
                           SelectiveBackprop, focal_loss, FocalLoss, probabilities, read_loss, soft_targets)
 from trickbag.callback import Callback
-from trickbag.testing import tiny_learner, tiny_model
+from trickbag.testing.prove import tiny_learner, tiny_model
 
 C,SIZE = 4,4
 WEIGHT = torch.tensor([1., 5., .5, 9.])

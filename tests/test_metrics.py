@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from trickbag.all import (Averages, CSVLogger, Callback, DataLoaders, EarlyStopping, Interpretation, MixUp, Recorder, SaveBest, accuracy,
                           error_rate, higher_is_better, monitor_mode, top_5)
-from trickbag.testing import TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
 
 FOUR = dict(task='multiclass', num_classes=4)
 

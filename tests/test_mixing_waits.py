@@ -1,7 +1,7 @@
 "The tricks that change a batch never ask for a tensor's value: on a GPU that would wait for it, every step."
 import pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from trickbag.testing import tiny_learner
+from trickbag.testing.prove import tiny_learner
 from trickbag.tricks.cutmix import CutMix
 from trickbag.tricks.label_smoothing import LabelSmoothing
 from trickbag.tricks.mix_or_cut import MixOrCut

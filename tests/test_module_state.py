@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trickbag.all import *
-from trickbag.pairs import bag_opt, small_data, small_model
-from trickbag.testing import TinyData, prove_resume, tiny_learner, tiny_model, weights
+from trickbag.testing.pairs import bag_opt, small_data, small_model
+from trickbag.testing.prove import TinyData, prove_resume, tiny_learner, tiny_model, weights
 
 sgd = partial(torch.optim.SGD, momentum=.9)
 

@@ -14,7 +14,7 @@ nbs = nbglob(cfg.nbs_path, as_path=True).sorted()
 # A shell keeps all that its notebook made, and a heap of 6 GB makes every later test slow. So each notebook gets a process of its own, forked
 # from one that has imported what they all need and has run nothing.
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['tests.conftest', 'nbdev.test', 'matplotlib.pyplot', 'pandas', 'torchvision', 'trickbag.all', 'trickbag.pairs'])
+processes.set_forkserver_preload(['tests.conftest', 'nbdev.test', 'matplotlib.pyplot', 'pandas', 'torchvision', 'trickbag.all', 'trickbag.testing.pairs'])
 
 
 def run_notebook(path, said):

@@ -1,7 +1,7 @@
 "Every pair of tricks: legal ones train, in any order and without a trace; the others are refused before the first step."
 import warnings
 import pytest
-from trickbag.pairs import BAG, prove_pair
+from trickbag.testing.pairs import BAG, prove_pair
 
 NAMES = sorted(BAG)
 ALONE = [       # of each of these there can be one

@@ -15,17 +15,18 @@ from torchvision.transforms.functional import ten_crop
 from trickbag import core
 from trickbag.all import (EMA, Callback, Crop, DataLoaders, GradientClip, MixedPrecision, MixUp, Normalize, Recorder, SelectiveBackprop,
                           accuracy)
-from trickbag.batchnorm import update_bn
-from trickbag.checkpoint import kept
-from trickbag.core import atomic_save, name_key
+from trickbag.models.batchnorm import update_bn
+from trickbag.loop.checkpoint import kept
+from trickbag.core.files import atomic_save
+from trickbag.core.streams import name_key
 from trickbag.data import images
 from trickbag.data.images import split_idxs
 from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
-from trickbag.interrupts import keep_torch_state
-from trickbag.losses import feature_distance
-from trickbag.modules import wrap_forward
-from trickbag.testing import StopAt, TinyData, tiny_learner
+from trickbag.core.interrupts import keep_torch_state
+from trickbag.loop.losses import feature_distance
+from trickbag.core.modules import wrap_forward
+from trickbag.testing.prove import StopAt, TinyData, tiny_learner
 from trickbag.tricks.muon import split_hidden
 from trickbag.vision.crop import random_boxes, tta_views
 

@@ -5,7 +5,7 @@ import pytest, torch
 from torch import nn
 from trickbag.all import *
 from trickbag.callback import EVENTS
-from trickbag.testing import found, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import found, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
 
 torch.manual_seed(0)
 TRICKS = dict(

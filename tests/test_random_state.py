@@ -15,8 +15,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 import trickbag.learner
 from trickbag.all import EVENTS, Callback, DataLoaders, keep_rng
-from trickbag.draws import Draws, SeededWorkers
-from trickbag.testing import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.core.draws import Draws, SeededWorkers
+from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 GLOBAL_RNG = np.random.default_rng(0)
 warns_of_workers = pytest.mark.filterwarnings('ignore:.*persistent_workers')

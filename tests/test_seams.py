@@ -10,7 +10,7 @@ from torch import nn
 
 from trickbag.all import Checkpoint, DataLoaders, FileSource, ImageLoader, Learner, MixUp, SaveBest, Store, TerminateOnNaN, describe_data, described
 from trickbag.callback import Callback
-from trickbag.testing import tiny_learner, tiny_model, weights
+from trickbag.testing.prove import tiny_learner, tiny_model, weights
 
 from .fake_gpu import GPU, fake_gpu
 

@@ -2,12 +2,12 @@
 from functools import partial
 import torch
 from trickbag.models.xresnet import XResNet
-from trickbag.testing import prove_order, prove_resume, prove_undone
-from trickbag.tricks.channels_last import ChannelsLast
+from trickbag.testing.prove import prove_order, prove_resume, prove_undone
+from trickbag.speed.channels_last import ChannelsLast
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.grad_accumulation import GradientAccumulation
 from trickbag.tricks.grad_clip import GradientClip
-from trickbag.tricks.mixed_precision import MixedPrecision
+from trickbag.speed.mixed_precision import MixedPrecision
 from trickbag.tricks.mixup import MixUp
 from trickbag.tricks.no_bias_decay import NoBiasDecay
 from trickbag.tricks.zero_gamma import ZeroGamma

@@ -3,12 +3,12 @@ import pytest, torch
 from torch._dynamo.utils import counters
 from trickbag.callback import Callback
 from trickbag.models.xresnet import XResNet
-from trickbag.testing import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
+from trickbag.testing.prove import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 from trickbag.tricks.blur_pool import BlurPool
-from trickbag.tricks.compile import Compile
+from trickbag.speed.compile import Compile
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.ghost_batch_norm import GhostBatchNorm
-from trickbag.tricks.grad_checkpoint import GradientCheckpointing
+from trickbag.speed.grad_checkpoint import GradientCheckpointing
 from trickbag.tricks.mixup import MixUp
 from trickbag.tricks.squeeze_excite import SqueezeExcite
 from trickbag.tricks.stochastic_depth import StochasticDepth

@@ -4,8 +4,8 @@ from functools import partial
 import pytest, torch
 from trickbag.all import *
 from trickbag.callback import Callback, CancelValidate
-from trickbag.pairs import SmallImages, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing import StopAt, TinyData, found, tiny_learner, tiny_model, weights
+from trickbag.testing.pairs import SmallImages, bag_opt, pair_learner, small_data, small_model
+from trickbag.testing.prove import StopAt, TinyData, found, tiny_learner, tiny_model, weights
 
 def small(*cbs, **kw): return tiny_learner(list(cbs), small_data(), small_model(), **{'opt_func': bag_opt, **kw})
 

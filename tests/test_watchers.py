@@ -13,7 +13,7 @@ import pytest
 from trickbag.all import *
 from trickbag.monitors import csv_logger, progress
 from trickbag.monitors.progress import Bar, Progress, bar, say, surroundings
-from trickbag.testing import StopAt, tiny_learner, weights
+from trickbag.testing.prove import StopAt, tiny_learner, weights
 
 @pytest.fixture(autouse=True)
 def new_output(monkeypatch): monkeypatch.setattr(progress, '_output', progress._Output())
@@ -135,7 +135,7 @@ def test_two_processes_in_one_folder(tmp_path):
     code = f'''
 import warnings
 from trickbag.all import *
-from trickbag.testing import tiny_learner
+from trickbag.testing.prove import tiny_learner
 warnings.simplefilter('ignore')
 tiny_learner([CSVLogger()], path={str(tmp_path)!r}).fit(12)
 '''

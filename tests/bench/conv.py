@@ -7,8 +7,8 @@ forward pass with the gradient of the input, and for the gradient of the weights
 Times are medians; both ways take turns."""
 import argparse, json, os, platform, statistics, time
 import torch, torch.nn.functional as F
-from trickbag.conv import channel_share, col2im, im2col
-from trickbag.fast import fast_bf16, keep_heap
+from trickbag.speed.conv import channel_share, col2im, im2col
+from trickbag.speed.fast import fast_bf16, keep_heap
 
 LAYERS = [(n, *l) for n in (16, 64, 256) for l in (     # batch; channels in, out, side of the map, kernel, stride
     (64, 64, 16, 3, 1), (64, 128, 16, 3, 2), (128, 128, 8, 3, 1), (128, 256, 8, 3, 2), (256, 256, 4, 3, 1), (256, 512, 4, 3, 2), (256, 512, 2, 1, 1), (512, 512, 2, 3, 1),

@@ -37,7 +37,7 @@ def main():
     for n,v in (('presize', 160), ('limit', 512), ('rounds', 5)): ap.add_argument(f'--{n}', type=int, default=v)
     a = ap.parse_args(); P,k = a.presize,os.cpu_count(); start(P)
     fs = sorted(map(str, a.folder.rglob('*.jp*g')))[:a.limit]; cut = [fs[i::2*k] for i in range(2*k)]
-    from trickbag.core import lone_threads
+    from trickbag.core.threads import lone_threads
     threads,procs = lone_threads('bench', k),ProcessPoolExecutor(k, initializer=start, initargs=(P,))
     ways = {'alone': lambda n: many(n, fs), f'{k} threads': lambda n: list(threads.map(many, [n]*len(cut), cut)), f'{k} processes': lambda n: list(procs.map(many, [n]*len(cut), cut))}
     res = {}

@@ -9,7 +9,7 @@ import argparse, contextlib, itertools, json, os, platform, statistics, sys, tim
 import torch
 from torch import nn
 from trickbag import all as bag
-from trickbag.fast import has_compiler, keep_heap
+from trickbag.speed.fast import has_compiler, keep_heap
 
 def loop(half, last, im2col, compiled, a):
     torch.manual_seed(0)

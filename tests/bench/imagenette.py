@@ -7,7 +7,7 @@ Needs Imagenette (160 px) in $TRICKBAG_DATA, or the network. Prints a row a seed
 import argparse, json, os, platform, statistics, sys, time
 import torch
 from trickbag.all import *
-from trickbag.fast import fast_bf16
+from trickbag.speed.fast import fast_bf16
 
 LEADERBOARD = {(128, 5): 87.43, (128, 20): 91.57, (192, 5): 86.76, (192, 20): 92.50, (256, 5): 86.85, (256, 20): 93.53}   # fastai/imagenette, % correct
 

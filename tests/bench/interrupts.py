@@ -8,10 +8,10 @@ import argparse, json, math, mmap, os, random, signal, struct, sys, time, warnin
 from pathlib import Path
 
 import torch
-from trickbag import interrupts
+from trickbag.core import interrupts
 from trickbag.all import *
-from trickbag.pairs import bag_opt, small_data, small_model
-from trickbag.testing import found, tiny_learner
+from trickbag.testing.pairs import bag_opt, small_data, small_model
+from trickbag.testing.prove import found, tiny_learner
 
 OUT = Path(__file__).parent/'results'/'interrupts.json'
 

@@ -21,7 +21,7 @@ def wait(): torch.cuda.synchronize() if torch.cuda.is_available() else None
 def sgd(params, lr=.1): return torch.optim.SGD(params, lr=lr, momentum=.9, weight_decay=5e-5)
 
 def half():
-    from trickbag.fast import fast_bf16
+    from trickbag.speed.fast import fast_bf16
     return fast_bf16(device())
 
 def model(a, n_out=10):

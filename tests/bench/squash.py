@@ -28,13 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trickbag.core import one_thread
+from trickbag.core.threads import one_thread
 from trickbag.data import images
 from trickbag.data.images import FileSource, decode, find_images
 from trickbag.data.loaders import DataLoaders
 from trickbag.learner import Learner
-from trickbag.metrics import accuracy
-from trickbag.schedule import OneCycle
+from trickbag.loop.metrics import accuracy
+from trickbag.loop.schedule import OneCycle
 from trickbag.vision.basic import Normalize
 from trickbag.vision.crop import Crop, center_boxes, random_boxes
 from trickbag.vision.ops import host_stream

@@ -11,10 +11,10 @@ import argparse, json, os, platform, statistics, sys, time, warnings
 import torch
 from trickbag import all as bag
 from trickbag.callback import Callback
-from trickbag.pairs import BAG, SmallImages, bag_opt
-from trickbag.trace import trace_step
+from trickbag.testing.pairs import BAG, SmallImages, bag_opt
+from trickbag.look.steps import trace_step
 
-FULL = dict(        # as a user would write them for images of full size, where trickbag.pairs has them small
+FULL = dict(        # as a user would write them for images of full size, where trickbag.testing.pairs has them small
     Compile=lambda: bag.Compile(), SqueezeExcite=lambda: bag.SqueezeExcite(), BlurPool=lambda: bag.BlurPool(), GhostBatchNorm=lambda: bag.GhostBatchNorm(),
     DropBlock=lambda: bag.DropBlock(.9, start=.9), LayerFreezing=lambda: bag.LayerFreezing(0, .5), FixRes=lambda: bag.FixRes(A.size), Lookahead=lambda: bag.Lookahead(),
     GradientAccumulation=lambda: bag.GradientAccumulation(2), GaussianBlur=lambda: bag.GaussianBlur(), Im2Col=lambda: bag.Im2Col(),

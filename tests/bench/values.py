@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import trickbag.all as tb
-from trickbag.pairs import BAG, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing import tiny_learner, weights
+from trickbag.testing.pairs import BAG, bag_opt, pair_learner, small_data, small_model
+from trickbag.testing.prove import tiny_learner, weights
 
 
 def digest(learn):

@@ -10,7 +10,7 @@ import csv, os, warnings
 from pathlib import Path
 
 from ..callback import Callback
-from ..core import atomic_write, check_writable
+from ..core.files import atomic_write, check_writable
 
 # %% ../../nbs/monitors/csv_logger.ipynb #2446e864
 class CSVLogger(Callback):
@@ -71,6 +71,7 @@ class CSVLogger(Callback):
         if text not in self._told: warnings.warn(f"CSVLogger: {text}")
         self._told.add(text)
 
+# %% ../../nbs/monitors/csv_logger.ipynb #54ede7e1
 def _note(path):
     "A file beside it, while a fit runs: how many rows were there before"
     return path.with_name(f'.{path.name}-before')

@@ -11,8 +11,8 @@ import warnings
 import torch
 
 from ..callback import Callback, CancelFit
-from ..checks import check_number
-from ..metrics import higher_is_better, is_metric_object, metric_name
+from ..core.arguments import check_number
+from ..loop.metrics import higher_is_better, is_metric_object, metric_name
 from .progress import format_value, say
 from .recorder import Recorder
 
@@ -48,6 +48,7 @@ def known_columns(
         if recorder.train_metrics: cols |= {f'train_{n}': higher for n,higher in funcs.items()}
     return cols
 
+# %% ../../nbs/monitors/early_stopping.ipynb #259dbe61
 class BestEpoch(Callback):
     "What `SaveBest` and `EarlyStopping` share: a monitored value, and which way it gets better"
     state = ('direction',)

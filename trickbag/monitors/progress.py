@@ -10,7 +10,7 @@ import atexit, errno, html, math, os, shutil, sys, warnings
 from time import perf_counter
 
 from ..callback import Callback
-from ..core import batches_in
+from ..loop.loading import batches_in
 
 # %% ../../nbs/monitors/progress.ipynb #2ef792c8
 def surroundings()->str:

@@ -11,8 +11,8 @@ import time, warnings
 import torch
 
 from ..callback import Callback
-from ..losses import counted
-from ..metrics import batch_value, is_metric_object, metric_name
+from ..loop.read_loss import counted
+from ..loop.metrics import batch_value, is_metric_object, metric_name
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d
 class Recorder(Callback):
@@ -125,10 +125,10 @@ class Recorder(Callback):
             ax2.plot(self.moms, c='C1'); ax2.set_ylabel('momentum', color='C1')
         return ax
 
+# %% ../../nbs/monitors/recorder.ipynb #106e7322
 def _axes():
     import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
     return plt.subplots(figsize=(5, 3), layout='constrained')[1]
 
 def _momentum(group): return group['momentum']
 def _first_beta(group): return group['betas'][0]
-

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from ..callback import Callback
-from ..checkpoint import content, own_names, write_checkpoint
-from ..core import atomic_save, check_writable
+from ..loop.checkpoint import content, own_names, write_checkpoint
+from ..core.files import atomic_save, check_writable
 from .early_stopping import BestEpoch
 from .progress import say
-from ..plain_files import DamagedFile, check_whole, plain_model, read_file
+from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 
 # %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
 class SaveBest(BestEpoch):

@@ -9,7 +9,7 @@ __all__ = ['unit_norms', 'adaptive_clip', 'AGC']
 import torch
 
 from ..callback import Callback
-from ..optimizer import split_head
+from ..loop.optimizer import split_head
 
 # %% ../../nbs/tricks/agc.ipynb #d0f436d5
 def unit_norms(

@@ -9,7 +9,7 @@ __all__ = ['binary_targets', 'BinaryTargets']
 import torch
 
 from ..callback import Callback
-from ..core import soft_targets
+from ..loop.targets import soft_targets
 
 # %% ../../nbs/tricks/binary_targets.ipynb #80a1e2c6
 def binary_targets(

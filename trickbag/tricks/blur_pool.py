@@ -56,6 +56,7 @@ def blur_pool(
         for m,stride,hook in done: m.stride = stride; hook.remove()
     return undo
 
+# %% ../../nbs/tricks/blur_pool.ipynb #d0dac596
 class BlurPool(Callback):
     "Blur before strided convolutions and max pools, whenever the learner runs the model"
     stage,reads,writes = 'surgery',('model',),('model',)

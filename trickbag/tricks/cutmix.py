@@ -9,7 +9,7 @@ __all__ = ['cutmix', 'CutMix']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta
+from ..core.streams import sample_beta
 from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/cutmix.ipynb #d09e8cb2

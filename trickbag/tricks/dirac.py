@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..callback import Callback
-from ..optimizer import trained_norms
+from ..loop.optimizer import trained_norms
 
 # %% ../../nbs/tricks/dirac.ipynb #49471e5b
 @torch.no_grad()

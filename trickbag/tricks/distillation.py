@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..core import keep_modes
-from ..losses import feature_distance
-from ..optimizer import linear_width
+from ..core.basics import keep_modes
+from ..loop.losses import feature_distance
+from ..loop.optimizer import linear_width
 
 # %% ../../nbs/tricks/distillation.ipynb #ee0d8129
 def distill_kl(
@@ -29,6 +29,7 @@ def distill_kl(
     if a!=b: raise ValueError(f"Distillation: the teacher gives {a}, the model {b}; use a teacher of the same classes")
     return F.kl_div((pred.float()/T).log_softmax(1), (teacher.float()/T).log_softmax(1), reduction='batchmean', log_target=True)*T**2
 
+# %% ../../nbs/tricks/distillation.ipynb #62c6e83d
 class Distillation(Callback):
     "Add to the loss of training batches how far the student's scores, and outputs of named layers, are from a teacher's"
     stage,owns,train_only = 'target',('distillation',),True
@@ -85,5 +86,6 @@ class Distillation(Callback):
 
     def cleanup_fit(self, learn): self._undo.close(); self.after_batch(learn)
 
+# %% ../../nbs/tricks/distillation.ipynb #beeffef7
 def _keep(kept, name, grad, module, inp, out):      # a forward hook; with `grad` only where the output has a graph, so not in validation
     if torch.is_grad_enabled() or not grad: kept[name] = out

@@ -10,12 +10,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..callback import Callback
 from ..models.xresnet import last_stages
-from ..optimizer import NORMS
-from ..schedule import run_position, sched_lin
+from ..loop.optimizer import NORMS
+from ..loop.schedule import run_position, sched_lin
 
 # %% ../../nbs/tricks/drop_block.ipynb #58b51c8b
 def drop_block(
@@ -37,6 +36,7 @@ def drop_block(
 
 def _hook(p, scale, block, m, args, out): return drop_block(out, p*scale, block) if m.training else None
 
+# %% ../../nbs/tricks/drop_block.ipynb #a1128d1e
 class DropBlock(Callback):
     "Blank squares of the feature maps of the last stages in training, at a rate that rises over the run; off again after the fit"
     stage,train_only,tells,does = 'surgery',True,('drop',),('drop features',)

@@ -11,7 +11,7 @@ import math
 import torch
 
 from ..callback import Callback
-from ..modules import found_tensors
+from ..core.modules import found_tensors
 
 # %% ../../nbs/tricks/ema.ipynb #3cbe417f
 def ema_decay(
@@ -30,6 +30,7 @@ def ema_update(
     "`avg = decay*avg + (1-decay)*new`"
     with torch.no_grad(): torch._foreach_lerp_(avg, new, 1-decay)
 
+# %% ../../nbs/tricks/ema.ipynb #37401242
 class EMA(Callback):
     "Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it after the fit"
     stage,owns,state,does = 'average',('average',),('avg','raw','n','pos'),('lag',)

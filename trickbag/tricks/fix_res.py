@@ -6,17 +6,8 @@
 __all__ = ['FixRes']
 
 # %% ../../nbs/tricks/fix_res.ipynb #25cc3f0b
-from functools import partial
-
-import torch
-from fastcore.basics import patch
-
-from ..batchnorm import last_batchnorm
-from ..callback import Callback
-from ..checks import asks_back
-from ..core import keep_attrs, listed
-from ..learner import Learner
-from ..sizes import AtSize
+from ..models.batchnorm import last_batchnorm
+from ..vision.at_size import AtSize
 
 # %% ../../nbs/tricks/fix_res.ipynb #22d463dc
 class FixRes(AtSize):
@@ -53,36 +44,3 @@ class FixRes(AtSize):
     def cleanup_fit(self, learn):
         for p,r in self._was: p.requires_grad_(r)
         self._was,self._norm = [],None
-
-class _Still(Callback):
-    "Stands in for a callback of the data, and does nothing"
-    stage = 'augment'
-    def __init__(self, name): self._name = name
-    @property
-    def name(self): return self._name
-
-_sgd = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-4)
-
-@patch
-@asks_back
-def fix_res(self:Learner,
-    size:int,           # test size in pixels
-    n_epoch:int=1,      # the authors take 1 to 56, with `StepDecay(30)`
-    lr:float=None,      # None: the authors' .008 for batches of 512, in proportion to the batch size
-    boxes:str='center', norm:bool=True, affine:bool=False,  # as in `FixRes`
-    opt_func=_sgd,      # the authors': momentum .9, weight decay 1e-4
-    cbs=(),             # callbacks for this fit
-    resume=False,       # a file, as in `fit`
-    resume_anyway=False,    # as in `fit`
-)->Learner:             # itself, with the learner's own optimizer as it was
-    "A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data, model or monitoring"
-    cbs,dl = listed(cbs),self.dls.train
-    if lr is None:
-        if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)): raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
-        lr = 8e-3*bs/512
-    stay = {'surgery', 'device', 'crop', 'normalise', 'model', 'accumulate', 'precision', 'monitor', 'report', 'stop'} | ({'augment'} if boxes=='train' else set())
-    mirrors = [cb for cb in getattr(self.dls, 'cbs', ()) if 'flip' in cb.owns]
-    if boxes=='center' and mirrors and not any('flip' in cb.owns for cb in cbs): cbs.append(_Still(mirrors[0].name))     # the test does not mirror
-    with keep_attrs(self, 'cbs', 'opt', 'opt_func'):
-        self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does],None,opt_func
-        return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume, resume_anyway)

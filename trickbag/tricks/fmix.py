@@ -9,7 +9,7 @@ __all__ = ['fourier_noise', 'brightest', 'fmix', 'FMix']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta
+from ..core.streams import sample_beta
 
 # %% ../../nbs/tricks/fmix.ipynb #a5bf16a1
 def fourier_noise(

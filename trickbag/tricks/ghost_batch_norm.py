@@ -14,7 +14,7 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..callback import Callback
-from ..modules import own_forward, wrap_forward
+from ..core.modules import own_forward, wrap_forward
 
 # %% ../../nbs/tricks/ghost_batch_norm.ipynb #94348f00
 def ghost_chunks(
@@ -61,6 +61,7 @@ def _forward(size, bn, forward, x):
     if not bn.training or len(x)<=size: return forward(x)
     return _by_parts(size, bn, forward, x) if own_forward(bn, _BatchNorm) else ghost_batch_norm(x, bn, size)
 
+# %% ../../nbs/tricks/ghost_batch_norm.ipynb #b70e41d0
 class GhostBatchNorm(Callback):
     "In training, batch norms see chunks of the batch"
     stage,owns,reads,writes = 'surgery',('batchnorm',),('model',),('model',)

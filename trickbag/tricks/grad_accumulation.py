@@ -9,7 +9,7 @@ __all__ = ['scale_grads', 'GradientAccumulation']
 import torch
 
 from ..callback import Callback, CancelStep
-from ..losses import share
+from ..loop.read_loss import share
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
 def scale_grads(
@@ -20,6 +20,7 @@ def scale_grads(
     grads = [p.grad for p in params if p.grad is not None]
     if grads and (isinstance(factor, torch.Tensor) or factor!=1): torch._foreach_mul_(grads, factor)
 
+# %% ../../nbs/tricks/grad_accumulation.ipynb #c4af7735
 class GradientAccumulation(Callback):
     "Step once every `n_acc` batches, on the gradient of the loss of all their samples together"
     stage,owns,state = 'accumulate',('accumulate',),('count','total','first')

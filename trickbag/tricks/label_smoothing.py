@@ -9,7 +9,7 @@ __all__ = ['label_smoothing', 'LabelSmoothing']
 import torch
 
 from ..callback import Callback
-from ..core import soft_targets
+from ..loop.targets import soft_targets
 
 # %% ../../nbs/tricks/label_smoothing.ipynb #dd55fd1d
 def label_smoothing(

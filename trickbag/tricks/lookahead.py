@@ -9,7 +9,7 @@ __all__ = ['lookahead', 'Lookahead']
 import torch
 
 from ..callback import Callback
-from ..schedule import run_position
+from ..loop.schedule import run_position
 
 # %% ../../nbs/tricks/lookahead.ipynb #17c78ca8
 @torch.no_grad()

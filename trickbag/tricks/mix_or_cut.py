@@ -9,7 +9,7 @@ __all__ = ['mix_or_cut', 'MixOrCut']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta
+from ..core.streams import sample_beta
 from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/mix_or_cut.ipynb #e871ac96

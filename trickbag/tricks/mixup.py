@@ -9,7 +9,7 @@ __all__ = ['mixup', 'MixUp']
 import torch
 
 from ..callback import Callback
-from ..core import sample_beta
+from ..core.streams import sample_beta
 
 # %% ../../nbs/tricks/mixup.ipynb #156d8038
 def mixup(

@@ -8,7 +8,7 @@ __all__ = ['split_hidden', 'Muon', 'muon']
 # %% ../../nbs/tricks/muon.ipynb #38fae023
 import torch
 
-from ..optimizer import adamw
+from ..loop.optimizer import adamw
 
 # %% ../../nbs/tricks/muon.ipynb #c7b666d1
 def split_hidden(

@@ -9,7 +9,7 @@ __all__ = ['split_decay', 'NoBiasDecay']
 from fnmatch import fnmatch
 
 from ..callback import Callback
-from ..optimizer import NORMS
+from ..loop.optimizer import NORMS
 
 # %% ../../nbs/tricks/no_bias_decay.ipynb #0a2a0ea2
 def split_decay(

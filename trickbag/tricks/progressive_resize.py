@@ -11,7 +11,7 @@ from bisect import bisect_right
 import torch
 
 from ..callback import Callback, CancelBatch
-from ..schedule import run_position
+from ..loop.schedule import run_position
 from ..vision.crop import active_crop, resize_batch
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
@@ -34,6 +34,7 @@ def size_at(
     jumps = [start+(end-start)*i/(len(sizes)-2) for i in range(len(sizes)-1)] if len(sizes)>2 else [end]
     return sizes[bisect_right(jumps, p)]
 
+# %% ../../nbs/tricks/progressive_resize.ipynb #43814f12
 class ProgressiveResize(Callback):
     "Train on images that grow from `initial` to full size; validate at full size"
     stage,owns,train_only,state = 'resize',('size',),True,('full','held')

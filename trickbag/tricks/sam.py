@@ -10,8 +10,8 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
-from ..interrupts import interrupts_held, interrupts_released
-from ..losses import share
+from ..core.interrupts import interrupts_held, interrupts_released
+from ..loop.read_loss import share
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()
@@ -26,6 +26,7 @@ def ascend(
     torch._foreach_add_(params, torch._foreach_mul(grads, rho/(norm+eps)))
     return norm
 
+# %% ../../nbs/tricks/sam.ipynb #db7b9541
 class SAM(Callback):
     "Step with the gradient at the point `rho` up the slope (sharpness-aware minimisation)"
     stage,owns,state = 'ascent',('ascent',),('window',)
@@ -73,4 +74,5 @@ class SAM(Callback):
 
     def after_step(self, learn): self.window = []
 
+# %% ../../nbs/tricks/sam.ipynb #595c50df
 _BATCH = 'xb', 'yb', 'targ', 'idx', 'iter'      # `iter`, so that `learn.rng` gives what it gave in the first pass

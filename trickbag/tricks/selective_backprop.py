@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
-from ..core import keep_modes, soft_targets
-from ..losses import unreduced
-from ..schedule import run_position
+from ..core.basics import keep_modes
+from ..loop.targets import soft_targets
+from ..loop.read_loss import unreduced
+from ..loop.schedule import run_position
 
 # %% ../../nbs/tricks/selective_backprop.ipynb #ae1a0d0e
 def pick_hard(
@@ -28,6 +29,7 @@ def pick_hard(
     top = ((1/keep-1)*rank.log()+gumbel).topk(max(int(keep*n), 1))[1]
     return losses.argsort(stable=True)[top]
 
+# %% ../../nbs/tricks/selective_backprop.ipynb #7b7f999b
 class SelectiveBackprop(Callback):
     "In a phase of the run, train on the share `keep` of each batch, hard samples first"
     stage,train_only,state,does = 'select',True,('count',),('drop samples',)     # count: batches of this epoch that came here; some may have been joined

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..core import keep_rng, mix_seed, name_key, seed_default
+from ..core.streams import mix_seed, name_key, seed_default
+from ..core.threads import keep_rng
 
 # %% ../../nbs/tricks/squeeze_excite.ipynb #0921008e
 class ChannelGate(nn.Module):
@@ -50,6 +51,7 @@ def squeeze_excite(
         for (m,_),h in zip(convs, hooks): h.remove(); del m.squeeze_excite
     return undo
 
+# %% ../../nbs/tricks/squeeze_excite.ipynb #8a008360
 class SqueezeExcite(Callback):
     "Squeeze-and-excitation after wide convolutions, whenever the learner runs the model"
     stage,reads,writes,does = 'surgery',('model',),('model', 'groups'),('add layers',)

@@ -52,6 +52,7 @@ def stochastic_depth(
     ps = drop_rates(len(ends), drop, rule) if linear else [drop]*len(ends)
     return [m.register_forward_hook(hook(p)) for p,ms in zip(ps, ends) if p for m in ms]
 
+# %% ../../nbs/tricks/stochastic_depth.ipynb #fafc5070
 class StochasticDepth(Callback):
     "Drop residual branches, per sample, in training; off again after the fit"
     stage,reads,writes,does = 'surgery',('model',),('model',),('drop features',)

@@ -8,9 +8,9 @@ __all__ = ['swa_update', 'SWA']
 # %% ../../nbs/tricks/swa.ipynb #76a05251
 import torch
 
-from ..batchnorm import has_stats, update_bn
+from ..models.batchnorm import has_stats, update_bn
 from ..callback import Callback
-from ..interrupts import interrupts_held
+from ..core.interrupts import interrupts_held
 
 # %% ../../nbs/tricks/swa.ipynb #aa0a3a95
 def swa_update(
@@ -20,6 +20,7 @@ def swa_update(
     "Take one more into an equal average (Izmailov et al. 2018)"
     torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a,b in zip(avg, new)], 1/(n+1))
 
+# %% ../../nbs/tricks/swa.ipynb #725d9fac
 class SWA(Callback):
     "Average the weights at the end of each epoch from `start` on; the model holds the average at the end, with BatchNorm statistics of its own"
     stage,state,reads,tells = 'average',('avg','n','steps','done'),('weights', 'x'),('n',)

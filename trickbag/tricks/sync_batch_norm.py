@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..callback import Callback
-from ..modules import own_forward, wrap_forward
+from ..core.modules import own_forward, wrap_forward
 
 # %% ../../nbs/tricks/sync_batch_norm.ipynb #b3dc9690
 class _SumOver(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..optimizer import trained_norms
+from ..loop.optimizer import trained_norms
 
 # %% ../../nbs/tricks/whiten.ipynb #d64e1c7e
 @torch.no_grad()
@@ -37,6 +37,7 @@ def first_conv(model:nn.Module)->nn.Conv2d:
     if conv is None: raise ValueError(f"Whiten: {type(model).__name__} has no nn.Conv2d; leave Whiten out")
     return conv
 
+# %% ../../nbs/tricks/whiten.ipynb #e1933977
 class Whiten(Callback):
     "At the first batch of a new training, set the first convolution to whitening filters; it is frozen during the fit"
     stage,train_only,state,tells = 'model',True,('done',),('variances',)

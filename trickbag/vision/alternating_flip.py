@@ -9,7 +9,7 @@ __all__ = ['hash_bits', 'alternating', 'AlternatingFlip']
 import torch
 
 from ..callback import Callback
-from ..core import mix_seed, name_key
+from ..core.streams import mix_seed, name_key
 from .basic import flip
 from .ops import to_device
 

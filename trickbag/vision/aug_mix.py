@@ -48,6 +48,7 @@ def augmix(
     for i in range(k): mix.addcmul_(y[i*n:(i+1)*n], w[i+1])
     return mix.round_().clamp_(0, 255).to(torch.uint8)
 
+# %% ../../nbs/vision/aug_mix.ipynb #e6df270e
 class AugMix(Callback):
     "Mean of each training image and several chains of operations applied to it, on uint8 images"
     stage,owns,train_only = 'augment',('policy',),True

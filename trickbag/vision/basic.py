@@ -9,7 +9,7 @@ __all__ = ['imagenet_mean', 'imagenet_std', 'flip', 'Flip', 'normalize', 'memory
 import torch
 
 from ..callback import Callback
-from ..core import one_thread
+from ..core.threads import one_thread
 
 imagenet_mean,imagenet_std = (.485, .456, .406),(.229, .224, .225)
 

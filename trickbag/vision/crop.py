@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
-from ..core import one_thread
+from ..core.threads import one_thread
 from .ops import host_stream, to_device
 
 # %% ../../nbs/vision/crop.ipynb #bebd734c
