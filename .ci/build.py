@@ -45,13 +45,15 @@ def public():
         rel = p.relative_to(lib).with_suffix('')
         if any(o[0]=='_' for o in rel.parts) or str(rel) in PRIVATE: continue
         for node in ast.parse(p.read_text()).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '')=='__all__' and (names := ast.literal_eval(node.value)):
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '')=='__all__':
+                names = ast.literal_eval(node.value)
                 yield '.'.join((lib.name, *rel.parts)),sorted(names, key=lambda s: (s.lower(), s))
 
 def facade():
     "Write the import cell of nbs/all.ipynb: every public name, imported by name, lines of 140 columns at most"
     imports,names = [],[]
     for mod,ns in public():
+        if not ns: imports.append(f'import {mod}')      # what it has are methods of the learner
         imports += [f'from {mod} import '+o.rstrip(',') for o in textwrap.wrap(', '.join(ns), 140-len(f'from {mod} import '))]
         names += ns
     quoted = textwrap.wrap(', '.join(f"'{n}'" for n in names), 136)

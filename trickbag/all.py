@@ -199,7 +199,9 @@ from .monitors.progress import Bar, bar, format_time, format_value, Progress, sa
 from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
+import trickbag.runs.fix_res
 from .runs.lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
+import trickbag.runs.one_cycle
 from .runs.tta import TTA, tta_fold
 from .speed.channels_last import ChannelsLast, from_channels_last, to_channels_last
 from .speed.compile import Compile, compile_call
