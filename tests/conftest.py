@@ -1,40 +1,71 @@
 "One core a worker, no network, and the same state of the process at the start of every test."
-import os, random, signal, socket
-for o in 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS': os.environ[o] = '1'
-import numpy as np, pytest, torch
+
+import os
+import random
+import signal
+import socket
+
+for o in 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS':
+    os.environ[o] = '1'
+import numpy as np
+import pytest
+import torch
+
 
 def pytest_configure(config):
     torch.set_num_threads(1)
     # a shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_collection_modifyitems(items):
     "Workers that collect tests of other names run none: an address in a name differs from one to the next"
     odd = [item.nodeid for item in items if ' at 0x' in item.nodeid]
     assert not odd, f'give these tests ids that hold no address: {odd[:3]}'
 
+
 def fresh():
     "Undo what a test or notebook may have set for the whole process"
-    random.seed(0); np.random.seed(0); torch.manual_seed(0)
-    torch.set_default_dtype(torch.float32); torch.set_default_device(None)
-    torch.set_grad_enabled(True); torch.use_deterministic_algorithms(False); torch.set_num_threads(1)
-    if plt := __import__('sys').modules.get('matplotlib.pyplot'): plt.close('all'); plt.rcdefaults()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+    if plt := __import__('sys').modules.get('matplotlib.pyplot'):
+        plt.close('all')
+        plt.rcdefaults()
+
 
 def no_network(connect):
     "A socket's `connect` that refuses other machines"
+
     def local(self, address):
-        if isinstance(address, tuple) and address[0] not in ('localhost', '::1') and not str(address[0]).startswith('127.'):
+        if (
+            isinstance(address, tuple)
+            and address[0] not in ('localhost', '::1')
+            and not str(address[0]).startswith('127.')
+        ):
             raise OSError(f'tests use no network, and this one connects to {address[0]}')
         return connect(self, address)
+
     return local
+
 
 @pytest.fixture(autouse=True)
 def same_start(monkeypatch):
-    cwd,env,sigint = os.getcwd(),dict(os.environ),signal.getsignal(signal.SIGINT)
+    cwd = os.getcwd()
+    env = dict(os.environ)
+    sigint = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(socket.socket, 'connect', no_network(socket.socket.connect))
     fresh()
     yield
-    os.chdir(cwd); signal.signal(signal.SIGINT, sigint)
-    for k in os.environ.keys()-env.keys(): del os.environ[k]
+    os.chdir(cwd)
+    signal.signal(signal.SIGINT, sigint)
+    for k in os.environ.keys() - env.keys():
+        del os.environ[k]
     os.environ.update(env)
     fresh()

@@ -1,47 +1,89 @@
-"Every trick of the bag, on a small ResNet and uint8 images: resumed to the bit, undone after an error, and its checkpoints fit the plain model."
-import pytest, random, torch, warnings
+"""Every trick of the bag, on a small ResNet and uint8 images: resumed to the bit, undone after an error, and its
+checkpoints fit the plain model."""
+
+import random
+import warnings
+
+import pytest
+import torch
+
 from trickbag.testing.pairs import BAG, bag_opt, pair_learner, small_data, small_model
 from trickbag.testing.prove import Bomb, EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
+
 
 @pytest.fixture(autouse=True)
 def quiet():
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); yield
+        warnings.simplefilter('ignore')
+        yield
+
 
 @pytest.mark.parametrize('name', BAG)
 def test_resumes_to_the_bit_and_saves_what_the_plain_model_loads(name, tmp_path):
     whole = pair_learner(name).fit(2)
     for at in ((0, 0), (0, 1), (0, 2), (0, None), (1, 1)):
-        f = tmp_path/f'{at}.pt'
+        f = tmp_path / f'{at}.pt'
         pair_learner(name).fit(2, cbs=StopAt(at, f))
         sd = torch.load(f, weights_only=True)['model']
-        assert list(sd)==list(small_model().state_dict()), f"{name}: other keys than the plain model's"
+        assert list(sd) == list(small_model().state_dict()), f"{name}: other keys than the plain model's"
         small_model().load_state_dict(sd, strict=True)
         torch.manual_seed(random.randrange(2**31))
         rest = pair_learner(name).fit(2, resume=f)
-        assert torch.equal(weights(whole), weights(rest)), f"{name}, stopped after {at}: {(weights(whole)-weights(rest)).abs().max():.1e} apart"
+        assert torch.equal(weights(whole), weights(rest)), (
+            f"{name}, stopped after {at}: {(weights(whole) - weights(rest)).abs().max():.1e} apart"
+        )
+
 
 @pytest.mark.parametrize('name', BAG)
 def test_undone_wherever_it_stops(name):
     for bomb in (EarlyBomb, LateBomb):
-        for e in ('before_fit', 'before_batch', 'after_pred', 'after_loss', 'after_backward', 'before_step', 'after_step', 'after_batch', 'before_validate', 'after_epoch', 'after_fit'):
-            learn = pair_learner(name); was = found(learn)
-            with pytest.raises(ZeroDivisionError): learn.fit(1, cbs=bomb(e))
+        for e in (
+            'before_fit',
+            'before_batch',
+            'after_pred',
+            'after_loss',
+            'after_backward',
+            'before_step',
+            'after_step',
+            'after_batch',
+            'before_validate',
+            'after_epoch',
+            'after_fit',
+        ):
+            learn = pair_learner(name)
+            was = found(learn)
+            with pytest.raises(ZeroDivisionError):
+                learn.fit(1, cbs=bomb(e))
             now = found(learn)
-            assert now==was, f"{name}, {bomb.__name__} in {e}: {[k for k in was if was[k]!=now[k]]}"
-        learn.validate(); assert found(learn)==was
+            assert now == was, f"{name}, {bomb.__name__} in {e}: {[k for k in was if was[k] != now[k]]}"
+        learn.validate()
+        assert found(learn) == was
+
 
 @pytest.mark.parametrize('name', BAG)
 def test_looking_leaves_no_trace(name):
-    learn = pair_learner(name); learn.fit(1)
-    was,w = found(learn),weights(learn)
-    for f in (learn.validate, learn.get_preds, learn.explain, lambda: learn.explain(step=True), lambda: learn.lr_find(num_it=20, show_plot=False, suggest=('minimum',))):
+    learn = pair_learner(name)
+    learn.fit(1)
+    was = found(learn)
+    w = weights(learn)
+    for f in (
+        learn.validate,
+        learn.get_preds,
+        learn.explain,
+        lambda: learn.explain(step=True),
+        lambda: learn.lr_find(num_it=20, show_plot=False, suggest=('minimum',)),
+    ):
         f()
-        assert found(learn)==was and torch.equal(weights(learn), w), f"{name}: {f}"
+        assert found(learn) == was and torch.equal(weights(learn), w), f"{name}: {f}"
 
 
 @pytest.mark.parametrize('name', [n for n in BAG if n != 'Compile'])
 def test_draws_from_its_own_stream(name):
     trial = BAG[name]
-    prove_own_stream(lambda: [trial.make()], model=small_model, dls=small_data(), loss_func=trial.loss and trial.loss(),
-                     opt_func=trial.opt or bag_opt)
+    prove_own_stream(
+        lambda: [trial.make()],
+        model=small_model,
+        dls=small_data(),
+        loss_func=trial.loss and trial.loss(),
+        opt_func=trial.opt or bag_opt,
+    )

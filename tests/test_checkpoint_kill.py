@@ -1,5 +1,9 @@
 "A training process killed with SIGKILL, again and again, and resumed, ends with the bits of one left alone."
-import json, os, subprocess, sys
+
+import json
+import os
+import subprocess
+import sys
 
 SCRIPT = '''
 import csv, hashlib, json, os, random, signal, sys, time
@@ -63,12 +67,22 @@ print(json.dumps(dict(seen=seen, whole=json.loads((root/'whole/end.json').read_t
                       left=sorted(o.name for o in (root/'killed').rglob('*') if o.is_file()))))
 '''
 
+
 def test_killed_and_resumed(tmp_path):
-    p = subprocess.run([sys.executable, '-c', SCRIPT, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert p.returncode==0, p.stderr[-3000:]
+    p = subprocess.run(
+        [sys.executable, '-c', SCRIPT, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert p.returncode == 0, p.stderr[-3000:]
     d = json.loads(p.stdout.splitlines()[-1])
     print(d['seen'])
-    assert len(d['seen'])>=4 and d['seen']==sorted(d['seen']) and len({tuple(o) for o in d['seen']})>=3, d['seen']  # killed on its way
-    assert len(d['whole']['hist'])==5 and d['whole']['rows']==d['whole']['hist']
-    assert d['killed']==d['whole'] and d['again']==d['whole']
-    assert [n for n in d['left'] if not n.startswith('.')]==['best.pt', 'end.json', 'history.csv', 'last-1.pt', 'last.pt']
+    # killed on its way
+    assert len(d['seen']) >= 4 and d['seen'] == sorted(d['seen']) and len({tuple(o) for o in d['seen']}) >= 3, d['seen']
+    assert len(d['whole']['hist']) == 5 and d['whole']['rows'] == d['whole']['hist']
+    assert d['killed'] == d['whole'] and d['again'] == d['whole']
+    assert [n for n in d['left'] if not n.startswith('.')] == [
+        'best.pt',
+        'end.json',
+        'history.csv',
+        'last-1.pt',
+        'last.pt',
+    ]

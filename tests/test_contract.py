@@ -1,43 +1,71 @@
 "Each trick changes what it says that it writes, and nothing else; and it does something."
-import ast, io, tokenize
+
+import ast
+import io
+import tokenize
 from pathlib import Path
 
-import pytest, torch, trickbag
+import pytest
+import torch
+
+import trickbag
 from trickbag.testing.pairs import BAG, pair_learner, prove_writes
 from trickbag.testing.prove import weights
 
-SAME = {'TTA', 'ChannelsLast', 'Compile', 'GradientCheckpointing', 'SyncBatchNorm'}       # training is the same to the bit, or to rounding (SyncBatchNorm: in one process)
-WITH = dict(BinaryTargets=['MixUp'])       # there is nothing to do without these
+# training is the same to the bit, or to rounding (SyncBatchNorm: in one process)
+SAME = {'TTA', 'ChannelsLast', 'Compile', 'GradientCheckpointing', 'SyncBatchNorm'}
+WITH = dict(BinaryTargets=['MixUp'])  # there is nothing to do without these
+
 
 @pytest.mark.parametrize('name', BAG)
-def test_writes_what_it_declares(name): prove_writes(name)
+def test_writes_what_it_declares(name):
+    prove_writes(name)
+
 
 @pytest.mark.parametrize('name', [n for n in BAG if n not in SAME])
 def test_does_something(name):
     "Two epochs with and without it, with the same loss and optimizer, end differently"
-    a,b = pair_learner(name, *WITH.get(name, [])),pair_learner(name, *WITH.get(name, []))
-    b.cbs = [cb for cb in b.cbs if cb.name!=a.cbs[0].name]
+    a = pair_learner(name, *WITH.get(name, []))
+    b = pair_learner(name, *WITH.get(name, []))
+    b.cbs = [cb for cb in b.cbs if cb.name != a.cbs[0].name]
     assert not torch.equal(weights(a.fit(2)), weights(b.fit(2))), f"{name} changed nothing in two epochs"
+
 
 @pytest.mark.parametrize('name', sorted(SAME))
 def test_changes_no_bit(name):
     "These say that training is the same"
-    if name=='ChannelsLast': assert torch.allclose(weights(pair_learner(name).fit(1)), weights(pair_learner().fit(1)), atol=1e-4)
-    else: assert torch.equal(weights(pair_learner(name).fit(1)), weights(pair_learner().fit(1)))
+    if name == 'ChannelsLast':
+        assert torch.allclose(weights(pair_learner(name).fit(1)), weights(pair_learner().fit(1)), atol=1e-4)
+    else:
+        assert torch.equal(weights(pair_learner(name).fit(1)), weights(pair_learner().fit(1)))
+
 
 @pytest.mark.parametrize('name', BAG)
 def test_says_what_it_tells(name):
     for cb in pair_learner(name).cbs:
-        for n in cb.tells: assert hasattr(cb, n), f"{cb.name} tells of {n}, which it does not have before a fit"
+        for n in cb.tells:
+            assert hasattr(cb, n), f"{cb.name} tells of {n}, which it does not have before a fit"
 
-@pytest.mark.parametrize('file', sorted(f for d in ('tricks', 'vision') for f in Path(trickbag.__file__).parent.joinpath(d).glob('[!_]*.py') if f.stem not in ('ops', 'crop')), ids=lambda f: f.stem)
+
+@pytest.mark.parametrize(
+    'file',
+    sorted(
+        f
+        for d in ('tricks', 'vision')
+        for f in Path(trickbag.__file__).parent.joinpath(d).glob('[!_]*.py')
+        if f.stem not in ('ops', 'crop')
+    ),
+    ids=lambda f: f.stem,
+)
 def test_a_trick_is_short(file):
-    "Pure functions and callback: 1,050 tokens or fewer, without imports and comments. `ops` and `crop` are shared, not tricks"
+    """Pure functions and callback: 1,050 tokens or fewer, without imports and comments. `ops` and `crop` are shared,
+    not tricks"""
     text = file.read_text()
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     n = 0
     for o in ast.parse(text).body:
-        if not isinstance(o, (ast.FunctionDef, ast.ClassDef)): continue
+        if not isinstance(o, (ast.FunctionDef, ast.ClassDef)):
+            continue
         source = io.StringIO(ast.get_source_segment(text, o))
         n += sum(t.type not in layout for t in tokenize.generate_tokens(source.readline))
-    assert 0<n<=1050
+    assert 0 < n <= 1050

@@ -1,5 +1,10 @@
-"On a CPU with glibc, a step whose freed memory is kept asks the system for none. In a process of its own: other threads have other heaps."
-import os, subprocess, sys
+"""On a CPU with glibc, a step whose freed memory is kept asks the system for none. In a process of its own: other
+threads have other heaps."""
+
+import os
+import subprocess
+import sys
+
 import pytest
 
 SCRIPT = """
@@ -23,10 +28,12 @@ a,b = faults(True),faults(False)
 print(f'{a:.0f} page faults a step with kept memory, {b:.0f} without'); assert a<b/10 and b>1000
 """
 
-@pytest.mark.skipif(sys.platform!='linux', reason='glibc only')
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc only')
 def test_kept_memory():
     r = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True)
-    assert not r.returncode, r.stdout+r.stderr
+    assert not r.returncode, r.stdout + r.stderr
+
 
 PLAIN = """
 import torch
@@ -37,8 +44,18 @@ tiny_learner(Fast(compile=True, device='cpu')).fit(1)
 assert not counters['stats']['unique_graphs']
 """
 
+
 def test_no_compiler(tmp_path):
     "Where there is no compiler, one line says so, and training goes on without"
-    r = subprocess.run([sys.executable, '-c', PLAIN], capture_output=True, text=True, env={**os.environ, 'PATH': str(tmp_path), 'CXX': '', 'OMP_NUM_THREADS': '1'})
+    r = subprocess.run(
+        [sys.executable, '-c', PLAIN],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PATH': str(tmp_path), 'CXX': '', 'OMP_NUM_THREADS': '1'},
+    )
     assert not r.returncode, r.stderr
-    assert [l for l in r.stdout.splitlines() if 'Compile' in l]==[l for l in r.stdout.splitlines() if l.endswith('Compile (there is no compiler)')]!=[]
+    assert (
+        [l for l in r.stdout.splitlines() if 'Compile' in l]
+        == [l for l in r.stdout.splitlines() if l.endswith('Compile (there is no compiler)')]
+        != []
+    )

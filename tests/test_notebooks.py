@@ -1,4 +1,5 @@
 "Every notebook in nbs/ runs, as `nbdev-test` runs it, so that pytest counts and reports them."
+
 import multiprocessing
 import os
 import socket
@@ -11,28 +12,42 @@ from nbdev.doclinks import nbglob
 cfg = get_config(__file__)
 nbs = nbglob(cfg.nbs_path, as_path=True).sorted()
 
-# A shell keeps all that its notebook made, and a heap of 6 GB makes every later test slow. So each notebook gets a process of its own, forked
+# A shell keeps all that its notebook made, and a heap of 6 GB makes every later test slow. So each notebook gets a
+# process of its own, forked
 # from one that has imported what they all need and has run nothing.
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['tests.conftest', 'nbdev.test', 'matplotlib.pyplot', 'pandas', 'torchvision', 'trickbag.all', 'trickbag.testing.pairs'])
+processes.set_forkserver_preload(
+    [
+        'tests.conftest',
+        'nbdev.test',
+        'matplotlib.pyplot',
+        'pandas',
+        'torchvision',
+        'trickbag.all',
+        'trickbag.testing.pairs',
+    ]
+)
 
 
 def run_notebook(path, said):
-    "Run a notebook in this process, with what it writes to standard error in the file `said`; exit status 0 if all went well"
+    """Run a notebook in this process, with what it writes to standard error in the file `said`; exit status 0 if all
+    went well"""
     from nbdev.test import test_nb as run
+
     from tests.conftest import fresh, no_network
+
     fd = os.open(said, os.O_WRONLY | os.O_CREAT)
     os.dup2(fd, 2)
     socket.socket.connect = no_network(socket.socket.connect)
     fresh()
     ok, _ = run(path, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
     sys.__stderr__.flush()
-    os._exit(0 if ok else 1)    # whatever threads the notebook left
+    os._exit(0 if ok else 1)  # whatever threads the notebook left
 
 
 @pytest.mark.parametrize('nb', nbs, ids=lambda p: p.resolve().relative_to(cfg.nbs_path).as_posix())
 def test_notebook(nb, tmp_path):
-    said = tmp_path/'said'
+    said = tmp_path / 'said'
     process = processes.Process(target=run_notebook, args=(nb.absolute(), said))
     process.start()
     process.join()

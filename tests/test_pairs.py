@@ -1,19 +1,37 @@
-"Every pair of tricks: legal ones train, in any order and without a trace; the others are refused before the first step."
+"""Every pair of tricks: legal ones train, in any order and without a trace; the others are refused before the first
+step."""
+
 import warnings
+
 import pytest
+
 from trickbag.testing.pairs import BAG, prove_pair
 
 NAMES = sorted(BAG)
-ALONE = [       # of each of these there can be one
-    {'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'StepDecay'}, {'CutMix', 'FMix', 'MixOrCut', 'MixUp', 'ResizeMix', 'FixRes'},
-    {'AugMix', 'AutoAugment', 'RandAugment', 'TrivialAugment'}, {'AGC', 'GradientClip'}, {'AlternatingFlip', 'Flip'}, {'EMA', 'SWA'}, {'LAMB', 'LARS'},
-    {'GhostBatchNorm', 'SyncBatchNorm'}, {'FixRes', 'ProgressiveResize'}, {'FixRes', 'LayerFreezing'}, {'FixRes', 'StochasticDepth'}, {'FixRes', 'DropBlock'}, {'Cosine', 'Warmup'}, {'OneCycle', 'Warmup'}, {'GradientAccumulation', 'SelectiveBackprop'}]
-REFUSED = {frozenset((a, b)) for g in ALONE for a in g for b in g if a!=b}
+ALONE = [  # of each of these there can be one
+    {'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'StepDecay'},
+    {'CutMix', 'FMix', 'MixOrCut', 'MixUp', 'ResizeMix', 'FixRes'},
+    {'AugMix', 'AutoAugment', 'RandAugment', 'TrivialAugment'},
+    {'AGC', 'GradientClip'},
+    {'AlternatingFlip', 'Flip'},
+    {'EMA', 'SWA'},
+    {'LAMB', 'LARS'},
+    {'GhostBatchNorm', 'SyncBatchNorm'},
+    {'FixRes', 'ProgressiveResize'},
+    {'FixRes', 'LayerFreezing'},
+    {'FixRes', 'StochasticDepth'},
+    {'FixRes', 'DropBlock'},
+    {'Cosine', 'Warmup'},
+    {'OneCycle', 'Warmup'},
+    {'GradientAccumulation', 'SelectiveBackprop'},
+]
+REFUSED = {frozenset((a, b)) for g in ALONE for a in g for b in g if a != b}
+
 
 @pytest.mark.parametrize('a', NAMES)
 def test_pairs(a):
-    for b in NAMES[NAMES.index(a)+1:]:
+    for b in NAMES[NAMES.index(a) + 1 :]:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')     # some pairs are legal with a warning
+            warnings.simplefilter('ignore')  # some pairs are legal with a warning
             err = prove_pair(a, b)
-        assert bool(err)==(frozenset((a, b)) in REFUSED), f"{a} and {b}: {err or 'not refused'}"
+        assert bool(err) == (frozenset((a, b)) in REFUSED), f"{a} and {b}: {err or 'not refused'}"

@@ -10,23 +10,30 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING: from trickbag.all import *   # editors see every name
+if TYPE_CHECKING:
+    from trickbag.all import *  # editors see every name
 
 # %% ../nbs/init.ipynb #a6198d4c
-del __all__   # `from trickbag import *` then asks __getattr__ for it
+del __all__  # `from trickbag import *` then asks __getattr__ for it
+
 
 def __getattr__(name):
     "A submodule, or a name of `trickbag.all`; loaded at the first use, and kept"
     from importlib import import_module
     from importlib.util import find_spec
-    if name[:2]=='__' and name!='__all__': raise AttributeError(name)
-    if name[0]!='_' and find_spec(f'{__name__}.{name}'): return import_module(f'{__name__}.{name}')
+
+    if name[:2] == '__' and name != '__all__':
+        raise AttributeError(name)
+    if name[0] != '_' and find_spec(f'{__name__}.{name}'):
+        return import_module(f'{__name__}.{name}')
     names = import_module(f'{__name__}.all')
-    if name!='__all__' and name not in names.__all__:
+    if name != '__all__' and name not in names.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}: dir({__name__}) lists what it has")
     globals()[name] = res = getattr(names, name)
     return res
 
+
 def __dir__():
     from importlib import import_module
-    return sorted({k for k in globals() if k!='TYPE_CHECKING'} | set(import_module(f'{__name__}.all').__all__))
+
+    return sorted({k for k in globals() if k != 'TYPE_CHECKING'} | set(import_module(f'{__name__}.all').__all__))

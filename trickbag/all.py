@@ -6,134 +6,328 @@
 __all__ = []
 
 # %% ../nbs/03_all.ipynb #6f2eea1e
-from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
-from .callback import CancelValidate, class_name, compose, EVENTS, hooks, layered, PARTS, settings_of, STAGES
-from .learner import default_cbs, Learner
+from trickbag.callback import (
+    EVENTS,
+    PARTS,
+    STAGES,
+    Callback,
+    Cancel,
+    CancelBackward,
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    CancelStep,
+    CancelTrain,
+    CancelValidate,
+    class_name,
+    compose,
+    hooks,
+    layered,
+    settings_of,
+)
 from .core.arguments import asks_back, bind_or_say, check_types, is_whole, no_such_argument, none_given
 from .core.basics import keep_attrs, keep_modes, listed
-from .core.draws import Draws, generator_state, host_state, is_generator, loader_generators, reachable, same_host_state
-from .core.draws import seed_generator, SeededWorkers, set_generator_state, set_host_state
+from trickbag.core.draws import (
+    Draws,
+    SeededWorkers,
+    generator_state,
+    host_state,
+    is_generator,
+    loader_generators,
+    reachable,
+    same_host_state,
+    seed_generator,
+    set_generator_state,
+    set_host_state,
+)
 from .core.files import atomic_save, atomic_write, check_writable, torch_save
-from .core.interrupts import interrupts_held, interrupts_released, keep_torch_state, PATIENCE, uninterrupted
-from .core.modules import check_lazy, compiled_part, enter_training, found_tensors, has_extra_state, held_modules, hidden_buffers
-from .core.modules import load_hidden_buffers, moving_norms, own_forward, remembered, train_mode, uncompiled, user_level, warn_once
-from .core.modules import wrap_forward
-from .core.plain_files import check_whole, content_digest, DamagedFile, flipped_bit, packed, plain, plain_model, read_file
-from .core.plain_files import read_weights, unpacked, write_weights
-from .core.streams import InBlocks, mix_seed, mix_state, name_key, sample_beta, seed_all, seed_default, Streams
+from .core.interrupts import PATIENCE, interrupts_held, interrupts_released, keep_torch_state, uninterrupted
+from trickbag.core.modules import (
+    check_lazy,
+    compiled_part,
+    enter_training,
+    found_tensors,
+    has_extra_state,
+    held_modules,
+    hidden_buffers,
+    load_hidden_buffers,
+    moving_norms,
+    own_forward,
+    remembered,
+    train_mode,
+    uncompiled,
+    user_level,
+    warn_once,
+    wrap_forward,
+)
+from trickbag.core.plain_files import (
+    DamagedFile,
+    check_whole,
+    content_digest,
+    flipped_bit,
+    packed,
+    plain,
+    plain_model,
+    read_file,
+    read_weights,
+    unpacked,
+    write_weights,
+)
+from .core.streams import InBlocks, Streams, mix_seed, mix_state, name_key, sample_beta, seed_all, seed_default
 from .core.threads import keep_rng, lone_threads, one_at_a_time, one_thread
-from .data.download import DataURL, download, DownloadError, untar_data, URLs
-from .data.images import class_index, dataset_classes, dataset_item, dataset_labels, DatasetSource, decode, DECODE_RULES
-from .data.images import decoder_versions, FileSource, find_bad, find_images, folder_labels, Found, image_suffixes, ImageError
-from .data.images import is_empty, jpeg_head, label_func, listed_labels, Paths, quick_check, split_idxs, to_rgb, viewed
+from .data.download import DataURL, DownloadError, URLs, download, untar_data
+from trickbag.data.images import (
+    DECODE_RULES,
+    DatasetSource,
+    FileSource,
+    Found,
+    ImageError,
+    Paths,
+    class_index,
+    dataset_classes,
+    dataset_item,
+    dataset_labels,
+    decode,
+    decoder_versions,
+    find_bad,
+    find_images,
+    folder_labels,
+    image_suffixes,
+    is_empty,
+    jpeg_head,
+    label_func,
+    listed_labels,
+    quick_check,
+    split_idxs,
+    to_rgb,
+    viewed,
+)
 from .data.loaders import DataLoaders, ImageLoader, read_table
 from .data.originals import OriginalsLoader, resize_and_crop
-from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, FORMAT, free_disk, free_memory, LARGE
-from .data.store import MemoryArrays, OnGPU, SMALL, Store
+from trickbag.data.store import (
+    FORMAT,
+    LARGE,
+    SMALL,
+    DiskArrays,
+    MemoryArrays,
+    OnGPU,
+    Store,
+    cache_dir,
+    cached_sets,
+    choose_kind,
+    clear_cache,
+    free_disk,
+    free_memory,
+)
 from .data.toy import beetle, toy_set, toy_species
-from .look.cost import bottleneck, DATA_STAGES, LOOP, profile_rates
+from .learner import Learner, default_cbs
+from .look.cost import DATA_STAGES, LOOP, bottleneck, profile_rates
 from .look.explain import Table
-from .look.interpret import Interpretation, sample_files, TopLosses
+from .look.interpret import Interpretation, TopLosses, sample_files
 from .look.show import label_text, show_images
 from .look.sizes import plot_activation_cdf, plot_sweep, pooled_activations
-from .look.steps import changes, snapshot, Trace, trace_step, watches
-from .loop.checkpoint import apply_checkpoint, check_fits, check_resume, check_resume_cbs, CHECKPOINT_FORMAT, content, dry_fit
-from .loop.checkpoint import kept, newest_whole, older_names, own_cbs, own_names, own_state, place, put_back_if_refused
-from .loop.checkpoint import read_checkpoint, read_or_say_which, remembered_learner, restore_cbs, this_fit, write_checkpoint
+from .look.steps import Trace, changes, snapshot, trace_step, watches
+from trickbag.loop.checkpoint import (
+    CHECKPOINT_FORMAT,
+    apply_checkpoint,
+    check_fits,
+    check_resume,
+    check_resume_cbs,
+    content,
+    dry_fit,
+    kept,
+    newest_whole,
+    older_names,
+    own_cbs,
+    own_names,
+    own_state,
+    place,
+    put_back_if_refused,
+    read_checkpoint,
+    read_or_say_which,
+    remembered_learner,
+    restore_cbs,
+    this_fit,
+    write_checkpoint,
+)
 from .loop.checks import check_loader
 from .loop.defaults import CheckTargets, GatherPreds, ToDevice
 from .loop.loading import batches_in, ordered_view, sample_order, what_a_loader_leaves
-from .loop.losses import bce_sum, feature_distance, focal_loss, FocalLoss, sigmoid_focal_loss
-from .loop.metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object, metric_name
-from .loop.metrics import probabilities, RESERVED, top_5, true_classes, try_metrics
-from .loop.optimizer import adamw, check_loss_params, check_new_params, fit_groups, FIT_KEYS, follow_params, freeze_to
-from .loop.optimizer import linear_width, load_opt_state, made_opt, NORMS, opt_eval, opt_state, opt_training, own_keys, split_head
-from .loop.optimizer import spread_lr, trained_norms, untrained, warn_untrained
+from .loop.losses import FocalLoss, bce_sum, feature_distance, focal_loss, sigmoid_focal_loss
+from trickbag.loop.metrics import (
+    RESERVED,
+    Averages,
+    accuracy,
+    batch_value,
+    error_rate,
+    higher_is_better,
+    is_metric_object,
+    metric_name,
+    probabilities,
+    top_5,
+    true_classes,
+    try_metrics,
+)
+from trickbag.loop.optimizer import (
+    FIT_KEYS,
+    NORMS,
+    adamw,
+    check_loss_params,
+    check_new_params,
+    fit_groups,
+    follow_params,
+    freeze_to,
+    linear_width,
+    load_opt_state,
+    made_opt,
+    opt_eval,
+    opt_state,
+    opt_training,
+    own_keys,
+    split_head,
+    spread_lr,
+    trained_norms,
+    untrained,
+    warn_untrained,
+)
 from .loop.phase import BATCH_EVENTS, During, in_phase
-from .loop.read_loss import ACTIVATIONS, counted, loss_name, LossFacts, read_loss, share, unreduced, ZeroRows
-from .loop.rules import check_rules, EXEMPT, LEARNER, meetings, OWNED, picks, Rule, RULES
+from .loop.read_loss import ACTIVATIONS, LossFacts, ZeroRows, counted, loss_name, read_loss, share, unreduced
+from .loop.rules import EXEMPT, LEARNER, OWNED, RULES, Rule, check_rules, meetings, picks
 from .loop.same_fit import describe_data, describe_fit, describe_opt, described, differences, plain_name
-from .loop.schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
-from .loop.schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, schedule_values, StepDecay, Warmup
+from trickbag.loop.schedule import (
+    Cosine,
+    FlatCos,
+    Linear,
+    OneCycle,
+    Schedule,
+    StepDecay,
+    Warmup,
+    as_share,
+    combine_scheds,
+    plot_schedule,
+    run_position,
+    sched_const,
+    sched_cos,
+    sched_exp,
+    sched_lin,
+    sched_poly,
+    sched_step,
+    schedule_values,
+)
 from .loop.targets import soft_targets
 from .models.batchnorm import has_stats, last_batchnorm, training_norms, update_bn
-from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock, SimpleSelfAttention
-from .models.xresnet import SqueezeExcite2d, XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
-from .models.xresnet import xresnet34, xresnet34_deep, xresnet34_deeper, xresnet50, xresnet50_deep, xresnet50_deeper, xresnext101
-from .models.xresnet import xresnext18, xresnext34, xresnext50, xse_resnet101, xse_resnet152, xse_resnet18, xse_resnet34
-from .models.xresnet import xse_resnet50, xse_resnext101, xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper, xse_resnext34
-from .models.xresnet import xse_resnext34_deep, xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep, xse_resnext50_deeper
+from trickbag.models.xresnet import (
+    BlurPool2d,
+    DropPath,
+    ResBlock,
+    SimpleSelfAttention,
+    SqueezeExcite2d,
+    XResNet,
+    conv_layer,
+    last_norms,
+    last_stages,
+    xresnet18,
+    xresnet18_deep,
+    xresnet18_deeper,
+    xresnet34,
+    xresnet34_deep,
+    xresnet34_deeper,
+    xresnet50,
+    xresnet50_deep,
+    xresnet50_deeper,
+    xresnet101,
+    xresnet152,
+    xresnext18,
+    xresnext34,
+    xresnext50,
+    xresnext101,
+    xse_resnet18,
+    xse_resnet34,
+    xse_resnet50,
+    xse_resnet101,
+    xse_resnet152,
+    xse_resnext18,
+    xse_resnext18_deep,
+    xse_resnext18_deeper,
+    xse_resnext34,
+    xse_resnext34_deep,
+    xse_resnext34_deeper,
+    xse_resnext50,
+    xse_resnext50_deep,
+    xse_resnext50_deeper,
+    xse_resnext101,
+)
 from .monitors.csv_logger import CSVLogger
-from .monitors.early_stopping import BestEpoch, better, EarlyStopping, known_columns, monitor_mode
-from .monitors.progress import Bar, bar, format_time, format_value, Progress, say, surroundings
+from .monitors.early_stopping import BestEpoch, EarlyStopping, better, known_columns, monitor_mode
+from .monitors.progress import Bar, Progress, bar, format_time, format_value, say, surroundings
 from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
-from .runs.lr_find import lr_sweep, minimum, plot_lr_find, steep, SUGGESTIONS, valley
+from .runs.lr_find import SUGGESTIONS, lr_sweep, minimum, plot_lr_find, steep, valley
 from .runs.tta import TTA, tta_fold
 from .speed.channels_last import ChannelsLast, from_channels_last, to_channels_last
 from .speed.compile import Compile, compile_call
 from .speed.conv import channel_share, col2im, im2col, im2col_conv2d
-from .speed.fast import Backends, device_cbs, Fast, fast_bf16, has_compiler, keep_heap, waiting_threads
+from .speed.fast import Backends, Fast, device_cbs, fast_bf16, has_compiler, keep_heap, waiting_threads
 from .speed.grad_checkpoint import GradientCheckpointing, keep_buffers, residual_blocks
 from .speed.im2col import Im2Col, use_im2col
-from .speed.mixed_precision import half_dtype, MixedPrecision
-from .tricks.agc import adaptive_clip, AGC, unit_norms
-from .tricks.binary_targets import binary_targets, BinaryTargets
-from .tricks.blur_pool import binomial_kernel, blur, blur_pool, BlurPool, strided
+from .speed.mixed_precision import MixedPrecision, half_dtype
+from .tricks.agc import AGC, adaptive_clip, unit_norms
+from .tricks.binary_targets import BinaryTargets, binary_targets
+from .tricks.blur_pool import BlurPool, binomial_kernel, blur, blur_pool, strided
 from .tricks.cutmix import CutMix, cutmix
-from .tricks.decoupled_decay import decay_weights, DecoupledDecay
-from .tricks.dirac import dirac_init, DiracInit, inner_convs
-from .tricks.distillation import distill_kl, Distillation
-from .tricks.drop_block import drop_block, DropBlock
+from .tricks.decoupled_decay import DecoupledDecay, decay_weights
+from .tricks.dirac import DiracInit, dirac_init, inner_convs
+from .tricks.distillation import Distillation, distill_kl
+from .tricks.drop_block import DropBlock, drop_block
 from .tricks.ema import EMA, ema_decay, ema_update
 from .tricks.fix_res import FixRes
-from .tricks.fmix import brightest, FMix, fmix, fourier_noise
-from .tricks.ghost_batch_norm import ghost_batch_norm, ghost_chunks, GhostBatchNorm
+from .tricks.fmix import FMix, brightest, fmix, fourier_noise
+from .tricks.ghost_batch_norm import GhostBatchNorm, ghost_batch_norm, ghost_chunks
 from .tricks.grad_accumulation import GradientAccumulation, scale_grads
-from .tricks.grad_clip import clip_gradients, GradientClip
-from .tricks.gradient_centralization import centralize, GradientCentralization
-from .tricks.head_bias import head_bias, HeadBias
-from .tricks.label_smoothing import label_smoothing, LabelSmoothing
+from .tricks.grad_clip import GradientClip, clip_gradients
+from .tricks.gradient_centralization import GradientCentralization, centralize
+from .tricks.head_bias import HeadBias, head_bias
+from .tricks.label_smoothing import LabelSmoothing, label_smoothing
 from .tricks.lamb import LAMB, lamb_ratios
 from .tricks.lars import LARS, lars_ratios
-from .tricks.layer_freezing import frozen_share, LayerFreezing, param_layers
+from .tricks.layer_freezing import LayerFreezing, frozen_share, param_layers
 from .tricks.linear_scaling import LinearScaling, lr_factor, samples_a_batch
 from .tricks.lookahead import Lookahead, lookahead
-from .tricks.mix_or_cut import mix_or_cut, MixOrCut
+from .tricks.mix_or_cut import MixOrCut, mix_or_cut
 from .tricks.mixup import MixUp, mixup
 from .tricks.muon import Muon, muon, split_hidden
 from .tricks.no_bias_decay import NoBiasDecay, split_decay
-from .tricks.ohem import hardest, OHEM
-from .tricks.progressive_resize import growing_sizes, ProgressiveResize, size_at
-from .tricks.random_erasing import erase, erase_boxes, RandomErasing
-from .tricks.resize_mix import resize_mix, ResizeMix, shrunk_boxes
-from .tricks.sam import ascend, SAM
-from .tricks.selective_backprop import pick_hard, SelectiveBackprop
-from .tricks.squeeze_excite import ChannelGate, squeeze_excite, SqueezeExcite, wide_convs
-from .tricks.stochastic_depth import branch_ends, drop_branch, drop_rates, stochastic_depth, StochasticDepth
+from .tricks.ohem import OHEM, hardest
+from .tricks.progressive_resize import ProgressiveResize, growing_sizes, size_at
+from .tricks.random_erasing import RandomErasing, erase, erase_boxes
+from .tricks.resize_mix import ResizeMix, resize_mix, shrunk_boxes
+from .tricks.sam import SAM, ascend
+from .tricks.selective_backprop import SelectiveBackprop, pick_hard
+from .tricks.squeeze_excite import ChannelGate, SqueezeExcite, squeeze_excite, wide_convs
+from .tricks.stochastic_depth import StochasticDepth, branch_ends, drop_branch, drop_rates, stochastic_depth
 from .tricks.swa import SWA, swa_update
-from .tricks.sync_batch_norm import sync_batch_norm, SyncBatchNorm
-from .tricks.whiten import first_conv, Whiten, whitening_filters
-from .tricks.zero_gamma import zero_gamma, ZeroGamma
-from .vision.alternating_flip import alternating, AlternatingFlip, hash_bits
-from .vision.at_size import apparent_size_ratio, AtSize, mean_crop_side
+from .tricks.sync_batch_norm import SyncBatchNorm, sync_batch_norm
+from .tricks.whiten import Whiten, first_conv, whitening_filters
+from .tricks.zero_gamma import ZeroGamma, zero_gamma
+from .vision.alternating_flip import AlternatingFlip, alternating, hash_bits
+from .vision.at_size import AtSize, apparent_size_ratio, mean_crop_side
 from .vision.aug_mix import AugMix, augmix, augmix_ops
-from .vision.auto_augment import auto_ops, AutoAugment, imagenet_policy
-from .vision.basic import Flip, flip, imagenet_mean, imagenet_std, memory_format_of, Normalize, normalize
+from .vision.auto_augment import AutoAugment, auto_ops, imagenet_policy
+from .vision.basic import Flip, Normalize, flip, imagenet_mean, imagenet_std, memory_format_of, normalize
 from .vision.boxes import box_mask, cut_boxes
-from .vision.col_out import col_out, ColOut, keep_lines
+from .vision.col_out import ColOut, col_out, keep_lines
 from .vision.color_jitter import ColorJitter, hue, jitter
-from .vision.crop import active_crop, center_boxes, Crop, random_boxes, resize_batch, resize_boxes, tta_views
+from .vision.crop import Crop, active_crop, center_boxes, random_boxes, resize_batch, resize_boxes, tta_views
 from .vision.cutout import CutOut, cutout, cutout_boxes
-from .vision.gaussian_blur import gaussian_blur, GaussianBlur
+from .vision.gaussian_blur import GaussianBlur, gaussian_blur
 from .vision.grayscale import Grayscale, grayscale
 from .vision.pad_crop import PadCrop, shift
-from .vision.pca_lighting import imagenet_eigval, imagenet_eigvec, lighting, PCALighting
-from .vision.rand_augment import rand_ops, rand_space, RandAugment
-from .vision.random_affine import draw_affine, RandomAffine
-from .vision.repeated_augmentation import repeat_samples, RepeatedAugmentation
-from .vision.trivial_augment import trivial_ops, TrivialAugment, wide_space
+from .vision.pca_lighting import PCALighting, imagenet_eigval, imagenet_eigvec, lighting
+from .vision.rand_augment import RandAugment, rand_ops, rand_space
+from .vision.random_affine import RandomAffine, draw_affine
+from .vision.repeated_augmentation import RepeatedAugmentation, repeat_samples
+from .vision.trivial_augment import TrivialAugment, trivial_ops, wide_space
 
 # %% ../nbs/03_all.ipynb #cae5c4f9
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain

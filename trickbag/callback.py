@@ -7,7 +7,8 @@ __all__ = ['EVENTS', 'STAGES', 'PARTS', 'Cancel', 'CancelFit', 'CancelEpoch', 'C
            'CancelBackward', 'CancelStep', 'Callback', 'settings_of', 'compose', 'layered', 'class_name', 'hooks']
 
 # %% ../nbs/01_callback.ipynb #c964f380
-import difflib, inspect
+import difflib
+import inspect
 from copy import deepcopy
 from functools import wraps
 
@@ -16,78 +17,145 @@ import torch
 from .core.arguments import bind_or_say, check_types, none_given
 
 # %% ../nbs/01_callback.ipynb #4353c186
-EVENTS = ('before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward',
-          'before_step', 'after_step', 'after_batch', 'after_train', 'before_validate', 'after_validate', 'cleanup_validate',
-          'after_epoch', 'after_fit', 'cleanup_fit')
+EVENTS = (
+    'before_fit',
+    'before_epoch',
+    'before_train',
+    'before_batch',
+    'after_pred',
+    'after_loss',
+    'before_backward',
+    'after_backward',
+    'before_step',
+    'after_step',
+    'after_batch',
+    'after_train',
+    'before_validate',
+    'after_validate',
+    'cleanup_validate',
+    'after_epoch',
+    'after_fit',
+    'cleanup_fit',
+)
 
-class Cancel(Exception):      "Base of the exceptions that skip the rest of a stretch of the loop"
-class CancelFit(Cancel):      "Skip the rest of the fit, then `after_fit`"
-class CancelEpoch(Cancel):    "Skip the rest of the epoch, then `after_epoch`"
-class CancelTrain(Cancel):    "Skip the rest of this epoch's training, then `after_train` and validation"
-class CancelValidate(Cancel): "Skip the rest of this validation; its results are means over the samples seen"
-class CancelBatch(Cancel):    "Skip the rest of the batch, then `after_batch`"
-class CancelBackward(Cancel): "Skip the backward pass and `after_backward`; the step goes on"
-class CancelStep(Cancel):     "Skip the step, `after_step` and zero_grad: the gradients stay and add up"
+
+class Cancel(Exception):
+    "Base of the exceptions that skip the rest of a stretch of the loop"
+
+
+class CancelFit(Cancel):
+    "Skip the rest of the fit, then `after_fit`"
+
+
+class CancelEpoch(Cancel):
+    "Skip the rest of the epoch, then `after_epoch`"
+
+
+class CancelTrain(Cancel):
+    "Skip the rest of this epoch's training, then `after_train` and validation"
+
+
+class CancelValidate(Cancel):
+    "Skip the rest of this validation; its results are means over the samples seen"
+
+
+class CancelBatch(Cancel):
+    "Skip the rest of the batch, then `after_batch`"
+
+
+class CancelBackward(Cancel):
+    "Skip the backward pass and `after_backward`; the step goes on"
+
+
+class CancelStep(Cancel):
+    "Skip the step, `after_step` and zero_grad: the gradients stay and add up"
 
 # %% ../nbs/01_callback.ipynb #550bea09
-STAGES = dict(                                       # in the order in which callbacks run at every event
-    surgery='the model is changed',                  device='the batch moves to the device',
-    sample='which samples make up the batch',        size='size and crop of this batch are chosen',
+STAGES = dict(  # in the order in which callbacks run at every event
+    surgery='the model is changed',
+    device='the batch moves to the device',
+    sample='which samples make up the batch',
+    size='size and crop of this batch are chosen',
     crop='images are cut and resized',
-    augment='flips, colours, geometry (uint8)',      normalise='uint8 becomes float',
-    resize='float images change size',               erase='parts of the normalised image are blanked',
+    augment='flips, colours, geometry (uint8)',
+    normalise='uint8 becomes float',
+    resize='float images change size',
+    erase='parts of the normalised image are blanked',
     select='samples are dropped or weighted',
-    smooth='targets are softened',                   mix='samples are mixed',
-    model='what surrounds the forward pass',         target='the loss gets further terms',
-    accumulate='small batches become one',           precision='losses and gradients are scaled',
+    smooth='targets are softened',
+    mix='samples are mixed',
+    model='what surrounds the forward pass',
+    target='the loss gets further terms',
+    accumulate='small batches become one',
+    precision='losses and gradients are scaled',
     ascent='gradients are taken at another point',
-    gradient='gradients are changed',                clip='gradients are bounded',
-    weights='weights change beside the step',        average='weights are averaged',
-    schedule='hyper-parameters move',                monitor='values are recorded',
-    report='values are shown and saved',             stop='the run may end')
-_stage_order = {s:i for i,s in enumerate(STAGES)}
+    gradient='gradients are changed',
+    clip='gradients are bounded',
+    weights='weights change beside the step',
+    average='weights are averaged',
+    schedule='hyper-parameters move',
+    monitor='values are recorded',
+    report='values are shown and saved',
+    stop='the run may end',
+)
+_stage_order = {s: i for i, s in enumerate(STAGES)}
 
-PARTS = dict(                                       # what callbacks read and write
-    samples='which samples the batch has',          size='the size and crop that are asked for (`learn.view`)',
-    x='the images of the batch',                    y='its targets',
-    pred='the scores',                              loss='what backward starts from',
-    grads='the gradients',                          weights='the values of parameters and buffers',
-    model='modules, their modes and hooks',         step='how the optimizer steps (`learn.opt_step`)',
-    lr='learning rates',                            momentum='momentum or betas',
-    weight_decay='weight decay',                    groups='which parameters are in which group, and which train')
+PARTS = dict(  # what callbacks read and write
+    samples='which samples the batch has',
+    size='the size and crop that are asked for (`learn.view`)',
+    x='the images of the batch',
+    y='its targets',
+    pred='the scores',
+    loss='what backward starts from',
+    grads='the gradients',
+    weights='the values of parameters and buffers',
+    model='modules, their modes and hooks',
+    step='how the optimizer steps (`learn.opt_step`)',
+    lr='learning rates',
+    momentum='momentum or betas',
+    weight_decay='weight decay',
+    groups='which parameters are in which group, and which train',
+)
 
 # %% ../nbs/01_callback.ipynb #f71cb928
 class Callback:
     "One technique, monitor or device matter: methods named after events, each taking the learner"
-    stage = 'weights'   # where in the batch's life it works, one of `STAGES`
-    reads = ()          # the `PARTS` whose values change what it does
-    writes = ()         # the `PARTS` that it changes in training
-    owns = ()           # names of things that only one callback may own in a fit, see `OWNED` in the rules
-    does = ()           # what else it does that a rule speaks of, see `RULES`
-    tells = ()          # attributes that say what it did to the last batch, for `learn.explain(step=True)`
-    state = ()          # attributes that a checkpoint must carry: tensors and plain values
+
+    stage = 'weights'  # where in the batch's life it works, one of `STAGES`
+    reads = ()  # the `PARTS` whose values change what it does
+    writes = ()  # the `PARTS` that it changes in training
+    owns = ()  # names of things that only one callback may own in a fit, see `OWNED` in the rules
+    does = ()  # what else it does that a rule speaks of, see `RULES`
+    tells = ()  # attributes that say what it did to the last batch, for `learn.explain(step=True)`
+    state = ()  # attributes that a checkpoint must carry: tensors and plain values
     train_only = False  # True: batch events call it in training only
-    monitor = False     # only watches: leave it out and the same weights come out
+    monitor = False  # only watches: leave it out and the same weights come out
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
-        if '__init__' in vars(cls): cls.__init__ = _remembering(cls.__init__)
+        if '__init__' in vars(cls):
+            cls.__init__ = _remembering(cls.__init__)
         if cls.stage not in _stage_order:
             raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
         for n in ('reads', 'writes', 'owns', 'does', 'tells', 'state'):
-            if isinstance(getattr(cls, n), str): raise TypeError(f"{cls.__name__}.{n} is a text; write ({getattr(cls, n)!r},)")
+            if isinstance(getattr(cls, n), str):
+                raise TypeError(f"{cls.__name__}.{n} is a text; write ({getattr(cls, n)!r},)")
         for o in (*cls.reads, *cls.writes):
-            if o not in PARTS: raise TypeError(f"{cls.__name__} reads or writes '{o}'; it must be one of {', '.join(PARTS)}")
-        for n in (n for n in vars(cls) if n[0]!='_'):
-            near = difflib.get_close_matches(n, EVENTS, 1, .8)
+            if o not in PARTS:
+                raise TypeError(f"{cls.__name__} reads or writes '{o}'; it must be one of {', '.join(PARTS)}")
+        for n in (n for n in vars(cls) if n[0] != '_'):
+            near = difflib.get_close_matches(n, EVENTS, 1, 0.8)
             if n.startswith(('before_', 'after_', 'cleanup_')) and n not in EVENTS or (near and n not in EVENTS):
-                raise TypeError(f"{cls.__name__}.{n} is not an event"+(f"; did you mean {near[0]}?" if near else f"; events are {', '.join(EVENTS)}"))
+                raise TypeError(
+                    f"{cls.__name__}.{n} is not an event"
+                    + (f"; did you mean {near[0]}?" if near else f"; events are {', '.join(EVENTS)}")
+                )
 
-            if n in EVENTS and inspect.isfunction(f := vars(cls)[n]) and len(inspect.signature(f).parameters)<2:
+            if n in EVENTS and inspect.isfunction(f := vars(cls)[n]) and len(inspect.signature(f).parameters) < 2:
                 raise TypeError(f"{cls.__name__}.{n} must take the learner: def {n}(self, learn)")
 
     @property
-    def name(self)->str:
+    def name(self) -> str:
         "What the callback is called in errors, checkpoints and random streams; one of each in a fit"
         return type(self).__name__
 
@@ -95,94 +163,132 @@ class Callback:
         "Called before step 1: raise ValueError here if this callback cannot work in `learn`"
 
     def check_batch(self, learn):
-        "Called before step 1, at the first batch, when `learn.columns` has what the metrics give: raise ValueError here if this cannot work with it"
+        """Called before step 1, at the first batch, when `learn.columns` has what the metrics give: raise ValueError
+        here if this cannot work with it"""
 
-    def state_dict(self)->dict:
+    def state_dict(self) -> dict:
         "What must be saved so that a run can go on from here"
         return {n: getattr(self, n) for n in self.state}
 
-    def load_state_dict(self, sd:dict):
+    def load_state_dict(self, sd: dict):
         "Take back what `state_dict` gave; called after `before_fit`"
-        for n in self.state: setattr(self, n, deepcopy(sd[n]))
+        for n in self.state:
+            setattr(self, n, deepcopy(sd[n]))
 
-    def settings(self)->dict:
-        "What it was made with, by argument, or has now in an attribute of that name; a run that goes on must have the same"
+    def settings(self) -> dict:
+        """What it was made with, by argument, or has now in an attribute of that name; a run that goes on must have
+        the same"""
         return settings_of(self, type(self))
 
     def __repr__(self):
-        ps = [p for p in inspect.signature(type(self)).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        ps = [
+            p
+            for p in inspect.signature(type(self)).parameters.values()
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
         return f"{type(self).__name__}({', '.join(f'{p.name}={_short(getattr(self, p.name))}' for p in ps if hasattr(self, p.name))})"
 
 # %% ../nbs/01_callback.ipynb #da5a3e20
-def _short(o): return type(o).__name__ if isinstance(o, torch.nn.Module) else repr(o)
+def _short(o):
+    return type(o).__name__ if isinstance(o, torch.nn.Module) else repr(o)
+
 
 def _remembering(init):
-    "A constructor that also keeps what it was given, and, if it is one of this package, says what of it cannot be right"
+    """A constructor that also keeps what it was given, and, if it is one of this package, says what of it cannot be
+    right"""
     sig = inspect.signature(init)
-    ours = init.__module__.split('.')[0]==__name__.split('.')[0]
+    ours = init.__module__.split('.')[0] == __name__.split('.')[0]
+
     @wraps(init)
     def __init__(self, *args, **kw):
-        vars(self).setdefault('_given', (args, kw))     # the outermost constructor is called first
-        if not ours: return init(self, *args, **kw)
+        vars(self).setdefault('_given', (args, kw))  # the outermost constructor is called first
+        if not ours:
+            return init(self, *args, **kw)
         who = init.__qualname__.split('.')[0]
         given = bind_or_say(who, sig, (self, *args), kw)
         check_types(who, sig.parameters, given)
-        try: init(self, *args, **kw)
+        try:
+            init(self, *args, **kw)
         except (TypeError, AttributeError) as e:
-            if (why := none_given(who, sig.parameters, given)) is None: raise
+            if (why := none_given(who, sig.parameters, given)) is None:
+                raise
             raise why from e
+
     return __init__
 
+
 def settings_of(
-    cb:Callback,
-    kind:type,  # whose constructor made it
-)->dict:        # argument -> value
+    cb: Callback,
+    kind: type,  # whose constructor made it
+) -> dict:  # argument -> value
     "What a callback was made with, or has now in attributes named as the arguments"
-    args,kw = vars(cb).get('_given', ((), {}))
+    args, kw = vars(cb).get('_given', ((), {}))
     sig = inspect.signature(kind)
-    try: given = sig.bind(*args, **kw)
-    except TypeError: return {}         # made otherwise
+    try:
+        given = sig.bind(*args, **kw)
+    except TypeError:
+        return {}  # made otherwise
     given.apply_defaults()
-    return {n: getattr(cb, n, v) for n,v in given.arguments.items()}
+    return {n: getattr(cb, n, v) for n, v in given.arguments.items()}
 
 # %% ../nbs/01_callback.ipynb #e585eca0
 def compose(
-    default,    # the learner's own callbacks
-    data,       # the data's (`dls.cbs`)
-    *given,     # the user's: the learner's, then those of a call. In each list a name may stand once
-)->list:        # in the order in which they run
-    "Sort callbacks by stage and name, and refuse what is no callback or listed twice; of two lists the later one's callback takes the other's place"
+    default,  # the learner's own callbacks
+    data,  # the data's (`dls.cbs`)
+    *given,  # the user's: the learner's, then those of a call. In each list a name may stand once
+) -> list:  # in the order in which they run
+    """Sort callbacks by stage and name, and refuse what is no callback or listed twice; of two lists the later one's
+    callback takes the other's place"""
     cbs = layered(default, data)
-    for i,layer in enumerate(given): cbs = layered(cbs, layer, below=i==0)
+    for i, layer in enumerate(given):
+        cbs = layered(cbs, layer, below=i == 0)
     return sorted(cbs, key=lambda cb: (_stage_order[cb.stage], class_name(cb), cb.name))
 
+
 def layered(
-    old:list,   # callbacks
-    new:list,   # those that may take their place
-    below:bool=True,    # `old` are the learner's or the data's own, of which a subclass takes the place
-)->list:
-    "Both, without those of `old` of which `new` has another: one of its name, or a relative by class that owns the same thing"
+    old: list,  # callbacks
+    new: list,  # those that may take their place
+    below: bool = True,  # `old` are the learner's or the data's own, of which a subclass takes the place
+) -> list:
+    """Both, without those of `old` of which `new` has another: one of its name, or a relative by class that owns the
+    same thing"""
     for cb in new:
-        if isinstance(cb, type): raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
-        if not isinstance(cb, Callback): raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
+        if isinstance(cb, type):
+            raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
+        if not isinstance(cb, Callback):
+            raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
     names = [cb.name for cb in new]
     for n in names:
-        if names.count(n)>1: raise ValueError(f"cbs: {n} is listed twice; remove one of them (Fast() and recipes bring their own)")
-    def replaces(n, o):
-        if n.name==o.name or (below and isinstance(n, type(o))): return True
-        return (isinstance(n, type(o)) or isinstance(o, type(n))) and bool({*n.owns} & {*o.owns})
-    return [o for o in old if not any(replaces(n, o) for n in new)]+[*new]
+        if names.count(n) > 1:
+            raise ValueError(f"cbs: {n} is listed twice; remove one of them (Fast() and recipes bring their own)")
 
-def class_name(cb:Callback)->str:
-    "The name by which it is sorted: of a subclass of yours that of the class here, so that it runs where that one would"
+    def replaces(n, o):
+        if n.name == o.name or (below and isinstance(n, type(o))):
+            return True
+        return (isinstance(n, type(o)) or isinstance(o, type(n))) and bool({*n.owns} & {*o.owns})
+
+    return [o for o in old if not any(replaces(n, o) for n in new)] + [*new]
+
+
+def class_name(cb: Callback) -> str:
+    """The name by which it is sorted: of a subclass of yours that of the class here, so that it runs where that one
+    would"""
     here = __name__.split('.')[0]
-    kinds = [c for c in type(cb).__mro__ if c.__module__.split('.')[0]==here and c is not Callback and not vars(c).get('wrapper')]
+    kinds = [
+        c
+        for c in type(cb).__mro__
+        if c.__module__.split('.')[0] == here and c is not Callback and not vars(c).get('wrapper')
+    ]
     return kinds[0].__name__ if kinds else cb.name
 
+
 def hooks(
-    cbs:list,           # from `compose`
-    training:bool=True, # False: the table for validation
-)->dict:                # event -> bound methods, in order
+    cbs: list,  # from `compose`
+    training: bool = True,  # False: the table for validation
+) -> dict:  # event -> bound methods, in order
     "What is called at each event"
     batch = ('before_batch', 'after_pred', 'after_loss', 'after_batch')
-    return {e: [getattr(cb, e) for cb in cbs if hasattr(cb, e) and (training or e not in batch or not cb.train_only)] for e in EVENTS}
+    return {
+        e: [getattr(cb, e) for cb in cbs if hasattr(cb, e) and (training or e not in batch or not cb.train_only)]
+        for e in EVENTS
+    }

@@ -6,34 +6,46 @@
 __all__ = ['wait_passively', 'main', 'show_cache']
 
 # %% ../nbs/04_cli.ipynb #b7ad6dc7
-import argparse, os, sys
+import argparse
+import os
+import sys
 
 import trickbag
 
 # %% ../nbs/04_cli.ipynb #be1def40
 def wait_passively():
-    "Let OpenMP's threads sleep while they wait for one another, unless the environment says otherwise. Too late once torch is imported"
-    # Threads that spin are a little faster on a quiet machine, and several times slower where other programs want the same cores:
+    """Let OpenMP's threads sleep while they wait for one another, unless the environment says otherwise. Too late once
+    torch is imported"""
+    # Threads that spin are a little faster on a quiet machine, and several times slower where other programs want the
+    # same cores:
     # a thread that spins keeps the one that it waits for from its core.
     if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys() and 'torch' not in sys.modules:
         os.environ['OMP_WAIT_POLICY'] = 'passive'
 
+
 # not those of `checks`: --help should not wait for torch
+
 
 def _whole(low):
     "A type for argparse: a whole number, and not a smaller one than `low`"
+
     def whole(text):
         n = int(text)
-        if low is not None and n<low: raise argparse.ArgumentTypeError(f"must be {low} or more, got {text}")
+        if low is not None and n < low:
+            raise argparse.ArgumentTypeError(f"must be {low} or more, got {text}")
         return n
-    whole.__name__ = 'whole number'     # argparse shows it
+
+    whole.__name__ = 'whole number'  # argparse shows it
     return whole
+
 
 def _rate(text):
     "A type for argparse: a finite number above 0"
     rate = float(text)
-    if not 0<rate<float('inf'): raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text}")
+    if not 0 < rate < float('inf'):
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text}")
     return rate
+
 
 _rate.__name__ = 'number'
 
@@ -43,40 +55,68 @@ def main(argv=None):
     ap = argparse.ArgumentParser('trickbag', description="Train image classifiers with tricks that compose.")
     ap.add_argument('--version', action='version', version=f'trickbag {trickbag.__version__}')
     sub = ap.add_subparsers(dest='cmd', required=True, metavar='COMMAND')
-    p = sub.add_parser('demo', help='train on the built-in toy set, about two minutes on two cores', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = sub.add_parser(
+        'demo',
+        help='train on the built-in toy set, about two minutes on two cores',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     p.add_argument('--out', default='trickbag-demo', help='folder for pictures, history and model')
-    for n,v,h in (('epochs', 8, 'epochs to train'), ('size', 64, 'pixels'), ('bs', 32, 'images a batch'), ('seed', 42, 'of the run')):
-        p.add_argument(f'--{n}', type=_whole(None if n=='seed' else 1), default=v, help=h)
+    for n, v, h in (
+        ('epochs', 8, 'epochs to train'),
+        ('size', 64, 'pixels'),
+        ('bs', 32, 'images a batch'),
+        ('seed', 42, 'of the run'),
+    ):
+        p.add_argument(f'--{n}', type=_whole(None if n == 'seed' else 1), default=v, help=h)
     p.add_argument('--lr', type=_rate, default=4e-3, help='highest learning rate')
     p = sub.add_parser('cache', help='list or clear the decoded images that are kept on disk')
     p.add_argument('--clear', metavar='NAME', help='remove the set of that name, or all')
     a = ap.parse_args(argv)
     wait_passively()
-    if a.cmd=='cache': return show_cache(a.clear)
-    try: os.makedirs(a.out, exist_ok=True)
-    except OSError as e: ap.error(f"argument --out: {a.out} cannot be made ({e.strerror}); give another folder")
-    if not os.access(a.out, os.W_OK): ap.error(f"argument --out: {a.out} cannot be written to; give another folder")
-    from trickbag.demo import run_demo      # here: --help and --version should not wait for torch
+    if a.cmd == 'cache':
+        return show_cache(a.clear)
+    try:
+        os.makedirs(a.out, exist_ok=True)
+    except OSError as e:
+        ap.error(f"argument --out: {a.out} cannot be made ({e.strerror}); give another folder")
+    if not os.access(a.out, os.W_OK):
+        ap.error(f"argument --out: {a.out} cannot be written to; give another folder")
+    from trickbag.demo import run_demo  # here: --help and --version should not wait for torch
+
     run_demo(a.out, a.epochs, a.size, a.bs, a.lr, a.seed)
 
+
 def show_cache(
-    clear:str=None, # name of a set to remove first, or 'all'
+    clear: str = None,  # name of a set to remove first, or 'all'
 ):
     "Print where decoded images are kept, which sets, and what they take"
     import time
+
     from trickbag.data.store import cache_dir, cached_sets, clear_cache
     from trickbag.look.explain import Table
+
     try:
         freed = clear_cache(clear) if clear else 0
         sets = cached_sets()
-    except ValueError as e: raise SystemExit(str(e)) from None
-    except OSError as e: raise SystemExit(f"cache: {cache_dir()} cannot be read ({e.strerror}); mend its rights, or set TRICKBAG_CACHE") from None
+    except ValueError as e:
+        raise SystemExit(str(e)) from None
+    except OSError as e:
+        raise SystemExit(
+            f"cache: {cache_dir()} cannot be read ({e.strerror}); mend its rights, or set TRICKBAG_CACHE"
+        ) from None
+
     def row(r):
         decoded = f"broken: {r['broken']}" if r['broken'] else f"{r['decoded']:,} of {r['images']:,}"
         used = time.strftime('%Y-%m-%d %H:%M', time.localtime(r['used']))
-        first = r['first'].encode(errors='replace').decode()        # a name that is no UTF-8 cannot be printed
-        return r['name'],decoded,f"{r['bytes']/2**20:,.0f} MB",used,first
+        first = r['first'].encode(errors='replace').decode()  # a name that is no UTF-8 cannot be printed
+        return r['name'], decoded, f"{r['bytes'] / 2**20:,.0f} MB", used, first
+
     rows = [row(r) for r in sets]
-    if clear: print(f'{freed/2**20:,.0f} MB are free again')
-    print(f"{cache_dir()}: {len(sets)} set{'s'*(len(sets)!=1)} of decoded images, {sum(r['bytes'] for r in sets)/2**20:,.0f} MB")
-    if rows: print(Table(('name', 'decoded', 'size', 'last used', 'first file'), rows))
+    if clear:
+        print(f'{freed / 2**20:,.0f} MB are free again')
+    print(
+        f"{cache_dir()}: {len(sets)} set{'s' * (len(sets) != 1)} of decoded images, "
+        f"{sum(r['bytes'] for r in sets) / 2**20:,.0f} MB"
+    )
+    if rows:
+        print(Table(('name', 'decoded', 'size', 'last used', 'first file'), rows))

@@ -11,49 +11,68 @@ from pathlib import Path
 
 import torch
 
-from .all import EMA, TTA, DataLoaders, Fast, Interpretation, LabelSmoothing, Learner, NoBiasDecay, Recorder, accuracy, toy_set, xresnet18
+from trickbag.all import (
+    EMA,
+    TTA,
+    DataLoaders,
+    Fast,
+    Interpretation,
+    LabelSmoothing,
+    Learner,
+    NoBiasDecay,
+    Recorder,
+    accuracy,
+    toy_set,
+    xresnet18,
+)
 
 # %% ../nbs/05_demo.ipynb #9941a20b
 def run_demo(
-    out:str|Path='trickbag-demo',   # folder for pictures, history, model and the toy set
-    epochs:int=8,
-    size:int=64,                    # pixels
-    bs:int=32,
-    lr:float=4e-3,
-    seed:int=42,
-    **toy                           # knobs of `toy_set`
-)->dict:                            # accuracy plain and with TTA, seconds, images a second, files written
+    out: str | Path = 'trickbag-demo',  # folder for pictures, history, model and the toy set
+    epochs: int = 8,
+    size: int = 64,  # pixels
+    bs: int = 32,
+    lr: float = 4e-3,
+    seed: int = 42,
+    **toy,  # knobs of `toy_set`
+) -> dict:  # accuracy plain and with TTA, seconds, images a second, files written
     "Train on the toy set, evaluate plain and with TTA, save pictures, history and model, and say so"
-    out,t0 = Path(out),time.perf_counter()
+    out = Path(out)
+    t0 = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    path = toy_set(out/'data', **toy)
+    path = toy_set(out / 'data', **toy)
     dls = DataLoaders.from_folder(path, size=size, bs=bs)
-    print(f"toy set in {path}, {time.perf_counter()-t0:.0f} s\n{dls}")
-    cbs = [LabelSmoothing(), EMA(half_life=.05), NoBiasDecay(), Fast(compile=False, verbose=False)]     # compiling would take longer than it saves
-    torch.manual_seed(seed)     # the first weights
+    print(f"toy set in {path}, {time.perf_counter() - t0:.0f} s\n{dls}")
+    # compiling would take longer than it saves
+    cbs = [LabelSmoothing(), EMA(half_life=0.05), NoBiasDecay(), Fast(compile=False, verbose=False)]
+    torch.manual_seed(seed)  # the first weights
     learn = Learner(dls, xresnet18(n_out=dls.c), metrics=accuracy, cbs=cbs, path=out, seed=seed)
     print(learn.explain(), '\n')
     t0 = time.perf_counter()
     learn.fit_one_cycle(epochs, lr)
-    secs = time.perf_counter()-t0
-    plain,tta = learn.validate()['accuracy'],learn.validate(cbs=[TTA()])['accuracy']
+    secs = time.perf_counter() - t0
+    plain = learn.validate()['accuracy']
+    tta = learn.validate(cbs=[TTA()])['accuracy']
     n = sum(learn.cb(Recorder).ns)
     # the weights alone: a checkpoint has the optimizer's state as well, twice as much again
-    files = save_pictures(learn, out)+[learn.save('model.safetensors')]
+    files = save_pictures(learn, out) + [learn.save('model.safetensors')]
     it = Interpretation(learn)
-    print(f"\n{it.report()}\n\naccuracy {plain:.4f}, with TTA {tta:.4f}; {n} training images in {secs:.0f} s, {n/secs:.0f} images/s with validation, {_cpus()}")
-    print('written: '+', '.join(str(f) for f in files))
+    print(
+        f"\n{it.report()}\n\naccuracy {plain:.4f}, with TTA {tta:.4f}; {n} training images in {secs:.0f} s, "
+        f"{n / secs:.0f} images/s with validation, {_cpus()}"
+    )
+    print('written: ' + ', '.join(str(f) for f in files))
     print(how_to_use(out, path, size))
-    return dict(accuracy=plain, tta=tta, seconds=secs, images_per_s=n/secs, files=files)
+    return dict(accuracy=plain, tta=tta, seconds=secs, images_per_s=n / secs, files=files)
 
 # %% ../nbs/05_demo.ipynb #ecd8a4d7
 def how_to_use(
-    out:Path,   # folder of the demo
-    data:Path,  # folder of its images
-    size:int,   # pixels
-)->str:
+    out: Path,  # folder of the demo
+    data: Path,  # folder of its images
+    size: int,  # pixels
+) -> str:
     "Lines that load the trained network in a new session and predict an image"
-    image = next((data/'valid').rglob('*.jpg'))
+    image = next((data / 'valid').rglob('*.jpg'))
     return f"""
 To use the network later:
 
@@ -62,19 +81,29 @@ To use the network later:
     learn = Learner(dls, xresnet18(n_out=dls.c), path={str(out)!r}).load('model.safetensors')
     learn.predict({str(image)!r})       # class, its number, all probabilities"""
 
-def save_pictures(learn, out:Path)->list:
+
+def save_pictures(learn, out: Path) -> list:
     "A batch as the model sees it, loss and learning rate, confusion matrix, worst mistakes"
     import matplotlib
     import matplotlib.pyplot as plt
-    shown,it = matplotlib.get_backend(),Interpretation(learn)
+
+    shown = matplotlib.get_backend()
+    it = Interpretation(learn)
     plt.switch_backend('agg')
     try:
-        fig,axs = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')
-        learn.cb(Recorder).plot_loss(ax=axs[0]); learn.cb(Recorder).plot_lr(ax=axs[1])
-        figs = dict(batch=learn.show_batch(12), loss=fig, confusion=it.plot_confusion_matrix(), worst=it.plot_top_losses(12))
-        for name,f in figs.items(): f.savefig(out/f'{name}.png', dpi=120)
+        fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')
+        learn.cb(Recorder).plot_loss(ax=axs[0])
+        learn.cb(Recorder).plot_lr(ax=axs[1])
+        figs = dict(
+            batch=learn.show_batch(12), loss=fig, confusion=it.plot_confusion_matrix(), worst=it.plot_top_losses(12)
+        )
+        for name, f in figs.items():
+            f.savefig(out / f'{name}.png', dpi=120)
     finally:
-        plt.close('all'); plt.switch_backend(shown)
-    return [out/f'{n}.png' for n in figs]
+        plt.close('all')
+        plt.switch_backend(shown)
+    return [out / f'{n}.png' for n in figs]
 
-def _cpus(): return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+def _cpus():
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -6,7 +6,9 @@
 __all__ = ['default_cbs', 'Learner']
 
 # %% ../nbs/02_learner.ipynb #d12476e0
-import itertools, sys, warnings
+import itertools
+import sys
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,250 +16,450 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .callback import (EVENTS, Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain,
-    CancelValidate, compose, hooks, layered)
-from .loop.defaults import CheckTargets, GatherPreds, ToDevice
+from trickbag.callback import (
+    EVENTS,
+    Callback,
+    Cancel,
+    CancelBackward,
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    CancelStep,
+    CancelTrain,
+    CancelValidate,
+    compose,
+    hooks,
+    layered,
+)
 from .core.arguments import asks_back, check_device, check_lr, check_path, check_seed, check_whole
-from .loop.checks import (check_item, check_loader, check_loss, explained, loader_failed, output_text, refuse_batch)
-from .loop.checkpoint import (apply_checkpoint, check_fits, check_resume, check_resume_cbs, newest_whole, own_cbs, place,
-    put_back_if_refused, read_or_say_which, restore_cbs, write_checkpoint)
 from .core.basics import keep_modes, listed
-from .core.streams import Streams, mix_seed, mix_state, name_key, seed_all, seed_default
-from .core.threads import keep_rng, one_at_a_time
-from .loop.loading import batches_in, ordered_view, what_a_loader_leaves
-from .loop.targets import soft_targets
 from .core.draws import Draws, host_state, same_host_state, set_host_state
 from .core.interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
-from .loop.read_loss import LossFacts, read_loss
-from .loop.metrics import Averages, try_metrics
 from .core.modules import enter_training
-from .loop.optimizer import (adamw, check_loss_params, check_new_params, fit_groups, freeze_to, load_opt_state, made_opt, opt_eval,
-    opt_training, split_head, spread_lr, warn_untrained)
+from .core.streams import Streams, mix_seed, mix_state, name_key, seed_all, seed_default
+from .core.threads import keep_rng, one_at_a_time
+from trickbag.loop.checkpoint import (
+    apply_checkpoint,
+    check_fits,
+    check_resume,
+    check_resume_cbs,
+    newest_whole,
+    own_cbs,
+    place,
+    put_back_if_refused,
+    read_or_say_which,
+    restore_cbs,
+    write_checkpoint,
+)
+from trickbag.loop.checks import (
+    check_item,
+    check_loader,
+    check_loss,
+    explained,
+    loader_failed,
+    output_text,
+    refuse_batch,
+)
+from .loop.defaults import CheckTargets, GatherPreds, ToDevice
+from .loop.loading import batches_in, ordered_view, what_a_loader_leaves
+from .loop.metrics import Averages, try_metrics
+from trickbag.loop.optimizer import (
+    adamw,
+    check_loss_params,
+    check_new_params,
+    fit_groups,
+    freeze_to,
+    load_opt_state,
+    made_opt,
+    opt_eval,
+    opt_training,
+    split_head,
+    spread_lr,
+    warn_untrained,
+)
+from .loop.read_loss import LossFacts, read_loss
 from .loop.rules import check_rules
 from .loop.same_fit import describe_fit, describe_opt
+from .loop.targets import soft_targets
 
 # %% ../nbs/02_learner.ipynb #a965bef5
-def default_cbs(device:torch.device, model:nn.Module)->list:
-    "The callbacks every learner has: those of the device (`Backends`, for some models on a GPU `ChannelsLast`), `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"
-    from trickbag.speed.fast import device_cbs    # here, not above: callbacks are built on this module
+def default_cbs(device: torch.device, model: nn.Module) -> list:
+    """The callbacks every learner has: those of the device (`Backends`, for some models on a GPU `ChannelsLast`),
+    `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"""
     from trickbag.monitors.progress import Progress
     from trickbag.monitors.recorder import Recorder
+    from trickbag.speed.fast import device_cbs  # here, not above: callbacks are built on this module
+
     return [*device_cbs(device, model), ToDevice(), CheckTargets(), Recorder(), Progress()]
 
 # %% ../nbs/02_learner.ipynb #688e2e45
 class Learner:
     "Model, data, loss, optimizer and callbacks; runs the loop"
+
     @asks_back
-    def __init__(self,
-        dls,                    # `DataLoaders`: `dls.train` and `dls.valid` are iterables of `(xb, yb)`
-        model:nn.Module,        # takes `xb`, gives scores N x C; moved to `device`
-        loss_func=None,         # `loss_func(pred, yb)` -> scalar mean over the batch; None is `nn.CrossEntropyLoss()`
-        opt_func=adamw,         # `opt_func(params, lr=lr)` -> a `torch.optim` optimizer
-        lr:float|slice=1e-3,    # learning rate where `fit` is given none
-        metrics=(),             # one or a list: functions `(pred, yb)` -> mean over samples, or torchmetrics-like objects
-        cbs=(),                 # callbacks, in any order; lists of them may stand in the list
-        splitter=None,          # `splitter(model)` -> lists of parameters, input side first; None is body and head (`split_head`)
-        path='.',               # where relative file names of `save`, `load` and loggers start
-        seed:int=42,            # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before you make it
-        device=None,            # None is the CUDA device if there is one, else the CPU
+    def __init__(
+        self,
+        dls,  # `DataLoaders`: `dls.train` and `dls.valid` are iterables of `(xb, yb)`
+        model: nn.Module,  # takes `xb`, gives scores N x C; moved to `device`
+        loss_func=None,  # `loss_func(pred, yb)` -> scalar mean over the batch; None is `nn.CrossEntropyLoss()`
+        opt_func=adamw,  # `opt_func(params, lr=lr)` -> a `torch.optim` optimizer
+        lr: float | slice = 1e-3,  # learning rate where `fit` is given none
+        metrics=(),  # one or a list: functions `(pred, yb)` -> mean over samples, or torchmetrics-like objects
+        cbs=(),  # callbacks, in any order; lists of them may stand in the list
+        # `splitter(model)` -> lists of parameters, input side first; None is body and head (`split_head`)
+        splitter=None,
+        path='.',  # where relative file names of `save`, `load` and loggers start
+        # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before
+        # you make it
+        seed: int = 42,
+        device=None,  # None is the CUDA device if there is one, else the CPU
     ):
-        if isinstance(dls, nn.Module): raise TypeError(f"Learner: dls is a model ({type(dls).__name__}); the data comes first: Learner(dls, model)")
+        if isinstance(dls, nn.Module):
+            raise TypeError(
+                f"Learner: dls is a model ({type(dls).__name__}); the data comes first: Learner(dls, model)"
+            )
         for n in ('train', 'valid'):
-            if not hasattr(dls, n): raise TypeError(f"Learner: dls is a {type(dls).__name__} without .{n}; write DataLoaders(train, valid)")
-        if not isinstance(model, nn.Module): raise TypeError(f"Learner: model is a {type(model).__name__}, not a module; call the function that makes it: xresnet18()")
-        for n,f in (('loss_func', loss_func), ('opt_func', opt_func)):
-            missing = f is None and n=='loss_func'
-            if not (callable(f) or missing) or (n=='loss_func' and isinstance(f, type)):
-                meant = 'the loss itself: nn.CrossEntropyLoss()' if n=='loss_func' else 'a function or class: torch.optim.SGD'
-                raise TypeError(f"Learner: {n} is {repr(f) if f is None or isinstance(f, (str, type)) else f'one {type(f).__name__}'}; give {meant}")
-        if splitter is not None and not callable(splitter): raise TypeError(f"Learner: splitter is {splitter!r}; give a function: splitter(model) -> lists of parameters")
-        self.lr,self.seed,self.path = check_lr('Learner', lr),check_seed('Learner', seed),check_path('Learner', 'path', path)
+            if not hasattr(dls, n):
+                raise TypeError(f"Learner: dls is a {type(dls).__name__} without .{n}; write DataLoaders(train, valid)")
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"Learner: model is a {type(model).__name__}, not a module; call the function that "
+                "makes it: xresnet18()"
+            )
+        for n, f in (('loss_func', loss_func), ('opt_func', opt_func)):
+            missing = f is None and n == 'loss_func'
+            if not (callable(f) or missing) or (n == 'loss_func' and isinstance(f, type)):
+                meant = (
+                    'the loss itself: nn.CrossEntropyLoss()'
+                    if n == 'loss_func'
+                    else 'a function or class: torch.optim.SGD'
+                )
+                raise TypeError(
+                    f"Learner: {n} is "
+                    f"{repr(f) if f is None or isinstance(f, (str, type)) else f'one {type(f).__name__}'}; give {meant}"
+                )
+        if splitter is not None and not callable(splitter):
+            raise TypeError(
+                f"Learner: splitter is {splitter!r}; give a function: splitter(model) -> lists of parameters"
+            )
+        self.lr = check_lr('Learner', lr)
+        self.seed = check_seed('Learner', seed)
+        self.path = check_path('Learner', 'path', path)
         self.device = check_device('Learner', device)
-        self.metrics,self.cbs = listed(metrics),listed(cbs)
-        Averages(self.metrics)      # says what is no metric ...
-        for cb in self.cbs: layered([], [cb])   # ... and what is no callback
-        self.dls,self.model,self.opt_func = dls,model.to(self.device),opt_func
+        self.metrics = listed(metrics)
+        self.cbs = listed(cbs)
+        Averages(self.metrics)  # says what is no metric ...
+        for cb in self.cbs:
+            layered([], [cb])  # ... and what is no callback
+        self.dls, self.model, self.opt_func = dls, model.to(self.device), opt_func
         self.loss_func = nn.CrossEntropyLoss() if loss_func is None else loss_func
-        self.default_cbs,self.splitter,self.rank = default_cbs(self.device, self.model),splitter or split_head,0
-        self.opt,self.history,self.results = None,[],{}     # results: of the newest validation
-        self.training,self.fitting,self.depth = False,False,0   # depth: validations that are running, one within the other
-        self.autocast,self.view = nullcontext,{}            # the context of forward and loss; size and crop that replace `Crop`'s own
+        self.default_cbs = default_cbs(self.device, self.model)
+        self.splitter = splitter or split_head
+        self.rank = 0
+        # results: of the newest validation
+        self.opt = None
+        self.history = []
+        self.results = {}
+        # depth: validations that are running, one within the other
+        self.training = False
+        self.fitting = False
+        self.depth = 0
+        # the context of forward and loss; size and crop that replace `Crop`'s own
+        self.autocast = nullcontext
+        self.view = {}
         self.n_epoch = self.epoch = self.iter = self.step = self.epochs_run = 0
         self.dl = self.n_iter = self._loaded = self._n_out = self._new = self._facts = self._classes = None
-        self.columns,self.directions = {},{}    # what metrics gave for the fit's first batch; whether higher is better, by column
-        self.position,self.active,self._extra,self._mid,self._left_out = (0, 0),[],[],False,[]
-        self.resume_asked = False       # whether this fit was to be taken up, if there was something to take up
-        self._streams,self._hooks,self._silent = Streams(self.device),hooks([]),[]
-        self._draws = None              # who draws beside the global generators, in a fit or validation
-        self._outside = None            # (number, epoch) of an event outside of batches, which is seeded by them
-        self._first = 0                 # epochs trained before this fit
-        self._host = self._host_step = None # of Python's and numpy's generators: 'each batch', or how they stood when the epoch, and its first step, began
-        self.fits,self._fit = [],None           # descriptions of the fits that are over, and of the one that is running
-        self._ahead,self._back = False,None     # `load`ed by a fit that was over there: the next goes on from it; undoes the taking up of a checkpoint
-        self._opt_as_made = None,None
-        self._unseen = False    # whether the first loss of a pass is still to come
+        # what metrics gave for the fit's first batch; whether higher is better, by column
+        self.columns = {}
+        self.directions = {}
+        self.position = (0, 0)
+        self.active = []
+        self._extra = []
+        self._mid = False
+        self._left_out = []
+        self.resume_asked = False  # whether this fit was to be taken up, if there was something to take up
+        self._streams = Streams(self.device)
+        self._hooks = hooks([])
+        self._silent = []
+        self._draws = None  # who draws beside the global generators, in a fit or validation
+        self._outside = None  # (number, epoch) of an event outside of batches, which is seeded by them
+        self._first = 0  # epochs trained before this fit
+        # of Python's and numpy's generators: 'each batch', or how they stood when the epoch, and its first step, began
+        self._host = self._host_step = None
+        # descriptions of the fits that are over, and of the one that is running
+        self.fits = []
+        self._fit = None
+        # `load`ed by a fit that was over there: the next goes on from it; undoes the taking up of a checkpoint
+        self._ahead = False
+        self._back = None
+        self._opt_as_made = None, None
+        self._unseen = False  # whether the first loss of a pass is still to come
         self._forget()
 
     # The loop
 
     @asks_back
-    def fit(self,
-        n_epoch:int,            # epochs to train
-        lr=None,                # learning rate: number, slice or list, see `spread_lr`; None is `self.lr`
-        cbs=(),                 # further callbacks for this fit only
-        resume:bool|str|Path=False, # True: go on from the checkpoint that `load` read. A file: load it if it exists and go on, else start
-        resume_anyway:bool=False,   # True: go on, with a warning, although the checkpoint was saved in a fit that was not the same
-    )->'Learner':               # itself
+    def fit(
+        self,
+        n_epoch: int,  # epochs to train
+        lr=None,  # learning rate: number, slice or list, see `spread_lr`; None is `self.lr`
+        cbs=(),  # further callbacks for this fit only
+        # True: go on from the checkpoint that `load` read. A file: load it if it exists and go on, else start
+        resume: bool | str | Path = False,
+        # True: go on, with a warning, although the checkpoint was saved in a fit that was not the same
+        resume_anyway: bool = False,
+    ) -> 'Learner':  # itself
         "Train for `n_epoch` epochs, validating after each"
-        if self.fitting: raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
-        n_epoch,self.seed = check_whole('fit', 'n_epoch', n_epoch),check_seed('fit', self.seed)
-        if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)    # its class weights
+        if self.fitting:
+            raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
+        n_epoch = check_whole('fit', 'n_epoch', n_epoch)
+        self.seed = check_seed('fit', self.seed)
+        if isinstance(self.loss_func, nn.Module):
+            self.loss_func.to(self.device)  # its class weights
         lr = check_lr('fit', self.lr if lr is None else lr)
-        train,valid = self.dls.train,self.dls.valid
+        train = self.dls.train
+        valid = self.dls.valid
         check_loader('fit', 'the training loader', train)
-        if valid is not None: check_loader('fit', 'the validation loader', valid)
-        self.n_epoch,self.epoch,self.iter,self.position,self.dl,self.n_iter = n_epoch,0,0,(0, 0),train,batches_in(train)
-        for n,dl in (('training', train), ('validation', valid)):
-            if dl is not None and batches_in(dl)==0: raise ValueError(f"fit: the {n} loader is empty; give more images or a smaller bs")
+        if valid is not None:
+            check_loader('fit', 'the validation loader', valid)
+        self.n_epoch = n_epoch
+        self.epoch = 0
+        self.iter = 0
+        self.position = (0, 0)
+        self.dl = train
+        self.n_iter = batches_in(train)
+        for n, dl in (('training', train), ('validation', valid)):
+            if dl is not None and batches_in(dl) == 0:
+                raise ValueError(f"fit: the {n} loader is empty; give more images or a smaller bs")
         if left := what_a_loader_leaves(valid, look=False)[1]:
-            warnings.warn(f"fit: the validation loader leaves {left} samples out (drop_last), so loss and metrics are not of the whole set; make it without drop_last")
-        Averages(self.metrics)      # what is wrong with the metrics should be known now
+            warnings.warn(
+                f"fit: the validation loader leaves {left} samples out (drop_last), so loss and metrics "
+                "are not of the whole set; make it without drop_last"
+            )
+        Averages(self.metrics)  # what is wrong with the metrics should be known now
         self.resume_asked = bool(resume)
         point = self._point(resume)
         # what is set up is undone, Ctrl-C or not: interrupts wait, but for the epochs themselves
-        with (one_at_a_time(), interrupts_held(), put_back_if_refused(self, cbs, point), self.composed(cbs), keep_torch_state(),
-              self.drawing(train, valid), keep_modes(self.model), fit_groups(self.make_opt(), self.model, self.splitter, lr)):
+        with (
+            one_at_a_time(),
+            interrupts_held(),
+            put_back_if_refused(self, cbs, point),
+            self.composed(cbs),
+            keep_torch_state(),
+            self.drawing(train, valid),
+            keep_modes(self.model),
+            fit_groups(self.make_opt(), self.model, self.splitter, lr),
+        ):
             where = self._begin(point, lr, resume_anyway)
-            if where=='over': return self
-            self._first = self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)
+            if where == 'over':
+                return self
+            self._first = self.epochs_run - (point['loop']['position'][0] if where == 'here' else 0)
             check_rules(self.active, self)
-            for cb in self.active: cb.check(self)
-            with self._cleaned('cleanup_fit', fitting=False, training=False, view={}, _mid=False, _host=None, _classes=None, _unseen=False):
-                self.fitting,self._n_out,self._facts,self._classes,self._new,self._miscounted,self._unseen = True,None,None,None,True,False,True     # new: no batch has been seen
-                self.training = True    # from here to `after_fit`, but for the validations in between
+            for cb in self.active:
+                cb.check(self)
+            with self._cleaned(
+                'cleanup_fit',
+                fitting=False,
+                training=False,
+                view={},
+                _mid=False,
+                _host=None,
+                _classes=None,
+                _unseen=False,
+            ):
+                # new: no batch has been seen
+                self.fitting = True
+                self._n_out = None
+                self._facts = None
+                self._classes = None
+                self._new = True
+                self._miscounted = False
+                self._unseen = True
+                self.training = True  # from here to `after_fit`, but for the validations in between
                 enter_training(self.model)
                 check_loss_params(self.loss_func, self.opt)
                 self._left_out = warn_untrained(self.opt, self.model)
-                try: self._stretch('fit', lambda: self._epochs(where=='here'), CancelFit)
-                except Cancel as e: raise _misplaced(e) from e
+                try:
+                    self._stretch('fit', lambda: self._epochs(where == 'here'), CancelFit)
+                except Cancel as e:
+                    raise _misplaced(e) from e
                 self.fits = [*self.fits, self._fit]
         return self
 
-    def _point(self, resume)->dict|None:
+    def _point(self, resume) -> dict | None:
         "The checkpoint from which a fit may go on, read and looked at; nothing is changed yet"
-        if resume is True: point = self._loaded
-        elif resume: point = newest_whole(self, self._file(resume))
-        else: point = self._loaded if self._ahead else None     # the fit before was over in it
-        if point or resume is True: check_resume(self, point)
+        if resume is True:
+            point = self._loaded
+        elif resume:
+            point = newest_whole(self, self._file(resume))
+        else:
+            point = self._loaded if self._ahead else None  # the fit before was over in it
+        if point or resume is True:
+            check_resume(self, point)
         return point
 
-    def _begin(self, point, lr, anyway)->str:
+    def _begin(self, point, lr, anyway) -> str:
         "Whether this fit starts, goes on from a checkpoint that was saved 'here', or is 'over' in it"
         from trickbag.monitors.progress import say
+
         self._fit = describe_fit(self, lr, self._opt_as_made[1])
         where = place(self, point, anyway) if point else 'start'
-        name = f'fit {len(self.fits)+1}'
-        if where=='start':
+        name = f'fit {len(self.fits) + 1}'
+        if where == 'start':
             self._ahead = False
-            if point: say(f"{name} starts: {point['file']} was saved in fit {len(point['fits'])+1}, which is over")
+            if point:
+                say(f"{name} starts: {point['file']} was saved in fit {len(point['fits']) + 1}, which is over")
             return where
-        if where=='here': check_fits(self, point, types=True)
+        if where == 'here':
+            check_fits(self, point, types=True)
         self._apply(point, opt=False)
-        self._ahead = where=='over'
-        if where=='here':
-            if point['loop']['position'][0]>=self.n_epoch: say(f"{name} is complete in {point['file']}; nothing is left to train")
+        self._ahead = where == 'over'
+        if where == 'here':
+            if point['loop']['position'][0] >= self.n_epoch:
+                say(f"{name} is complete in {point['file']}; nothing is left to train")
             return where
-        self.fits,self._back = [*self.fits, self._fit],None
-        say(f"{name} is over in {point['file']}, which was saved in fit {len(point['fits'])+1}: passed by; the learner is where that one was, and the next fit goes on from there")
+        self.fits = [*self.fits, self._fit]
+        self._back = None
+        say(
+            f"{name} is over in {point['file']}, which was saved in fit {len(point['fits']) + 1}: passed by; the "
+            "learner is where that one was, and the next fit goes on from there"
+        )
         return where
 
     def _epochs(self, resume):
-        if resume: self._resume()
-        else: self._loaded = None
-        self._back = None       # the checkpoint is taken up as a whole
-        if self.position[0]>=self.n_epoch>0: self._at_end()
+        if resume:
+            self._resume()
+        else:
+            self._loaded = None
+        self._back = None  # the checkpoint is taken up as a whole
+        if self.position[0] >= self.n_epoch > 0:
+            self._at_end()
         with opt_training(self.opt), interrupts_released():
             for self.epoch in range(self.position[0], self.n_epoch):
-                self.iter,self.results = 0,{}
+                self.iter = 0
+                self.results = {}
                 self._forget()
                 self._draws.set_epoch(self.epochs_run)
                 self._stretch('epoch', self._epoch, CancelEpoch)
 
     def _at_end(self):
         "A run is taken up that had trained all its epochs: `after_fit` sees what it saw there"
-        self.epoch,self.iter = self.n_epoch-1,max((self.n_iter or 1)-1, 0)
+        self.epoch = self.n_epoch - 1
+        self.iter = max((self.n_iter or 1) - 1, 0)
 
     def _epoch(self):
         try:
             self._stretch('train', self._train, CancelTrain)
-            if self.dls.valid is not None: self._validate(self.dls.valid)
-        except CancelEpoch: pass
-        self.position,self.epochs_run = (self.epoch+1, 0),self.epochs_run+1
+            if self.dls.valid is not None:
+                self._validate(self.dls.valid)
+        except CancelEpoch:
+            pass
+        self.position = (self.epoch + 1, 0)
+        self.epochs_run = self.epochs_run + 1
 
     def _train(self):
-        self.dl,self._facts = self.dls.train,None
-        self._draws.look()      # callbacks may have made generators meanwhile
+        self.dl = self.dls.train
+        self._facts = None
+        self._draws.look()  # callbacks may have made generators meanwhile
         self._outside = None
-        check_new_params(self.opt, self.model, self._left_out, refuse=self.position==(0, 0))
+        check_new_params(self.opt, self.model, self._left_out, refuse=self.position == (0, 0))
         if not any(p.requires_grad for p in self.model.parameters()):
-            raise ValueError("fit: every parameter of the model is frozen, so nothing would train; call learn.unfreeze(), or learn.freeze_to(-1) for the head alone")
-        if self._loaded and self.position[1]: restore_cbs(self._loaded, self.active)   # mid-epoch: before_epoch and before_train cleared what it brought
+            raise ValueError(
+                "fit: every parameter of the model is frozen, so nothing would train; call "
+                "learn.unfreeze(), or learn.freeze_to(-1) for the head alone"
+            )
+        if self._loaded and self.position[1]:
+            restore_cbs(self._loaded, self.active)  # mid-epoch: before_epoch and before_train cleared what it brought
         host = self._loaded['loop'].get('host_state') if self._loaded and self.position[1] else None
-        self._loaded,self.iter = None,max(self.position[1]-1, 0)    # of a run that goes on after the last batch, too
-        for self.iter,batch in self._batches(self.dl, self.position[1], host): self._train_batch(batch)
-        if not self.position[1]: raise ValueError("fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader")
+        # of a run that goes on after the last batch, too
+        self._loaded = None
+        self.iter = max(self.position[1] - 1, 0)
+        for self.iter, batch in self._batches(self.dl, self.position[1], host):
+            self._train_batch(batch)
+        if not self.position[1]:
+            raise ValueError(
+                "fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader"
+            )
         # schedules and phases were laid out for n_iter batches an epoch
         if self.n_iter not in (None, self.position[1]) and not self._miscounted:
             self._miscounted = True
-            warnings.warn(f"fit: the training loader says that it has {self.n_iter} batches (its len) and gave {self.position[1]} in epoch {self.epoch}; "
-                          "schedules are made for the former and end too early or never: mend its __len__, or give one without")
+            warnings.warn(
+                f"fit: the training loader says that it has {self.n_iter} batches (its len) and gave "
+                f"{self.position[1]} in epoch {self.epoch}; schedules are made for the former and end too "
+                "early or never: mend its __len__, or give one without"
+            )
 
     def _train_batch(self, batch):
         try:
-            self._mid,self.pred,self.loss = True,None,None  # frees the last batch's graph before this one needs the memory
+            # frees the last batch's graph before this one needs the memory
+            self._mid = True
+            self.pred = None
+            self.loss = None
             self._take(batch)
             self('before_batch')
-            if self._new: self._first_look()
+            if self._new:
+                self._first_look()
             self.forward()
             self.backward()
             self.take_step()
-        except CancelBatch: pass
-        except Cancel: raise
-        except Exception as e: raise explained(e, self)
-        self.position,self._mid = (self.epoch, self.iter+1),False
-        try: self('after_batch')
-        except CancelBatch: pass
+        except CancelBatch:
+            pass
+        except Cancel:
+            raise
+        except Exception as e:
+            raise explained(e, self)
+        self.position = (self.epoch, self.iter + 1)
+        self._mid = False
+        try:
+            self('after_batch')
+        except CancelBatch:
+            pass
 
     def _take(self, batch):
-        if not isinstance(batch, (tuple, list)) or len(batch)<2: refuse_batch(batch)
-        self.xb,self.yb,*rest = batch
-        self.idx,self._host_targ = rest[0] if rest else None,None
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            refuse_batch(batch)
+        self.xb, self.yb, *rest = batch
+        self.idx = rest[0] if rest else None
+        self._host_targ = None
 
     def _first_look(self):
-        "At the first batch of a fit, before anything is trained: whether metrics, and callbacks, can work with what the model gives in evaluation"
-        self._new,self.columns,self.directions = False,{},{}
+        """At the first batch of a fit, before anything is trained: whether metrics, and callbacks, can work with what
+        the model gives in evaluation"""
+        self._new = False
+        self.columns = {}
+        self.directions = {}
         measured = self.dls.valid is not None or any(getattr(cb, 'train_metrics', False) for cb in self.active)
         if self.metrics and measured and self.targ is not None:
-            eager = torch.compiler.set_stance('force_eager') if 'torch._dynamo' in sys.modules else nullcontext()   # not worth compiling
+            # not worth compiling
+            eager = torch.compiler.set_stance('force_eager') if 'torch._dynamo' in sys.modules else nullcontext()
             with torch.no_grad(), keep_rng(self.device):
-                with keep_modes(self.model), eager, self.autocast(): pred = self.model.eval()(self.xb)
+                with keep_modes(self.model), eager, self.autocast():
+                    pred = self.model.eval()(self.xb)
                 self.pred = pred if isinstance(pred, torch.Tensor) else None
                 facts = None if self.pred is None else self.loss_facts
                 self.pred = None
-                self.columns,self.directions = try_metrics(self.metrics, pred, self.targ, self.device, facts)
-        for cb in self.active: cb.check_batch(self)
+                self.columns, self.directions = try_metrics(self.metrics, pred, self.targ, self.device, facts)
+        for cb in self.active:
+            cb.check_batch(self)
 
     def forward(self):
         "Scores and loss of the batch, with their events, in `learn.autocast`"
         with self.autocast():
             self.pred = self.model(self.xb)
             self('after_pred')
-            if self.yb is None and self.training and self.loss is None: raise ValueError("Learner: the training loader gives images without targets (None), from which nothing can be learned; let it give (images, targets)")
+            if self.yb is None and self.training and self.loss is None:
+                raise ValueError(
+                    "Learner: the training loader gives images without targets (None), from which "
+                    "nothing can be learned; let it give (images, targets)"
+                )
             if self.yb is not None:
                 f = self.loss_func if self.yb is self.targ else partial(self.loss_facts.of, y=self.targ)
-                try: self.loss = f(self.pred, self.yb)
-                except Exception as e: raise explained(e, self, at_loss=True)
-                if self._unseen: self._see_loss()
+                try:
+                    self.loss = f(self.pred, self.yb)
+                except Exception as e:
+                    raise explained(e, self, at_loss=True)
+                if self._unseen:
+                    self._see_loss()
                 self('after_loss')
 
     def _see_loss(self):
@@ -271,7 +473,8 @@ class Learner:
             self('before_backward')
             self.loss.backward()
             self('after_backward')
-        except CancelBackward: pass
+        except CancelBackward:
+            pass
 
     def take_step(self):
         "One optimizer step with its events; `step` counts the steps really taken"
@@ -281,73 +484,109 @@ class Learner:
             self.step += 1
             self('after_step')
             self.opt.zero_grad()
-        except CancelStep: pass
+        except CancelStep:
+            pass
 
     def opt_step(self):
-        "Step the optimizer; a callback may put another function here for a fit, and raise `CancelStep` in it if no step was taken"
+        """Step the optimizer; a callback may put another function here for a fit, and raise `CancelStep` in it if no
+        step was taken"""
         self.opt.step()
 
     def _batches(self, dl, skip=0, host=None):
-        "(number, batch) from `dl`, without the first `skip`; every draw of loader and model is a function of (seed, rank, epoch, batch)"
-        key = self.seed,self.epochs_run,self.training,name_key('data')
-        seed_all(mix_seed(*key))        # the order of the samples: the same on every rank
+        """(number, batch) from `dl`, without the first `skip`; every draw of loader and model is a function of (seed,
+        rank, epoch, batch)"""
+        key = self.seed, self.epochs_run, self.training, name_key('data')
+        seed_all(mix_seed(*key))  # the order of the samples: the same on every rank
         self._draws.start(dl, mix_seed(*key), mix_seed(*key, self.rank))
         begun = host_state() if self.training else None
         key = mix_state(mix_seed(*key, self.rank))
         direct = skip and hasattr(dl, 'iter_from')
-        if hasattr(dl, 'use'): dl.use(self.device)
+        if hasattr(dl, 'use'):
+            dl.use(self.device)
         it = dl.iter_from(skip) if direct else iter(dl)
-        seed,i0 = self._seeder(host=='each batch'),skip if direct else 0
-        seeds = ([mix_seed(i, after=key) for i in range(j, j+64)] for j in itertools.count(i0, 64))     # in blocks, as `InBlocks`
+        seed = self._seeder(host == 'each batch')
+        i0 = skip if direct else 0
+        # in blocks, as `InBlocks`
+        seeds = ([mix_seed(i, after=key) for i in range(j, j + 64)] for j in itertools.count(i0, 64))
         numbered = enumerate(itertools.chain.from_iterable(seeds), i0)
-        for i,s in itertools.islice(numbered, skip-i0):     # what was trained before the stop
-            if i: seed(s)
-            try: next(it)
-            except StopIteration: return
-        if isinstance(host, dict): set_host_state(host)
-        if self.training: self._host = host if host=='each batch' else begun
-        for i,s in numbered:
-            if i: seed(s)           # for the loader's draws, then dropout's and its kin's
-            try: batch = next(it)
-            except StopIteration: return
-            except Exception as e: raise loader_failed(e, self, i)
+        for i, s in itertools.islice(numbered, skip - i0):  # what was trained before the stop
             if i:
-                yield i,batch
+                seed(s)
+            try:
+                next(it)
+            except StopIteration:
+                return
+        if isinstance(host, dict):
+            set_host_state(host)
+        if self.training:
+            self._host = host if host == 'each batch' else begun
+        for i, s in numbered:
+            if i:
+                seed(s)  # for the loader's draws, then dropout's and its kin's
+            try:
+                batch = next(it)
+            except StopIteration:
+                return
+            except Exception as e:
+                raise loader_failed(e, self, i)
+            if i:
+                yield i, batch
                 continue
-            seed(s)                 # the first comes after the order of the samples, whoever draws that
-            if self.training: self._host_step = host_state()
-            yield i,batch
+            seed(s)  # the first comes after the order of the samples, whoever draws that
             if self.training:
-                if self.host_state=='each batch':
+                self._host_step = host_state()
+            yield i, batch
+            if self.training:
+                if self.host_state == 'each batch':
                     seed = self._seeder(True)
                     self._host = 'each batch'
                 self._host_step = None
 
-    def _seeder(self, host:bool):
-        "What seeds a batch: torch's global generators, what was found by `Draws`, and if `host` Python's and numpy's as well"
-        device = partial(seed_default, device=self.device) if self.device.type!='cpu' else torch.default_generator.manual_seed
+    def _seeder(self, host: bool):
+        """What seeds a batch: torch's global generators, what was found by `Draws`, and if `host` Python's and numpy's
+        as well"""
+        device = (
+            partial(seed_default, device=self.device)
+            if self.device.type != 'cpu'
+            else torch.default_generator.manual_seed
+        )
         own = self._draws.seed if self._draws.own else None
-        if not own and not host: return device
+        if not own and not host:
+            return device
+
         def seed(s):
-            if host: seed_all(s)
+            if host:
+                seed_all(s)
             device(s)
-            if own: own(s)
+            if own:
+                own(s)
+
         return seed
 
     @property
     def host_state(self):
-        "How Python's and numpy's generators go on in this epoch, for a checkpoint: 'each batch' seeds them, or their state; None as the epoch began them"
-        if self._host=='each batch' or not self._host or not self.position[1]: return self._host if self.position[1] else None
+        """How Python's and numpy's generators go on in this epoch, for a checkpoint: 'each batch' seeds them, or their
+        state; None as the epoch began them"""
+        if self._host == 'each batch' or not self._host or not self.position[1]:
+            return self._host if self.position[1] else None
         now = host_state()
-        if self._host_step and not same_host_state(now, self._host_step): return 'each batch'   # the first step drew
+        if self._host_step and not same_host_state(now, self._host_step):
+            return 'each batch'  # the first step drew
         return None if same_host_state(now, self._host) else now
 
     @uninterrupted
-    def drawing(self,
-        train=None, valid=None, # the loaders
+    def drawing(
+        self,
+        train=None,
+        valid=None,  # the loaders
     ):
         "Find all who draw at random; at the end of the `with` every random state is as found"
-        def others(): return dict(model=self.model, loss=self.loss_func, metrics=self.metrics, **{cb.name: cb for cb in self.active})
+
+        def others():
+            return dict(
+                model=self.model, loss=self.loss_func, metrics=self.metrics, **{cb.name: cb for cb in self.active}
+            )
+
         was = self._draws
         with keep_rng(self.device):
             self._draws = Draws(dict(train=train, valid=valid), others, past=(self,))
@@ -361,116 +600,171 @@ class Learner:
     # Evaluation: a path of its own, without before_fit and after_fit
 
     @asks_back
-    def validate(self,
-        dl=None,    # loader; None is `dls.valid`
-        cbs=(),     # further callbacks for this call only
-        ordered:bool=True,  # False: the batches of `dl` as they come, even if it shuffles or leaves samples out
-    )->dict:        # `{'loss': ..., 'accuracy': ...}`: means over samples, as Python floats
+    def validate(
+        self,
+        dl=None,  # loader; None is `dls.valid`
+        cbs=(),  # further callbacks for this call only
+        ordered: bool = True,  # False: the batches of `dl` as they come, even if it shuffles or leaves samples out
+    ) -> dict:  # `{'loss': ..., 'accuracy': ...}`: means over samples, as Python floats
         "Loss and metrics on `dl`, each sample counted once; leaves everything as found"
         dl = self.dls.valid if dl is None else dl
-        if dl is not None: check_loader('validate', 'dl', dl)
-        if dl is None: raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
-        if ordered: dl = ordered_view(dl, 'validate')
-        if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)
+        if dl is not None:
+            check_loader('validate', 'dl', dl)
+        if dl is None:
+            raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
+        if ordered:
+            dl = ordered_view(dl, 'validate')
+        if isinstance(self.loss_func, nn.Module):
+            self.loss_func.to(self.device)
         with one_at_a_time(), interrupts_held():
-            kept = {n: getattr(self, n) for n in ('xb', 'yb', 'idx', 'targ', '_host_targ', 'pred', 'loss', 'results', 'directions')}
+            kept = {
+                n: getattr(self, n)
+                for n in ('xb', 'yb', 'idx', 'targ', '_host_targ', 'pred', 'loss', 'results', 'directions')
+            }
             try:
-                with self.composed(cbs), keep_torch_state(), self.drawing(valid=dl): return self._validate(dl)
-            except Cancel as e: raise e if self.fitting else _misplaced(e) from e
-            finally: vars(self).update(kept)
+                with self.composed(cbs), keep_torch_state(), self.drawing(valid=dl):
+                    return self._validate(dl)
+            except Cancel as e:
+                raise e if self.fitting else _misplaced(e) from e
+            finally:
+                vars(self).update(kept)
 
     def _validate(self, dl):
-        kept = {n: getattr(self, n) for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts', '_classes', '_unseen')}
+        kept = {
+            n: getattr(self, n)
+            for n in ('training', 'dl', 'iter', 'view', '_hooks', 'depth', '_outside', '_facts', '_classes', '_unseen')
+        }
         with interrupts_held():
             try:
-                self.training,self.depth,self.dl,self._facts = False,self.depth+1,dl,None
+                self.training = False
+                self.depth = self.depth + 1
+                self.dl = dl
+                self._facts = None
                 self._forget()
                 self._hooks = hooks(self.active, training=False)
-                with self._cleaned('cleanup_validate'), torch.no_grad(), keep_modes(self.model), opt_eval(self.opt, self.model): self._evaluate(dl)
-            finally: vars(self).update(kept)
+                with (
+                    self._cleaned('cleanup_validate'),
+                    torch.no_grad(),
+                    keep_modes(self.model),
+                    opt_eval(self.opt, self.model),
+                ):
+                    self._evaluate(dl)
+            finally:
+                vars(self).update(kept)
         return self.results
 
     def _evaluate(self, dl):
         self.model.eval()
-        res,any_batch = Averages(self.metrics, self.device, strict=not self.fitting),False
+        res = Averages(self.metrics, self.device, strict=not self.fitting)
+        any_batch = False
         try:
-            self.iter,self._unseen = 0,True
-            if not self.fitting: self._classes = None
+            self.iter = 0
+            self._unseen = True
+            if not self.fitting:
+                self._classes = None
             self._outside_batches('before_validate')
             self._outside = None
             with interrupts_released():
-                for self.iter,batch in self._batches(dl):
+                for self.iter, batch in self._batches(dl):
                     any_batch = True
                     self._eval_batch(batch, res)
-            if not any_batch: raise ValueError("validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader")
-        except CancelValidate: pass
+            if not any_batch:
+                raise ValueError(
+                    "validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader"
+                )
+        except CancelValidate:
+            pass
         with interrupts_released():
-            self.results,self.directions = res.compute(),res.directions
-            try: self._outside_batches('after_validate')
-            except CancelValidate: pass
+            self.results = res.compute()
+            self.directions = res.directions
+            try:
+                self._outside_batches('after_validate')
+            except CancelValidate:
+                pass
 
     def _eval_batch(self, batch, res):
         try:
             self._take(batch)
             self('before_batch')
             self.forward()
-            if self.yb is not None: res.add(self.loss, self.pred, self.targ, self.loss_facts, self._host_targ)
+            if self.yb is not None:
+                res.add(self.loss, self.pred, self.targ, self.loss_facts, self._host_targ)
             self('after_batch')
-        except CancelBatch: pass
-        except Cancel: raise
-        except Exception as e: raise explained(e, self)
+        except CancelBatch:
+            pass
+        except Cancel:
+            raise
+        except Exception as e:
+            raise explained(e, self)
 
     @asks_back
-    def get_preds(self,
-        dl=None,    # loader; None is `dls.valid`
-        cbs=(),     # further callbacks for this call only
-        act=None,   # `act(pred)` -> what is returned; None is the one that fits the loss, see `read_loss`
-        gather=None,    # a `GatherPreds` to use, for whoever wants the sample numbers
-    )->tuple:       # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, one an image, in the order of the files
+    def get_preds(
+        self,
+        dl=None,  # loader; None is `dls.valid`
+        cbs=(),  # further callbacks for this call only
+        act=None,  # `act(pred)` -> what is returned; None is the one that fits the loss, see `read_loss`
+        gather=None,  # a `GatherPreds` to use, for whoever wants the sample numbers
+    ) -> tuple:  # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, one an image, in the order of the files
         "Predicted probabilities, whatever the loss class, and targets"
-        if not (act is None or callable(act)): raise TypeError(f"get_preds: act is {act!r}; give a function of the scores, such as torch.sigmoid, or None for what fits the loss")
+        if not (act is None or callable(act)):
+            raise TypeError(
+                f"get_preds: act is {act!r}; give a function of the scores, such as torch.sigmoid, or "
+                "None for what fits the loss"
+            )
         g = gather or GatherPreds()
         g.act = act
         self.validate(dl, cbs=[*listed(cbs), g])
         return g.act(torch.cat(g.preds)), torch.cat(g.targs) if g.targs else None
 
     @asks_back
-    def predict(self,
-        item,       # path, PIL image or array for image loaders; a tensor as the model takes it (C x H x W) for plain ones
-        act=None,   # as for `get_preds`
-    )->tuple:       # (class name, class index, probabilities)
+    def predict(
+        self,
+        item,  # path, PIL image or array for image loaders; a tensor as the model takes it (C x H x W) for plain ones
+        act=None,  # as for `get_preds`
+    ) -> tuple:  # (class name, class index, probabilities)
         "Predict one image"
-        if not hasattr(self.dls, 'test_dl'): check_item(item)
+        if not hasattr(self.dls, 'test_dl'):
+            check_item(item)
         dl = self.dls.test_dl([item]) if hasattr(self.dls, 'test_dl') else [(item[None], None)]
         p = self.get_preds(dl, act=act)[0][0]
-        if p.ndim!=1: raise ValueError(f"predict: the model gives {tuple(p.shape)} for an image, not a score a class; use get_preds")
-        if len(p)==1 and not 0<=p[0]<=1: raise ValueError(f"predict: the one output is {p[0]:g}, which is no probability of a class; use get_preds")
-        i,vocab = int(p.argmax()) if len(p)>1 else int(p[0]>.5),getattr(self.dls, 'vocab', None)     # one output: the probability of the second class
+        if p.ndim != 1:
+            raise ValueError(
+                f"predict: the model gives {tuple(p.shape)} for an image, not a score a class; use get_preds"
+            )
+        if len(p) == 1 and not 0 <= p[0] <= 1:
+            raise ValueError(f"predict: the one output is {p[0]:g}, which is no probability of a class; use get_preds")
+        # one output: the probability of the second class
+        i = int(p.argmax()) if len(p) > 1 else int(p[0] > 0.5)
+        vocab = getattr(self.dls, 'vocab', None)
         return (vocab[i] if vocab else str(i)), i, p
 
     # Events
 
     @uninterrupted
-    def composed(self,
-        cbs=(),         # callbacks beside the learner's own; they take the place of those of the same name, see `layered`
+    def composed(
+        self,
+        cbs=(),  # callbacks beside the learner's own; they take the place of those of the same name, see `layered`
         monitors=True,  # False leaves those out that only watch and were there before, in calls inside the `with` too
     ):
         "Sort and check the callbacks and make them the active ones for the duration of a `with`"
         kept = {n: getattr(self, n) for n in ('active', '_extra', '_hooks', '_silent')}
         try:
-            if not monitors: self._silent = [*own_cbs(self), *self._extra]
+            if not monitors:
+                self._silent = [*own_cbs(self), *self._extra]
             self._extra = layered(self._extra, listed(cbs), below=False)
             cbs = compose(self.default_cbs, getattr(self.dls, 'cbs', ()), self.cbs, self._extra)
             self.active = [cb for cb in cbs if not cb.monitor or cb not in self._silent]
             check_rules(self.active)
             self._hooks = hooks(self.active)
             yield self
-        finally: vars(self).update(kept)
+        finally:
+            vars(self).update(kept)
 
     def __call__(self, event):
         "Call every active callback that has a method named `event`, in stage order"
         for f in self._hooks[event]:
-            try: f(self)
+            try:
+                f(self)
             except Cancel as e:
                 e.where = f'{f.__self__.name}.{event}'
                 raise
@@ -478,23 +772,37 @@ class Learner:
                 self._note(e, f, event)
                 raise
 
-    def cb(self,
-        kind:type|str,  # class or name
-    )->Callback:
+    def cb(
+        self,
+        kind: type | str,  # class or name
+    ) -> Callback:
         "The callback of that class or name: `learn.cb(Recorder).plot_loss()`"
-        def derives(cb): return isinstance(cb, kind) if isinstance(kind, type) else kind in [c.__name__ for c in type(cb).__mro__ if c is not Callback]
+
+        def derives(cb):
+            return (
+                isinstance(cb, kind)
+                if isinstance(kind, type)
+                else kind in [c.__name__ for c in type(cb).__mro__ if c is not Callback]
+            )
+
         for cbs in (self.active, self.cbs, own_cbs(self)):
-            for fits in (lambda cb: cb.name==kind, derives):
-                if found := [cb for cb in cbs if fits(cb)]: return found[0]
-        raise KeyError(f"cb: this learner has no {getattr(kind, '__name__', kind)}; it has {', '.join(cb.name for cb in own_cbs(self))}")
+            for fits in (lambda cb: cb.name == kind, derives):
+                if found := [cb for cb in cbs if fits(cb)]:
+                    return found[0]
+        raise KeyError(
+            f"cb: this learner has no {getattr(kind, '__name__', kind)}; it has "
+            f"{', '.join(cb.name for cb in own_cbs(self))}"
+        )
 
     @uninterrupted
-    def _cleaned(self,
+    def _cleaned(
+        self,
         event,  # 'cleanup_fit' or 'cleanup_validate'
-        **back  # attributes that are set before the event
+        **back,  # attributes that are set before the event
     ):
         "Call an event at the end of a `with`, come what may"
-        try: yield
+        try:
+            yield
         except BaseException as e:
             vars(self).update(back)
             self._cleanup(event, e)
@@ -502,137 +810,184 @@ class Learner:
         else:
             vars(self).update(back)
             self._cleanup(event)
-        finally: self._forget()
+        finally:
+            self._forget()
 
-    def _cleanup(self,
+    def _cleanup(
+        self,
         event,
         true=None,  # the error that led here
     ):
-        "Like calling the event, but no callback's failure keeps the others from theirs or hides the error from before: it is noted there"
+        """Like calling the event, but no callback's failure keeps the others from theirs or hides the error from
+        before: it is noted there"""
         first = None if isinstance(true, Cancel) else true
-        self._outside = -1-EVENTS.index(event),self.epochs_run
+        self._outside = -1 - EVENTS.index(event), self.epochs_run
         for f in self._hooks[event]:
-            try: f(self)
+            try:
+                f(self)
             except BaseException as e:
                 if first is None:
                     first = e
                     self._note(e, f, event)
-                else: first.add_note(f"  and {f.__self__.name}.{event} failed: {type(e).__name__}: {e}")
+                else:
+                    first.add_note(f"  and {f.__self__.name}.{event} failed: {type(e).__name__}: {e}")
         self._outside = None
-        if first is not None and first is not true: raise first
+        if first is not None and first is not true:
+            raise first
 
-    def _note(self, e, f, event): e.add_note(f"  in {f.__self__.name}.{event} (epoch {self.epoch}, batch {self.iter})")
+    def _note(self, e, f, event):
+        e.add_note(f"  in {f.__self__.name}.{event} (epoch {self.epoch}, batch {self.iter})")
 
     def _stretch(self, name, body, cancel):
         try:
             self._outside_batches(f'before_{name}')
             body()
-        except cancel: pass
-        try: self._outside_batches(f'after_{name}')
-        except cancel: pass
+        except cancel:
+            pass
+        try:
+            self._outside_batches(f'after_{name}')
+        except cancel:
+            pass
 
     def _outside_batches(self, event):
         "Call an event outside of the batches, where draws are a function of (seed, rank, epoch, event)"
-        # `after_train` still belongs to the last batch: it may take a step that was held back, and pass through its batches again
-        if event=='after_train': return self(event)
-        self._outside = -1-EVENTS.index(event),self._first if event=='before_fit' else self.epochs_run
+        # `after_train` still belongs to the last batch: it may take a step that was held back, and pass through its
+        # batches again
+        if event == 'after_train':
+            return self(event)
+        self._outside = -1 - EVENTS.index(event), self._first if event == 'before_fit' else self.epochs_run
         seed = mix_seed(self.seed, self.rank, *self._outside, self.training, name_key('events'))
         seed_all(seed)
-        if self.device.type!='cpu': seed_default(seed, self.device)
+        if self.device.type != 'cpu':
+            seed_default(seed, self.device)
         self._draws.seed(seed)
         self(event)
 
-    def rng(self, who:Callback)->torch.Generator:
-        "The learner's generator, seeded for (seed, rank, epoch, batch or event, `who`): draw at once. A second call in a batch begins the same stream again"
-        i,epoch = self._outside or (self.iter, self.epochs_run)
+    def rng(self, who: Callback) -> torch.Generator:
+        """The learner's generator, seeded for (seed, rank, epoch, batch or event, `who`): draw at once. A second call
+        in a batch begins the same stream again"""
+        i, epoch = self._outside or (self.iter, self.epochs_run)
         return self._streams(who.name, i, self.training, self.seed, self.rank, epoch)
 
     @property
-    def n_out(self)->int:
+    def n_out(self) -> int:
         "Width of the model's output; found by showing it one sample of the present batch, once for a model"
-        if self._n_out is None or self._n_out[0]!=id(self.model):
-            with torch.no_grad(), keep_modes(self.model), self.autocast(): pred = self.model.eval()(self.xb[:1])
-            if not isinstance(pred, torch.Tensor) or pred.ndim!=2: raise ValueError(f"Learner: {output_text(pred, training=False)}")
-            self._n_out = id(self.model),pred.shape[1],pred
+        if self._n_out is None or self._n_out[0] != id(self.model):
+            with torch.no_grad(), keep_modes(self.model), self.autocast():
+                pred = self.model.eval()(self.xb[:1])
+            if not isinstance(pred, torch.Tensor) or pred.ndim != 2:
+                raise ValueError(f"Learner: {output_text(pred, training=False)}")
+            self._n_out = id(self.model), pred.shape[1], pred
             self.check_width(pred.shape[1])
         return self._n_out[1]
 
     @property
-    def loss_facts(self)->LossFacts:
-        "What the loss does with scores and targets such as those of the present batch; found once in each training or validation of an epoch"
+    def loss_facts(self) -> LossFacts:
+        """What the loss does with scores and targets such as those of the present batch; found once in each training
+        or validation of an epoch"""
         if self._facts is None or self._facts.loss_func is not self.loss_func:
-            if self.pred is None: self.n_out
-            with self.autocast(): facts = read_loss(self.loss_func, self._n_out[2] if self.pred is None else self.pred, self.targ)
-            if hasattr(self.dl, 'store') and (facts.ignore or 0)<0: facts.ignore = None     # its labels are class numbers
+            if self.pred is None:
+                self.n_out
+            with self.autocast():
+                facts = read_loss(self.loss_func, self._n_out[2] if self.pred is None else self.pred, self.targ)
+            if hasattr(self.dl, 'store') and (facts.ignore or 0) < 0:
+                facts.ignore = None  # its labels are class numbers
             self._facts = facts
         return self._facts
 
-    def soft_targets(self)->torch.Tensor:
+    def soft_targets(self) -> torch.Tensor:
         "The targets of the batch as probabilities N x C; samples that the loss ignores have none"
         return soft_targets(self.yb, self.n_out, ignore=self.ignored)
 
     @property
-    def ignored(self)->int|None:
+    def ignored(self) -> int | None:
         "The label of samples that the loss ignores, if the batch has such"
         return self.loss_facts.ignore if self.loss_facts.ignores(self.targ) else None
 
-    def check_width(self, n_out:int):
+    def check_width(self, n_out: int):
         "Raise ValueError if the data has more classes than the model has outputs"
-        c,y = getattr(self.dls, 'c', None),self.targ
+        c = getattr(self.dls, 'c', None)
+        y = self.targ
         if not c:
-            if y.is_floating_point(): return    # they do not count classes
+            if y.is_floating_point():
+                return  # they do not count classes
             ignore = self.loss_facts.ignore
-            c = int((y if ignore is None else torch.where(y==ignore, -1, y)).max())+1
-        if n_out==1 and c==2 and (y.is_floating_point() or self.loss_facts.n_class(1)==2): return
-        if n_out<c: raise ValueError(f"Learner: the model has {n_out} outputs, the data {c} classes; build the model with n_out={c}")
+            c = int((y if ignore is None else torch.where(y == ignore, -1, y)).max()) + 1
+        if n_out == 1 and c == 2 and (y.is_floating_point() or self.loss_facts.n_class(1) == 2):
+            return
+        if n_out < c:
+            raise ValueError(
+                f"Learner: the model has {n_out} outputs, the data {c} classes; build the model with n_out={c}"
+            )
 
-    def _forget(self): self.xb = self.yb = self.idx = self.targ = self._host_targ = self.pred = self.loss = None
+    def _forget(self):
+        self.xb = self.yb = self.idx = self.targ = self._host_targ = self.pred = self.loss = None
 
     # Optimizer, freezing
 
     def make_opt(self):
-        "The optimizer: made on first use, kept between fits; made anew, with the state that still applies, if parameters were replaced"
-        self.opt = made_opt(self.opt, self.model, self.opt_func, spread_lr(self.lr[-1] if isinstance(self.lr, list) else self.lr, 1)[0])
-        if self._opt_as_made[0] is not self.opt: self._opt_as_made = self.opt,describe_opt(self.opt)
+        """The optimizer: made on first use, kept between fits; made anew, with the state that still applies, if
+        parameters were replaced"""
+        self.opt = made_opt(
+            self.opt, self.model, self.opt_func, spread_lr(self.lr[-1] if isinstance(self.lr, list) else self.lr, 1)[0]
+        )
+        if self._opt_as_made[0] is not self.opt:
+            self._opt_as_made = self.opt, describe_opt(self.opt)
         return self.opt
 
     @asks_back
-    def freeze_to(self, n:int):
+    def freeze_to(self, n: int):
         "Train only the splitter's parameter groups from `n` on (negative counts from the end), and every norm layer"
         freeze_to(self.model, self.splitter(self.model), n)
 
-    def freeze(self):   self.freeze_to(-1)
-    def unfreeze(self): self.freeze_to(0)
+    def freeze(self):
+        self.freeze_to(-1)
+
+    def unfreeze(self):
+        self.freeze_to(0)
 
     # Saving
 
     @asks_back
-    def save(self,
-        file:str|Path='models/model',   # relative to `learn.path`; `.pt` is added where there is no suffix. A name in `.safetensors` gets the model's weights alone
-    )->Path:                            # where it was written
-        "Model, optimizer, callbacks, counters and history in one file; inside a fit, in `after_batch` or `after_epoch` (stage 'report' or later), a point to resume from"
-        if self._mid: raise ValueError("save: a batch is half done, which cannot be resumed; save in after_batch or after_epoch")
+    def save(
+        self,
+        # relative to `learn.path`; `.pt` is added where there is no suffix. A name in `.safetensors` gets the model's
+        # weights alone
+        file: str | Path = 'models/model',
+    ) -> Path:  # where it was written
+        """Model, optimizer, callbacks, counters and history in one file; inside a fit, in `after_batch` or
+        `after_epoch` (stage 'report' or later), a point to resume from"""
+        if self._mid:
+            raise ValueError("save: a batch is half done, which cannot be resumed; save in after_batch or after_epoch")
         return write_checkpoint(self, self._file(file))
 
     @asks_back
-    def load(self,
-        file:str|Path='models/model',   # as for `save`
-        strict:bool=True,               # False: only weights whose name and shape fit, and no optimizer state
-    )->'Learner':                       # itself
+    def load(
+        self,
+        file: str | Path = 'models/model',  # as for `save`
+        strict: bool = True,  # False: only weights whose name and shape fit, and no optimizer state
+    ) -> 'Learner':  # itself
         "Take back what `save` wrote. If that was inside a fit, the same fit with `resume=True` goes on from there"
         d = read_or_say_which(self, self._file(file))
         with put_back_if_refused(self, (), d):
             self._apply(d, strict)
-            self._ahead,self._back = False,None
+            self._ahead = False
+            self._back = None
         return self
 
     def _apply(self, d, strict=True, opt=True):
         with interrupts_held():
             apply_checkpoint(self, d, strict, opt)
-            if d['loop'] is None: return    # weights alone
-            self._loaded,self.history,self.step,self.epochs_run = d,d['history'],d['loop']['step'],d['loop']['epochs_run']
-            if opt: self.fits = d['fits']
-            if not d['loop']['fitting']: restore_cbs(d, own_cbs(self))
+            if d['loop'] is None:
+                return  # weights alone
+            self._loaded = d
+            self.history = d['history']
+            self.step = d['loop']['step']
+            self.epochs_run = d['loop']['epochs_run']
+            if opt:
+                self.fits = d['fits']
+            if not d['loop']['fitting']:
+                restore_cbs(d, own_cbs(self))
 
     def _resume(self):
         d = self._loaded
@@ -642,14 +997,21 @@ class Learner:
         restore_cbs(d, self.active)
 
     def __repr__(self):
-        last = ', '.join(f'{k} {v:.4f}' for k,v in (self.history or [{}])[-1].items() if isinstance(v, float) and k!='time')
+        last = ', '.join(
+            f'{k} {v:.4f}' for k, v in (self.history or [{}])[-1].items() if isinstance(v, float) and k != 'time'
+        )
         return f"Learner({type(self.model).__name__}, {self.epochs_run} epochs trained{': ' if last else ''}{last})"
 
-    def _file(self, file)->Path:
-        p = check_path('Learner', 'path', self.path)/check_path('Learner', 'file', file)
+    def _file(self, file) -> Path:
+        p = check_path('Learner', 'path', self.path) / check_path('Learner', 'file', file)
         f = p if p.suffix else p.with_suffix('.pt')
-        if p.is_dir() and not f.is_file(): raise ValueError(f"Learner: {p} is a folder; give the name of a file in it")
+        if p.is_dir() and not f.is_file():
+            raise ValueError(f"Learner: {p} is a folder; give the name of a file in it")
         return f
 
 # %% ../nbs/02_learner.ipynb #5c6abcec
-def _misplaced(e): return RuntimeError(f"{type(e).__name__} was raised in {getattr(e, 'where', 'the loop')}, where nothing catches it; raise it within its own stretch")
+def _misplaced(e):
+    return RuntimeError(
+        f"{type(e).__name__} was raised in {getattr(e, 'where', 'the loop')}, where nothing catches "
+        "it; raise it within its own stretch"
+    )

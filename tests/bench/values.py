@@ -5,6 +5,7 @@
 
 Run it in two checkouts on the same machine with the same torch. The first part is every trick of the bag alone, three epochs' worth of
 small batches; the second, runs that combine many. Losses and metrics are compared to the bit as well."""
+
 import argparse
 import hashlib
 import json
@@ -37,22 +38,29 @@ def small(cbs, n_epoch=2, **kw):
 def from_files(folder):
     dls = tb.DataLoaders.from_folder(folder, size=32, bs=16)
     torch.manual_seed(0)
-    learn = tb.Learner(dls, tb.xresnet18(n_out=dls.c), metrics=[tb.accuracy, tb.top_5], device='cpu',
-                       cbs=[tb.LabelSmoothing(), tb.MixUp(), tb.EMA(), tb.TrivialAugment(), tb.RandomErasing()])
+    learn = tb.Learner(
+        dls,
+        tb.xresnet18(n_out=dls.c),
+        metrics=[tb.accuracy, tb.top_5],
+        device='cpu',
+        cbs=[tb.LabelSmoothing(), tb.MixUp(), tb.EMA(), tb.TrivialAugment(), tb.RandomErasing()],
+    )
     learn.default_cbs = [cb for cb in learn.default_cbs if cb.name != 'Progress']
     return learn.fit_one_cycle(2, 3e-3)
 
 
 COMBINED = dict(
     plain=lambda: tiny_learner(metrics=tb.accuracy).fit(3),
-    adamw=lambda: small([tb.MixUp(), tb.EMA(.9), tb.LabelSmoothing()], opt_func=tb.adamw),
+    adamw=lambda: small([tb.MixUp(), tb.EMA(0.9), tb.LabelSmoothing()], opt_func=tb.adamw),
     accumulate=lambda: small([tb.GradientAccumulation(2), tb.CutMix(), tb.OneCycle()]),
-    ascent=lambda: small([tb.SAM(), tb.GradientClip(.5), tb.Cosine(warmup='20%')]),
-    drop=lambda: small([tb.StochasticDepth(.5), tb.DropBlock(.5), tb.Lookahead(2)]),
+    ascent=lambda: small([tb.SAM(), tb.GradientClip(0.5), tb.Cosine(warmup='20%')]),
+    drop=lambda: small([tb.StochasticDepth(0.5), tb.DropBlock(0.5), tb.Lookahead(2)]),
     sigmoid=lambda: small([tb.MixUp(), tb.LabelSmoothing()], loss_func=nn.BCEWithLogitsLoss()),
     surgery=lambda: small([tb.BlurPool(min_channels=8), tb.SqueezeExcite(8, 4), tb.GhostBatchNorm(4)]),
-    hard=lambda: small([tb.SelectiveBackprop(start=0, interrupt=0), tb.SWA(.3)]),
-    slices=lambda: tiny_learner([tb.MixUp()], opt_func=partial(torch.optim.SGD, momentum=.9)).fit(2, slice(1e-3, 1e-1)),
+    hard=lambda: small([tb.SelectiveBackprop(start=0, interrupt=0), tb.SWA(0.3)]),
+    slices=lambda: tiny_learner([tb.MixUp()], opt_func=partial(torch.optim.SGD, momentum=0.9)).fit(
+        2, slice(1e-3, 1e-1)
+    ),
     tune=lambda: tiny_learner([tb.LabelSmoothing()]).fine_tune(2),
 )
 
@@ -64,22 +72,33 @@ def main():
     a = ap.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    runs = {f'alone {n}': partial(lambda n: pair_learner(n).fit(2), n) for n in sorted(BAG) if n != 'Compile'} | COMBINED
+    runs = {
+        f'alone {n}': partial(lambda n: pair_learner(n).fit(2), n) for n in sorted(BAG) if n != 'Compile'
+    } | COMBINED
     got = {}
     with tempfile.TemporaryDirectory() as d:
         folder = tb.toy_set(d, n_classes=4, n_train=64, n_valid=32)
         runs['from files'] = lambda: from_files(folder)
         for name, f in runs.items():
-            try: got[name] = digest(f())
-            except Exception as e: got[name] = f'{type(e).__name__}: {e}'
+            try:
+                got[name] = digest(f())
+            except Exception as e:
+                got[name] = f'{type(e).__name__}: {e}'
             print(f'{name:32} {got[name]}', flush=True)
     if a.json:
-        with open(a.json, 'w') as f: json.dump(got, f, indent=1)
-    if not a.against: return
-    with open(a.against) as f: was = json.load(f)
+        with open(a.json, 'w') as f:
+            json.dump(got, f, indent=1)
+    if not a.against:
+        return
+    with open(a.against) as f:
+        was = json.load(f)
     odd = [n for n in was.keys() | got.keys() if was.get(n) != got.get(n)]
-    print(f"{len(got)-len(odd)} of {len(got)} runs equal to the bit" + (f"; others: {', '.join(sorted(odd))}" if odd else ''))
+    print(
+        f"{len(got) - len(odd)} of {len(got)} runs equal to the bit"
+        + (f"; others: {', '.join(sorted(odd))}" if odd else '')
+    )
     sys.exit(bool(odd))
 
 
-if __name__=='__main__': main()
+if __name__ == '__main__':
+    main()

@@ -6,7 +6,12 @@
 __all__ = ['is_whole', 'check_types', 'none_given', 'no_such_argument', 'bind_or_say', 'asks_back']
 
 # %% ../../nbs/core/07_arguments.ipynb #ed0f9d42
-import difflib, inspect, math, operator, os, reprlib
+import difflib
+import inspect
+import math
+import operator
+import os
+import reprlib
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,208 +20,359 @@ from typing import get_args
 import torch
 
 # %% ../../nbs/core/07_arguments.ipynb #a22a1305
-def is_text(value)->bool:
+def is_text(value) -> bool:
     "Whether it is a text, also one of bytes"
     return isinstance(value, (str, bytes))
 
-def _given(value): return 'None' if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
 
-def as_number(value)->float|None:
+def _given(value):
+    return 'None' if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def as_number(value) -> float | None:
     "A plain number of Python, numpy or torch as a float; None if it is none"
-    if is_text(value) or isinstance(value, (bool, complex)) or not hasattr(value, '__float__'): return None
-    if getattr(value, 'ndim', 0)!=0: return None        # an array, be it of one number
-    try: return float(value)
-    except (TypeError, ValueError, OverflowError): return None
+    if is_text(value) or isinstance(value, (bool, complex)) or not hasattr(value, '__float__'):
+        return None
+    if getattr(value, 'ndim', 0) != 0:
+        return None  # an array, be it of one number
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
 
 def check_number(
-    who:str,            # who asks, for the error message
-    what:str,           # the argument
+    who: str,  # who asks, for the error message
+    what: str,  # the argument
     value,
-    low:float=None,     # smallest value that is allowed
-    above:float=None,   # or all that are larger than this
-    high:float=None,    # largest value that is allowed
-)->float:
+    low: float = None,  # smallest value that is allowed
+    above: float = None,  # or all that are larger than this
+    high: float = None,  # largest value that is allowed
+) -> float:
     "A finite number as a float; ValueError, in one line, for anything else"
     n = as_number(value)
-    bounds = [f'{sign} {bound:g}' for sign,bound in (('>=', low), ('>', above), ('<=', high)) if bound is not None]
-    if (n is not None and math.isfinite(n) and (low is None or n>=low) and (above is None or n>above)
-            and (high is None or n<=high)): return n
-    raise ValueError(f"{who}: {what} must be a finite number{' '+' and '.join(bounds) if bounds else ''}, got {_given(value)}{_as_written(value)}")
+    bounds = [f'{sign} {bound:g}' for sign, bound in (('>=', low), ('>', above), ('<=', high)) if bound is not None]
+    if (
+        n is not None
+        and math.isfinite(n)
+        and (low is None or n >= low)
+        and (above is None or n > above)
+        and (high is None or n <= high)
+    ):
+        return n
+    raise ValueError(
+        f"{who}: {what} must be a finite number{' ' + ' and '.join(bounds) if bounds else ''}, got "
+        f"{_given(value)}{_as_written(value)}"
+    )
+
 
 def _as_written(value):
     "What to write for a number that was given as text"
-    try: return f"; write {value.strip()}, without quotes" if math.isfinite(float(value)) and isinstance(value, str) else ''
-    except (TypeError, ValueError): return ''
+    try:
+        return (
+            f"; write {value.strip()}, without quotes" if math.isfinite(float(value)) and isinstance(value, str) else ''
+        )
+    except (TypeError, ValueError):
+        return ''
+
 
 def check_whole(
-    who:str,        # who asks, for the error message
-    what:str,       # the argument
+    who: str,  # who asks, for the error message
+    what: str,  # the argument
     value,
-    low:int|None=0, # smallest value that is allowed
-    high:int=None,  # largest one
-)->int:
+    low: int | None = 0,  # smallest value that is allowed
+    high: int = None,  # largest one
+) -> int:
     "A whole number as an int; ValueError, in one line, for anything else"
-    def within(n): return (low is None or n>=low) and (high is None or n<=high)
-    if is_whole(value) and within(operator.index(value)): return operator.index(value)
-    meant = f"; write {n:.0f}" if (n := as_number(value)) is not None and n.is_integer() and within(n) else _as_written(value)
-    bounds = [f'{sign} {bound}' for sign,bound in (('>=', low), ('<=', high)) if bound is not None]
-    raise ValueError(f"{who}: {what} must be a whole number{' '+' and '.join(bounds) if bounds else ''}, got {_given(value)}{meant}")
+
+    def within(n):
+        return (low is None or n >= low) and (high is None or n <= high)
+
+    if is_whole(value) and within(operator.index(value)):
+        return operator.index(value)
+    meant = (
+        f"; write {n:.0f}"
+        if (n := as_number(value)) is not None and n.is_integer() and within(n)
+        else _as_written(value)
+    )
+    bounds = [f'{sign} {bound}' for sign, bound in (('>=', low), ('<=', high)) if bound is not None]
+    raise ValueError(
+        f"{who}: {what} must be a whole number{' ' + ' and '.join(bounds) if bounds else ''}, got "
+        f"{_given(value)}{meant}"
+    )
+
 
 def check_seed(
-    who:str,    # who asks, for the error message
+    who: str,  # who asks, for the error message
     value,
-)->int:
+) -> int:
     "A seed as an int"
-    try: return check_whole(who, 'seed', value, low=-2**63, high=2**63-1)
+    try:
+        return check_whole(who, 'seed', value, low=-(2**63), high=2**63 - 1)
     # of larger ones only the last bits would count
-    except ValueError: raise ValueError(f"{who}: seed must be a whole number of 64 bits at most, got {_given(value)}; write seed=42") from None
+    except ValueError:
+        raise ValueError(
+            f"{who}: seed must be a whole number of 64 bits at most, got {_given(value)}; write seed=42"
+        ) from None
 
 # %% ../../nbs/core/07_arguments.ipynb #7eb9736c
-def is_whole(value)->bool:
+def is_whole(value) -> bool:
     "Whether it is a whole number of Python, numpy or torch; True and False are none"
-    if isinstance(value, bool) or not hasattr(value, '__index__') or getattr(value, 'ndim', 0)!=0: return False
-    try: operator.index(value)
-    except TypeError: return False      # a tensor of fractions
+    if isinstance(value, bool) or not hasattr(value, '__index__') or getattr(value, 'ndim', 0) != 0:
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False  # a tensor of fractions
     return True
+
 
 def _is_number(value):
     n = as_number(value)
     return n is not None and not math.isnan(n)
 
-def _is_truth(value): return isinstance(value, bool) or 'bool' in str(getattr(value, 'dtype', '')) or is_whole(value) and value in (0, 1)
-def _is_several(value): return hasattr(value, '__iter__') and not is_text(value) and not isinstance(value, dict) and getattr(value, 'ndim', 1)!=0
-def _is_path(value): return isinstance(value, (str, os.PathLike))
+
+def _is_truth(value):
+    return isinstance(value, bool) or 'bool' in str(getattr(value, 'dtype', '')) or is_whole(value) and value in (0, 1)
+
+
+def _is_several(value):
+    return (
+        hasattr(value, '__iter__')
+        and not is_text(value)
+        and not isinstance(value, dict)
+        and getattr(value, 'ndim', 1) != 0
+    )
+
+
+def _is_path(value):
+    return isinstance(value, (str, os.PathLike))
+
 
 # annotation -> what it takes, in words and as a test
 _KINDS = {
-    int: ('a whole number', is_whole), float: ('a number', _is_number), bool: ('True or False', _is_truth), str: ('a text', is_text),
-    tuple: ('a tuple', _is_several), list: ('a list', _is_several), Path: ('a path', _is_path), NoneType: ('None', lambda v: v is None),
+    int: ('a whole number', is_whole),
+    float: ('a number', _is_number),
+    bool: ('True or False', _is_truth),
+    str: ('a text', is_text),
+    tuple: ('a tuple', _is_several),
+    list: ('a list', _is_several),
+    Path: ('a path', _is_path),
+    NoneType: ('None', lambda v: v is None),
 }
 
-def _expected(kind)->tuple:
+
+def _expected(kind) -> tuple:
     "The entries of `_KINDS` that an annotation stands for; none if it says more than these can"
     parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     return tuple(_KINDS[p] for p in parts) if all(isinstance(p, type) and p in _KINDS for p in parts) else ()
 
+
 def _must_be(who, name, expected, value):
-    words = [w for w,_ in expected if w!='a text' or ('a path', _is_path) not in expected]
+    words = [w for w, _ in expected if w != 'a text' or ('a path', _is_path) not in expected]
     text = _as_written(value) if expected[0][0] in ('a whole number', 'a number') else ''
     return ValueError(f"{who}: {name} must be {' or '.join(words)}, got {_given(value)}{text}")
 
+
 def check_types(
-    who:str,        # who asks, for the error message
-    params,         # of a signature, by name
-    given:dict,     # argument -> value
+    who: str,  # who asks, for the error message
+    params,  # of a signature, by name
+    given: dict,  # argument -> value
 ):
-    "ValueError, in one line, for a value that is nothing of what its annotation says. Whether None will do is left to the function"
-    for name,value in given.items():
+    """ValueError, in one line, for a value that is nothing of what its annotation says. Whether None will do is left
+    to the function"""
+    for name, value in given.items():
         p = params.get(name)
-        if p is None or value is None or value is p.default: continue
+        if p is None or value is None or value is p.default:
+            continue
         expected = _expected(p.annotation)
-        if expected and not any(fits(value) for _,fits in expected): raise _must_be(who, name, expected, value)
+        if expected and not any(fits(value) for _, fits in expected):
+            raise _must_be(who, name, expected, value)
 
 # %% ../../nbs/core/07_arguments.ipynb #18802ce1
 def none_given(
-    who:str, params, given:dict,    # as in `check_types`
-)->Exception|None:
+    who: str,
+    params,
+    given: dict,  # as in `check_types`
+) -> Exception | None:
     "What to raise, if None was given where it is not the default, and the function failed with an error of Python's"
-    for name,value in given.items():
+    for name, value in given.items():
         p = params.get(name)
-        if p is None or value is not None or p.default is None: continue
-        if expected := _expected(p.annotation): return _must_be(who, name, expected, value)
+        if p is None or value is not None or p.default is None:
+            continue
+        if expected := _expected(p.annotation):
+            return _must_be(who, name, expected, value)
+
 
 # what other libraries call it
 _SYNONYMS = dict(
-    loss_fn='loss_func', loss='loss_func', criterion='loss_func', loss_function='loss_func', optimizer='opt_func', opt='opt_func', optim='opt_func',
-    callbacks='cbs', callback='cbs', cb='cbs', metric='metrics', data='dls', dataloaders='dls', loaders='dls', net='model', learning_rate='lr',
-    epochs='n_epoch', n_epochs='n_epoch', num_epochs='n_epoch', max_epochs='n_epoch', epoch='n_epoch', max_lr='lr_max', lr='lr_max', pct='pct_start',
-    div_factor='div', final_div_factor='div_final', checkpoint='resume', resume_from='resume', num_iter='num_it', dataloader='dl', loader='dl',
-    activation='act', n='crops', random_state='seed', random_seed='seed', gpu='device', model_dir='path', filename='file', name='file')
+    loss_fn='loss_func',
+    loss='loss_func',
+    criterion='loss_func',
+    loss_function='loss_func',
+    optimizer='opt_func',
+    opt='opt_func',
+    optim='opt_func',
+    callbacks='cbs',
+    callback='cbs',
+    cb='cbs',
+    metric='metrics',
+    data='dls',
+    dataloaders='dls',
+    loaders='dls',
+    net='model',
+    learning_rate='lr',
+    epochs='n_epoch',
+    n_epochs='n_epoch',
+    num_epochs='n_epoch',
+    max_epochs='n_epoch',
+    epoch='n_epoch',
+    max_lr='lr_max',
+    lr='lr_max',
+    pct='pct_start',
+    div_factor='div',
+    final_div_factor='div_final',
+    checkpoint='resume',
+    resume_from='resume',
+    num_iter='num_it',
+    dataloader='dl',
+    loader='dl',
+    activation='act',
+    n='crops',
+    random_state='seed',
+    random_seed='seed',
+    gpu='device',
+    model_dir='path',
+    filename='file',
+    name='file',
+)
 _ELSEWHERE = dict(
-    batch_size='the DataLoaders have it: bs=', bs='the DataLoaders have it', wd='the optimizer has it: opt_func=partial(adamw, weight_decay=.01)',
-    weight_decay='the optimizer has it: opt_func=partial(adamw, weight_decay=.01)', train_bn='norm layers always train; call .eval() on those that shall not',
-    moms='a schedule has it: OneCycle(moms=...)', fp16='write cbs=MixedPrecision()', amp='write cbs=MixedPrecision()', verbose='give Progress(how) in cbs',
-    shuffle='the loader has it', num_workers='the loader has it', ds_idx='give the loader itself: dl=learn.dls.train', pretrained='the model has it')
+    batch_size='the DataLoaders have it: bs=',
+    bs='the DataLoaders have it',
+    wd='the optimizer has it: opt_func=partial(adamw, weight_decay=.01)',
+    weight_decay='the optimizer has it: opt_func=partial(adamw, weight_decay=.01)',
+    train_bn='norm layers always train; call .eval() on those that shall not',
+    moms='a schedule has it: OneCycle(moms=...)',
+    fp16='write cbs=MixedPrecision()',
+    amp='write cbs=MixedPrecision()',
+    verbose='give Progress(how) in cbs',
+    shuffle='the loader has it',
+    num_workers='the loader has it',
+    ds_idx='give the loader itself: dl=learn.dls.train',
+    pretrained='the model has it',
+)
+
 
 def no_such_argument(
-    who:str,        # who asks, for the error message
-    name:str,       # what was given
-    names:list,     # arguments there are
-)->TypeError:
+    who: str,  # who asks, for the error message
+    name: str,  # what was given
+    names: list,  # arguments there are
+) -> TypeError:
     "The error for an argument that a function does not have, with what may have been meant"
     low = name.lower()
-    near = difflib.get_close_matches(low, names, 1, .6)
-    if _SYNONYMS.get(low) in names: remedy = f"write {_SYNONYMS[low]}="
-    elif low in _ELSEWHERE: remedy = _ELSEWHERE[low]
-    elif near: remedy = f"did you mean {near[0]}=?"
-    else: remedy = f"there are {', '.join(names)}" if names else "it takes none"
+    near = difflib.get_close_matches(low, names, 1, 0.6)
+    if _SYNONYMS.get(low) in names:
+        remedy = f"write {_SYNONYMS[low]}="
+    elif low in _ELSEWHERE:
+        remedy = _ELSEWHERE[low]
+    elif near:
+        remedy = f"did you mean {near[0]}=?"
+    else:
+        remedy = f"there are {', '.join(names)}" if names else "it takes none"
     return TypeError(f"{who}: there is no argument {name!r}; {remedy}")
 
 # %% ../../nbs/core/07_arguments.ipynb #be135429
 def bind_or_say(
-    who:str,        # who asks, for the error message
-    sig:inspect.Signature,
-    args:tuple, kw:dict,    # of the call
-)->dict:            # argument -> value
+    who: str,  # who asks, for the error message
+    sig: inspect.Signature,
+    args: tuple,
+    kw: dict,  # of the call
+) -> dict:  # argument -> value
     "The arguments of a call by name; TypeError, in one line, if they do not fit the signature"
-    try: return sig.bind(*args, **kw).arguments
-    except TypeError as e: why = str(e)
-    plain = [p for p in sig.parameters.values() if p.name!='self' and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    try:
+        return sig.bind(*args, **kw).arguments
+    except TypeError as e:
+        why = str(e)
+    plain = [p for p in sig.parameters.values() if p.name != 'self' and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     names = [p.name for p in plain]
     if not any(p.kind is p.VAR_KEYWORD for p in sig.parameters.values()):
         for n in kw:
-            if n not in names: raise no_such_argument(who, n, names) from None
+            if n not in names:
+                raise no_such_argument(who, n, names) from None
     needed = ', '.join(p.name for p in plain if p.default is p.empty)
-    raise TypeError(f"{who}: {why}; it takes {', '.join(names) or 'none'}{f' (needed: {needed})' if needed else ''}") from None
+    raise TypeError(
+        f"{who}: {why}; it takes {', '.join(names) or 'none'}{f' (needed: {needed})' if needed else ''}"
+    ) from None
+
 
 def asks_back(f):
     "A method that answers arguments it does not have with one line: what may have been meant"
     signature = cache(lambda: inspect.signature(f))
-    who = f.__qualname__.split('.')[0] if f.__name__=='__init__' else f.__name__
+    who = f.__qualname__.split('.')[0] if f.__name__ == '__init__' else f.__name__
+
     @wraps(f)
     def checked(*args, **kw):
         bind_or_say(who, signature(), args, kw)
         return f(*args, **kw)
+
     return checked
 
 # %% ../../nbs/core/07_arguments.ipynb #9e8138d5
 def check_lr(
-    who:str,        # who asks, for the error message
-    lr,             # number, slice or list, as in `spread_lr`
-    what:str='lr',  # the argument
-):                  # the same, of Python floats
+    who: str,  # who asks, for the error message
+    lr,  # number, slice or list, as in `spread_lr`
+    what: str = 'lr',  # the argument
+):  # the same, of Python floats
     "Learning rates that can be trained with; ValueError, in one line, for others"
     if isinstance(lr, slice):
-        if lr.stop is None or lr.step is not None: raise ValueError(f"{who}: {what}={lr}; write slice(last) or slice(first, last)")
+        if lr.stop is None or lr.step is not None:
+            raise ValueError(f"{who}: {what}={lr}; write slice(last) or slice(first, last)")
         ends = {n: getattr(lr, n) for n in ('start', 'stop') if getattr(lr, n) is not None}
-        ends = {n: check_number(who, f"the {'first' if n=='start' else 'last'} rate of the slice {what}", v, above=0) for n,v in ends.items()}
+        ends = {
+            n: check_number(who, f"the {'first' if n == 'start' else 'last'} rate of the slice {what}", v, above=0)
+            for n, v in ends.items()
+        }
         return slice(ends.get('start'), ends['stop'])
-    if getattr(lr, 'ndim', 0)==1: lr = lr.tolist()
-    if not isinstance(lr, (list, tuple)): return check_number(who, what, lr, low=0)
-    if not lr: raise ValueError(f"{who}: {what} is an empty list; give a number, a slice, or one number a parameter group")
-    return [check_number(who, f'{what}[{i}]', v, low=0) for i,v in enumerate(lr)]
+    if getattr(lr, 'ndim', 0) == 1:
+        lr = lr.tolist()
+    if not isinstance(lr, (list, tuple)):
+        return check_number(who, what, lr, low=0)
+    if not lr:
+        raise ValueError(f"{who}: {what} is an empty list; give a number, a slice, or one number a parameter group")
+    return [check_number(who, f'{what}[{i}]', v, low=0) for i, v in enumerate(lr)]
+
 
 def check_device(
-    who:str,    # who asks, for the error message
-    device,     # None: the CUDA device if there is one, else the CPU
-)->torch.device:
+    who: str,  # who asks, for the error message
+    device,  # None: the CUDA device if there is one, else the CPU
+) -> torch.device:
     "A device that is there"
     gpu = torch.cuda.is_available()
-    if device is None: device = 'cuda' if gpu else 'cpu'
-    try: d = torch.device(device)
+    if device is None:
+        device = 'cuda' if gpu else 'cpu'
+    try:
+        d = torch.device(device)
     except (RuntimeError, TypeError, ValueError):
-        raise ValueError(f"{who}: there is no device {device!r}; write 'cuda' for a GPU, 'cpu', or leave device out") from None
-    if d.type=='cuda' and not gpu: raise ValueError(f"{who}: device is {str(d)!r}, but torch sees no CUDA device here; leave device out, or write 'cpu'")
-    if d.type=='cuda' and d.index is None: d = torch.device('cuda', torch.cuda.current_device())
-    if d.type=='cuda' and d.index>=torch.cuda.device_count():
+        raise ValueError(
+            f"{who}: there is no device {device!r}; write 'cuda' for a GPU, 'cpu', or leave device out"
+        ) from None
+    if d.type == 'cuda' and not gpu:
+        raise ValueError(
+            f"{who}: device is {str(d)!r}, but torch sees no CUDA device here; leave device out, or write 'cpu'"
+        )
+    if d.type == 'cuda' and d.index is None:
+        d = torch.device('cuda', torch.cuda.current_device())
+    if d.type == 'cuda' and d.index >= torch.cuda.device_count():
         raise ValueError(f"{who}: there is no device '{d}'; torch sees {torch.cuda.device_count()}, counted from 0")
     return d
 
+
 def check_path(
-    who:str,    # who asks, for the error message
-    what:str,   # the argument
+    who: str,  # who asks, for the error message
+    what: str,  # the argument
     path,
-)->Path:
+) -> Path:
     "A path"
-    if isinstance(path, (str, os.PathLike)): return Path(path)
+    if isinstance(path, (str, os.PathLike)):
+        return Path(path)
     raise TypeError(f"{who}: {what} must be a path, got {_given(path)}; write a text such as '.'")

@@ -12,29 +12,35 @@ from .interrupts import uninterrupted
 
 # %% ../../nbs/core/09_basics.ipynb #c58890e3
 def listed(
-    o,          # one thing, or a list or tuple of things, in which lists may stand; None is none
-)->list:
+    o,  # one thing, or a list or tuple of things, in which lists may stand; None is none
+) -> list:
     "One flat list"
     return [] if o is None else _flat(o)
 
-def _flat(o): return [p for q in o for p in _flat(q)] if isinstance(o, (list, tuple)) else [o]
+
+def _flat(o):
+    return [p for q in o for p in _flat(q)] if isinstance(o, (list, tuple)) else [o]
 
 # %% ../../nbs/core/09_basics.ipynb #0291059b
 @uninterrupted
 def keep_attrs(
-    o,      # any object
-    *names  # of its attributes
+    o,  # any object
+    *names,  # of its attributes
 ):
     "Give an object's attributes back as they were found"
     was = {n: getattr(o, n) for n in names}
-    try: yield
-    finally: vars(o).update(was)
+    try:
+        yield
+    finally:
+        vars(o).update(was)
+
 
 @uninterrupted
-def keep_modes(model:torch.nn.Module):
+def keep_modes(model: torch.nn.Module):
     "Give every module its training or eval mode back as found"
     modes = [(m, m.training) for m in model.modules()]
-    try: yield
+    try:
+        yield
     finally:
-        for m,t in modes: m.training = t
-
+        for m, t in modes:
+            m.training = t

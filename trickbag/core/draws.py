@@ -7,7 +7,11 @@ __all__ = ['is_generator', 'seed_generator', 'generator_state', 'set_generator_s
            'SeededWorkers', 'Draws', 'host_state', 'set_host_state', 'same_host_state']
 
 # %% ../../nbs/core/02_draws.ipynb #e5312527
-import random, sys, types, warnings, weakref
+import random
+import sys
+import types
+import warnings
+import weakref
 from argparse import Namespace
 from collections import deque
 from functools import lru_cache, partial
@@ -19,302 +23,450 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from .streams import Streams, mix_seed, name_key
 from .interrupts import interrupts_held
+from .streams import Streams, mix_seed, name_key
 
 # %% ../../nbs/core/02_draws.ipynb #785516e3
-def is_generator(o)->bool:
+def is_generator(o) -> bool:
     "Whether `o` is a generator of random numbers with a state of its own: torch's, numpy's or Python's"
-    if isinstance(o, (torch.Generator, random.Random)): return True
+    if isinstance(o, (torch.Generator, random.Random)):
+        return True
     np = sys.modules.get('numpy')
     return np is not None and isinstance(o, (np.random.Generator, np.random.RandomState, np.random.BitGenerator))
+
 
 def _bits(g):
     "What holds the state of a numpy generator"
     return getattr(g, 'bit_generator', None) or getattr(g, '_bit_generator', None) or g
 
+
 def seed_generator(
-    g,          # torch's, numpy's or Python's
-    seed:int,   # from `mix_seed`
+    g,  # torch's, numpy's or Python's
+    seed: int,  # from `mix_seed`
 ):
     "Seed any generator of random numbers"
-    if isinstance(g, torch.Generator): g.manual_seed(seed)
-    elif isinstance(g, random.Random): g.seed(seed)
+    if isinstance(g, torch.Generator):
+        g.manual_seed(seed)
+    elif isinstance(g, random.Random):
+        g.seed(seed)
     else:
         bits = _bits(g)
         # RandomState keeps half of a pair of normal draws beside its bits
-        if hasattr(g, 'set_state'): g.set_state(dict(type(bits)(seed).state, has_gauss=0, gauss=0.))
-        else: bits.state = type(bits)(seed).state
+        if hasattr(g, 'set_state'):
+            g.set_state(dict(type(bits)(seed).state, has_gauss=0, gauss=0.0))
+        else:
+            bits.state = type(bits)(seed).state
+
 
 def generator_state(g):
     "The state of any generator, for `set_generator_state`"
-    if isinstance(g, torch.Generator): return g.get_state()
-    if isinstance(g, random.Random): return g.getstate()
+    if isinstance(g, torch.Generator):
+        return g.get_state()
+    if isinstance(g, random.Random):
+        return g.getstate()
     return g.get_state(legacy=False) if hasattr(g, 'get_state') else _bits(g).state
+
 
 def set_generator_state(g, state):
     "Put back what `generator_state` gave"
-    if isinstance(g, torch.Generator): g.set_state(state)
-    elif isinstance(g, random.Random): g.setstate(state)
-    elif hasattr(g, 'set_state'): g.set_state(state)
-    else: _bits(g).state = state
+    if isinstance(g, torch.Generator):
+        g.set_state(state)
+    elif isinstance(g, random.Random):
+        g.setstate(state)
+    elif hasattr(g, 'set_state'):
+        g.set_state(state)
+    else:
+        _bits(g).state = state
 
-def _global_generators()->set:
+
+def _global_generators() -> set:
     "The ids of the process's own generators, which the loop seeds anyway"
     np = sys.modules.get('numpy')
     gs = [torch.default_generator, *torch.cuda.default_generators, random._inst]
-    if np: gs += [np.random.mtrand._rand, _bits(np.random.mtrand._rand)]
+    if np:
+        gs += [np.random.mtrand._rand, _bits(np.random.mtrand._rand)]
     return {id(g) for g in gs}
 
 # %% ../../nbs/core/02_draws.ipynb #202a8cfc
-def loader_generators(dl)->list:
+def loader_generators(dl) -> list:
     "Random generators that a torch DataLoader was given"
     owners = (dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None))
     return [g for o in owners if isinstance(g := getattr(o, 'generator', None), torch.Generator)]
 
 # %% ../../nbs/core/02_draws.ipynb #9c91ba49
-_LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type, types.ModuleType, PurePath, Streams,
-           torch.Tensor, torch.dtype, torch.device, torch.Size)
+_LEAVES = (
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+    type(None),
+    type,
+    types.ModuleType,
+    PurePath,
+    Streams,
+    torch.Tensor,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+)
 _PLAIN = {bool, int, float, str, type(None), torch.Tensor, nn.Parameter, torch.device, torch.dtype}
 _BOXES = (list, tuple, set, frozenset, deque)
 _TABLES = ('_parameters', '_buffers')
 _SPACES = (types.SimpleNamespace, Namespace)
 _LIBRARIES = {*sys.stdlib_module_names, 'torch', 'torchvision', 'numpy', 'PIL', 'timm', 'trickbag'}
 _CONTAINERS = (dict, *_BOXES)
-_MANY = 1000    # of a longer list or dict no more is looked at: it holds file names or samples
+_MANY = 1000  # of a longer list or dict no more is looked at: it holds file names or samples
+
 
 @lru_cache(1024)
-def _library(module:str|None)->bool: return (module or '').partition('.')[0] in _LIBRARIES
+def _library(module: str | None) -> bool:
+    return (module or '').partition('.')[0] in _LIBRARIES
+
 
 @lru_cache(1024)
-def _opaque(cls)->bool:
+def _opaque(cls) -> bool:
     "Whether the attributes of such a thing are the standard library's own matter"
     return cls.__module__.partition('.')[0] in sys.stdlib_module_names and not issubclass(cls, _SPACES)
 
+
 @lru_cache(1024)
-def _slots(cls)->tuple:
+def _slots(cls) -> tuple:
     names = []
     for c in cls.__mro__:
         own = vars(c).get('__slots__', ())
-        names += [n for n in ((own,) if isinstance(own, str) else own) if isinstance(vars(c).get(n), types.MemberDescriptorType)]
+        names += [
+            n
+            for n in ((own,) if isinstance(own, str) else own)
+            if isinstance(vars(c).get(n), types.MemberDescriptorType)
+        ]
     return tuple(names)
 
-def _names(code)->set:
+
+def _names(code) -> set:
     "The names that a function's code looks up, inner functions included"
     return {*code.co_names, *(n for c in code.co_consts if isinstance(c, types.CodeType) for n in _names(c))}
 
+
 def _parts_of_function(f):
     for cell in f.__closure__ or ():
-        try: yield 'closure', cell.cell_contents
-        except ValueError: pass     # not filled yet
-    for o in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()): yield 'default', o
-    if _library(f.__module__): return
+        try:
+            yield 'closure', cell.cell_contents
+        except ValueError:
+            pass  # not filled yet
+    for o in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()):
+        yield 'default', o
+    if _library(f.__module__):
+        return
     # of what is global only generators and functions: other things there need not be its own
     for n in sorted(_names(f.__code__) & f.__globals__.keys()):
-        if isinstance(o := f.__globals__[n], types.FunctionType) or is_generator(o): yield n, o
+        if isinstance(o := f.__globals__[n], types.FunctionType) or is_generator(o):
+            yield n, o
 
 # %% ../../nbs/core/02_draws.ipynb #5ff2fa63
 def _parts_of_class(cls):
     for c in cls.__mro__:
-        if _library(c.__module__): continue
-        for n,o in vars(c).items():
+        if _library(c.__module__):
+            continue
+        for n, o in vars(c).items():
             o = getattr(o, '__func__', None) or getattr(o, 'fget', None) or o
-            if isinstance(o, types.FunctionType) or is_generator(o): yield n, o
+            if isinstance(o, types.FunctionType) or is_generator(o):
+                yield n, o
+
 
 def _parts(o):
-    "(name, thing) for all that hangs on an object. Nothing is called: no property, no `__getattr__`, no `__iter__` of a user's"
-    if isinstance(o, dict): yield from ((str(k), v) for k,v in islice(dict.items(o), _MANY))
+    """(name, thing) for all that hangs on an object. Nothing is called: no property, no `__getattr__`, no `__iter__`
+    of a user's"""
+    if isinstance(o, dict):
+        yield from ((str(k), v) for k, v in islice(dict.items(o), _MANY))
     elif isinstance(o, _BOXES):
         base = next(b for b in _BOXES if isinstance(o, b))
-        yield from ((str(i), v) for i,v in enumerate(islice(base.__iter__(o), _MANY)))
-    elif isinstance(o, partial): yield from (('func', o.func), ('args', o.args), ('keywords', o.keywords))
-    elif isinstance(o, types.MethodType): yield from (('self', o.__self__), ('func', o.__func__))
-    elif isinstance(o, types.FunctionType): yield from _parts_of_function(o)
-    elif isinstance(o, types.BuiltinMethodType): yield 'self', o.__self__
-    if _opaque(type(o)): return
+        yield from ((str(i), v) for i, v in enumerate(islice(base.__iter__(o), _MANY)))
+    elif isinstance(o, partial):
+        yield from (('func', o.func), ('args', o.args), ('keywords', o.keywords))
+    elif isinstance(o, types.MethodType):
+        yield from (('self', o.__self__), ('func', o.__func__))
+    elif isinstance(o, types.FunctionType):
+        yield from _parts_of_function(o)
+    elif isinstance(o, types.BuiltinMethodType):
+        yield 'self', o.__self__
+    if _opaque(type(o)):
+        return
     # a module's tables hold tensors; a persistent loader's iterator is not used here
     skip = _TABLES if isinstance(o, nn.Module) else ('_iterator',) if isinstance(o, DataLoader) else ()
-    for n,v in list(getattr(o, '__dict__', {}).items()):
-        if n not in skip: yield n, v
+    for n, v in list(getattr(o, '__dict__', {}).items()):
+        if n not in skip:
+            yield n, v
     for n in _slots(type(o)):
-        if hasattr(o, n): yield n, getattr(o, n)
+        if hasattr(o, n):
+            yield n, getattr(o, n)
     yield from _parts_of_class(type(o))
 
 # %% ../../nbs/core/02_draws.ipynb #03a25dde
 def reachable(
-    roots:dict,     # name -> object
-    past=(),        # things not to look into
-    most:int=50_000,# things looked at, nearest first
+    roots: dict,  # name -> object
+    past=(),  # things not to look into
+    most: int = 50_000,  # things looked at, nearest first
 ):
-    "(path, thing, whether it belongs to a dataset) for all that can be found from some objects through attributes, items and functions"
-    seen,held = {id(o) for o in past},[]        # held: an id is a thing's only as long as it lives
-    todo = deque((n, o, False) for n,o in roots.items())
-    while todo and len(held)<most:
-        path,o,sample = todo.popleft()
-        if id(o) in seen or isinstance(o, _LEAVES): continue
-        seen.add(id(o)); held.append(o)
+    """(path, thing, whether it belongs to a dataset) for all that can be found from some objects through attributes,
+    items and functions"""
+    # held: an id is a thing's only as long as it lives
+    seen = {id(o) for o in past}
+    held = []
+    todo = deque((n, o, False) for n, o in roots.items())
+    while todo and len(held) < most:
+        path, o, sample = todo.popleft()
+        if id(o) in seen or isinstance(o, _LEAVES):
+            continue
+        seen.add(id(o))
+        held.append(o)
         sample = sample or isinstance(o, Dataset)
         yield path, o, sample
-        if is_generator(o) or isinstance(o, (_BaseDataLoaderIter, types.GeneratorType)): continue
+        if is_generator(o) or isinstance(o, (_BaseDataLoaderIter, types.GeneratorType)):
+            continue
         of_loader = isinstance(o, DataLoader)
-        for n,v in _parts(o):
-            if type(v) in _PLAIN or (isinstance(v, _CONTAINERS) and not len(v)): continue    # most things are of this kind
-            if n=='_modules': n = ''
-            todo.append((f'{path}.{n}' if n else path, v, sample or (of_loader and n in ('dataset', 'collate_fn', 'worker_init_fn'))))
+        for n, v in _parts(o):
+            if type(v) in _PLAIN or (isinstance(v, _CONTAINERS) and not len(v)):
+                continue  # most things are of this kind
+            if n == '_modules':
+                n = ''
+            todo.append(
+                (
+                    f'{path}.{n}' if n else path,
+                    v,
+                    sample or (of_loader and n in ('dataset', 'collate_fn', 'worker_init_fn')),
+                )
+            )
 
 # %% ../../nbs/core/02_draws.ipynb #e651ac7d
 class SeededWorkers:
-    "A `worker_init_fn` that seeds, in each worker for itself, the generators which the dataset holds, then calls the user's own"
-    def __init__(self,
-        generators:list,    # (path, generator)
-        user=None,          # the loader's own `worker_init_fn`
-    ): self.generators,self.user = generators,user
-    def __call__(self, worker_id:int):
-        # torch has seeded the worker with (seed of the pass)+(number of the worker)
-        for path,g in self.generators: seed_generator(g, mix_seed(torch.initial_seed(), name_key(path)))
-        if self.user: self.user(worker_id)
+    """A `worker_init_fn` that seeds, in each worker for itself, the generators which the dataset holds, then calls the
+    user's own"""
 
-_said = weakref.WeakKeyDictionary()    # loader or generator -> what was said of it
+    def __init__(
+        self,
+        generators: list,  # (path, generator)
+        user=None,  # the loader's own `worker_init_fn`
+    ):
+        self.generators = generators
+        self.user = user
+
+    def __call__(self, worker_id: int):
+        # torch has seeded the worker with (seed of the pass)+(number of the worker)
+        for path, g in self.generators:
+            seed_generator(g, mix_seed(torch.initial_seed(), name_key(path)))
+        if self.user:
+            self.user(worker_id)
+
+
+_said = weakref.WeakKeyDictionary()  # loader or generator -> what was said of it
+
+
 def _say(o, text):
     "Warn of an object once"
     try:
-        if text in _said.setdefault(o, set()): return
+        if text in _said.setdefault(o, set()):
+            return
         _said[o].add(text)
-    except TypeError: pass      # takes no weak reference: said each time
+    except TypeError:
+        pass  # takes no weak reference: said each time
     warnings.warn(text, stacklevel=3)
 
 # %% ../../nbs/core/02_draws.ipynb #ed39171a
 class Draws:
-    "All that draws beside the global generators, during a fit or a validation: each is seeded as a function of the pass or batch, and given back"
-    def __init__(self,
-        loaders:dict,   # name -> loader; None is left out
-        others,         # `others()` -> name -> object: model, loss, callbacks
-        past=(),        # things not to look into
+    """All that draws beside the global generators, during a fit or a validation: each is seeded as a function of the
+    pass or batch, and given back"""
+
+    def __init__(
+        self,
+        loaders: dict,  # name -> loader; None is left out
+        others,  # `others()` -> name -> object: model, loss, callbacks
+        past=(),  # things not to look into
     ):
-        self.loaders,self.others,self.past = {n: dl for n,dl in loaders.items() if dl is not None},others,past
-        self.orders = {}    # id of a loader -> [(path, generator)] that make its order: seeded once a pass, the same on every rank
-        self.own = []       # [(path, generator)] of datasets, models, callbacks: seeded for each batch
-        self.epochs = []    # what `set_epoch` is called on
-        self._states,self._undo = {},[]
+        self.loaders = {n: dl for n, dl in loaders.items() if dl is not None}
+        self.others = others
+        self.past = past
+        # id of a loader -> [(path, generator)] that make its order: seeded once a pass, the same on every rank
+        self.orders = {}
+        self.own = []  # [(path, generator)] of datasets, models, callbacks: seeded for each batch
+        self.epochs = []  # what `set_epoch` is called on
+        self._states = {}
+        self._undo = []
         self._clocks = {}
 
     def find(self):
         "Look at everything, and set aside what no seed fixes"
-        for name,dl in self.loaders.items(): self._look_at_loader(name, dl)
+        for name, dl in self.loaders.items():
+            self._look_at_loader(name, dl)
         self.look()
 
     def look(self):
         "Find generators of model, loss and callbacks, those made since the last look too"
-        for path,o,_ in reachable(self.others(), self.past):
-            if is_generator(o): self._add(self.own, path, o)
+        for path, o, _ in reachable(self.others(), self.past):
+            if is_generator(o):
+                self._add(self.own, path, o)
 
     def _look_at_loader(self, name, dl):
-        order,torch_loaders = self.orders.setdefault(id(dl), []),[]
+        order = self.orders.setdefault(id(dl), [])
+        torch_loaders = []
         known = {id(g) for g in loader_generators(dl)}
-        for g in loader_generators(dl): self._keep(g)
-        in_samples = []     # shared with another loader or not: each worker seeds its copies
-        for path,o,sample in reachable({name: dl}, self.past):
+        for g in loader_generators(dl):
+            self._keep(g)
+        in_samples = []  # shared with another loader or not: each worker seeds its copies
+        for path, o, sample in reachable({name: dl}, self.past):
             if is_generator(o):
-                if id(o) not in known: self._add(self.own if sample else order, path, o)
-                if sample: in_samples.append((path, o))
+                if id(o) not in known:
+                    self._add(self.own if sample else order, path, o)
+                if sample:
+                    in_samples.append((path, o))
             elif isinstance(o, (_BaseDataLoaderIter, types.GeneratorType)) and o is not dl:
-                _say(dl, f"Learner: {path} is an iterator that goes on from epoch to epoch; its draws are not a function of the epoch, "
-                         "and a resumed run differs. Let the loader begin anew in each __iter__")
-            elif isinstance(o, DataLoader): torch_loaders.append((path, o))
-            if name=='train' and callable(getattr(type(o), 'set_epoch', None)): self.epochs.append((path, o))
-        for path,o in torch_loaders: self._take_workers(path, o, in_samples)
+                _say(
+                    dl,
+                    f"Learner: {path} is an iterator that goes on from epoch to epoch; its draws are not a "
+                    "function of the epoch, and a resumed run differs. Let the loader begin anew in each "
+                    "__iter__",
+                )
+            elif isinstance(o, DataLoader):
+                torch_loaders.append((path, o))
+            if name == 'train' and callable(getattr(type(o), 'set_epoch', None)):
+                self.epochs.append((path, o))
+        for path, o in torch_loaders:
+            self._take_workers(path, o, in_samples)
 
     def _take_workers(self, path, dl, generators):
-        if not dl.num_workers: return
+        if not dl.num_workers:
+            return
         if not getattr(dl, 'in_order', True):
-            _say(dl, f"Learner: {path} has in_order=False: batches come as workers finish, and a resumed run differs; use in_order=True")
+            _say(
+                dl,
+                f"Learner: {path} has in_order=False: batches come as workers finish, and a resumed run "
+                "differs; use in_order=True",
+            )
         if dl.persistent_workers:
-            _say(dl, f"Learner: {path} has persistent_workers=True, but workers that live on draw from streams that no seed fixes; "
-                    "new ones are started for each pass here, so leave it out")
+            _say(
+                dl,
+                f"Learner: {path} has persistent_workers=True, but workers that live on draw from streams that "
+                "no seed fixes; new ones are started for each pass here, so leave it out",
+            )
             self._set(dl, 'persistent_workers', False)
-        generators = [(p, g) for p,g in generators if not isinstance(g, random.SystemRandom)]
-        if generators: self._set(dl, 'worker_init_fn', SeededWorkers(generators, dl.worker_init_fn))
+        generators = [(p, g) for p, g in generators if not isinstance(g, random.SystemRandom)]
+        if generators:
+            self._set(dl, 'worker_init_fn', SeededWorkers(generators, dl.worker_init_fn))
 
     def _set(self, o, name, value):
         "Set an attribute for the time being; a DataLoader refuses some after it was made, and asks only `__setattr__`"
         self._undo.append((o, name, vars(o)[name]))
         vars(o)[name] = value
 
-    def _keep(self, g)->bool:
+    def _keep(self, g) -> bool:
         "Keep a generator's state; False if there is none"
-        if id(g) in self._states: return True
-        try: self._states[id(g)] = g, generator_state(g)
-        except NotImplementedError: return False    # random.SystemRandom
+        if id(g) in self._states:
+            return True
+        try:
+            self._states[id(g)] = g, generator_state(g)
+        except NotImplementedError:
+            return False  # random.SystemRandom
         return True
 
     def _add(self, to, path, g):
-        if id(g) in self._states or id(g) in _global_generators(): return
-        if self._keep(g): to.append((path, g))
-        else: _say(g, f"Learner: {path} is a {type(g).__name__}, which draws from the operating system and cannot be seeded; "
-                  "no run with it can be repeated. Use random.Random()")
+        if id(g) in self._states or id(g) in _global_generators():
+            return
+        if self._keep(g):
+            to.append((path, g))
+        else:
+            _say(
+                g,
+                f"Learner: {path} is a {type(g).__name__}, which draws from the operating system and cannot be "
+                "seeded; no run with it can be repeated. Use random.Random()",
+            )
 
-    def start(self,
-        dl,         # the loader of this pass
-        seed:int,   # of the pass, the same on every rank
-        own:int,    # of the pass on this rank
+    def start(
+        self,
+        dl,  # the loader of this pass
+        seed: int,  # of the pass, the same on every rank
+        own: int,  # of the pass on this rank
     ):
         "Seed everything for a pass through a loader"
-        for g in loader_generators(dl): g.manual_seed(seed)
-        for path,g in self.orders.get(id(dl), ()): seed_generator(g, mix_seed(seed, name_key(path)))
+        for g in loader_generators(dl):
+            g.manual_seed(seed)
+        for path, g in self.orders.get(id(dl), ()):
+            seed_generator(g, mix_seed(seed, name_key(path)))
         self.seed(own)
 
-    def seed(self,
-        seed:int,   # of the batch
+    def seed(
+        self,
+        seed: int,  # of the batch
     ):
         "Seed what datasets, model, loss and callbacks hold"
-        for path,g in self.own: seed_generator(g, mix_seed(seed, name_key(path)))
+        for path, g in self.own:
+            seed_generator(g, mix_seed(seed, name_key(path)))
 
-    def set_epoch(self, epoch:int):
+    def set_epoch(self, epoch: int):
         "Tell samplers, loaders and datasets which epoch it is; what they note of it is taken back at the end"
-        for path,o in self.epochs:
-            was = {n: _copied(v) for n,v in vars(o).items()} if hasattr(o, '__dict__') else {}
+        for path, o in self.epochs:
+            was = {n: _copied(v) for n, v in vars(o).items()} if hasattr(o, '__dict__') else {}
             with interrupts_held():
                 o.set_epoch(epoch)
                 notes = self._clocks.setdefault(id(o), (o, {}))[1]
-                for n,v in was.items():
-                    if n not in notes and not _same(v, vars(o).get(n)): notes[n] = v
+                for n, v in was.items():
+                    if n not in notes and not _same(v, vars(o).get(n)):
+                        notes[n] = v
 
     def give_back(self):
         "Put back every state and attribute as found"
-        for o,notes in self._clocks.values():
-            for n,v in notes.items():
-                if isinstance(v, torch.Tensor) and isinstance(now := vars(o).get(n), torch.Tensor): now.copy_(v)    # may be shared with others
-                else: vars(o)[n] = v
-        for o,name,value in reversed(self._undo): vars(o)[name] = value
-        for g,state in self._states.values(): set_generator_state(g, state)
+        for o, notes in self._clocks.values():
+            for n, v in notes.items():
+                if isinstance(v, torch.Tensor) and isinstance(now := vars(o).get(n), torch.Tensor):
+                    now.copy_(v)  # may be shared with others
+                else:
+                    vars(o)[n] = v
+        for o, name, value in reversed(self._undo):
+            vars(o)[name] = value
+        for g, state in self._states.values():
+            set_generator_state(g, state)
 
 # %% ../../nbs/core/02_draws.ipynb #65eb8dcd
-def _copied(v): return v.clone() if isinstance(v, torch.Tensor) and v.numel()==1 else v
+def _copied(v):
+    return v.clone() if isinstance(v, torch.Tensor) and v.numel() == 1 else v
+
+
 def _same(a, b):
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.numel()==b.numel()==1: return bool(a==b)
-    return a is b or (isinstance(a, (int, float, str)) and type(a) is type(b) and a==b)
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.numel() == b.numel() == 1:
+        return bool(a == b)
+    return a is b or (isinstance(a, (int, float, str)) and type(a) is type(b) and a == b)
 
 # %% ../../nbs/core/02_draws.ipynb #4ddc5865
-def host_state()->dict:
-    "State of the global generators of Python and numpy (if loaded), as tensors and plain values that a checkpoint can carry"
-    version,words,gauss = random.getstate()
+def host_state() -> dict:
+    """State of the global generators of Python and numpy (if loaded), as tensors and plain values that a checkpoint
+    can carry"""
+    version, words, gauss = random.getstate()
     res = dict(python=[version, torch.tensor(words), gauss])
     if np := sys.modules.get('numpy'):
-        kind,words,*rest = np.random.get_state()
-        res['numpy'] = [kind, torch.from_numpy(words.astype('int64')), *(float(o) if isinstance(o, float) else int(o) for o in rest)]
+        kind, words, *rest = np.random.get_state()
+        res['numpy'] = [
+            kind,
+            torch.from_numpy(words.astype('int64')),
+            *(float(o) if isinstance(o, float) else int(o) for o in rest),
+        ]
     return res
 
+
 def set_host_state(
-    state:dict,     # from `host_state`
+    state: dict,  # from `host_state`
 ):
     "Put back what `host_state` gave"
-    version,words,gauss = state['python']
+    version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     if 'numpy' in state and (np := sys.modules.get('numpy')):
-        kind,words,*rest = state['numpy']
+        kind, words, *rest = state['numpy']
         np.random.set_state((kind, words.cpu().numpy().astype('uint32'), *rest))
 
-def same_host_state(a:dict, b:dict)->bool:
+
+def same_host_state(a: dict, b: dict) -> bool:
     "Whether nobody drew from Python's or numpy's global generator in between"
-    def plain(state): return {n: [o.tolist() if isinstance(o, torch.Tensor) else o for o in v] for n,v in state.items()}
-    return plain(a)==plain(b)
+
+    def plain(state):
+        return {n: [o.tolist() if isinstance(o, torch.Tensor) else o for o in v] for n, v in state.items()}
+
+    return plain(a) == plain(b)

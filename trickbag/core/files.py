@@ -6,101 +6,136 @@
 __all__ = ['atomic_write', 'atomic_save', 'torch_save', 'check_writable']
 
 # %% ../../nbs/core/05_files.ipynb #54c278d2
-import io, os, secrets, tempfile
+import io
+import os
+import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-try: import fcntl
-except ImportError: fcntl = None    # Windows, where a file that is open cannot be removed: that tells as much
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows, where a file that is open cannot be removed: that tells as much
 
 from .interrupts import uninterrupted
 
 # %% ../../nbs/core/05_files.ipynb #c0f11e02
 @uninterrupted
 def atomic_write(
-    path:Path,          # goal; its folder is made
-    text:bool=False,    # for text (UTF-8, ends of line as given), not bytes
-):                      # yields the file to write to
-    "A new file, that takes the place of `path` at the end of the `with`: a kill leaves the old one or the new one, and no more"
+    path: Path,  # goal; its folder is made
+    text: bool = False,  # for text (UTF-8, ends of line as given), not bytes
+):  # yields the file to write to
+    """A new file, that takes the place of `path` at the end of the `with`: a kill leaves the old one or the new one,
+    and no more"""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        f,tmp = _temporary(path)
+        f, tmp = _temporary(path)
         try:
             with f:
                 out = io.TextIOWrapper(f, 'utf-8', newline='', write_through=True) if text else f
                 yield out
                 f.flush()
                 os.fsync(f.fileno())
-                if fcntl: os.replace(tmp, path)     # while it is locked, so that nobody takes it for a leftover
-            if not fcntl: os.replace(tmp, path)
-        finally: Path(tmp).unlink(missing_ok=True)
+                if fcntl:
+                    os.replace(tmp, path)  # while it is locked, so that nobody takes it for a leftover
+            if not fcntl:
+                os.replace(tmp, path)
+        finally:
+            Path(tmp).unlink(missing_ok=True)
     except OSError as e:
-        if e.errno is None or (e.filename and Path(e.filename).parent!=path.parent): raise
+        if e.errno is None or (e.filename and Path(e.filename).parent != path.parent):
+            raise
         raise OSError(e.errno, f"{os.strerror(e.errno)}, while writing; what was there before stays", str(path)) from e
+
 
 def _temporary(path):
     "A new file beside `path`, locked for as long as it is open, and its name"
     while True:
         tmp = path.with_name(f'.{path.name}-{secrets.token_hex(4)}.tmp')
         f = open(tmp, 'xb')
-        if not fcntl: return f,tmp
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: pass        # another process looks whether it is a leftover, and will remove it
-        except OSError: return f,tmp        # a file system without locks
-        if os.fstat(f.fileno()).st_nlink: return f,tmp
+        if not fcntl:
+            return f, tmp
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # another process looks whether it is a leftover, and will remove it
+        except OSError:
+            return f, tmp  # a file system without locks
+        if os.fstat(f.fileno()).st_nlink:
+            return f, tmp
         f.close()
 
 # %% ../../nbs/core/05_files.ipynb #9f1533b1
 def _remove_leftovers(path):
     "Remove what killed processes left of their writing to `path`: files that nobody holds locked"
     for o in os.scandir(path.parent):
-        if not (o.name.startswith(f'.{path.name}-') and o.name.endswith('.tmp')): continue
-        with suppress(OSError):             # it is being written, or gone by now
-            if not fcntl: os.unlink(o.path)
+        if not (o.name.startswith(f'.{path.name}-') and o.name.endswith('.tmp')):
+            continue
+        with suppress(OSError):  # it is being written, or gone by now
+            if not fcntl:
+                os.unlink(o.path)
             else:
                 with open(o.path, 'r+b') as f:
                     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(o.path)
 
+
 class _Heard:
     "A file that keeps the error of a write: torch's zip writer goes on to report its own confusion, not the full disk"
-    def __init__(self, f): self.f,self.error,self.flush = f,None,f.flush
+
+    def __init__(self, f):
+        self.f = f
+        self.error = None
+        self.flush = f.flush
+
     def write(self, data):
-        try: return self.f.write(data)
+        try:
+            return self.f.write(data)
         except OSError as e:
             self.error = e
             raise
 
+
 def atomic_save(
-    obj,        # tensors and plain Python values only, so that `torch.load(weights_only=True)` reads it
-    path:Path,  # goal; its folder is made
-)->Path:        # the same path
+    obj,  # tensors and plain Python values only, so that `torch.load(weights_only=True)` reads it
+    path: Path,  # goal; its folder is made
+) -> Path:  # the same path
     "`torch.save` by `atomic_write`"
-    with atomic_write(path) as f: torch_save(obj, f)
+    with atomic_write(path) as f:
+        torch_save(obj, f)
     return Path(path)
 
+
 def torch_save(
-    obj,        # tensors and plain Python values
-    f,          # a file open for bytes
+    obj,  # tensors and plain Python values
+    f,  # a file open for bytes
 ):
     "`torch.save` whose error, if the file cannot be written, is the file's"
     heard = _Heard(f)
-    try: torch.save(obj, heard)
-    except RuntimeError as e: raise heard.error or e
+    try:
+        torch.save(obj, heard)
+    except RuntimeError as e:
+        raise heard.error or e
 
 # %% ../../nbs/core/05_files.ipynb #b26ca2f6
 def check_writable(
-    path:Path,  # a file that will be written
-    who:str,    # for the error
+    path: Path,  # a file that will be written
+    who: str,  # for the error
 ):
     "Raise now what would be raised at the first writing: a folder of that name, or one that cannot be written to"
-    if path.is_dir(): raise ValueError(f"{who}: {path} is a folder; give a file name")
+    if path.is_dir():
+        raise ValueError(f"{who}: {path} is a folder; give a file name")
     folder = path.parent
-    while not os.path.lexists(folder) and folder!=folder.parent: folder = folder.parent
-    try: tempfile.TemporaryFile(dir=folder, prefix='.trickbag-').close()
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder, prefix='.trickbag-').close()
     except OSError as e:
-        raise type(e)(e.errno, f"{who}: {path} cannot be written ({e.strerror}); give another file", str(folder)) from None
+        raise type(e)(
+            e.errno, f"{who}: {path} cannot be written ({e.strerror}); give another file", str(folder)
+        ) from None

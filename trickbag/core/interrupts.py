@@ -6,57 +6,75 @@
 __all__ = ['PATIENCE', 'interrupts_held', 'interrupts_released', 'uninterrupted', 'keep_torch_state']
 
 # %% ../../nbs/core/04_interrupts.ipynb #2a0489b6
-import os, signal, sys, threading, time
+import os
+import signal
+import sys
+import threading
+import time
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 
 import torch
 
-try: from _signal import getsignal      # `signal.getsignal` makes enumerations of what it finds, and takes 25 times as long
-except ImportError: from signal import getsignal
+try:
+    from _signal import getsignal  # `signal.getsignal` makes enumerations of what it finds, and takes 25 times as long
+except ImportError:
+    from signal import getsignal
 
 # %% ../../nbs/core/04_interrupts.ipynb #8414a0b8
-PATIENCE = 2.   # seconds from one signal to a second that comes through: what is held takes too long, and its user insists
+# seconds from one signal to a second that comes through: what is held takes too long, and its user insists
+PATIENCE = 2.0
+
 
 class _State(threading.local):
     on = False  # whether interrupts are held in this thread; handlers run in the main thread only
 
+
 _state = _State()
-_came = {}      # signals that wait: number -> (when it came, its handler)
-_ends = set()   # code of methods that end a `with` and begin by holding interrupts
-_signals = sorted(signal.valid_signals()-{getattr(signal, n, None) for n in ('SIGKILL', 'SIGSTOP')})
+_came = {}  # signals that wait: number -> (when it came, its handler)
+_ends = set()  # code of methods that end a `with` and begin by holding interrupts
+_signals = sorted(signal.valid_signals() - {getattr(signal, n, None) for n in ('SIGKILL', 'SIGSTOP')})
+
 
 class _Later:
     "Stands in for the handler of a signal: calls it at once, or notes that it is to be called"
-    def __init__(self, handler): self.handler = handler
+
+    def __init__(self, handler):
+        self.handler = handler
 
     def __call__(self, signum, frame):
-        # Python looks for signals at the first instruction of a function, too, where the end of a `with` does not hold them yet
-        ends = frame is not None and frame.f_code in _ends and frame.f_lasti<4
-        if not _state.on and not ends: return self.handler(signum, frame)
+        # Python looks for signals at the first instruction of a function, too, where the end of a `with` does not hold
+        # them yet
+        ends = frame is not None and frame.f_code in _ends and frame.f_lasti < 4
+        if not _state.on and not ends:
+            return self.handler(signum, frame)
         now = time.monotonic()
         first = _came.setdefault(signum, (now, self.handler))[0]
-        if now-first>PATIENCE and not ends:
+        if now - first > PATIENCE and not ends:
             del _came[signum]
             self.handler(signum, frame)
 
-def _install(mine:list):
+
+def _install(mine: list):
     "Put a `_Later` in the place of each handler that is a function, and note it in `mine` before"
     for s in _signals:
         handler = getsignal(s)
-        if not callable(handler) or isinstance(handler, _Later): continue
+        if not callable(handler) or isinstance(handler, _Later):
+            continue
         later = _Later(handler)
         mine.append((s, later))
         signal.signal(s, later)
 
-def _remove(mine:list):
+
+def _remove(mine: list):
     "Put the handlers back, the first last; others that were put in their place meanwhile stay"
     try:
         while mine:
-            s,later = mine[-1]
-            if getsignal(s) is later: signal.signal(s, later.handler)
+            s, later = mine[-1]
+            if getsignal(s) is later:
+                signal.signal(s, later.handler)
             mine.pop()
-    except BaseException:       # a signal whose handler is back already; the others follow
+    except BaseException:  # a signal whose handler is back already; the others follow
         _remove(mine)
         raise
 
@@ -68,21 +86,28 @@ def _deliver():
         while _came:
             s = next(iter(_came))
             handler = _came.pop(s)[1]
-            try: handler(s, sys._getframe())
-            except BaseException as e: err = err or e
-        if err is not None: raise err
-    except BaseException:       # one that came just now, for all
+            try:
+                handler(s, sys._getframe())
+            except BaseException as e:
+                err = err or e
+        if err is not None:
+            raise err
+    except BaseException:  # one that came just now, for all
         _came.clear()
         raise
 
+
 class interrupts_held:
-    "In this `with`, signals wait; those that came are handled at its end. In threads other than the main one, which gets no signals, nothing is done"
+    """In this `with`, signals wait; those that came are handled at its end. In threads other than the main one, which
+    gets no signals, nothing is done"""
+
     def __enter__(self):
         self.was = _state.on
         self.main = threading.current_thread() is threading.main_thread()
         self.mine = []
         try:
-            if self.main and not self.was: _install(self.mine)
+            if self.main and not self.was:
+                _install(self.mine)
             _state.on = True
         except BaseException:
             _remove(self.mine)
@@ -90,41 +115,54 @@ class interrupts_held:
         return self
 
     def __exit__(self, *exc):
-        if self.was: return
-        try: _remove(self.mine)
+        if self.was:
+            return
+        try:
+            _remove(self.mine)
         finally:
             _state.on = False
-            if self.main and _came: _deliver()
+            if self.main and _came:
+                _deliver()
+
 
 class _Released:
     def __enter__(self):
         try:
             _state.on = False
-            if _came and threading.current_thread() is threading.main_thread(): _deliver()
+            if _came and threading.current_thread() is threading.main_thread():
+                _deliver()
         except BaseException:
             _state.on = True
             raise
-    def __exit__(self, *exc): _state.on = True
+
+    def __exit__(self, *exc):
+        _state.on = True
 
 # %% ../../nbs/core/04_interrupts.ipynb #b46dc045
 def interrupts_released():
-    "In this `with`, which stands within `interrupts_held`, signals are handled as they come; those that waited are handled at its beginning"
+    """In this `with`, which stands within `interrupts_held`, signals are handled as they come; those that waited are
+    handled at its beginning"""
     return _Released() if _state.on else nullcontext()
 
+
 class _Uninterrupted:
-    def __init__(self, cm): self.cm = cm
+    def __init__(self, cm):
+        self.cm = cm
 
     def __enter__(self):
         self.hold = interrupts_held()
         self.hold.__enter__()
-        try: value = self.cm.__enter__()
+        try:
+            value = self.cm.__enter__()
         except BaseException:
             self.hold.__exit__()
             raise
-        if self.hold.was: return value
+        if self.hold.was:
+            return value
         try:
             _state.on = False
-            if _came and self.hold.main: _deliver()
+            if _came and self.hold.main:
+                _deliver()
         except BaseException as e:
             _state.on = True
             self._end(False, (type(e), e, e.__traceback__))
@@ -138,17 +176,24 @@ class _Uninterrupted:
 
     def _end(self, was, exc):
         self.hold.was = was
-        try: return self.cm.__exit__(*exc)
-        finally: self.hold.__exit__()
+        try:
+            return self.cm.__exit__(*exc)
+        finally:
+            self.hold.__exit__()
+
 
 def uninterrupted(
     f,  # a generator function, as for `contextlib.contextmanager`
-):      # a function that gives context managers
+):  # a function that gives context managers
     "As `contextlib.contextmanager`, but signals wait in what comes before and after the `yield`"
     make = contextmanager(f)
+
     @wraps(f)
-    def whole(*args, **kw): return _Uninterrupted(make(*args, **kw))
+    def whole(*args, **kw):
+        return _Uninterrupted(make(*args, **kw))
+
     return whole
+
 
 _ends |= {_Released.__exit__.__code__, _Uninterrupted.__exit__.__code__}
 
@@ -158,15 +203,19 @@ def _forked():
     _state.on = False
     _came.clear()
 
-if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_forked)
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forked)
 
 # %% ../../nbs/core/04_interrupts.ipynb #14e29425
 _top_hooks = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda ignore_is_tracing: None)
 
+
 def _autocast_nesting():
-    n = torch.autocast_increment_nesting()-1
+    n = torch.autocast_increment_nesting() - 1
     torch.autocast_decrement_nesting()
     return n
+
 
 @uninterrupted
 def keep_torch_state():
@@ -174,16 +223,20 @@ def keep_torch_state():
     grad = torch.is_grad_enabled()
     kinds = ('cpu', 'cuda')
     autocast = [(k, torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in kinds]
-    cache,nesting = torch.is_autocast_cache_enabled(),_autocast_nesting()
+    cache = torch.is_autocast_cache_enabled()
+    nesting = _autocast_nesting()
     hooks = _top_hooks(True)
-    try: yield
+    try:
+        yield
     finally:
         torch.set_grad_enabled(grad)
-        for k,on,dtype in autocast:
+        for k, on, dtype in autocast:
             torch.set_autocast_enabled(k, on)
             torch.set_autocast_dtype(k, dtype)
         torch.set_autocast_cache_enabled(cache)
-        while (n := _autocast_nesting())>nesting:
+        while (n := _autocast_nesting()) > nesting:
             torch.autocast_decrement_nesting()
-            if n==1: torch.clear_autocast_cache()
-        while (now := _top_hooks(True)) is not None and now!=hooks: torch._C._autograd._pop_saved_tensors_default_hooks()
+            if n == 1:
+                torch.clear_autocast_cache()
+        while (now := _top_hooks(True)) is not None and now != hooks:
+            torch._C._autograd._pop_saved_tensors_default_hooks()

@@ -8,7 +8,8 @@ __all__ = ['user_level', 'warn_once', 'held_modules', 'train_mode', 'moving_norm
            'remembered', 'check_lazy', 'found_tensors']
 
 # %% ../../nbs/core/08_modules.ipynb #58371348
-import sys, warnings
+import sys
+import warnings
 from copy import deepcopy
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -20,190 +21,253 @@ from torch.nn.parameter import is_lazy
 from .interrupts import uninterrupted
 
 # %% ../../nbs/core/08_modules.ipynb #871b4c4a
-def user_level()->int:
+def user_level() -> int:
     "Stack level of the first caller outside this package"
-    n,f = 1,sys._getframe(1)
-    while f and f.f_globals.get('__name__', '').startswith('trickbag.'): n,f = n+1,f.f_back
+    n = 1
+    f = sys._getframe(1)
+    while f and f.f_globals.get('__name__', '').startswith('trickbag.'):
+        n = n + 1
+        f = f.f_back
     return n
 
-_said = WeakKeyDictionary()     # owner -> what was said
+
+_said = WeakKeyDictionary()  # owner -> what was said
+
 
 def warn_once(
-    owner,      # the object that it is about: a model, an optimizer
-    text:str,
+    owner,  # the object that it is about: a model, an optimizer
+    text: str,
 ):
     "Warn, the first time that this is said of `owner`"
     said = _said.setdefault(owner, set())
-    if text in said: return
+    if text in said:
+        return
     said.add(text)
     warnings.warn(text, stacklevel=user_level())
 
-def _some(names)->str:
+
+def _some(names) -> str:
     "The first few names of a list"
     names = [n or 'the model itself' for n in names]
-    return ', '.join(names[:3])+(f' and {len(names)-3} more' if len(names)>3 else '')
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 # %% ../../nbs/core/08_modules.ipynb #a7567581
 def held_modules(
-    model:nn.Module,
-)->dict:            # name -> module
+    model: nn.Module,
+) -> dict:  # name -> module
     "The modules that somebody put in eval mode while the model is in training mode"
     mods = dict(model.named_modules())
-    held = {n: m for n,m in mods.items() if not m.training}
+    held = {n: m for n, m in mods.items() if not m.training}
     # a wrapper that was just made is in training mode, whatever it wraps: then the whole model is in eval mode
-    wrapper = len(held)==len(mods)-1 and next(model.parameters(recurse=False), None) is None
+    wrapper = len(held) == len(mods) - 1 and next(model.parameters(recurse=False), None) is None
     return held if model.training and not wrapper else {}
 
+
 def train_mode(
-    model:nn.Module,
-)->dict:            # name -> module that stays in eval mode
+    model: nn.Module,
+) -> dict:  # name -> module that stays in eval mode
     "`model.train()`, but what was frozen in eval mode stays so"
     held = held_modules(model)
     model.train()
-    for m in held.values(): m.training = False
+    for m in held.values():
+        m.training = False
     return held
 
+
 def moving_norms(
-    model:nn.Module,    # in the modes of a fit
-)->dict:                # name -> norm
+    model: nn.Module,  # in the modes of a fit
+) -> dict:  # name -> norm
     "Norms whose weights are frozen but whose running statistics move"
+
     def frozen(m):
         ps = list(m.parameters(recurse=False))
         return ps and not any(p.requires_grad for p in ps)
-    kinds = nn.modules.batchnorm._NormBase      # BatchNorm and InstanceNorm
-    return {n: m for n,m in model.named_modules() if isinstance(m, kinds) and m.training and m.running_mean is not None and frozen(m)}
+
+    kinds = nn.modules.batchnorm._NormBase  # BatchNorm and InstanceNorm
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, kinds) and m.training and m.running_mean is not None and frozen(m)
+    }
+
 
 def enter_training(
-    model:nn.Module,
+    model: nn.Module,
 ):
     "`train_mode` for a fit, which says once what is frozen and what is not quite"
     if held := train_mode(model):
-        warn_once(model, f"fit: in eval mode while the model is in training mode, so taken as frozen: {_some(held)}; they stay in eval mode. "
-                         "To train them, call model.train() before")
+        warn_once(
+            model,
+            "fit: in eval mode while the model is in training mode, so taken as frozen: "
+            f"{_some(held)}; they stay in eval mode. To train them, call model.train() before",
+        )
     if norms := moving_norms(model):
         n = next(iter(norms))
-        warn_once(model, f"fit: the weights of these norms are frozen, but their running statistics will move: {_some(norms)}; "
-                         f"to keep the statistics, put them in eval mode: model.train(), then model.get_submodule({n!r}).eval()")
+        warn_once(
+            model,
+            "fit: the weights of these norms are frozen, but their running statistics will move: "
+            f"{_some(norms)}; to keep the statistics, put them in eval mode: model.train(), then "
+            f"model.get_submodule({n!r}).eval()",
+        )
 
 # %% ../../nbs/core/08_modules.ipynb #b54cc900
-_wrapped = WeakKeyDictionary()      # module -> its own `forward` in `vars` or None, what it computes, the wrappers
+_wrapped = WeakKeyDictionary()  # module -> its own `forward` in `vars` or None, what it computes, the wrappers
+
 
 def wrap_forward(
-    module:nn.Module,
-    wrapper,        # `wrapper(module, forward, *args, **kw)`, where `forward` is what the module computed so far
-):                  # `undo()` takes it off
+    module: nn.Module,
+    wrapper,  # `wrapper(module, forward, *args, **kw)`, where `forward` is what the module computed so far
+):  # `undo()` takes it off
     "Let `wrapper` compute in the place of a module's forward"
-    if module not in _wrapped: _wrapped[module] = vars(module).get('forward'),module.forward,[]
-    layers,layer = _wrapped[module][2],[wrapper]    # in a list of its own, as the same function may wrap twice
+    if module not in _wrapped:
+        _wrapped[module] = vars(module).get('forward'), module.forward, []
+    # in a list of its own, as the same function may wrap twice
+    layers = _wrapped[module][2]
+    layer = [wrapper]
     layers.append(layer)
     _set_forward(module)
+
     def undo():
         layers[:] = [o for o in layers if o is not layer]
         _set_forward(module)
+
     return undo
 
+
 def _set_forward(m):
-    if m not in _wrapped: return
-    own,forward,layers = _wrapped[m]
-    for wrapper, in layers: forward = partial(wrapper, m, forward)
-    if layers: m.forward = forward      # on the object, where it hides the class's
+    if m not in _wrapped:
+        return
+    own, forward, layers = _wrapped[m]
+    for (wrapper,) in layers:
+        forward = partial(wrapper, m, forward)
+    if layers:
+        m.forward = forward  # on the object, where it hides the class's
     else:
         del _wrapped[m]
-        if own is None: del m.forward
-        else: m.forward = own
+        if own is None:
+            del m.forward
+        else:
+            m.forward = own
+
 
 def own_forward(
-    module:nn.Module,
-    kind:type,      # a class that it is an instance of
-)->bool:
+    module: nn.Module,
+    kind: type,  # a class that it is an instance of
+) -> bool:
     "Whether it computes something else than `kind` does: by a subclass, or by a `forward` on the object"
     own = _wrapped[module][0] if module in _wrapped else vars(module).get('forward')
     return own is not None or type(module).forward is not kind.forward
 
 # %% ../../nbs/core/08_modules.ipynb #58ae0b25
 def compiled_part(
-    model:nn.Module,
-)->str|None:        # name of the first such module, '' for the model itself
+    model: nn.Module,
+) -> str | None:  # name of the first such module, '' for the model itself
     "Which part of a model was compiled already"
-    for n,m in model.named_modules():
-        if hasattr(m, '_orig_mod') or m._compiled_call_impl is not None or hasattr(vars(m).get('forward'), '_torchdynamo_orig_callable'): return n
+    for n, m in model.named_modules():
+        if (
+            hasattr(m, '_orig_mod')
+            or m._compiled_call_impl is not None
+            or hasattr(vars(m).get('forward'), '_torchdynamo_orig_callable')
+        ):
+            return n
+
 
 @uninterrupted
-def uncompiled(model:nn.Module):
+def uncompiled(model: nn.Module):
     "Within the `with`, nothing is compiled, and what is compiled runs uncompiled"
     calls = [(m, vars(m).pop('_compiled_call_impl')) for m in model.modules() if '_compiled_call_impl' in vars(m)]
     try:
-        with torch.compiler.set_stance('force_eager'): yield
+        with torch.compiler.set_stance('force_eager'):
+            yield
     finally:
-        for m,call in calls: m._compiled_call_impl = call
+        for m, call in calls:
+            m._compiled_call_impl = call
 
 # %% ../../nbs/core/08_modules.ipynb #577e0f03
-def has_extra_state(m:nn.Module)->bool:
+def has_extra_state(m: nn.Module) -> bool:
     "Whether a module has state of its own in a state dict"
     return type(m).get_extra_state is not nn.Module.get_extra_state
 
+
 def hidden_buffers(
-    model:nn.Module,
-)->dict:            # name -> tensor
+    model: nn.Module,
+) -> dict:  # name -> tensor
     "The buffers that no state dict has: those that are not persistent"
     res = {}
-    for n,m in model.named_modules():
+    for n, m in model.named_modules():
         for k in m._non_persistent_buffers_set:
-            if m._buffers.get(k) is not None: res[f'{n}.{k}' if n else k] = m._buffers[k]
+            if m._buffers.get(k) is not None:
+                res[f'{n}.{k}' if n else k] = m._buffers[k]
     return res
+
 
 @torch.no_grad()
 def load_hidden_buffers(
-    model:nn.Module,
-    sd:dict,            # from `hidden_buffers`
-    strict:bool=True,   # False: only those that the model has in the same shape
+    model: nn.Module,
+    sd: dict,  # from `hidden_buffers`
+    strict: bool = True,  # False: only those that the model has in the same shape
 ):
-    "Put back what `hidden_buffers` gave. If `strict`, those of another shape are replaced: of tables that a model makes anew for each size, the last ones"
-    for name,t in sd.items():
-        path,_,k = name.rpartition('.')
+    """Put back what `hidden_buffers` gave. If `strict`, those of another shape are replaced: of tables that a model
+    makes anew for each size, the last ones"""
+    for name, t in sd.items():
+        path, _, k = name.rpartition('.')
         m = dict(model.named_modules()).get(path)
         if m is None or k not in m._non_persistent_buffers_set:
-            if strict: raise ValueError(f"load: the model has no buffer {name}; build the same model, or strict=False")
-        elif (old := m._buffers.get(k)) is not None and old.shape==t.shape: old.copy_(t)
-        elif strict: m._buffers[k] = t.clone()
+            if strict:
+                raise ValueError(f"load: the model has no buffer {name}; build the same model, or strict=False")
+        elif (old := m._buffers.get(k)) is not None and old.shape == t.shape:
+            old.copy_(t)
+        elif strict:
+            m._buffers[k] = t.clone()
 
-_PLAIN = int,float,bool,str,type(None)
+
+_PLAIN = int, float, bool, str, type(None)
 
 # %% ../../nbs/core/08_modules.ipynb #5e4a039b
 def remembered(
-    *modules:nn.Module,     # anything else is passed over
+    *modules: nn.Module,  # anything else is passed over
 ):
     "A function that puts parameters, buffers, extra state and plain attributes of modules back as they are now"
     ms = list(dict.fromkeys(m for o in modules if isinstance(o, nn.Module) for m in o.modules()))
     stores = [d for m in ms for d in (m._parameters, m._buffers)]
-    was = [(d, dict(d), {k: t.detach().clone() for k,t in d.items() if t is not None}) for d in stores]
+    was = [(d, dict(d), {k: t.detach().clone() for k, t in d.items() if t is not None}) for d in stores]
     extra = [(m, deepcopy(m.get_extra_state())) for m in ms if has_extra_state(m)]
-    plain = [(m, {k: v for k,v in vars(m).items() if type(v) in _PLAIN}) for m in ms]
+    plain = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN}) for m in ms]
+
     def back():
         with torch.no_grad():
-            for d,tensors,values in was:
-                for k in d.keys()-tensors.keys(): del d[k]
+            for d, tensors, values in was:
+                for k in d.keys() - tensors.keys():
+                    del d[k]
                 d.update(tensors)
-                for k,v in values.items(): d[k].copy_(v)
-        for m,o in plain: vars(m).update(o)
-        for m,o in extra:
-            if type(m).set_extra_state is not nn.Module.set_extra_state: m.set_extra_state(o)
+                for k, v in values.items():
+                    d[k].copy_(v)
+        for m, o in plain:
+            vars(m).update(o)
+        for m, o in extra:
+            if type(m).set_extra_state is not nn.Module.set_extra_state:
+                m.set_extra_state(o)
+
     return back
 
-def check_lazy(model:nn.Module):
+
+def check_lazy(model: nn.Module):
     "Raise ValueError if the model has layers that do not know their shape yet"
-    for n,p in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(p): raise ValueError(f"Learner: {n} has no shape yet; show the model a batch before: model(xb)")
+    for n, p in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(p):
+            raise ValueError(f"Learner: {n} has no shape yet; show the model a batch before: model(xb)")
+
 
 def found_tensors(
-    model:nn.Module,
-    named:dict,     # name -> tensor, of a state dict with `keep_vars=True`
-)->dict:            # name -> (dict, key): where that tensor is found, also when its module assigns another
+    model: nn.Module,
+    named: dict,  # name -> tensor, of a state dict with `keep_vars=True`
+) -> dict:  # name -> (dict, key): where that tensor is found, also when its module assigns another
     "Where the tensors of a state dict lie"
-    res = {n: ({n: t}, n) for n,t in named.items()}     # for those that a module put in by itself
-    for n,m in model.named_modules(remove_duplicate=False):
+    res = {n: ({n: t}, n) for n, t in named.items()}  # for those that a module put in by itself
+    for n, m in model.named_modules(remove_duplicate=False):
         for d in (m._parameters, m._buffers):
-            for k,t in d.items():
+            for k, t in d.items():
                 name = f'{n}.{k}' if n else k
-                if t is not None and named.get(name) is t: res[name] = d,k
+                if t is not None and named.get(name) is t:
+                    res[name] = d, k
     return res

@@ -7,7 +7,15 @@ __all__ = ['plain', 'plain_model', 'packed', 'unpacked', 'DamagedFile', 'check_w
            'read_file', 'write_weights', 'read_weights']
 
 # %% ../../nbs/core/06_plain_files.ipynb #acc010c6
-import hashlib, io, json, math, pickle, struct, warnings, zipfile, zlib
+import hashlib
+import io
+import json
+import math
+import pickle
+import struct
+import warnings
+import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -19,215 +27,306 @@ from .files import atomic_write
 _KEPT = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
 _NUMBERS = {int, float, bool}
 
+
 def plain(
-    o,          # anything
-    where:str,  # its name, for the error
-):              # an equal value, numbers of numpy as Python's
-    "Raise TypeError unless what is written will come back as it is: tensors, numbers, text, and lists, tuples, sets and dicts of them"
+    o,  # anything
+    where: str,  # its name, for the error
+):  # an equal value, numbers of numpy as Python's
+    """Raise TypeError unless what is written will come back as it is: tensors, numbers, text, and lists, tuples, sets
+    and dicts of them"""
     kind = type(o)
-    if kind in (dict, OrderedDict): return kind((plain(k, f'a key of {where}'), plain(v, f'{where}.{k}')) for k,v in o.items())
-    if kind is list and {*map(type, o)}<=_NUMBERS: return o     # a million of them in some milliseconds
-    if kind in (list, tuple): return kind(plain(v, f'{where}[{i}]') for i,v in enumerate(o))
-    if kind is set: return {plain(v, f'an element of {where}') for v in o}
-    if kind in _KEPT: return o
-    if kind in (torch.Tensor, torch.nn.Parameter): return _trimmed(o)
-    if hasattr(o, 'dtype') and getattr(o, 'shape', None)==() and type(v := o.item()) in _KEPT: return v    # a number of numpy
-    raise TypeError(f"save: {where} is a {kind.__name__}, which no file could give back; "
-                    "state must be tensors, numbers, text, lists and dicts")
+    if kind in (dict, OrderedDict):
+        return kind((plain(k, f'a key of {where}'), plain(v, f'{where}.{k}')) for k, v in o.items())
+    if kind is list and {*map(type, o)} <= _NUMBERS:
+        return o  # a million of them in some milliseconds
+    if kind in (list, tuple):
+        return kind(plain(v, f'{where}[{i}]') for i, v in enumerate(o))
+    if kind is set:
+        return {plain(v, f'an element of {where}') for v in o}
+    if kind in _KEPT:
+        return o
+    if kind in (torch.Tensor, torch.nn.Parameter):
+        return _trimmed(o)
+    if hasattr(o, 'dtype') and getattr(o, 'shape', None) == () and type(v := o.item()) in _KEPT:
+        return v  # a number of numpy
+    raise TypeError(
+        f"save: {where} is a {kind.__name__}, which no file could give back; state must be tensors, "
+        "numbers, text, lists and dicts"
+    )
+
 
 def _trimmed(t):
     "The tensor without the rest of a larger one of which it is a part: torch writes the whole"
-    if t.layout!=torch.strided or t.is_quantized or t.is_nested or t.device.type=='meta': return t
-    return t.clone() if t.untyped_storage().nbytes()>2*t.nbytes+4096 else t
+    if t.layout != torch.strided or t.is_quantized or t.is_nested or t.device.type == 'meta':
+        return t
+    return t.clone() if t.untyped_storage().nbytes() > 2 * t.nbytes + 4096 else t
+
 
 def plain_model(
-    state:dict, # of a module
-)->dict:        # with plain tensors
-    "`plain` for a model's state dict, whose values may be of a subclass of `Tensor`: they are copied into those that the model has"
+    state: dict,  # of a module
+) -> dict:  # with plain tensors
+    """`plain` for a model's state dict, whose values may be of a subclass of `Tensor`: they are copied into those that
+    the model has"""
+
     def tensor(t):
         own_rules = isinstance(t, torch.Tensor) and type(t).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
         return t if not isinstance(t, torch.Tensor) or own_rules else t.detach().as_subclass(torch.Tensor)
-    return plain({k: tensor(v) for k,v in state.items()}, 'model')
+
+    return plain({k: tensor(v) for k, v in state.items()}, 'model')
 
 # %% ../../nbs/core/06_plain_files.ipynb #b2b2c8e6
-_LIST,_COUNTS = 'trickbag.list','trickbag.counts'
+_LIST = 'trickbag.list'
+_COUNTS = 'trickbag.counts'
+
 
 def packed(
-    o,          # plain values
-):              # the same, lists of 64 numbers or more as tensors
+    o,  # plain values
+):  # the same, lists of 64 numbers or more as tensors
     "Write long lists as tensors; `unpacked` takes it back"
-    if type(o) in (dict, OrderedDict): return type(o)((k, packed(v)) for k,v in o.items())
-    if type(o) is tuple: return tuple(map(packed, o))
-    if type(o) is not list: return o
-    kinds = {*map(type, o)} if len(o)>=64 else ()
-    if kinds=={float}: return _packed(torch.tensor(o, dtype=torch.float64))
-    if kinds=={int} and -2**63<=min(o) and max(o)<2**63: return _packed(torch.tensor(o, dtype=torch.int64))
+    if type(o) in (dict, OrderedDict):
+        return type(o)((k, packed(v)) for k, v in o.items())
+    if type(o) is tuple:
+        return tuple(map(packed, o))
+    if type(o) is not list:
+        return o
+    kinds = {*map(type, o)} if len(o) >= 64 else ()
+    if kinds == {float}:
+        return _packed(torch.tensor(o, dtype=torch.float64))
+    if kinds == {int} and -(2**63) <= min(o) and max(o) < 2**63:
+        return _packed(torch.tensor(o, dtype=torch.int64))
     return [packed(v) for v in o]
 
+
 def _packed(t):
-    values,counts = torch.unique_consecutive(t.view(torch.int64), return_counts=True)     # by bits: -0. is not 0., and nan is nan
-    if 3*len(values)<len(t): return {_LIST: values.view(t.dtype).clone(), _COUNTS: counts.clone()}   # they are parts of long ones
+    # by bits: -0. is not 0., and nan is nan
+    values, counts = torch.unique_consecutive(t.view(torch.int64), return_counts=True)
+    if 3 * len(values) < len(t):
+        return {_LIST: values.view(t.dtype).clone(), _COUNTS: counts.clone()}  # they are parts of long ones
     for kind in (torch.float32,) if t.is_floating_point() else (torch.uint8, torch.int16, torch.int32):
         small = t.to(kind)
-        if torch.equal(small.to(t.dtype).view(torch.int64), t.view(torch.int64)): return {_LIST: small}
+        if torch.equal(small.to(t.dtype).view(torch.int64), t.view(torch.int64)):
+            return {_LIST: small}
     return {_LIST: t}
+
 
 def unpacked(o):
     "What `packed` was given"
     if type(o) in (dict, OrderedDict):
-        if not o.keys()<={_LIST, _COUNTS} or _LIST not in o: return type(o)((k, unpacked(v)) for k,v in o.items())
+        if not o.keys() <= {_LIST, _COUNTS} or _LIST not in o:
+            return type(o)((k, unpacked(v)) for k, v in o.items())
         t = o[_LIST].cpu()
-        if _COUNTS in o: t = t.repeat_interleave(o[_COUNTS].cpu())
+        if _COUNTS in o:
+            t = t.repeat_interleave(o[_COUNTS].cpu())
         return (t.double() if t.is_floating_point() else t).tolist()
     return type(o)(map(unpacked, o)) if type(o) in (list, tuple) else o
 
 # %% ../../nbs/core/06_plain_files.ipynb #10b09696
-class DamagedFile(ValueError): "A file that is cut, changed, or holds what is never loaded; its text names the file"
+class DamagedFile(ValueError):
+    "A file that is cut, changed, or holds what is never loaded; its text names the file"
+
 
 def check_whole(
-    file:Path,  # written by `torch.save`
+    file: Path,  # written by `torch.save`
 ):
     "Raise DamagedFile unless each record of the file has the checksum that it was written with"
     file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f"load: there is no {file}")
+    if not file.is_file():
+        raise FileNotFoundError(f"load: there is no {file}")
     with open(file, 'rb') as f:
         try:
-            with zipfile.ZipFile(f) as z: bad = z.testzip()
+            with zipfile.ZipFile(f) as z:
+                bad = z.testzip()
         # whatever Python's zip, inflate and text decoders raise on bytes that are no zip
-        except Exception as e: raise DamagedFile(f"{file} is cut or damaged, or was not written by torch.save ({_first_line(e)})") from e
-    if bad: raise DamagedFile(f"{file} is damaged: its record {bad} does not have the checksum that it was written with")
+        except Exception as e:
+            raise DamagedFile(f"{file} is cut or damaged, or was not written by torch.save ({_first_line(e)})") from e
+    if bad:
+        raise DamagedFile(f"{file} is damaged: its record {bad} does not have the checksum that it was written with")
 
-_POLYNOMIAL = 0xEDB88320    # of zip's CRC-32, its bits reversed
+
+_POLYNOMIAL = 0xEDB88320  # of zip's CRC-32, its bits reversed
+
 
 def flipped_bit(
-    syndrome:int,   # checksum of the record as it was written, xor that of the record as it is
-    n:int,          # bytes of the record
-)->tuple|None:      # byte and bit; None: no single bit explains the checksum
+    syndrome: int,  # checksum of the record as it was written, xor that of the record as it is
+    n: int,  # bytes of the record
+) -> tuple | None:  # byte and bit; None: no single bit explains the checksum
     "Which bit of a record was flipped, if it was one alone: each changes the CRC-32 in its own way"
-    # The checksum of a flipped bit is a register that began at 1 and was shifted k times, once for each bit from there to the end. To find k,
+    # The checksum of a flipped bit is a register that began at 1 and was shifted k times, once for each bit from there
+    # to the end. To find k,
     # go back from the checksum by steps of one, forward from 1 by strides, and see where the two meet.
-    stride = math.isqrt(8*n)+1
-    def shift(r): return r>>1 ^ (_POLYNOMIAL if r & 1 else 0)
-    def shift_back(r): return (((r ^ _POLYNOMIAL)<<1 | 1) if r>>31 else r<<1) & 0xFFFFFFFF
-    behind,r = {},syndrome
+    stride = math.isqrt(8 * n) + 1
+
+    def shift(r):
+        return r >> 1 ^ (_POLYNOMIAL if r & 1 else 0)
+
+    def shift_back(r):
+        return (((r ^ _POLYNOMIAL) << 1 | 1) if r >> 31 else r << 1) & 0xFFFFFFFF
+
+    behind = {}
+    r = syndrome
     for j in range(stride):
         behind.setdefault(r, j)
         r = shift_back(r)
     # a stride is linear: it is known by what it does to each bit
     columns = []
     for bit in range(32):
-        r = 1<<bit
-        for _ in range(stride): r = shift(r)
+        r = 1 << bit
+        for _ in range(stride):
+            r = shift(r)
         columns.append(r)
     r = 1
-    for i in range(stride+1):
-        if r in behind and 1<=(k := i*stride+behind[r])<=8*n: return n-1-(k-1)//8, 8-(k-8*((k-1)//8))
+    for i in range(stride + 1):
+        if r in behind and 1 <= (k := i * stride + behind[r]) <= 8 * n:
+            return n - 1 - (k - 1) // 8, 8 - (k - 8 * ((k - 1) // 8))
         moved = 0
         for bit in range(32):
-            if r>>bit & 1: moved ^= columns[bit]
+            if r >> bit & 1:
+                moved ^= columns[bit]
         r = moved
 
 # %% ../../nbs/core/06_plain_files.ipynb #ecf6c16b
-def _mended(file)->tuple|None:
+def _mended(file) -> tuple | None:
     "The file's bytes with the one bit put right whose flip explains a record's checksum, and that record's name"
     data = bytearray(Path(file).read_bytes())
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             for o in z.infolist():
-                if o.compress_type!=zipfile.ZIP_STORED: return None
-                name_length,extra_length = struct.unpack('<HH', data[o.header_offset+26:o.header_offset+30])
-                start = o.header_offset+30+name_length+extra_length
-                now = zlib.crc32(data[start:start+o.file_size])
-                if now==o.CRC: continue
-                if not (at := flipped_bit(now ^ o.CRC, o.file_size)): return None
-                data[start+at[0]] ^= 1<<at[1]
-                return data,o.filename
-    except Exception: return None       # damaged in more than a record: not to be mended
+                if o.compress_type != zipfile.ZIP_STORED:
+                    return None
+                name_length, extra_length = struct.unpack('<HH', data[o.header_offset + 26 : o.header_offset + 30])
+                start = o.header_offset + 30 + name_length + extra_length
+                now = zlib.crc32(data[start : start + o.file_size])
+                if now == o.CRC:
+                    continue
+                if not (at := flipped_bit(now ^ o.CRC, o.file_size)):
+                    return None
+                data[start + at[0]] ^= 1 << at[1]
+                return data, o.filename
+    except Exception:
+        return None  # damaged in more than a record: not to be mended
 
-def content_digest(o)->str:
+
+def content_digest(o) -> str:
     "A digest of nested plain values and tensors, for which no other content is known"
     h = hashlib.blake2b(digest_size=16)
+
     def add(o):
         if isinstance(o, torch.Tensor):
             t = o.detach().as_subclass(torch.Tensor).cpu().contiguous()
             h.update(f'{t.dtype} {tuple(t.shape)}'.encode())
             h.update(t.reshape(-1).view(torch.uint8).numpy() if t.numel() else b'')
         elif isinstance(o, dict):
-            for k,v in o.items(): add(k), add(v)
+            for k, v in o.items():
+                add(k), add(v)
         elif isinstance(o, (list, tuple)):
             h.update(str(len(o)).encode())
-            for v in o: add(v)
-        elif isinstance(o, set): add(sorted(o, key=repr))
-        else: h.update(repr(o).encode())
+            for v in o:
+                add(v)
+        elif isinstance(o, set):
+            add(sorted(o, key=repr))
+        else:
+            h.update(repr(o).encode())
+
     add(o)
     return h.hexdigest()
 
 # %% ../../nbs/core/06_plain_files.ipynb #a8d09b08
 def _read_mended(file, device, damage):
-    "The content of a file in which one bit was flipped; raises `damage` if it was more, or if the content is not what was written"
-    if not (mended := _mended(file)): raise damage
-    data,record = mended
-    try: o = torch.load(io.BytesIO(bytes(data)), map_location='cpu', weights_only=True)
-    except Exception: raise damage from None
+    """The content of a file in which one bit was flipped; raises `damage` if it was more, or if the content is not
+    what was written"""
+    if not (mended := _mended(file)):
+        raise damage
+    data, record = mended
+    try:
+        o = torch.load(io.BytesIO(bytes(data)), map_location='cpu', weights_only=True)
+    except Exception:
+        raise damage from None
     # other damage can look like one flipped bit, so a second checksum must agree
-    if not isinstance(o, dict) or o.pop('digest', None)!=content_digest(o): raise damage
-    warnings.warn(f"load: one bit of {file} was flipped (record {record}); its checksums tell which, and what is read is as it was written. "
-                  "Copy what you need: the disk or the memory may be failing")
+    if not isinstance(o, dict) or o.pop('digest', None) != content_digest(o):
+        raise damage
+    warnings.warn(
+        f"load: one bit of {file} was flipped (record {record}); its checksums tell which, and what is "
+        "read is as it was written. Copy what you need: the disk or the memory may be failing"
+    )
     return torch.load(io.BytesIO(bytes(data)), map_location=device, weights_only=True)
 
+
 def read_file(
-    file:Path,
-    device='cpu',   # where its tensors go
-):                  # its content
+    file: Path,
+    device='cpu',  # where its tensors go
+):  # its content
     "Read a file of tensors and plain values that is whole; DamagedFile says which file is not, and why"
-    try: check_whole(file)
-    except DamagedFile as damage: o = _read_mended(file, device, damage)
-    else: o = _read_whole(file, device)
-    if isinstance(o, dict): o.pop('digest', None)
+    try:
+        check_whole(file)
+    except DamagedFile as damage:
+        o = _read_mended(file, device, damage)
+    else:
+        o = _read_whole(file, device)
+    if isinstance(o, dict):
+        o.pop('digest', None)
     return unpacked(o)
 
-def _read_whole(file, device):
-    try: return torch.load(file, map_location=device, weights_only=True)
-    except torch.OutOfMemoryError: raise
-    except pickle.UnpicklingError as e:
-        raise DamagedFile(f"{file} holds other objects than tensors and plain values; these can run any code, so it is not loaded") from e
-    except Exception as e: raise DamagedFile(f"{file} cannot be read ({_first_line(e)})") from e
 
-def _first_line(e)->str: return f"{type(e).__name__}: {(str(e).splitlines() or ['no text'])[0]}"
+def _read_whole(file, device):
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except pickle.UnpicklingError as e:
+        raise DamagedFile(
+            f"{file} holds other objects than tensors and plain values; these can run any code, so it is not loaded"
+        ) from e
+    except Exception as e:
+        raise DamagedFile(f"{file} cannot be read ({_first_line(e)})") from e
+
+
+def _first_line(e) -> str:
+    return f"{type(e).__name__}: {(str(e).splitlines() or ['no text'])[0]}"
 
 # %% ../../nbs/core/06_plain_files.ipynb #a0a6ea0b
 def write_weights(
-    state:dict,         # a model's state dict
-    file:Path,          # goal, written atomically; ends in .safetensors
-    vocab:list=None,    # class names
-)->Path:
+    state: dict,  # a model's state dict
+    file: Path,  # goal, written atomically; ends in .safetensors
+    vocab: list = None,  # class names
+) -> Path:
     "Write a model's weights as safetensors"
-    from safetensors.torch import save     # here: most files are not of that kind
+    from safetensors.torch import save  # here: most files are not of that kind
+
     import trickbag
-    for k,v in state.items():
-        if not isinstance(v, torch.Tensor): raise TypeError(f"save: {k} is no tensor, and a .safetensors file holds nothing else; use .pt")
-    tensors = {k: v.detach().as_subclass(torch.Tensor).cpu().contiguous().clone() for k,v in state.items()}
+
+    for k, v in state.items():
+        if not isinstance(v, torch.Tensor):
+            raise TypeError(f"save: {k} is no tensor, and a .safetensors file holds nothing else; use .pt")
+    tensors = {k: v.detach().as_subclass(torch.Tensor).cpu().contiguous().clone() for k, v in state.items()}
     about = dict(format='pt', trickbag=trickbag.__version__, crc32=str(_crc(tensors)), vocab=json.dumps(vocab))
-    with atomic_write(file) as f: f.write(save(tensors, about))
+    with atomic_write(file) as f:
+        f.write(save(tensors, about))
     return file
 
+
 def read_weights(
-    file:Path,
+    file: Path,
     device='cpu',
-)->tuple:               # state dict, class names or None
+) -> tuple:  # state dict, class names or None
     "Read a .safetensors file; its checksum is compared if it has one"
     from safetensors import SafetensorError, safe_open
-    if not file.is_file(): raise FileNotFoundError(f"load: there is no {file}")
+
+    if not file.is_file():
+        raise FileNotFoundError(f"load: there is no {file}")
     try:
         with safe_open(file, 'pt') as f:
-            state,about = {k: f.get_tensor(k) for k in f.keys()},f.metadata() or {}
-        whole = about.get('crc32', str(_crc(state)))==str(_crc(state))
+            state = {k: f.get_tensor(k) for k in f.keys()}
+            about = f.metadata() or {}
+        whole = about.get('crc32', str(_crc(state))) == str(_crc(state))
         vocab = json.loads(about.get('vocab', 'null'))
-    except (SafetensorError, ValueError, RuntimeError) as e: raise DamagedFile(f"{file} is cut or damaged ({_first_line(e)})") from e
-    if not whole: raise DamagedFile(f"{file} is damaged: its weights do not have the checksum that they were written with")
-    return {k: v.to(device) for k,v in state.items()},vocab
+    except (SafetensorError, ValueError, RuntimeError) as e:
+        raise DamagedFile(f"{file} is cut or damaged ({_first_line(e)})") from e
+    if not whole:
+        raise DamagedFile(f"{file} is damaged: its weights do not have the checksum that they were written with")
+    return {k: v.to(device) for k, v in state.items()}, vocab
 
-def _crc(tensors)->int:
+
+def _crc(tensors) -> int:
     "A checksum of names, types, shapes and values"
     crc = 0
     for k in sorted(tensors):

@@ -6,83 +6,116 @@
 __all__ = ['mix_seed', 'InBlocks', 'mix_state', 'name_key', 'seed_default', 'seed_all', 'Streams', 'sample_beta']
 
 # %% ../../nbs/core/01_streams.ipynb #fbbfbfc7
-import random, sys, zlib
+import random
+import sys
+import zlib
 from functools import cache, lru_cache, partial
 
 import torch
 
 # %% ../../nbs/core/01_streams.ipynb #b1ee0f54
 def mix_seed(
-    *keys:int,      # any integers: seed, rank, epoch, batch, ...
-    after:int=None, # `mix_state` of the first ones; the seed is then that of all together
-)->int:             # 63-bit seed; its low 32 bits alone are well mixed, because torch's CPU generator uses only those
+    *keys: int,  # any integers: seed, rank, epoch, batch, ...
+    after: int = None,  # `mix_state` of the first ones; the seed is then that of all together
+) -> int:  # 63-bit seed; its low 32 bits alone are well mixed, because torch's CPU generator uses only those
     "One seed for a tuple of integers: equal tuples give equal seeds, different tuples unrelated ones"
     return _mix(_START if after is None else after, keys) >> 1
 
+
 class InBlocks:
     "`f(i, *key)` for 64 successive `i` at once: Python is several times slower on code that it has not just run"
-    def __init__(self, f): self.f,self.key,self.values = f,None,()
-    def __call__(self, i:int, *key):
-        if (k := (i>>6, *key))!=self.key: self.key,self.values = k,[self.f(j, *key) for j in range(k[0]<<6, (k[0]+1)<<6)]
+
+    def __init__(self, f):
+        self.f = f
+        self.key = None
+        self.values = ()
+
+    def __call__(self, i: int, *key):
+        if (k := (i >> 6, *key)) != self.key:
+            self.key, self.values = k, [self.f(j, *key) for j in range(k[0] << 6, (k[0] + 1) << 6)]
         return self.values[i & 63]
 
+
 @lru_cache(256)
-def mix_state(*keys:int)->int:
+def mix_state(*keys: int) -> int:
     "What `mix_seed` needs to know of the keys that stay the same for long"
     return _mix(_START, keys)
 
+
 _START = 0x9E3779B97F4A7C15
+
+
 def _mix(h, keys):
     for k in keys:
-        h = ((h ^ (k & 0xFFFFFFFFFFFFFFFF))*0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        h = ((h ^ (h >> 31))*0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        h = ((h ^ (k & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        h = ((h ^ (h >> 31)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         h ^= h >> 29
     return h
 
+
 @cache
-def name_key(name:str)->int:
+def name_key(name: str) -> int:
     "A name as an integer for `mix_seed`, the same in every process (Python's `hash` is not)"
     return zlib.crc32(name.encode())
 
 # %% ../../nbs/core/01_streams.ipynb #051f8bf5
 def seed_default(
-    seed:int,                   # from `mix_seed`
-    device:torch.device=None,   # a device whose global generator is seeded as well: CUDA, or another that torch knows
+    seed: int,  # from `mix_seed`
+    device: torch.device = None,  # a device whose global generator is seeded as well: CUDA, or another that torch knows
 ):
     "Seed torch's global generators, from which dropout and plain data loaders draw"
     torch.default_generator.manual_seed(seed)
-    if device is None or device.type=='cpu': return
-    if device.type=='cuda': torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-    else: torch.get_device_module(device).manual_seed(seed)
+    if device is None or device.type == 'cpu':
+        return
+    if device.type == 'cuda':
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    else:
+        torch.get_device_module(device).manual_seed(seed)
+
 
 def seed_all(
-    seed:int,   # from `mix_seed`
+    seed: int,  # from `mix_seed`
 ):
     "Seed the CPU's global random states of torch, Python and numpy (if loaded)"
-    seed_default(seed); random.seed(seed)
-    if np := sys.modules.get('numpy'): np.random.seed(seed & 0xFFFFFFFF)
+    seed_default(seed)
+    random.seed(seed)
+    if np := sys.modules.get('numpy'):
+        np.random.seed(seed & 0xFFFFFFFF)
+
 
 class Streams:
-    "A generator for all who draw on a device, seeded for each of them and each batch: what they get depends on nothing else"
-    def __init__(self, device:torch.device): self.generator,self.seeds = torch.Generator(device),{}
-    def __call__(self,
-        who:str,    # name of the one who draws, at once
-        i:int,      # batch
-        *keys:int,  # training or not, seed, rank, epoch
-    )->torch.Generator:
-        if not (seed := self.seeds.get(who)): seed = self.seeds[who] = InBlocks(partial(_stream, name_key(who)))
+    """A generator for all who draw on a device, seeded for each of them and each batch: what they get depends on
+    nothing else"""
+
+    def __init__(self, device: torch.device):
+        self.generator = torch.Generator(device)
+        self.seeds = {}
+
+    def __call__(
+        self,
+        who: str,  # name of the one who draws, at once
+        i: int,  # batch
+        *keys: int,  # training or not, seed, rank, epoch
+    ) -> torch.Generator:
+        if not (seed := self.seeds.get(who)):
+            seed = self.seeds[who] = InBlocks(partial(_stream, name_key(who)))
         return self.generator.manual_seed(seed(i, *keys))
 
-def _stream(name, i, training, *keys): return mix_seed(i, training, name, after=mix_state(*keys))
+
+def _stream(name, i, training, *keys):
+    return mix_seed(i, training, name, after=mix_state(*keys))
 
 # %% ../../nbs/core/01_streams.ipynb #9dcefab8
 def sample_beta(
-    alpha:float,                # both parameters of the Beta distribution, > 0; below .1 float32 on a GPU, and below .01 any device, gives ½ too often, for both parts underflow
-    n:int,                      # number of draws
-    generator:torch.Generator,  # stream; the result lies on its device
-    fold:bool=False,            # the larger of each draw λ and 1-λ, so from ½ on
-)->torch.Tensor:                # n draws in [0,1], float32
+    # both parameters of the Beta distribution, > 0; below .1 float32 on a GPU, and below .01 any device, gives ½ too
+    # often, for both parts underflow
+    alpha: float,
+    n: int,  # number of draws
+    generator: torch.Generator,  # stream; the result lies on its device
+    fold: bool = False,  # the larger of each draw λ and 1-λ, so from ½ on
+) -> torch.Tensor:  # n draws in [0,1], float32
     "`n` draws from Beta(`alpha`, `alpha`), without waiting for the device"
-    if not 0<alpha<float('inf'): raise ValueError(f"sample_beta: alpha must be > 0 and finite, got {alpha}")
+    if not 0 < alpha < float('inf'):
+        raise ValueError(f"sample_beta: alpha must be > 0 and finite, got {alpha}")
     parts = torch._sample_dirichlet(torch.full((n, 2), float(alpha), device=generator.device), generator=generator)
     return parts.amax(1) if fold else parts.select(1, 0)

@@ -6,7 +6,12 @@
 __all__ = ['one_at_a_time', 'keep_rng', 'lone_threads', 'one_thread']
 
 # %% ../../nbs/core/03_threads.ipynb #0f21effc
-import os, random, sys, threading, time, warnings
+import os
+import random
+import sys
+import threading
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -14,40 +19,61 @@ import torch
 from .interrupts import interrupts_held, interrupts_released, uninterrupted
 
 # %% ../../nbs/core/03_threads.ipynb #7b27dc1e
-_turn = threading.RLock()   # who has it may seed the global generators: they are the whole process's
-_holder = [None]            # the thread that has it
+_turn = threading.RLock()  # who has it may seed the global generators: they are the whole process's
+_holder = [None]  # the thread that has it
+
+
 def _new_turn():
     "A forked process has one thread, whoever had the turn before"
     global _turn
     _turn = threading.RLock()
     _holder[0] = None
-if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_new_turn)
 
-def _awaits_me(thread:int)->bool:
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_new_turn)
+
+
+def _awaits_me(thread: int) -> bool:
     "Whether that thread stands in a `join` of this one, or in `result()` of a future that this one computes"
-    me,frame = {id(threading.current_thread())},sys._getframe()
+    me = {id(threading.current_thread())}
+    frame = sys._getframe()
     while frame:
-        me |= {id(o) for o in (frame.f_locals.get('self'), getattr(frame.f_locals.get('self'), 'future', None)) if o is not None}
+        me |= {
+            id(o)
+            for o in (frame.f_locals.get('self'), getattr(frame.f_locals.get('self'), 'future', None))
+            if o is not None
+        }
         frame = frame.f_back
     frame = sys._current_frames().get(thread)
-    while frame and frame.f_code.co_name not in ('join', 'result'): frame = frame.f_back
+    while frame and frame.f_code.co_name not in ('join', 'result'):
+        frame = frame.f_back
     return frame is not None and id(frame.f_locals.get('self')) in me
+
 
 @uninterrupted
 def one_at_a_time():
-    "Wait until no other thread is in such a `with`: fits and validations seed the process's global generators, so in threads they follow one another"
+    """Wait until no other thread is in such a `with`: fits and validations seed the process's global generators, so in
+    threads they follow one another"""
     turn = _turn
     if not turn.acquire(blocking=False):
-        warnings.warn("Learner: a fit or validation is running in another thread, and this one waits for its end: they share the process's random "
-                      "generators. To run both at once, use processes")
+        warnings.warn(
+            "Learner: a fit or validation is running in another thread, and this one waits for its end: "
+            "they share the process's random generators. To run both at once, use processes"
+        )
         # the turn is taken with interrupts held, but waited for without
         while not turn.acquire(blocking=False):
-            with interrupts_released(): time.sleep(.02)
+            with interrupts_released():
+                time.sleep(0.02)
             if _holder[0] and _awaits_me(_holder[0]):
-                raise RuntimeError("Learner: the thread that runs the other fit or validation waits for this one, which waits for its end; "
-                                   "call this one in the same thread, or in another process")
-    before,_holder[0] = _holder[0],threading.get_ident()
-    try: yield
+                raise RuntimeError(
+                    "Learner: the thread that runs the other fit or validation waits for this one, "
+                    "which waits for its end; call this one in the same thread, or in another process"
+                )
+    before = _holder[0]
+    _holder[0] = threading.get_ident()
+    try:
+        yield
     finally:
         _holder[0] = before
         turn.release()
@@ -55,44 +81,66 @@ def one_at_a_time():
 # %% ../../nbs/core/03_threads.ipynb #18ccf61d
 @uninterrupted
 def keep_rng(
-    device:torch.device=None,   # a device whose global generator is kept as well: CUDA, or another that torch knows
+    device: torch.device = None,  # a device whose global generator is kept as well: CUDA, or another that torch knows
 ):
-    "Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found; one thread at a time"
+    """Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found;
+    one thread at a time"""
     np = sys.modules.get('numpy')
-    other = None if device is None or device.type=='cpu' else torch.get_device_module(device)
-    where = () if other is None or device.type=='mps' else (device,)    # there is one MPS device only
+    other = None if device is None or device.type == 'cpu' else torch.get_device_module(device)
+    where = () if other is None or device.type == 'mps' else (device,)  # there is one MPS device only
     with one_at_a_time():
-        state = torch.get_rng_state(), random.getstate(), np and np.random.get_state(), other and other.get_rng_state(*where)
-        try: yield
+        state = (
+            torch.get_rng_state(),
+            random.getstate(),
+            np and np.random.get_state(),
+            other and other.get_rng_state(*where),
+        )
+        try:
+            yield
         finally:
-            torch.set_rng_state(state[0]); random.setstate(state[1])
-            if np: np.random.set_state(state[2])
-            if other: other.set_rng_state(state[3], *where)
+            torch.set_rng_state(state[0])
+            random.setstate(state[1])
+            if np:
+                np.random.set_state(state[2])
+            if other:
+                other.set_rng_state(state[3], *where)
 
 # %% ../../nbs/core/03_threads.ipynb #d0f23bbb
 _pools = {}
-def _one(): torch.set_num_threads(1); torch.get_num_threads()     # torch makes the setting the thread's own when it first looks at it
+
+
+def _one():
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # torch makes the setting the thread's own when it first looks at it
+
 
 def lone_threads(
-    what:str,   # what they are for
-    k:int,      # threads
-)->ThreadPoolExecutor:
+    what: str,  # what they are for
+    k: int,  # threads
+) -> ThreadPoolExecutor:
     "The process's pool of threads for something, in each of which torch computes on one core"
-    key = os.getpid(),what,k            # threads do not survive a fork
-    if key in _pools: return _pools[key]
+    key = os.getpid(), what, k  # threads do not survive a fork
+    if key in _pools:
+        return _pools[key]
     with interrupts_held():
-        n,met = torch.get_num_threads(),threading.Barrier(k)
+        n = torch.get_num_threads()
+        met = threading.Barrier(k)
         pool = ThreadPoolExecutor(k, f'trickbag-{what}', _one)
-        list(pool.map(lambda _: met.wait(), range(k)))          # all have started; the setting is each thread's own ...
-        torch.set_num_threads(n)                                # ... but for what torch reports, and gives to threads that start later
+        list(pool.map(lambda _: met.wait(), range(k)))  # all have started; the setting is each thread's own ...
+        torch.set_num_threads(n)  # ... but for what torch reports, and gives to threads that start later
         _pools[key] = pool
     return pool
 
+
 @uninterrupted
 def one_thread():
-    "This thread's torch computes on one core: for operations that are small and many. Of other threads, one that first uses torch meanwhile stays with one core"
-    if (k := torch.get_num_threads())==1: yield
+    """This thread's torch computes on one core: for operations that are small and many. Of other threads, one that
+    first uses torch meanwhile stays with one core"""
+    if (k := torch.get_num_threads()) == 1:
+        yield
     else:
         torch.set_num_threads(1)
-        try: yield
-        finally: torch.set_num_threads(k)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(k)

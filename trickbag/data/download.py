@@ -6,13 +6,27 @@
 __all__ = ['DownloadError', 'DataURL', 'URLs', 'download', 'untar_data']
 
 # %% ../../nbs/data/06_download.ipynb #04f854c0
-import errno, hashlib, http.client, json, os, re, shutil, tarfile, time, urllib.error, urllib.request, zipfile
+import errno
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
-try: import fcntl
-except ImportError: fcntl = None   # Windows
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
 
 # %% ../../nbs/data/06_download.ipynb #8f13de6f
 class DownloadError(RuntimeError):
@@ -22,14 +36,17 @@ class DownloadError(RuntimeError):
 @dataclass(frozen=True)
 class DataURL:
     "Where a data set is to be had, and what has to arrive. `ValueError` if the address or the hash is malformed."
-    url:str # http(s) address of a `.tgz`, `.tar`, `.tar.*` or `.zip`
-    size:int|None=None # bytes of the archive; None: not known
-    hash:str|None=None # `'sha256:<hex>'` (or sha512, sha1, md5), `'md5_1mib:<hex>'` of the first 2**20 bytes; None: not known
-    folder:str='' # name of the folder that comes of it; '': the archive's name without its ending
+
+    url: str  # http(s) address of a `.tgz`, `.tar`, `.tar.*` or `.zip`
+    size: int | None = None  # bytes of the archive; None: not known
+    # `'sha256:<hex>'` (or sha512, sha1, md5), `'md5_1mib:<hex>'` of the first 2**20 bytes; None: not known
+    hash: str | None = None
+    folder: str = ''  # name of the folder that comes of it; '': the archive's name without its ending
 
     def __post_init__(self):
         u = urlsplit(self.url)
-        if u.scheme not in ('http', 'https') or not u.netloc: raise ValueError(f'{self.url!r} is not an http(s) address')
+        if u.scheme not in ('http', 'https') or not u.netloc:
+            raise ValueError(f'{self.url!r} is not an http(s) address')
         stem = re.sub(r'(\.tar(\.\w+)?|\.t[bgx]z2?|\.zip)$', '', PurePosixPath(unquote(u.path)).name)
         object.__setattr__(self, 'folder', self.folder or stem)
         if not re.fullmatch(r'\w[\w .+@()-]*', self.folder):
@@ -38,108 +55,172 @@ class DataURL:
             raise ValueError(f'hash {self.hash!r}: write it as sha256:<hex>')
 
 # %% ../../nbs/data/06_download.ipynb #b462c3f6
-def _s3(folder, size, hash): return DataURL(f'https://s3.amazonaws.com/fast-ai-imageclas/{folder}.tgz', size, hash, folder)
+def _s3(folder, size, hash):
+    return DataURL(f'https://s3.amazonaws.com/fast-ai-imageclas/{folder}.tgz', size, hash, folder)
+
 
 class URLs:
     "Image sets kept by fast.ai: `URLs.IMAGENETTE_160` and so on, each a `DataURL`."
-    IMAGENETTE     = _s3('imagenette2',      1557161267, 'sha256:6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd')
-    IMAGENETTE_320 = _s3('imagenette2-320',   341663724, 'sha256:569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c')
-    IMAGENETTE_160 = _s3('imagenette2-160',    99003388, 'sha256:64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5')
-    IMAGEWOOF      = _s3('imagewoof2',       1343715595, 'sha256:de3f58c4ea3e042cf3f8365fbc699288cfe1d8c151059040d181c221bd5a55b8')
-    IMAGEWOOF_320  = _s3('imagewoof2-320',    328387740, 'sha256:7db6120fdb9ae079e26346f89e7b00d7f184f8137791609b97fd0405d3f92305')
-    IMAGEWOOF_160  = _s3('imagewoof2-160',     92612825, 'sha256:b5ffa16037e07f60882434f55b7814a3d44483f2a484129f251604bc0d0f8172')
-    CIFAR          = _s3('cifar10',           135107811, 'sha256:637c5814e11aefcb6ee76d5f59c67ddc8de7f5b5077502a195b0833d1e3e4441')
-    CIFAR_100      = _s3('cifar100',          169168619, 'sha256:085ac613ceb0b3659c8072143ae553d5dd146b3c4206c3672a56ed02d0e77d28')
-    PETS           = _s3('oxford-iiit-pet',   811706944, 'md5_1mib:e4db5c768afd933bb91f5f594d7417a4')
-    CARS           = _s3('stanford-cars',    1957803273, 'md5_1mib:9045d6673c9ced0889f41816f6bf2f9f')
-    FLOWERS        = _s3('oxford-102-flowers', 345236087, 'md5_1mib:5666e01c1311b4c67fcf20d2b3850a88')
+
+    IMAGENETTE = _s3(
+        'imagenette2', 1557161267, 'sha256:6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd'
+    )
+    IMAGENETTE_320 = _s3(
+        'imagenette2-320', 341663724, 'sha256:569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c'
+    )
+    IMAGENETTE_160 = _s3(
+        'imagenette2-160', 99003388, 'sha256:64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5'
+    )
+    IMAGEWOOF = _s3('imagewoof2', 1343715595, 'sha256:de3f58c4ea3e042cf3f8365fbc699288cfe1d8c151059040d181c221bd5a55b8')
+    IMAGEWOOF_320 = _s3(
+        'imagewoof2-320', 328387740, 'sha256:7db6120fdb9ae079e26346f89e7b00d7f184f8137791609b97fd0405d3f92305'
+    )
+    IMAGEWOOF_160 = _s3(
+        'imagewoof2-160', 92612825, 'sha256:b5ffa16037e07f60882434f55b7814a3d44483f2a484129f251604bc0d0f8172'
+    )
+    CIFAR = _s3('cifar10', 135107811, 'sha256:637c5814e11aefcb6ee76d5f59c67ddc8de7f5b5077502a195b0833d1e3e4441')
+    CIFAR_100 = _s3('cifar100', 169168619, 'sha256:085ac613ceb0b3659c8072143ae553d5dd146b3c4206c3672a56ed02d0e77d28')
+    PETS = _s3('oxford-iiit-pet', 811706944, 'md5_1mib:e4db5c768afd933bb91f5f594d7417a4')
+    CARS = _s3('stanford-cars', 1957803273, 'md5_1mib:9045d6673c9ced0889f41816f6bf2f9f')
+    FLOWERS = _s3('oxford-102-flowers', 345236087, 'md5_1mib:5666e01c1311b4c67fcf20d2b3850a88')
 
 # %% ../../nbs/data/06_download.ipynb #8bf04d82
 def _show(url):
-    u,_,q = url.partition('?')   # a query may hold a key: a digest stands for it
+    u, _, q = url.partition('?')  # a query may hold a key: a digest stands for it
     return u + (f'?[{hashlib.sha256(q.encode()).hexdigest()[:8]}]' if q else '')
 
+
 def _read(f):
-    try: return dict(json.loads(f.read_text()))
-    except (OSError, ValueError, TypeError): return {}   # no note, or junk
+    try:
+        return dict(json.loads(f.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}  # no note, or junk
+
 
 def _attempt(url, part, note, size, progress, timeout):
     "One request: append to `part` what is missing. Returns when the file is whole, raises otherwise."
-    have,old,link = part.stat().st_size if part.exists() else 0,_read(note),_show(url)
-    if not old.get('mark') or old.get('url') != link: have = 0
-    if have and have == old.get('total'): return
-    req = urllib.request.Request(url, headers={'User-Agent':'trickbag', 'Accept-Encoding':'identity'})
-    if have: req.headers |= {'Range':f'bytes={have}-', 'If-range':old['mark']}
-    with urllib.request.build_opener().open(req, timeout=timeout) as r:   # a new opener: proxies as the environment has them now
-        mark,total,rng = r.headers.get('ETag', ''),r.headers.get('Content-Length', ''),r.headers.get('Content-Range', '')
-        if not mark.startswith('"'): mark = r.headers.get('Last-Modified', '')   # a weak ETag (W/) does not promise equal bytes
+    have = part.stat().st_size if part.exists() else 0
+    old = _read(note)
+    link = _show(url)
+    if not old.get('mark') or old.get('url') != link:
+        have = 0
+    if have and have == old.get('total'):
+        return
+    req = urllib.request.Request(url, headers={'User-Agent': 'trickbag', 'Accept-Encoding': 'identity'})
+    if have:
+        req.headers |= {'Range': f'bytes={have}-', 'If-range': old['mark']}
+    # a new opener: proxies as the environment has them now
+    with urllib.request.build_opener().open(req, timeout=timeout) as r:
+        mark = r.headers.get('ETag', '')
+        total = r.headers.get('Content-Length', '')
+        rng = r.headers.get('Content-Range', '')
+        if not mark.startswith('"'):
+            mark = r.headers.get('Last-Modified', '')  # a weak ETag (W/) does not promise equal bytes
         if r.status == 206:
-            m,total = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', rng),old.get('total')
+            m = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', rng)
+            total = old.get('total')
             if not m or not have or (int(m[1]), int(m[2]), mark) != (have, total, old['mark']):
                 part.unlink(missing_ok=True)
                 raise ConnectionError(f'asked for bytes {have}- of {total}, got {rng}')
         else:
-            have,total = 0,int(total) if total.isdecimal() else size
-            part.write_bytes(b'')   # before the note: old bytes must never stand beside a new mark
+            have = 0
+            total = int(total) if total.isdecimal() else size
+            part.write_bytes(b'')  # before the note: old bytes must never stand beside a new mark
         if size and total != size:
-            raise DownloadError(f'{link} offers {total} bytes, expected {size}: it has changed, or something else answers in its place')
-        if total and shutil.disk_usage(part.parent).free < total-have: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
+            raise DownloadError(
+                f'{link} offers {total} bytes, expected {size}: it has changed, or something else answers in its place'
+            )
+        if total and shutil.disk_usage(part.parent).free < total - have:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
         note.write_text(json.dumps(dict(url=link, mark=mark, total=total)))
         with open(part, 'ab') as f:
-            t,n = time.monotonic(),have
-            while (total is None or have < total) and (b := r.read1(2**18 if total is None else min(2**18, total-have))):
-                f.write(b); have += len(b)
-                if progress: progress(have, total)
-                if (now := time.monotonic())-t > timeout:
-                    if have-n < 1024*(now-t): raise TimeoutError(f'less than 1 KiB/s for {now-t:.1f} s')
-                    t,n = now,have
-    if total and have < total: raise ConnectionError(f'broken off after {have} of {total} bytes')
+            t = time.monotonic()
+            n = have
+            while (total is None or have < total) and (
+                b := r.read1(2**18 if total is None else min(2**18, total - have))
+            ):
+                f.write(b)
+                have += len(b)
+                if progress:
+                    progress(have, total)
+                if (now := time.monotonic()) - t > timeout:
+                    if have - n < 1024 * (now - t):
+                        raise TimeoutError(f'less than 1 KiB/s for {now - t:.1f} s')
+                    t = now
+                    n = have
+    if total and have < total:
+        raise ConnectionError(f'broken off after {have} of {total} bytes')
 
 # %% ../../nbs/data/06_download.ipynb #ebd5f06e
 def download(
-    url:str, # http(s) address
-    dest:str|Path, # the file to write; `<dest>.part` and `<dest>.part.json` beside it while it is not whole
-    size:int|None=None, # bytes it must have; None: as the server says
-    progress=None, # `f(done, total)` in bytes, called for each piece; `total` is None when nobody knows
-    timeout:float=30., # seconds without an answer that count as broken off
-    retries:int=4, # tries in a row that bring nothing (less than 2 % of the file) before giving up
-    sleep=time.sleep, # waits so many seconds between tries
-)->Path: # `dest`
-    "Fetch `url` to `dest`, resuming what an earlier call began. Checks the length only. `DownloadError` after the last try."
-    dest,best,fails = Path(dest),0,0
-    part,note = dest.with_name(dest.name+'.part'),dest.with_name(dest.name+'.part.json')
+    url: str,  # http(s) address
+    dest: str | Path,  # the file to write; `<dest>.part` and `<dest>.part.json` beside it while it is not whole
+    size: int | None = None,  # bytes it must have; None: as the server says
+    progress=None,  # `f(done, total)` in bytes, called for each piece; `total` is None when nobody knows
+    timeout: float = 30.0,  # seconds without an answer that count as broken off
+    retries: int = 4,  # tries in a row that bring nothing (less than 2 % of the file) before giving up
+    sleep=time.sleep,  # waits so many seconds between tries
+) -> Path:  # `dest`
+    """Fetch `url` to `dest`, resuming what an earlier call began. Checks the length only. `DownloadError` after the
+    last try."""
+    dest = Path(dest)
+    best = 0
+    fails = 0
+    part = dest.with_name(dest.name + '.part')
+    note = dest.with_name(dest.name + '.part.json')
     while True:
-        try: _attempt(url, part, note, size, progress, timeout); break
+        try:
+            _attempt(url, part, note, size, progress, timeout)
+            break
         except urllib.error.HTTPError as e:
             e.close()
-            if e.code == 416: part.unlink(missing_ok=True)   # the part is longer than the file
+            if e.code == 416:
+                part.unlink(missing_ok=True)  # the part is longer than the file
             elif e.code < 500 and e.code not in (408, 429):
                 raise DownloadError(f'{_show(url)}: HTTP {e.code} {e.reason}: check the address') from None
             why = f'HTTP {e.code} {e.reason}'
         except (OSError, http.client.HTTPException) as e:
-            if getattr(e, 'filename', None) or getattr(e, 'errno', 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-                raise DownloadError(f'cannot write {part}: {e.strerror}: make room or take another place; what came is kept') from e
+            if getattr(e, 'filename', None) or getattr(e, 'errno', 0) in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EFBIG,
+                errno.EIO,
+            ):
+                raise DownloadError(
+                    f'cannot write {part}: {e.strerror}: make room or take another place; what came is kept'
+                ) from e
             why = str(getattr(e, 'reason', e)) or type(e).__name__
         have = part.stat().st_size if part.exists() else 0
-        if have > best + (size or 2**26)//50: best,fails = have,0
-        else: fails += 1
+        if have > best + (size or 2**26) // 50:
+            best = have
+            fails = 0
+        else:
+            fails += 1
         if fails > retries:
-            raise DownloadError(f'{_show(url)}: {why}; gave up after {fails} tries; the next call goes on from the {have} bytes in {part}')
-        sleep(min(2**max(fails-1, 0), 30))
-    os.replace(part, dest); note.unlink(missing_ok=True)
+            raise DownloadError(
+                f'{_show(url)}: {why}; gave up after {fails} tries; the next call goes on from the '
+                f'{have} bytes in {part}'
+            )
+        sleep(min(2 ** max(fails - 1, 0), 30))
+    os.replace(part, dest)
+    note.unlink(missing_ok=True)
     return dest
 
 # %% ../../nbs/data/06_download.ipynb #cc0a2fef
 def _inside(root, name):
     "`root`/`name`, or `DownloadError` if that is elsewhere"
-    p = Path(os.path.normpath(root/name))
-    if not p.is_relative_to(root): raise DownloadError(f'unsafe archive: {name!r} leads out of its folder; nothing was kept')
+    p = Path(os.path.normpath(root / name))
+    if not p.is_relative_to(root):
+        raise DownloadError(f'unsafe archive: {name!r} leads out of its folder; nothing was kept')
     return p
+
 
 def _put(p, src):
     "Write what `src` holds to a new file `p`"
     p.parent.mkdir(parents=True, exist_ok=True)
-    with src, open(p, 'wb') as f: shutil.copyfileobj(src, f, 2**18)
+    with src, open(p, 'wb') as f:
+        shutil.copyfileobj(src, f, 2**18)
+
 
 def _unpack(arc, to):
     "Unpack tar or zip file `arc` into the empty folder `to`: plain files and folders only, read to the last byte"
@@ -148,113 +229,170 @@ def _unpack(arc, to):
         with tarfile.open(arc) as t:
             for m in t:
                 p = _inside(to, m.name)
-                if m.isdir(): p.mkdir(parents=True, exist_ok=True)
-                elif m.isreg(): _put(p, t.extractfile(m))
-                elif m.issym(): links.append((p, _inside(to, os.path.join(os.path.dirname(m.name), m.linkname))))
-                elif m.islnk(): links.append((p, _inside(to, m.linkname)))
-                else: raise DownloadError(f'unsafe archive: {m.name!r} is a device or a pipe; nothing was kept')
+                if m.isdir():
+                    p.mkdir(parents=True, exist_ok=True)
+                elif m.isreg():
+                    _put(p, t.extractfile(m))
+                elif m.issym():
+                    links.append((p, _inside(to, os.path.join(os.path.dirname(m.name), m.linkname))))
+                elif m.islnk():
+                    links.append((p, _inside(to, m.linkname)))
+                else:
+                    raise DownloadError(f'unsafe archive: {m.name!r} is a device or a pipe; nothing was kept')
             rest = t.fileobj
-            if type(rest).__name__ == 'BufferedReader':   # a plain .tar carries no check; at least its end mark must be there
+            # a plain .tar carries no check; at least its end mark must be there
+            if type(rest).__name__ == 'BufferedReader':
                 rest.seek(t.offset)
-                if rest.read(512) != bytes(512): raise tarfile.ReadError('no end mark')
-            while rest.read(2**18): pass   # gzip, bzip2 and xz have their check sum at the very end
+                if rest.read(512) != bytes(512):
+                    raise tarfile.ReadError('no end mark')
+            while rest.read(2**18):
+                pass  # gzip, bzip2 and xz have their check sum at the very end
     elif zipfile.is_zipfile(arc):
         with zipfile.ZipFile(arc) as z:
             for m in z.infolist():
                 p = _inside(to, m.filename)
-                if m.is_dir(): p.mkdir(parents=True, exist_ok=True)
-                else: _put(p, z.open(m))
+                if m.is_dir():
+                    p.mkdir(parents=True, exist_ok=True)
+                else:
+                    _put(p, z.open(m))
     else:
-        with open(arc, 'rb') as f: raise tarfile.ReadError(f'neither tar nor zip, it begins with {f.read(16)!r}')
-    for p,q in links:
-        if not q.is_file(): raise DownloadError(f'unsafe archive: link {p.name!r} points to no file in it; nothing was kept')
-        if p != q: _put(p, open(q, 'rb'))
-    if not any(o.is_file() for o in to.rglob('*')): raise tarfile.ReadError('no files in it')
+        with open(arc, 'rb') as f:
+            raise tarfile.ReadError(f'neither tar nor zip, it begins with {f.read(16)!r}')
+    for p, q in links:
+        if not q.is_file():
+            raise DownloadError(f'unsafe archive: link {p.name!r} points to no file in it; nothing was kept')
+        if p != q:
+            _put(p, open(q, 'rb'))
+    if not any(o.is_file() for o in to.rglob('*')):
+        raise tarfile.ReadError('no files in it')
 
 # %% ../../nbs/data/06_download.ipynb #669be5dc
 def _digest(f, algo):
     with open(f, 'rb') as h:
-        if algo == 'md5_1mib': return hashlib.md5(h.read(2**20), usedforsecurity=False).hexdigest()
+        if algo == 'md5_1mib':
+            return hashlib.md5(h.read(2**20), usedforsecurity=False).hexdigest()
         return hashlib.file_digest(h, algo).hexdigest()
+
 
 @contextmanager
 def _lock(f, say):
     "Hold file `f` locked. The system lets go of it when the process dies, so a lock is never stale."
     with open(f, 'ab') as h:
-        try: fcntl.flock(h, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError: say('another process is at it: waiting'); fcntl.flock(h, fcntl.LOCK_EX)
-        except (OSError, AttributeError): say('no file locks here: let only one process download')   # Windows, some network disks
+        try:
+            fcntl.flock(h, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say('another process is at it: waiting')
+            fcntl.flock(h, fcntl.LOCK_EX)
+        except (OSError, AttributeError):
+            say('no file locks here: let only one process download')  # Windows, some network disks
         yield
+
 
 def _lines(name):
     "A progress callback that prints a line every 10 %, or every 100 MB when nobody knows the size"
     last = None
+
     def show(done, total):
         nonlocal last
-        now = done*10//total if total else done//10**8
-        if now != last: print(f'{name}: {done/1e6:.1f}' + (f' of {total/1e6:.1f} MB, {done*100//total} %' if total else ' MB'), flush=True)
+        now = done * 10 // total if total else done // 10**8
+        if now != last:
+            print(
+                f'{name}: {done / 1e6:.1f}'
+                + (f' of {total / 1e6:.1f} MB, {done * 100 // total} %' if total else ' MB'),
+                flush=True,
+            )
         last = now
+
     return show
 
-def _holds(p): return p.is_dir() and any(p.iterdir())
+
+def _holds(p):
+    return p.is_dir() and any(p.iterdir())
 
 # %% ../../nbs/data/06_download.ipynb #a2284a50
 def untar_data(
-    url:DataURL|str, # one of `URLs`, a `DataURL` of your own, or a bare address (then size and hash are not known, and it says so)
-    path:str|Path|None=None, # where the folder goes, in place of `$TRICKBAG_DATA` and the cache
-    progress=None, # `f(done, total)` in bytes; None: prints; False: silent, messages too
-    timeout:float=30., # seconds without an answer that count as broken off
-    retries:int=4, # tries in a row that bring nothing before giving up
-    sleep=time.sleep, # waits so many seconds between tries
-)->Path: # the data set's folder
+    # one of `URLs`, a `DataURL` of your own, or a bare address (then size and hash are not known, and it says so)
+    url: DataURL | str,
+    path: str | Path | None = None,  # where the folder goes, in place of `$TRICKBAG_DATA` and the cache
+    progress=None,  # `f(done, total)` in bytes; None: prints; False: silent, messages too
+    timeout: float = 30.0,  # seconds without an answer that count as broken off
+    retries: int = 4,  # tries in a row that bring nothing before giving up
+    sleep=time.sleep,  # waits so many seconds between tries
+) -> Path:  # the data set's folder
     """The folder of data set `url`: from `$TRICKBAG_DATA`, else from the cache, else downloaded, checked and unpacked into the cache.
     `DownloadError` (one line: what, where, what to do) if it cannot be had; what has come is kept for the next call, unless it is wrong."""
     d = url if isinstance(url, DataURL) else DataURL(url)
     own = os.environ.get('TRICKBAG_DATA')
-    if own and path is None and _holds(p := Path(own).expanduser()/d.folder): return p
-    root = Path(path or Path(os.environ.get('TRICKBAG_CACHE') or '~/.cache/trickbag')/'data').expanduser().absolute()
-    goal,work = root/d.folder,root/'.downloads'
+    if own and path is None and _holds(p := Path(own).expanduser() / d.folder):
+        return p
+    root = Path(path or Path(os.environ.get('TRICKBAG_CACHE') or '~/.cache/trickbag') / 'data').expanduser().absolute()
+    goal = root / d.folder
+    work = root / '.downloads'
     say = (lambda s: None) if progress is False else (lambda s: print(f'{d.folder}: {s}', flush=True))
-    if progress is None: progress = _lines(d.folder)
+    if progress is None:
+        progress = _lines(d.folder)
     try:
         if not _holds(goal):
             work.mkdir(parents=True, exist_ok=True)
-            with _lock(work/f'{d.folder}.lock', say):
-                if not _holds(goal): _fetch(d, goal, work.resolve(), say, progress=progress, timeout=timeout, retries=retries, sleep=sleep)
-    except DownloadError as e: raise DownloadError(f'{d.folder}: {e}') from e.__cause__
+            with _lock(work / f'{d.folder}.lock', say):
+                if not _holds(goal):
+                    _fetch(
+                        d, goal, work.resolve(), say, progress=progress, timeout=timeout, retries=retries, sleep=sleep
+                    )
+    except DownloadError as e:
+        raise DownloadError(f'{d.folder}: {e}') from e.__cause__
     except OSError as e:
-        raise DownloadError(f'{d.folder}: cannot write to {root}: {e.strerror or e}: make room, or set path= or TRICKBAG_CACHE') from e
-    src = _read(work/f'{d.folder}.json').get('url', _show(d.url))
-    if src != _show(d.url): raise DownloadError(f'{goal} came from {src}, not from {_show(d.url)}: give another path=')
+        raise DownloadError(
+            f'{d.folder}: cannot write to {root}: {e.strerror or e}: make room, or set path= or TRICKBAG_CACHE'
+        ) from e
+    src = _read(work / f'{d.folder}.json').get('url', _show(d.url))
+    if src != _show(d.url):
+        raise DownloadError(f'{goal} came from {src}, not from {_show(d.url)}: give another path=')
     return goal
+
 
 def _fetch(d, goal, work, say, **kw):
     "Download, check and unpack `d` to `goal`, under the lock"
-    arc,tmp,note = (work/f'{d.folder}.{e}' for e in (hashlib.sha256(d.url.encode()).hexdigest()[:8], 'tmp', 'json'))
-    url,(algo,_,want) = _show(d.url),(d.hash or '').partition(':')
-    for last in (False, True):   # twice: the first archive may be glued from two that bore the same mark
+    arc, tmp, note = (work / f'{d.folder}.{e}' for e in (hashlib.sha256(d.url.encode()).hexdigest()[:8], 'tmp', 'json'))
+    url, (algo, _, want) = _show(d.url), (d.hash or '').partition(':')
+    for last in (False, True):  # twice: the first archive may be glued from two that bore the same mark
         if not arc.exists():
-            say(f"downloading {f'{d.size/1e6:.1f} MB, ' if d.size else ''}{url} to {goal}")
-            try: download(d.url, arc, d.size, **kw)
-            except DownloadError as e: raise DownloadError(f'{e} (or fetch it elsewhere and unpack it to {goal})') from e.__cause__
-        if not want or (got := _digest(arc, algo)) == want: break
+            say(f"downloading {f'{d.size / 1e6:.1f} MB, ' if d.size else ''}{url} to {goal}")
+            try:
+                download(d.url, arc, d.size, **kw)
+            except DownloadError as e:
+                raise DownloadError(f'{e} (or fetch it elsewhere and unpack it to {goal})') from e.__cause__
+        if not want or (got := _digest(arc, algo)) == want:
+            break
         arc.unlink()
-        if last: raise DownloadError(f'{url} has {algo} {got}, expected {want}: deleted; damaged on the way or changed: call again')
+        if last:
+            raise DownloadError(
+                f'{url} has {algo} {got}, expected {want}: deleted; damaged on the way or changed: call again'
+            )
     sha = want if algo == 'sha256' else _digest(arc, 'sha256')
-    if not algo: say(f'no hash is known to check it by; its sha256 is {sha}')
+    if not algo:
+        say(f'no hash is known to check it by; its sha256 is {sha}')
     old = _read(note)
     if algo != 'sha256' and old.get('url') == url and old.get('sha256') != sha:
         arc.unlink()
-        raise DownloadError(f"{url} has sha256 {sha}, but {old.get('sha256')} when first fetched: deleted; to trust it, delete {note}")
-    shutil.rmtree(tmp, ignore_errors=True)   # of a process that was killed
+        raise DownloadError(
+            f"{url} has sha256 {sha}, but {old.get('sha256')} when first fetched: deleted; to trust it, delete {note}"
+        )
+    shutil.rmtree(tmp, ignore_errors=True)  # of a process that was killed
     try:
-        tmp.mkdir(); _unpack(arc, tmp)
+        tmp.mkdir()
+        _unpack(arc, tmp)
         note.write_text(json.dumps(dict(url=url, size=arc.stat().st_size, sha256=sha)))
         top = list(tmp.iterdir())
         os.rename(top[0] if len(top) == 1 and top[0].is_dir() else tmp, goal)
-    except DownloadError: arc.unlink(); raise
-    except Exception as e:   # what a damaged archive raises is of many kinds
-        if isinstance(e, OSError) and e.errno: raise   # the disk, not the archive
-        arc.unlink(); raise DownloadError(f'{url} is not a whole archive ({e}): deleted; check the address or call again') from e
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    except DownloadError:
+        arc.unlink()
+        raise
+    except Exception as e:  # what a damaged archive raises is of many kinds
+        if isinstance(e, OSError) and e.errno:
+            raise  # the disk, not the archive
+        arc.unlink()
+        raise DownloadError(f'{url} is not a whole archive ({e}): deleted; check the address or call again') from e
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     arc.unlink()

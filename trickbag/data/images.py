@@ -9,7 +9,15 @@ __all__ = ['DECODE_RULES', 'image_suffixes', 'Found', 'find_images', 'label_func
            'dataset_classes']
 
 # %% ../../nbs/data/02_images.ipynb #bf181413
-import hashlib, importlib.metadata, io, operator, os, re, stat, sys, warnings
+import hashlib
+import importlib.metadata
+import io
+import operator
+import os
+import re
+import stat
+import sys
+import warnings
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +25,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import PIL, torch
+import PIL
+import torch
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from ..core.arguments import check_number
@@ -25,225 +34,363 @@ from ..core.streams import mix_seed, seed_all
 from ..core.threads import keep_rng
 
 # %% ../../nbs/data/02_images.ipynb #8bc858a0
-# what Pillow opens, but not as a picture: containers of measurements, films, documents, and formats that need another program
+# what Pillow opens, but not as a picture: containers of measurements, films, documents, and formats that need another
+# program
 _NO_PICTURES = {'BUFR', 'GRIB', 'HDF5', 'MPEG', 'EPS', 'WMF', 'IPTC', 'FITS', 'IM', 'PCD'}
 # formats that Pillow names but can decode only if a library was there when it was built
 _NEEDS = dict(AVIF='avif', JPEG='jpg', JPEG2000='jpg_2000', MPO='jpg', PNG='zlib', WEBP='webp')
 # what lies beside pictures: not worth a word
-_BESIDE = set('''.txt .md .rst .pdf .doc .docx .html .htm .css .js .json .jsonl .geojson .ndjson .yaml .yml .xml .csv .tsv .xls .xlsx .parquet .ini
+_BESIDE = set(
+    '''.txt .md .rst .pdf .doc .docx .html .htm .css .js .json .jsonl .geojson .ndjson .yaml .yml .xml .csv .tsv .xls .xlsx .parquet .ini
     .cfg .conf .toml .log .py .pyc .ipynb .sh .bat .pkl .pickle .pt .pth .ckpt .safetensors .mat .zip .tar .gz .tgz .bz2 .xz .7z .rar .db .lnk
-    .url .md5 .sha1 .sha256 .xmp .aae .names .lst .list .bak .tmp .lock .swp .license .bib .tex .dvc .gitkeep'''.split())
-_BESIDE_NAMES = {'readme', 'license', 'licence', 'copying', 'notice', 'authors', 'changelog', 'makefile', 'dockerfile', 'icon\r', 'sha256sums', 'md5sums'}
-_HIDDEN_BESIDE = ('._', '.ds_store', '.git', '.svn', '.hg', '.ipynb_checkpoints', '.thumb', '.trash', '.cache', '.appledouble', '.venv', '.idea')
+    .url .md5 .sha1 .sha256 .xmp .aae .names .lst .list .bak .tmp .lock .swp .license .bib .tex .dvc .gitkeep'''.split()
+)
+_BESIDE_NAMES = {
+    'readme',
+    'license',
+    'licence',
+    'copying',
+    'notice',
+    'authors',
+    'changelog',
+    'makefile',
+    'dockerfile',
+    'icon\r',
+    'sha256sums',
+    'md5sums',
+}
+_HIDDEN_BESIDE = (
+    '._',
+    '.ds_store',
+    '.git',
+    '.svn',
+    '.hg',
+    '.ipynb_checkpoints',
+    '.thumb',
+    '.trash',
+    '.cache',
+    '.appledouble',
+    '.venv',
+    '.idea',
+)
 
-def image_suffixes()->set:
+
+def image_suffixes() -> set:
     "Suffixes, in lower case, of the files that the installed Pillow can decode"
     known = Image.registered_extensions()
-    def decodes(kind): return kind in Image.OPEN and kind not in _NO_PICTURES and (kind not in _NEEDS or features.check(_NEEDS[kind]))
-    able = {s for s,kind in known.items() if decodes(kind)}
-    return able | ({'.mpo'} if '.jpg' in able else set())       # of two JPEGs; Pillow registers the suffix for writing only
 
-def _suffix(name:str)->str:
+    def decodes(kind):
+        return kind in Image.OPEN and kind not in _NO_PICTURES and (kind not in _NEEDS or features.check(_NEEDS[kind]))
+
+    able = {s for s, kind in known.items() if decodes(kind)}
+    return able | ({'.mpo'} if '.jpg' in able else set())  # of two JPEGs; Pillow registers the suffix for writing only
+
+
+def _suffix(name: str) -> str:
     dot = name.rfind('.')
-    return name[dot:].lower() if dot>0 else ''
+    return name[dot:].lower() if dot > 0 else ''
 
 # %% ../../nbs/data/02_images.ipynb #b2aa6062
 class Found:
     "The image files below a folder, and what was left out"
-    def __init__(self,
-        path:str|Path,  # folder, searched to any depth
+
+    def __init__(
+        self,
+        path: str | Path,  # folder, searched to any depth
     ):
-        self.path,self.suffixes = os.path.expanduser(os.fspath(path)),image_suffixes()
-        self.files,self.other,self.hidden = [],Counter(),[]     # `other`: how many files of which suffix were left out
-        self.unreadable,self.broken,self.again,self.upwards = [],[],[],[]
+        self.path, self.suffixes = os.path.expanduser(os.fspath(path)), image_suffixes()
+        self.files, self.other, self.hidden = [], Counter(), []  # `other`: how many files of which suffix were left out
+        self.unreadable = []
+        self.broken = []
+        self.again = []
+        self.upwards = []
         if not os.path.isdir(self.path):
             is_file = os.path.exists(self.path)
             raise (NotADirectoryError if is_file else FileNotFoundError)(
-                f"images: {self.path} is a file; give the folder it lies in" if is_file else f"images: there is no folder {self.path}")
+                f"images: {self.path} is a file; give the folder it lies in"
+                if is_file
+                else f"images: there is no folder {self.path}"
+            )
         self._search()
         self.files.sort()
 
     def _search(self):
         root = os.path.realpath(self.path)
         # real paths: what was listed; links wait until all that can be reached without them is known
-        self._listed,self._folder_links,self._file_links = set(),[],[]
+        self._listed = set()
+        self._folder_links = []
+        self._file_links = []
         self._list(self.path, root)
         while self._folder_links:
-            waiting,self._folder_links = sorted(self._folder_links),[]
-            for path,lies_in in waiting:
+            waiting = sorted(self._folder_links)
+            self._folder_links = []
+            for path, lies_in in waiting:
                 real = os.path.realpath(path)
-                if _within(lies_in, real) or _within(root, real): self.upwards.append(path)
-                elif real in self._listed: self.again.append(path)
-                else: self._list(path, real)
+                if _within(lies_in, real) or _within(root, real):
+                    self.upwards.append(path)
+                elif real in self._listed:
+                    self.again.append(path)
+                else:
+                    self._list(path, real)
         targets = set()
         for path in sorted(self._file_links):
             real = os.path.realpath(path)
-            folder,name = os.path.split(real)
-            if real in targets or (folder in self._listed and name[0]!='.' and _suffix(name) in self.suffixes): self.again.append(path)
-            else: self.files.append(path)
+            folder, name = os.path.split(real)
+            if real in targets or (folder in self._listed and name[0] != '.' and _suffix(name) in self.suffixes):
+                self.again.append(path)
+            else:
+                self.files.append(path)
             targets.add(real)
 
     def _list(self, path, real, hidden=False):
         "Take the entries of a folder and of those below it"
         todo = [(path, real, hidden)]
         while todo:
-            path,real,hidden = todo.pop()
-            if real in self._listed: continue
-            if not hidden: self._listed.add(real)
+            path, real, hidden = todo.pop()
+            if real in self._listed:
+                continue
+            if not hidden:
+                self._listed.add(real)
             try:
-                with os.scandir(path) as it: entries = list(it)
+                with os.scandir(path) as it:
+                    entries = list(it)
             except OSError as e:
-                if path==self.path: raise PermissionError(f"images: the folder {path} cannot be read ({e.strerror or e})") from None
+                if path == self.path:
+                    raise PermissionError(f"images: the folder {path} cannot be read ({e.strerror or e})") from None
                 self.unreadable.append(path)
                 continue
             for e in entries:
-                secret = hidden or e.name[0]=='.'
-                if e.name[0]=='.' and e.name.lower().startswith(_HIDDEN_BESIDE): continue
+                secret = hidden or e.name[0] == '.'
+                if e.name[0] == '.' and e.name.lower().startswith(_HIDDEN_BESIDE):
+                    continue
                 kind = _kind_of(e)
-                if kind=='folder' and not _is_link(e): todo.append((e.path, os.path.join(real, e.name), secret))
-                elif kind=='folder' and not secret: self._folder_links.append((e.path, real))
-                elif kind=='file': self._take(e, secret)
-                elif kind is None and _suffix(e.name) in self.suffixes and not secret: self.broken.append(e.path)
+                if kind == 'folder' and not _is_link(e):
+                    todo.append((e.path, os.path.join(real, e.name), secret))
+                elif kind == 'folder' and not secret:
+                    self._folder_links.append((e.path, real))
+                elif kind == 'file':
+                    self._take(e, secret)
+                elif kind is None and _suffix(e.name) in self.suffixes and not secret:
+                    self.broken.append(e.path)
 
     def _take(self, e, hidden):
         suffix = _suffix(e.name)
         if suffix in self.suffixes:
-            if hidden: self.hidden.append(e.path)
-            elif _is_link(e): self._file_links.append(e.path)
-            else: self.files.append(e.path)
-        elif not hidden and suffix not in _BESIDE and e.name.lower() not in _BESIDE_NAMES: self.other[suffix] += 1
+            if hidden:
+                self.hidden.append(e.path)
+            elif _is_link(e):
+                self._file_links.append(e.path)
+            else:
+                self.files.append(e.path)
+        elif not hidden and suffix not in _BESIDE and e.name.lower() not in _BESIDE_NAMES:
+            self.other[suffix] += 1
 
-    def left_out(self)->list:
+    def left_out(self) -> list:
         "What was left out, in words"
         out = []
-        for suffix,n in self.other.most_common(6):
-            more = ' (this Pillow cannot decode it: convert them, or register pillow_heif)' if suffix in ('.heic', '.heif', '.hif') else ''
+        for suffix, n in self.other.most_common(6):
+            more = (
+                ' (this Pillow cannot decode it: convert them, or register pillow_heif)'
+                if suffix in ('.heic', '.heif', '.hif')
+                else ''
+            )
             out.append(f"{_files(n)} with suffix {suffix}{more}" if suffix else f"{_files(n)} without a suffix")
-        if len(self.other)>6: out.append(f"{_files(sum(self.other.values())-sum(n for _,n in self.other.most_common(6)))} with other suffixes")
-        for paths,what in ((self.hidden, 'hidden images'), (self.broken, 'links that lead nowhere or entries that are no files'),
-                           (self.again, 'links to what was found already'), (self.upwards, 'links that point upwards'),
-                           (self.unreadable, 'folders that cannot be read')):
-            if paths: out.append(f"{len(paths)} {what} ({min(paths)!r}{', ...' if len(paths)>1 else ''})")
+        if len(self.other) > 6:
+            out.append(
+                f"{_files(sum(self.other.values()) - sum(n for _, n in self.other.most_common(6)))} with other suffixes"
+            )
+        for paths, what in (
+            (self.hidden, 'hidden images'),
+            (self.broken, 'links that lead nowhere or entries that are no files'),
+            (self.again, 'links to what was found already'),
+            (self.upwards, 'links that point upwards'),
+            (self.unreadable, 'folders that cannot be read'),
+        ):
+            if paths:
+                out.append(f"{len(paths)} {what} ({min(paths)!r}{', ...' if len(paths) > 1 else ''})")
         return out
 
     def say(self):
         "Warn of what was left out, or refuse if nothing is left"
         out = self.left_out()
         if not self.files:
-            raise ValueError(f"images: no image file under {self.path}"+(f"; left out were {', '.join(out)}" if out else '; is the path right?'))
-        if out: warnings.warn(f"images: {len(self.files)} images found under {self.path}; left out: {', '.join(out)}")
+            raise ValueError(
+                f"images: no image file under {self.path}"
+                + (f"; left out were {', '.join(out)}" if out else '; is the path right?')
+            )
+        if out:
+            warnings.warn(f"images: {len(self.files)} images found under {self.path}; left out: {', '.join(out)}")
 
 # %% ../../nbs/data/02_images.ipynb #00d1c377
-def _within(path, folder): return path==folder or path.startswith(os.path.join(folder, ''))
-def _is_link(e): return e.is_symlink() or getattr(e, 'is_junction', bool)()
-def _files(n): return f"{n} file{'s' if n!=1 else ''}"
+def _within(path, folder):
+    return path == folder or path.startswith(os.path.join(folder, ''))
+
+
+def _is_link(e):
+    return e.is_symlink() or getattr(e, 'is_junction', bool)()
+
+
+def _files(n):
+    return f"{n} file{'s' if n != 1 else ''}"
+
 
 def _kind_of(e):
     "'folder', 'file', or None: a link that leads nowhere, a pipe, a socket"
-    try: return 'folder' if e.is_dir() else 'file' if e.is_file() else None
-    except OSError: return None     # a loop of links
+    try:
+        return 'folder' if e.is_dir() else 'file' if e.is_file() else None
+    except OSError:
+        return None  # a loop of links
+
 
 def find_images(
-    path:str|Path,  # folder, searched to any depth; hidden files and folders are left out
-)->list:            # sorted paths, as strings
+    path: str | Path,  # folder, searched to any depth; hidden files and folders are left out
+) -> list:  # sorted paths, as strings
     "All image files under `path`, each once, by suffix; a warning says what was left out"
     found = Found(path)
     found.say()
     return found.files
 
+
 def label_func(
-    label=None,         # None: the parent folder's name. str: a regular expression whose first group is the label. Else a function of the path
+    # None: the parent folder's name. str: a regular expression whose first group is the label. Else a function of the
+    # path
+    label=None,
 ):
     "A function from a path to its label"
-    if label is None or label=='inner': return lambda f, name=cache(os.path.basename): name(os.path.dirname(f))
-    if callable(label): return lambda f: label(Path(f))
-    if not isinstance(label, (str, re.Pattern)): raise TypeError(f"label: takes a regular expression or a function of the path, got {label!r}")
-    try: pat = re.compile(label)
-    except re.error as e: raise ValueError(f"label: {label!r} is no regular expression ({e}); put a backslash before signs that are meant as such") from None
-    if pat.groups<1: raise ValueError(f"label: the regular expression {label!r} has no group; put the label's part in (...)")
+    if label is None or label == 'inner':
+        return lambda f, name=cache(os.path.basename): name(os.path.dirname(f))
+    if callable(label):
+        return lambda f: label(Path(f))
+    if not isinstance(label, (str, re.Pattern)):
+        raise TypeError(f"label: takes a regular expression or a function of the path, got {label!r}")
+    try:
+        pat = re.compile(label)
+    except re.error as e:
+        raise ValueError(
+            f"label: {label!r} is no regular expression ({e}); put a backslash before signs that are meant as such"
+        ) from None
+    if pat.groups < 1:
+        raise ValueError(f"label: the regular expression {label!r} has no group; put the label's part in (...)")
+
     def by_regex(f):
         m = pat.search(Path(f).as_posix())
-        if not m or m[1] is None: raise ValueError(f"label: {f} does not match {label!r}; change the expression or leave that file out")
+        if not m or m[1] is None:
+            raise ValueError(f"label: {f} does not match {label!r}; change the expression or leave that file out")
         return m[1]
+
     return by_regex
 
 # %% ../../nbs/data/02_images.ipynb #c2d4e6f8
 _SPLITS = {'train', 'training', 'trn', 'valid', 'validation', 'val', 'dev', 'test', 'testing', 'tst'}
 
+
 def folder_labels(
-    files:list,             # paths, from `find_images(root)`
-    root:str|Path,          # folder that was searched
-    level:str=None,         # 'outer': the folder directly below `root`; 'inner': the one the image lies in; None: outer, and it is said if inner would differ
-    split_later:bool=False, # `root` holds no training set or validation set, but all images: nothing says where the classes are
-)->list:                    # a label for each file; None for files that lie in no class folder
+    files: list,  # paths, from `find_images(root)`
+    root: str | Path,  # folder that was searched
+    # 'outer': the folder directly below `root`; 'inner': the one the image lies in; None: outer, and it is said if
+    # inner would differ
+    level: str = None,
+    # `root` holds no training set or validation set, but all images: nothing says where the classes are
+    split_later: bool = False,
+) -> list:  # a label for each file; None for files that lie in no class folder
     "Classes from folders"
     prefix = os.path.join(os.path.expanduser(os.fspath(root)), '')
     own = os.path.basename(os.path.abspath(prefix))
     where = [os.path.dirname(f) for f in files]
-    below = {d: tuple(o for o in d[len(prefix):].split(os.sep) if o) for d in set(where)}     # few folders, many files
-    if level=='inner' or not any(below.values()):        # all lie directly in it: it is a class folder itself
+    below = {d: tuple(o for o in d[len(prefix) :].split(os.sep) if o) for d in set(where)}  # few folders, many files
+    if level == 'inner' or not any(below.values()):  # all lie directly in it: it is a class folder itself
         return [below[d][-1] if below[d] else own for d in where]
-    if split_later and level is None: below = _class_level(below, prefix)
-    deep = sorted('/'.join(p) for p in below.values() if len(p)>1)
-    inner = {p[-1] for p in below.values() if len(p)>1}
-    if deep and level is None and len(inner | {p[0] for p in below.values() if len(p)==1})>1:
+    if split_later and level is None:
+        below = _class_level(below, prefix)
+    deep = sorted('/'.join(p) for p in below.values() if len(p) > 1)
+    inner = {p[-1] for p in below.values() if len(p) > 1}
+    if deep and level is None and len(inner | {p[0] for p in below.values() if len(p) == 1}) > 1:
         outer = _few({p[0] for p in below.values() if p})
         choice = f"label='outer' takes the folders directly below ({outer}), label='inner' those that the images lie in ({_few(inner)})"
-        if split_later and not any(len(p)==1 for p in below.values()):
-            raise ValueError(f"from_folder: images under {root} lie in folders within folders ({deep[0]}), and nothing says which are the classes; {choice}")
-        warnings.warn(f"from_folder: images under {root} lie in folders within folders ({deep[0]}); classes are the outer ones. To choose: {choice}")
+        if split_later and not any(len(p) == 1 for p in below.values()):
+            raise ValueError(
+                f"from_folder: images under {root} lie in folders within folders ({deep[0]}), and "
+                f"nothing says which are the classes; {choice}"
+            )
+        warnings.warn(
+            f"from_folder: images under {root} lie in folders within folders ({deep[0]}); classes are the "
+            f"outer ones. To choose: {choice}"
+        )
     return [below[d][0] if below[d] else None for d in where]
+
 
 def _class_level(below, prefix):
     "The folders without those that hold everything, and without those of an earlier split"
     shared = os.path.commonprefix(list(below.values()))
-    if shared and shared in below.values(): shared = shared[:-1]        # images lie in it: it is a class
-    below = {d: p[len(shared):] for d,p in below.items()}
+    if shared and shared in below.values():
+        shared = shared[:-1]  # images lie in it: it is a class
+    below = {d: p[len(shared) :] for d, p in below.items()}
     tops = {p[0] for p in below.values() if p}
-    if len(tops)<2 or not all(t.lower() in _SPLITS for t in tops): return below
-    warnings.warn(f"from_folder: {' and '.join(sorted(tops))} under {prefix} are taken together and split anew at random; without valid_pct they are used as they are")
-    return {d: p[1:] for d,p in below.items()}
+    if len(tops) < 2 or not all(t.lower() in _SPLITS for t in tops):
+        return below
+    warnings.warn(
+        f"from_folder: {' and '.join(sorted(tops))} under {prefix} are taken together and split anew at "
+        "random; without valid_pct they are used as they are"
+    )
+    return {d: p[1:] for d, p in below.items()}
+
 
 def _few(names, k=3):
     names = sorted(names, key=str)
-    return ', '.join(map(str, names[:k]))+(', ...' if len(names)>k else '')
-
+    return ', '.join(map(str, names[:k])) + (', ...' if len(names) > k else '')
 
 # %% ../../nbs/data/02_images.ipynb #f368680c
 def split_idxs(
-    labels:list,            # one a sample
-    valid_pct:float=.2,     # share for validation
-    seed:int=42,
-    stratify:bool=True,     # the same share of every class (rounded), so that none is missing by chance
-)->tuple:                   # sorted indices of training and validation samples
+    labels: list,  # one a sample
+    valid_pct: float = 0.2,  # share for validation
+    seed: int = 42,
+    stratify: bool = True,  # the same share of every class (rounded), so that none is missing by chance
+) -> tuple:  # sorted indices of training and validation samples
     "A random split that is a function of `seed`"
     valid_pct = check_number('split', 'valid_pct', valid_pct)
-    if not 0<valid_pct<1: raise ValueError(f"split: valid_pct must be between 0 and 1, got {valid_pct}")
-    g,groups = torch.Generator().manual_seed(seed),{}
-    for i,l in enumerate(labels): groups.setdefault(l if stratify else 0, []).append(i)
+    if not 0 < valid_pct < 1:
+        raise ValueError(f"split: valid_pct must be between 0 and 1, got {valid_pct}")
+    g = torch.Generator().manual_seed(seed)
+    groups = {}
+    for i, l in enumerate(labels):
+        groups.setdefault(l if stratify else 0, []).append(i)
     valid = []
     for k in sorted(groups, key=str):
         perm = torch.randperm(len(groups[k]), generator=g).tolist()
-        valid += [groups[k][j] for j in perm[:min(round(len(perm)*valid_pct), len(perm)-1)]]
-    valid,held = sorted(valid),set(valid)
-    if not valid or len(valid)==len(labels): raise ValueError(f"split: valid_pct={valid_pct} of {len(labels)} samples leaves one side empty; change it, or use stratify=False")
-    return [i for i in range(len(labels)) if i not in held],valid
+        valid += [groups[k][j] for j in perm[: min(round(len(perm) * valid_pct), len(perm) - 1)]]
+    valid, held = sorted(valid), set(valid)
+    if not valid or len(valid) == len(labels):
+        raise ValueError(
+            f"split: valid_pct={valid_pct} of {len(labels)} samples leaves one side empty; change it, "
+            "or use stratify=False"
+        )
+    return [i for i in range(len(labels)) if i not in held], valid
 
 # %% ../../nbs/data/02_images.ipynb #d3c0de01
-class ImageError(ValueError): "A file that cannot be read as an image"
+class ImageError(ValueError):
+    "A file that cannot be read as an image"
 
-# Raise it whenever `decode` gives other pixels for some file than before: decoded images that are kept on disk are then made anew
+
+# Raise it whenever `decode` gives other pixels for some file than before: decoded images that are kept on disk are then
+# made anew
 DECODE_RULES = 2
 
-def decoder_versions()->dict:
+
+def decoder_versions() -> dict:
     "What the pixels of a decoded file depend on, besides the file"
+
     def version(name):
-        if name in sys.modules: return sys.modules[name].__version__
-        try: return importlib.metadata.version(name)        # to import torchvision takes a while
-        except importlib.metadata.PackageNotFoundError: return 'none'
+        if name in sys.modules:
+            return sys.modules[name].__version__
+        try:
+            return importlib.metadata.version(name)  # to import torchvision takes a while
+        except importlib.metadata.PackageNotFoundError:
+            return 'none'
+
     # what follows a plus sign says for which device it was built
     versions = {name: version(name).split('+')[0] for name in ('torch', 'torchvision')}
     return dict(rules=DECODE_RULES, pillow=PIL.__version__, **versions)
+
 
 # a file is read as a whole
 _LARGEST = 2**31
@@ -251,93 +398,138 @@ _LARGEST = 2**31
 # never wait for the other end of a pipe, never take over a terminal
 _OPEN = os.O_RDONLY | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0)
 
-def _open(path)->tuple:
+
+def _open(path) -> tuple:
     "File descriptor and size of a regular file. Anything else of an image's name is an ImageError"
     try:
-        fd = os.open(path, _OPEN)       # `open` makes twice as many system calls
+        fd = os.open(path, _OPEN)  # `open` makes twice as many system calls
         s = os.fstat(fd)
-        if stat.S_ISREG(s.st_mode): return fd,s.st_size
+        if stat.S_ISREG(s.st_mode):
+            return fd, s.st_size
         os.close(fd)
         raise ImageError(f"is {_kind(s.st_mode)}, not a file; remove it")
-    except FileNotFoundError: reason = 'no such file; were images moved since the data was listed?'
-    except PermissionError: reason = 'may not be read (permission denied); change its rights or leave it out'
-    except OSError as e: reason = _no_file(path) or f"cannot be opened ({e.strerror}); mend or remove it"
+    except FileNotFoundError:
+        reason = 'no such file; were images moved since the data was listed?'
+    except PermissionError:
+        reason = 'may not be read (permission denied); change its rights or leave it out'
+    except OSError as e:
+        reason = _no_file(path) or f"cannot be opened ({e.strerror}); mend or remove it"
     raise ImageError(reason)
+
 
 def _no_file(path):
     "What something is that cannot be opened, such as a socket"
-    try: mode = os.stat(path).st_mode
-    except OSError: return None
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
     return None if stat.S_ISREG(mode) else f"is {_kind(mode)}, not a file; remove it"
+
 
 def _kind(mode):
     kinds = {stat.S_ISDIR: 'a folder', stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket'}
-    return next((name for test,name in kinds.items() if test(mode)), 'a device')
+    return next((name for test, name in kinds.items() if test(mode)), 'a device')
 
-def _read(path)->bytearray:
-    fd,size = _open(path)
+
+def _read(path) -> bytearray:
+    fd, size = _open(path)
     try:
-        if size>_LARGEST: raise ImageError(f"has {size/2**30:,.1f} GiB, images may have 2; make it smaller")
+        if size > _LARGEST:
+            raise ImageError(f"has {size / 2**30:,.1f} GiB, images may have 2; make it smaller")
         b = bytearray(os.read(fd, size))
-        while len(b)<size and (more := os.read(fd, size-len(b))): b += more
+        while len(b) < size and (more := os.read(fd, size - len(b))):
+            b += more
         return b
-    finally: os.close(fd)
+    finally:
+        os.close(fd)
 
 # %% ../../nbs/data/02_images.ipynb #d3c0de03
-def to_rgb(im:Image.Image)->Image.Image:
+def to_rgb(im: Image.Image) -> Image.Image:
     "8-bit RGB, from any mode Pillow reads"
-    if im.mode=='RGB': return im
-    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return Image.fromarray(_deep(im)).convert('RGB')
-    if im.mode=='La': im = im.convert('LA')
-    if im.mode in ('P', 'LA', 'PA') and 'transparency' in im.info: im = im.convert('RGBA')
+    if im.mode == 'RGB':
+        return im
+    if im.mode in ('I', 'F') or im.mode.startswith('I;16'):
+        return Image.fromarray(_deep(im)).convert('RGB')
+    if im.mode == 'La':
+        im = im.convert('LA')
+    if im.mode in ('P', 'LA', 'PA') and 'transparency' in im.info:
+        im = im.convert('RGBA')
     return im.convert('RGB')
+
 
 def _deep(im):
     "Grey of more than 8 bits, which Pillow's own conversion clips instead of scaling"
-    values,tags = np.asarray(im),getattr(im, 'tag_v2', {})
-    if im.mode=='I' and im.format in ('PPM', 'PNG'): values = values.astype(np.uint16)      # 16 bits, says the format
-    if im.mode.startswith('I;16') and tags.get(258)==(12,): values = values<<4              # a TIFF of 12 bits
+    values = np.asarray(im)
+    tags = getattr(im, 'tag_v2', {})
+    if im.mode == 'I' and im.format in ('PPM', 'PNG'):
+        values = values.astype(np.uint16)  # 16 bits, says the format
+    if im.mode.startswith('I;16') and tags.get(258) == (12,):
+        values = values << 4  # a TIFF of 12 bits
     grey = _eight_bits(values)
-    return 255-grey if tags.get(262)==0 else grey       # a TIFF in which 0 is white; Pillow sees to it in 8 bits only
+    return 255 - grey if tags.get(262) == 0 else grey  # a TIFF in which 0 is white; Pillow sees to it in 8 bits only
+
 
 def _eight_bits(values):
     "Grey or color values as bytes, by the rules above. What is white must be known, or it is an ImageError"
-    kind,bits = values.dtype.kind,values.dtype.itemsize*8
-    if kind=='b': return values.astype(np.uint8)*np.uint8(255)
-    if kind=='u' and bits==8: return values
-    if kind=='u' and bits==16: return (values>>8).astype(np.uint8)
-    if kind not in 'iuf': raise ImageError(f"values of the type {values.dtype} are no image; give uint8")
-    low,high = values.min(),values.max()
-    if low>=0:      # not so if there is a NaN
-        if kind=='f' and high<=1: return (values*255+.5).astype(np.uint8)
-        if high<=255: return values.astype(np.uint8)
-        if kind!='f' and high<=65535: return (values>>8).astype(np.uint8)
-    raise ImageError(f"{values.dtype} values from {low:g} to {high:g} do not say what is black and what is white; "
-                     "scale them to 0..255 and store them as uint8")
+    kind = values.dtype.kind
+    bits = values.dtype.itemsize * 8
+    if kind == 'b':
+        return values.astype(np.uint8) * np.uint8(255)
+    if kind == 'u' and bits == 8:
+        return values
+    if kind == 'u' and bits == 16:
+        return (values >> 8).astype(np.uint8)
+    if kind not in 'iuf':
+        raise ImageError(f"values of the type {values.dtype} are no image; give uint8")
+    low = values.min()
+    high = values.max()
+    if low >= 0:  # not so if there is a NaN
+        if kind == 'f' and high <= 1:
+            return (values * 255 + 0.5).astype(np.uint8)
+        if high <= 255:
+            return values.astype(np.uint8)
+        if kind != 'f' and high <= 65535:
+            return (values >> 8).astype(np.uint8)
+    raise ImageError(
+        f"{values.dtype} values from {low:g} to {high:g} do not say what is black and what is white; "
+        "scale them to 0..255 and store them as uint8"
+    )
 
-def _from_array(o)->Image.Image:
+
+def _from_array(o) -> Image.Image:
     "An array or a tensor as a PIL image"
     if isinstance(o, torch.Tensor):
-        if o.dtype!=torch.uint8 or not (o.ndim==2 or o.ndim==3 and o.shape[0] in (1, 2, 3, 4)):
-            raise ImageError(f"an image tensor must be uint8, C x H x W with 1 to 4 channels; got {o.dtype}, shape {tuple(o.shape)}; "
-                             "leave ToTensor and Normalize transforms out")
+        if o.dtype != torch.uint8 or not (o.ndim == 2 or o.ndim == 3 and o.shape[0] in (1, 2, 3, 4)):
+            raise ImageError(
+                f"an image tensor must be uint8, C x H x W with 1 to 4 channels; got {o.dtype}, shape "
+                f"{tuple(o.shape)}; leave ToTensor and Normalize transforms out"
+            )
         values = o.detach().cpu().numpy()
-        if o.ndim==3: values = values.transpose(1, 2, 0)
-    elif hasattr(o, '__array_interface__'): values = np.asarray(o)
-    else: raise ImageError(f"cannot make an image of a {type(o).__name__}; give a path, a PIL image, an array or a uint8 tensor")
-    if not (values.ndim==2 or values.ndim==3 and values.shape[2] in (1, 2, 3, 4)) or not values.size:
+        if o.ndim == 3:
+            values = values.transpose(1, 2, 0)
+    elif hasattr(o, '__array_interface__'):
+        values = np.asarray(o)
+    else:
+        raise ImageError(
+            f"cannot make an image of a {type(o).__name__}; give a path, a PIL image, an array or a uint8 tensor"
+        )
+    if not (values.ndim == 2 or values.ndim == 3 and values.shape[2] in (1, 2, 3, 4)) or not values.size:
         raise ImageError(f"an image array must be H x W or H x W x C with 1 to 4 channels; got shape {values.shape}")
-    if values.ndim==3 and values.shape[2]==1: values = values[:, :, 0]
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(_eight_bits(values)))
 
 # %% ../../nbs/data/02_images.ipynb #d3c0de05
-def _mark(im, where)->int:
-    "Rotation mark, 1 to 8, from Exif or XMP. To be asked after loading: a TIFF turns itself then, and takes its mark away"
-    try: mark = im.getexif().get(0x112, 1)
-    except Exception as e:      # Exif is a file format of its own, and can be damaged in as many ways
+def _mark(im, where) -> int:
+    """Rotation mark, 1 to 8, from Exif or XMP. To be asked after loading: a TIFF turns itself then, and takes its mark
+    away"""
+    try:
+        mark = im.getexif().get(0x112, 1)
+    except Exception as e:  # Exif is a file format of its own, and can be damaged in as many ways
         warnings.warn(f"{where}: its Exif cannot be read ({_reason(e)}); if it has a rotation mark, that is not obeyed")
         return 1
-    return next((m for m in _turns if m==mark), 1)
+    return next((m for m in _turns if m == mark), 1)
+
 
 # EXIF's rotation marks, as what undoes them
 _turns = {
@@ -350,459 +542,722 @@ _turns = {
     8: lambda x: x.transpose(0, 1).flip(0),
 }
 
+
 def _clip_box(box, w, h):
     "A box of the viewed picture of w x h pixels, clipped to it"
-    if box is None: return (0, 0, w, h)
-    try: x0,y0,x1,y1 = map(float, box)
-    except (TypeError, ValueError): raise ImageError(f"a box is four numbers, x0, y0, x1, y1; got {box!r}") from None
-    if any(v!=v for v in (x0, y0, x1, y1)): raise ImageError(f"the box {tuple(box)} has an empty entry; fill it or leave the row out")
-    x0,y0,x1,y1 = max(x0, 0),max(y0, 0),min(x1, w),min(y1, h)
-    if x1-x0<1 or y1-y0<1: raise ImageError(f"the box {tuple(box)} lies outside the image of {w} x {h} pixels; mend the box columns")
-    return x0,y0,x1,y1
+    if box is None:
+        return (0, 0, w, h)
+    try:
+        x0, y0, x1, y1 = map(float, box)
+    except (TypeError, ValueError):
+        raise ImageError(f"a box is four numbers, x0, y0, x1, y1; got {box!r}") from None
+    if any(v != v for v in (x0, y0, x1, y1)):
+        raise ImageError(f"the box {tuple(box)} has an empty entry; fill it or leave the row out")
+    x0 = max(x0, 0)
+    y0 = max(y0, 0)
+    x1 = min(x1, w)
+    y1 = min(y1, h)
+    if x1 - x0 < 1 or y1 - y0 < 1:
+        raise ImageError(f"the box {tuple(box)} lies outside the image of {w} x {h} pixels; mend the box columns")
+    return x0, y0, x1, y1
+
 
 def _stored_box(box, mark, w, h):
     "The same box in the picture as it is stored, before it is turned; that has w x h pixels"
-    x0,y0,x1,y1 = box
-    if mark>=5: x0,y0,x1,y1 = y0,x0,y1,x1
-    if mark in (2, 3, 7, 8): x0,x1 = w-x1,w-x0
-    if mark in (3, 4, 6, 7): y0,y1 = h-y1,h-y0
-    return x0,y0,x1,y1
+    x0, y0, x1, y1 = box
+    if mark >= 5:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if mark in (2, 3, 7, 8):
+        x0, x1 = w - x1, w - x0
+    if mark in (3, 4, 6, 7):
+        y0, y1 = h - y1, h - y0
+    return x0, y0, x1, y1
 
 # %% ../../nbs/data/02_images.ipynb #d3c0de07
 def jpeg_head(
-    b:bytes,    # a whole file
-)->tuple|None:  # width and height; None if it is no JPEG, not of 3 components of 8 bits, cut short, or says anything in Exif or XMP (it may be turned)
+    b: bytes,  # a whole file
+) -> (
+    tuple | None
+):  # width and height; None if it is no JPEG, not of 3 components of 8 bits, cut short, or says anything in Exif or XMP (it may be turned)
     "Size of a plain JPEG, read from its markers: a tenth of the time that Pillow takes to open it"
     return _plain_size(b, _jpeg_frame(b))
 
-def _plain_size(b, frame):
-    if not frame or b[-2:]!=b'\xff\xd9': return None
-    at,_,plain = frame
-    return (b[at+7]*256+b[at+8], b[at+5]*256+b[at+6]) if plain and b[at+4]==8 and b[at+9]==3 else None
 
-def _jpeg_frame(b)->tuple|None:
+def _plain_size(b, frame):
+    if not frame or b[-2:] != b'\xff\xd9':
+        return None
+    at, _, plain = frame
+    return (
+        (b[at + 7] * 256 + b[at + 8], b[at + 5] * 256 + b[at + 6])
+        if plain and b[at + 4] == 8 and b[at + 9] == 3
+        else None
+    )
+
+
+def _jpeg_frame(b) -> tuple | None:
     "Where a JPEG's frame marker and its first scan lie, and whether nothing in it can be a rotation mark"
-    if b[:2]!=b'\xff\xd8': return None
-    i,at,plain = 2,None,True
-    while i+9<len(b) and b[i]==255:
-        marker,n = b[i+1],b[i+2]*256+b[i+3]
-        if marker==0xDA: return at and (at, i, plain)
+    if b[:2] != b'\xff\xd8':
+        return None
+    i = 2
+    at = None
+    plain = True
+    while i + 9 < len(b) and b[i] == 255:
+        marker = b[i + 1]
+        n = b[i + 2] * 256 + b[i + 3]
+        if marker == 0xDA:
+            return at and (at, i, plain)
         # the end, padding, markers without a length: rare, and Pillow's to judge
-        if marker in (0x01, 0xFF) or 0xD0<=marker<=0xD9 or n<2: return None
-        if marker==0xE1: plain = False
-        if 0xC0<=marker<=0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if at: return None
+        if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD9 or n < 2:
+            return None
+        if marker == 0xE1:
+            plain = False
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if at:
+                return None
             at = i
-        i += 2+n
+        i += 2 + n
+
 
 # a marker within the data of a scan, but for those that belong there
 _marker = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 
-# bits that are no code of any Huffman table: a decoder that still needs blocks makes at most two of them, and then asks for more
-_no_code = b'\xff\x00'*8
+# bits that are no code of any Huffman table: a decoder that still needs blocks makes at most two of them, and then asks
+# for more
+_no_code = b'\xff\x00' * 8
 
 # %% ../../nbs/data/02_images.ipynb #ce39c118
-def _missing(b, frame, corner)->str|None:
-    "What a JPEG lacks though it has an end mark: libjpeg gives no error then, but fills up with grey. `corner` is its last pixel, as decoded"
-    if ImageFile.LOAD_TRUNCATED_IMAGES or not frame: return None
-    at,scan,_ = frame
-    kind = b[at+1]
-    if kind==0xC2: return _missing_scans(b, at, scan)
+def _missing(b, frame, corner) -> str | None:
+    """What a JPEG lacks though it has an end mark: libjpeg gives no error then, but fills up with grey. `corner` is
+    its last pixel, as decoded"""
+    if ImageFile.LOAD_TRUNCATED_IMAGES or not frame:
+        return None
+    at, scan, _ = frame
+    kind = b[at + 1]
+    if kind == 0xC2:
+        return _missing_scans(b, at, scan)
     # only Huffman codes in one go can be looked through; the last block of a cut file is grey, unless it has but one
-    if kind not in (0xC0, 0xC1) or not (_is_grey(corner) or max(b[at+5:at+9:2])==0 and b[at+6]*b[at+8]<=256): return None
-    heads,end = _scans(b, scan)
-    if len(heads)>1: return None
-    im = Image.open(io.BytesIO(bytes(b[:end])+_no_code))
+    if kind not in (0xC0, 0xC1) or not (
+        _is_grey(corner) or max(b[at + 5 : at + 9 : 2]) == 0 and b[at + 6] * b[at + 8] <= 256
+    ):
+        return None
+    heads, end = _scans(b, scan)
+    if len(heads) > 1:
+        return None
+    im = Image.open(io.BytesIO(bytes(b[:end]) + _no_code))
     im.draft('L', (1, 1))
-    try: im.load()
-    except OSError: return 'its data ends before the last block'
+    try:
+        im.load()
+    except OSError:
+        return 'its data ends before the last block'
+
 
 def _is_grey(corner):
     "Could this pixel come of coefficients that are all 0?"
-    if len(corner)==3: return abs(299*corner[0]+587*corner[1]+114*corner[2]-128000)<=1500      # whatever its color: that leaks in from next to it
-    return abs(corner[-1]-128)<=1
+    if len(corner) == 3:
+        # whatever its color: that leaks in from next to it
+        return abs(299 * corner[0] + 587 * corner[1] + 114 * corner[2] - 128000) <= 1500
+    return abs(corner[-1] - 128) <= 1
+
 
 def _scans(b, i):
     "Headers of a JPEG's scans, the first of which starts at `i`; and where the data of the last one ends"
-    heads,end = [],len(b)
-    while i+4<len(b) and b[i]==255 and b[i+1]!=0xD9:
-        after = i+2+b[i+2]*256+b[i+3]
-        if b[i+1]==0xDA:
-            heads.append(b[i+4:after])
+    heads = []
+    end = len(b)
+    while i + 4 < len(b) and b[i] == 255 and b[i + 1] != 0xD9:
+        after = i + 2 + b[i + 2] * 256 + b[i + 3]
+        if b[i + 1] == 0xDA:
+            heads.append(b[i + 4 : after])
             found = _marker.search(b, after)
             end = after = found.start() if found else len(b)
         i = after
-    return heads,end
+    return heads, end
+
 
 def _missing_scans(b, at, scan):
     "A progressive JPEG sends every coefficient's bits in several scans, the lowest last"
-    done = {b[at+10+3*k]: 0 for k in range(b[at+9])}       # by component: a bit for each of 64 coefficients that is there to its last
+    # by component: a bit for each of 64 coefficients that is there to its last
+    done = {b[at + 10 + 3 * k]: 0 for k in range(b[at + 9])}
     for head in _scans(b, scan)[0]:
         n = head[0]
-        first,last,bits_left = head[1+2*n],head[2+2*n],head[3+2*n] & 15
+        first = head[1 + 2 * n]
+        last = head[2 + 2 * n]
+        bits_left = head[3 + 2 * n] & 15
         if not bits_left:
-            for c in head[1:1+2*n:2]: done[c] |= (2<<last)-(1<<first)
-    return 'its last scans are missing' if min(done.values())<2**64-1 else None
+            for c in head[1 : 1 + 2 * n : 2]:
+                done[c] |= (2 << last) - (1 << first)
+    return 'its last scans are missing' if min(done.values()) < 2**64 - 1 else None
 
 # %% ../../nbs/data/02_images.ipynb #b0e6c399
 def decode(
-    item,           # path, PIL image, array H x W or H x W x C, or uint8 tensor C x H x W, of 1 to 4 channels
-    P:int,          # side of the square it is squashed to
-    box=None,       # x0, y0, x1, y1 in pixels of the picture as viewed: only this part of it; clipped to it
-)->tuple:           # uint8 P x P x 3 tensor; width and height of the image (or of the box) as viewed
+    item,  # path, PIL image, array H x W or H x W x C, or uint8 tensor C x H x W, of 1 to 4 channels
+    P: int,  # side of the square it is squashed to
+    box=None,  # x0, y0, x1, y1 in pixels of the picture as viewed: only this part of it; clipped to it
+) -> tuple:  # uint8 P x P x 3 tensor; width and height of the image (or of the box) as viewed
     "RGB pixels of an image, squashed to a square, and its original size"
-    if not hasattr(P, '__index__') or P<1: raise ValueError(f"decode: P is a whole number of pixels, 1 or more, got {P!r}")
-    try: return _decode(item, P, box)
-    except ImageError as e: reason = str(e)
-    except Exception as e:      # decoders raise of everything at a damaged file; Ctrl-C is no Exception
+    if not hasattr(P, '__index__') or P < 1:
+        raise ValueError(f"decode: P is a whole number of pixels, 1 or more, got {P!r}")
+    try:
+        return _decode(item, P, box)
+    except ImageError as e:
+        reason = str(e)
+    except Exception as e:  # decoders raise of everything at a damaged file; Ctrl-C is no Exception
         reason = f"not a readable image ({_reason(e)}); remove or replace it, find_bad lists all such files"
     raise ImageError(f"{_where(item)}: {reason}")
 
+
 def _decode(item, P, box):
     "The decoders: torchvision's for what is plain, Pillow for all else and to say what is wrong"
-    if isinstance(item, Image.Image): return _by_pillow(item, P, box, _where(item))
-    if not isinstance(item, (str, os.PathLike)): return _by_pillow(_from_array(item), P, box, _where(item))
+    if isinstance(item, Image.Image):
+        return _by_pillow(item, P, box, _where(item))
+    if not isinstance(item, (str, os.PathLike)):
+        return _by_pillow(_from_array(item), P, box, _where(item))
     b = _read(item)
     frame = _jpeg_frame(b)
-    if box is None and (got := _turbo(b, frame, P)): return got
-    with Image.open(io.BytesIO(b)) as im: return _by_pillow(im, P, box, _where(item), b, frame)
+    if box is None and (got := _turbo(b, frame, P)):
+        return got
+    with Image.open(io.BytesIO(b)) as im:
+        return _by_pillow(im, P, box, _where(item), b, frame)
+
 
 def _by_pillow(im, P, box, where, b=None, frame=None):
     "An image of Pillow's. `b`: the file that it was opened from; else it is the caller's, and stays as it is"
     jpeg = b is not None and im.format in ('JPEG', 'MPO')
-    if not jpeg: im.load()
-    if 0 in im.size: raise ImageError('has no pixels; leave it out')
-    mark,(w,h) = _mark(im, where),im.size
-    viewed = _clip_box(box, *((h, w) if mark>=5 else (w, h)))
-    x0,y0,x1,y1 = _stored_box(viewed, mark, w, h)
-    if jpeg:
-        im.draft(None, (int(P*w/(x1-x0)), int(P*h/(y1-y0))))
+    if not jpeg:
         im.load()
-        corner = im.getpixel((im.size[0]-1, im.size[1]-1))
-        if lack := _missing(b, frame, corner if isinstance(corner, tuple) else (corner,)): raise OSError(f"it is cut short before its end mark: {lack}")
-    if box is None and im.size==(w, h): x = _squash(_pixels(to_rgb(im)).permute(2, 0, 1), P)     # decoded whole, resized whole
+    if 0 in im.size:
+        raise ImageError('has no pixels; leave it out')
+    mark, (w, h) = _mark(im, where), im.size
+    viewed = _clip_box(box, *((h, w) if mark >= 5 else (w, h)))
+    x0, y0, x1, y1 = _stored_box(viewed, mark, w, h)
+    if jpeg:
+        im.draft(None, (int(P * w / (x1 - x0)), int(P * h / (y1 - y0))))
+        im.load()
+        corner = im.getpixel((im.size[0] - 1, im.size[1] - 1))
+        if lack := _missing(b, frame, corner if isinstance(corner, tuple) else (corner,)):
+            raise OSError(f"it is cut short before its end mark: {lack}")
+    if box is None and im.size == (w, h):
+        x = _squash(_pixels(to_rgb(im)).permute(2, 0, 1), P)  # decoded whole, resized whole
     else:
-        kx,ky = im.size[0]/w,im.size[1]/h
-        x = _pixels(to_rgb(im).resize((P, P), Image.BILINEAR, (x0*kx, y0*ky, x1*kx, y1*ky), reducing_gap=3.))
-    if mark in _turns: x = _turns[mark](x)
-    return x.contiguous(),(viewed[2]-viewed[0], viewed[3]-viewed[1])
+        kx = im.size[0] / w
+        ky = im.size[1] / h
+        x = _pixels(to_rgb(im).resize((P, P), Image.BILINEAR, (x0 * kx, y0 * ky, x1 * kx, y1 * ky), reducing_gap=3.0))
+    if mark in _turns:
+        x = _turns[mark](x)
+    return x.contiguous(), (viewed[2] - viewed[0], viewed[3] - viewed[1])
 
 # %% ../../nbs/data/02_images.ipynb #894132df
 def viewed(
-    item,           # as for `decode`
-    box=None,       # as for `decode`; rounded to whole pixels
-)->torch.Tensor:    # uint8, height x width x 3
+    item,  # as for `decode`
+    box=None,  # as for `decode`; rounded to whole pixels
+) -> torch.Tensor:  # uint8, height x width x 3
     "RGB pixels of an image in its own size, as a viewer shows it"
-    try: return _viewed(item, box)
-    except ImageError as e: reason = str(e)
-    except Exception as e:      # as in `decode`
+    try:
+        return _viewed(item, box)
+    except ImageError as e:
+        reason = str(e)
+    except Exception as e:  # as in `decode`
         reason = f"not a readable image ({_reason(e)}); remove or replace it, find_bad lists all such files"
     raise ImageError(f"{_where(item)}: {reason}")
+
 
 def _viewed(item, box):
     if isinstance(item, (str, os.PathLike)):
         b = _read(item)
-        with Image.open(io.BytesIO(b)) as im: x,mark = _loaded(im, item, b)
-    else: x,mark = _loaded(item if isinstance(item, Image.Image) else _from_array(item), item)
-    if mark in _turns: x = _turns[mark](x)
-    height,width,_ = x.shape
-    x0,y0,x1,y1 = (round(v) for v in _clip_box(box, width, height))
+        with Image.open(io.BytesIO(b)) as im:
+            x, mark = _loaded(im, item, b)
+    else:
+        x, mark = _loaded(item if isinstance(item, Image.Image) else _from_array(item), item)
+    if mark in _turns:
+        x = _turns[mark](x)
+    height, width, _ = x.shape
+    x0, y0, x1, y1 = (round(v) for v in _clip_box(box, width, height))
     return x[y0:y1, x0:x1].contiguous()
+
 
 def _loaded(im, item, b=None):
     "Pixels and rotation mark of an image of Pillow's; `b` is the file that it was opened from"
     im.load()
-    if 0 in im.size: raise ImageError('has no pixels; leave it out')
+    if 0 in im.size:
+        raise ImageError('has no pixels; leave it out')
     rgb = to_rgb(im)
     if b is not None and im.format in ('JPEG', 'MPO'):
-        corner = im.getpixel((im.size[0]-1, im.size[1]-1))
+        corner = im.getpixel((im.size[0] - 1, im.size[1] - 1))
         lack = _missing(b, _jpeg_frame(b), corner if isinstance(corner, tuple) else (corner,))
-        if lack: raise OSError(f"it is cut short before its end mark: {lack}")
-    return _pixels(rgb),_mark(im, _where(item))
+        if lack:
+            raise OSError(f"it is cut short before its end mark: {lack}")
+    return _pixels(rgb), _mark(im, _where(item))
 
-def _pixels(im): return torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(im.size[1], im.size[0], 3)
+
+def _pixels(im):
+    return torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(im.size[1], im.size[0], 3)
+
 
 def _squash(x, P):
-    "3 x H x W, channels last in memory, to P x P x 3. Few operations of torch's: each gives the interpreter's lock away, and waits to get it back"
-    _,h,w = x.shape
-    if x.stride()!=(1, w*3, 3): x = x.permute(1, 2, 0).contiguous()
-    y = torch.ops.aten._upsample_bilinear2d_aa.default(x.as_strided((1, 3, h, w), (h*w*3, 1, w*3, 3)), (P, P), False)    # F.interpolate's, without its questions
-    if y.stride()[1:]!=(1, P*3, 3): y = y.contiguous(memory_format=torch.channels_last)
+    """3 x H x W, channels last in memory, to P x P x 3. Few operations of torch's: each gives the interpreter's lock
+    away, and waits to get it back"""
+    _, h, w = x.shape
+    if x.stride() != (1, w * 3, 3):
+        x = x.permute(1, 2, 0).contiguous()
+    # F.interpolate's, without its questions
+    y = torch.ops.aten._upsample_bilinear2d_aa.default(
+        x.as_strided((1, 3, h, w), (h * w * 3, 1, w * 3, 3)), (P, P), False
+    )
+    if y.stride()[1:] != (1, P * 3, 3):
+        y = y.contiguous(memory_format=torch.channels_last)
     return torch.from_numpy(y.numpy()[0].transpose(1, 2, 0))
 
 # %% ../../nbs/data/02_images.ipynb #de82859d
 def _turbo(b, frame, P):
     "A plain JPEG by torchvision's decoder, faster than Pillow's. None where Pillow shall do it, or say what is wrong"
     try:
-        if not (head := _plain_size(b, frame)) or min(head)//P>1: return None        # Pillow decodes large ones at half the size or less
-        w,h = head
-        if Image.MAX_IMAGE_PIXELS and w*h>Image.MAX_IMAGE_PIXELS or not (decoder := _jpeg_decoder()): return None
-        x = decoder(torch.frombuffer(b, dtype=torch.uint8), 3, False)     # 3: RGB
-        seen = x.numpy()        # numpy takes a third of the time for single numbers
-        if seen.shape!=(3, h, w) or _missing(b, frame, seen[:, -1, -1].tolist()): return None
-        return _squash(x, P),head
-    except Exception: return None       # Pillow will meet the same, and name it
+        if not (head := _plain_size(b, frame)) or min(head) // P > 1:
+            return None  # Pillow decodes large ones at half the size or less
+        w, h = head
+        if Image.MAX_IMAGE_PIXELS and w * h > Image.MAX_IMAGE_PIXELS or not (decoder := _jpeg_decoder()):
+            return None
+        x = decoder(torch.frombuffer(b, dtype=torch.uint8), 3, False)  # 3: RGB
+        seen = x.numpy()  # numpy takes a third of the time for single numbers
+        if seen.shape != (3, h, w) or _missing(b, frame, seen[:, -1, -1].tolist()):
+            return None
+        return _squash(x, P), head
+    except Exception:
+        return None  # Pillow will meet the same, and name it
+
 
 @cache
 def _jpeg_decoder():
     try:
-        import torchvision.io       # here: importing it takes a while; then the operator itself, for the function around it warns that it will go
+        # here: importing it takes a while; then the operator itself, for the function around it warns that it will go
+        import torchvision.io
+
         return torch.ops.image.decode_jpeg.default
     except (ImportError, AttributeError, RuntimeError, OSError) as e:
-        warnings.warn(f"decode: torchvision's JPEG decoder is not there ({_reason(e)}); Pillow decodes instead, half as fast again. Install torchvision")
+        warnings.warn(
+            f"decode: torchvision's JPEG decoder is not there ({_reason(e)}); Pillow decodes instead, "
+            "half as fast again. Install torchvision"
+        )
+
 
 def _where(item):
-    if isinstance(item, (str, os.PathLike)): return os.fspath(item)
+    if isinstance(item, (str, os.PathLike)):
+        return os.fspath(item)
     return getattr(item, 'filename', '') or f"image ({type(item).__name__})"
+
 
 def _reason(e):
     "What an exception says, in a line"
-    if isinstance(e, UnidentifiedImageError): return 'its content is no image format known here'
-    if isinstance(e, MemoryError): return 'not enough memory for it'
+    if isinstance(e, UnidentifiedImageError):
+        return 'its content is no image format known here'
+    if isinstance(e, MemoryError):
+        return 'not enough memory for it'
     text = str(e).split('\n')[0]
-    return text if text and isinstance(e, (OSError, SyntaxError, ValueError, Image.DecompressionBombError)) else f"{type(e).__name__} {text}".strip()
+    return (
+        text
+        if text and isinstance(e, (OSError, SyntaxError, ValueError, Image.DecompressionBombError))
+        else f"{type(e).__name__} {text}".strip()
+    )
 
 # %% ../../nbs/data/02_images.ipynb #0c87a339
-_magic = (b'\xff\xd8', b'\x89PNG', b'RIFF', b'BM', b'GIF8', b'II*\0', b'MM\0*', b'P1', b'P2', b'P3', b'P4', b'P5', b'P6', b'II+\0', b'MM\0+')
+_magic = (
+    b'\xff\xd8',
+    b'\x89PNG',
+    b'RIFF',
+    b'BM',
+    b'GIF8',
+    b'II*\0',
+    b'MM\0*',
+    b'P1',
+    b'P2',
+    b'P3',
+    b'P4',
+    b'P5',
+    b'P6',
+    b'II+\0',
+    b'MM\0+',
+)
 
-def _suspect(f)->bool:
+
+def _suspect(f) -> bool:
     "Do the first or last bytes not look like an image's?"
-    try: fd,_ = _open(f)
-    except (ImageError, ValueError): return True
+    try:
+        fd, _ = _open(f)
+    except (ImageError, ValueError):
+        return True
     try:
         with open(fd, 'rb', buffering=0) as s:
             head = s.read(8)
-            end = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}.get(head[:2], b'')    # how JPEG and PNG files end
+            end = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}.get(head[:2], b'')  # how JPEG and PNG files end
             s.seek(-min(64, s.seek(0, 2)), 2)
-            known = head.startswith(_magic) or head[4:] in (b'ftyp', b'jP  ')      # AVIF and JPEG 2000 begin with a length
+            known = head.startswith(_magic) or head[4:] in (b'ftyp', b'jP  ')  # AVIF and JPEG 2000 begin with a length
             return not known or end not in s.read()
-    except OSError: return True
+    except OSError:
+        return True
+
 
 def _in_threads(f, jobs, threads):
     "`f` of each job, in order, a few ahead. Ctrl-C ends it with the jobs that have begun"
-    pool,begun = ThreadPoolExecutor(threads),deque()
+    pool = ThreadPoolExecutor(threads)
+    begun = deque()
     try:
         for job in jobs:
             begun.append(pool.submit(f, job))
-            if len(begun)>4*threads: yield begun.popleft().result()
-        while begun: yield begun.popleft().result()
-    finally: pool.shutdown(wait=False, cancel_futures=True)
+            if len(begun) > 4 * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
 
 def find_bad(
-    files:list,             # paths
-    threads:int=None,       # None: one a core
-)->list:                    # (path, message) of the files that cannot be decoded
+    files: list,  # paths
+    threads: int = None,  # None: one a core
+) -> list:  # (path, message) of the files that cannot be decoded
     "Decode every file and list those that fail"
-    if isinstance(files, (str, os.PathLike)): raise TypeError(f"find_bad: takes a list of paths, got one, {files}")
+    if isinstance(files, (str, os.PathLike)):
+        raise TypeError(f"find_bad: takes a list of paths, got one, {files}")
+
     def bad(f):
-        try: decode(f, 32)
-        except ImageError as e: return (f, str(e))
+        try:
+            decode(f, 32)
+        except ImageError as e:
+            return (f, str(e))
+
     return [o for o in _in_threads(bad, files, threads or os.cpu_count() or 1) if o]
 
-def quick_check(files:list):
+
+def quick_check(files: list):
     "Raise ImageError, naming the files, if some are no images or are cut short"
-    def odd(i): return [f for f in files[i:i+256] if _suspect(f)]       # a job for each file costs more than to look at it
+
+    def odd(i):
+        return [f for f in files[i : i + 256] if _suspect(f)]  # a job for each file costs more than to look at it
+
     bad = find_bad([f for fs in _in_threads(odd, range(0, len(files), 256), 8) for f in fs])
     if bad:
-        raise ImageError(f"{bad[0][1]}" + (f" ({len(bad)} files in all)" if len(bad)>1 else ''))
+        raise ImageError(f"{bad[0][1]}" + (f" ({len(bad)} files in all)" if len(bad) > 1 else ''))
 
 # %% ../../nbs/data/02_images.ipynb #1120d265
 class Paths(Sequence):
     "A list of paths as strings, packed: one run of bytes and where each path ends, not an object each"
-    def __init__(self,
-        files:list,     # strings or `Path`s
+
+    def __init__(
+        self,
+        files: list,  # strings or `Path`s
     ):
-        if isinstance(files, (str, os.PathLike)): raise TypeError(f"Paths: takes a list of paths, got one, {files}")
-        text = torch.frombuffer(bytearray('\0'.join(('', *map(os.fspath, files), '')), 'utf-8', 'surrogateescape'), dtype=torch.uint8)
-        self._text,self._ends = text.numpy(),(text==0).nonzero()[:, 0].numpy()
-        if len(self)!=len(files): raise ValueError("Paths: there is a path with a zero byte in it; no file has such a name")
-    def _read(self, i, j): return self._text[self._ends[i]+1:self._ends[j]].tobytes().decode('utf-8', 'surrogateescape')     # paths i up to j
+        if isinstance(files, (str, os.PathLike)):
+            raise TypeError(f"Paths: takes a list of paths, got one, {files}")
+        text = torch.frombuffer(
+            bytearray('\0'.join(('', *map(os.fspath, files), '')), 'utf-8', 'surrogateescape'), dtype=torch.uint8
+        )
+        self._text, self._ends = text.numpy(), (text == 0).nonzero()[:, 0].numpy()
+        if len(self) != len(files):
+            raise ValueError("Paths: there is a path with a zero byte in it; no file has such a name")
+
+    def _read(self, i, j):
+        # paths i up to j
+        return self._text[self._ends[i] + 1 : self._ends[j]].tobytes().decode('utf-8', 'surrogateescape')
+
     def parts(self):
         "Lists of a few thousand paths"
-        return (self._read(i, min(i+4096, len(self))).split('\0') for i in range(0, len(self), 4096))
-    def __len__(self): return len(self._ends)-1
+        return (self._read(i, min(i + 4096, len(self))).split('\0') for i in range(0, len(self), 4096))
+
+    def __len__(self):
+        return len(self._ends) - 1
+
     def __getitem__(self, i):
         i = range(len(self))[i]
-        return Paths([self[j] for j in i]) if isinstance(i, range) else self._read(i, i+1)
+        return Paths([self[j] for j in i]) if isinstance(i, range) else self._read(i, i + 1)
+
     def __iter__(self):
-        for fs in self.parts(): yield from fs
-    def __eq__(self, o): return isinstance(o, Sequence) and len(self)==len(o) and all(map(operator.eq, self, o))
-    def __repr__(self): return f"Paths({list(self[:2])!r}{', ...' if len(self)>2 else ''} {len(self):,} in all)"
-    def page(self, to): self._text,self._ends = (to(torch.from_numpy(a)).numpy() for a in (self._text, self._ends))
+        for fs in self.parts():
+            yield from fs
+
+    def __eq__(self, o):
+        return isinstance(o, Sequence) and len(self) == len(o) and all(map(operator.eq, self, o))
+
+    def __repr__(self):
+        return f"Paths({list(self[:2])!r}{', ...' if len(self) > 2 else ''} {len(self):,} in all)"
+
+    def page(self, to):
+        self._text, self._ends = (to(torch.from_numpy(a)).numpy() for a in (self._text, self._ends))
 
 # %% ../../nbs/data/02_images.ipynb #ec52de1f
 class FileSource:
     "Image files, with a label and perhaps a box each"
-    def __init__(self,
-        files:list,         # paths
-        labels=None,        # class indices; None where they are not known (to predict)
-        boxes:list=None,    # x0, y0, x1, y1 in pixels for each file
-    ):
-        if not len(files): raise ValueError("images: the list of files is empty")
-        if boxes is not None and len(boxes)!=len(files): raise ValueError(f"images: {len(files)} files but {len(boxes)} boxes")
-        self.files = Paths(files) if all(isinstance(f, (str, os.PathLike)) for f in files) else files
-        self.base = _here()     # relative names stay right when the process goes to another folder
-        self.boxes = None if boxes is None else torch.tensor([_box(b, files[i]) for i,b in enumerate(boxes)], dtype=torch.float64)
-        self.labels = None if labels is None else torch.as_tensor(labels)
-        if labels is not None and len(self.labels)!=len(files): raise ValueError(f"images: {len(files)} files but {len(self.labels)} labels")
-    def __len__(self): return len(self.files)
-    def get(self, i:int, P:int): return decode(self.file(i), P, None if self.boxes is None else self.boxes[i].tolist())
 
-    def viewed(self, i:int)->torch.Tensor:
+    def __init__(
+        self,
+        files: list,  # paths
+        labels=None,  # class indices; None where they are not known (to predict)
+        boxes: list = None,  # x0, y0, x1, y1 in pixels for each file
+    ):
+        if not len(files):
+            raise ValueError("images: the list of files is empty")
+        if boxes is not None and len(boxes) != len(files):
+            raise ValueError(f"images: {len(files)} files but {len(boxes)} boxes")
+        self.files = Paths(files) if all(isinstance(f, (str, os.PathLike)) for f in files) else files
+        self.base = _here()  # relative names stay right when the process goes to another folder
+        self.boxes = (
+            None
+            if boxes is None
+            else torch.tensor([_box(b, files[i]) for i, b in enumerate(boxes)], dtype=torch.float64)
+        )
+        self.labels = None if labels is None else torch.as_tensor(labels)
+        if labels is not None and len(self.labels) != len(files):
+            raise ValueError(f"images: {len(files)} files but {len(self.labels)} labels")
+
+    def __len__(self):
+        return len(self.files)
+
+    def get(self, i: int, P: int):
+        return decode(self.file(i), P, None if self.boxes is None else self.boxes[i].tolist())
+
+    def viewed(self, i: int) -> torch.Tensor:
         "Image `i` in its own size (or its box), uint8, height x width x 3"
         return viewed(self.file(i), None if self.boxes is None else self.boxes[i].tolist())
 
-
-    def file(self, i:int):
+    def file(self, i: int):
         "Image `i` as `decode` takes it: the whole path of a file, or the image itself"
         f = self.files[i]
         return os.path.join(self.base, os.path.expanduser(f)) if isinstance(f, str) else f
 
-    def name(self, i:int)->str:
+    def name(self, i: int) -> str:
         "Where to find image `i`: the whole path of its file"
         f = self.file(i)
         return os.fspath(f) if isinstance(f, (str, os.PathLike)) else f'image {i} ({type(f).__name__})'
 
-    def key(self)->str|None:
+    def key(self) -> str | None:
         "A name for this list of files and boxes: the same list gives the same. None if they are not all files"
-        if not isinstance(self.files, Paths): return None
+        if not isinstance(self.files, Paths):
+            return None
         h = hashlib.blake2b(digest_size=12)
-        for i,fs in enumerate(self.files.parts()): h.update(b'\0'*(i>0)+'\0'.join(os.path.normpath(os.path.join(self.base, f)) for f in fs).encode('utf-8', 'surrogateescape'))
-        if self.boxes is not None: h.update(repr([tuple(b) for b in self.boxes.tolist()]).encode())
+        for i, fs in enumerate(self.files.parts()):
+            h.update(
+                b'\0' * (i > 0)
+                + '\0'.join(os.path.normpath(os.path.join(self.base, f)) for f in fs).encode('utf-8', 'surrogateescape')
+            )
+        if self.boxes is not None:
+            h.update(repr([tuple(b) for b in self.boxes.tolist()]).encode())
         return h.hexdigest()
 
-    def stamp(self, i:int)->int:
+    def stamp(self, i: int) -> int:
         "A number that changes when the file does: of its size, its times of change and its place on the disk, never 0"
-        if not isinstance(self.files, Paths): return 1
-        try: s = os.stat(self.file(i))
-        except OSError: return -1       # not there: decoding will say so
-        # tools that copy set the time of the content's change (mtime) back; the other (ctime) and the inode are the system's own
+        if not isinstance(self.files, Paths):
+            return 1
+        try:
+            s = os.stat(self.file(i))
+        except OSError:
+            return -1  # not there: decoding will say so
+        # tools that copy set the time of the content's change (mtime) back; the other (ctime) and the inode are the
+        # system's own
         return mix_seed(s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino) | 1
 
-    def decoder(self)->dict:
+    def decoder(self) -> dict:
         "What the pixels depend on besides the files, see `decoder_versions`"
         return decoder_versions()
 
-    def page(self,
-        to,     # takes a tensor and gives an equal one, that lies elsewhere
+    def page(
+        self,
+        to,  # takes a tensor and gives an equal one, that lies elsewhere
     ):
         "Move what grows with the number of images"
-        if isinstance(self.files, Paths): self.files.page(to)
-        self.labels,self.boxes = (t if t is None else to(t) for t in (self.labels, self.boxes))
+        if isinstance(self.files, Paths):
+            self.files.page(to)
+        self.labels, self.boxes = (t if t is None else to(t) for t in (self.labels, self.boxes))
 
 # %% ../../nbs/data/02_images.ipynb #58fee4e8
-def _here()->str:
-    try: return os.getcwd()
-    except OSError: return ''       # the folder this process is in was removed
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ''  # the folder this process is in was removed
+
 
 def _box(box, file):
     "Four numbers, left before right and top before bottom"
-    try: x0,y0,x1,y1 = map(float, box)
-    except (TypeError, ValueError): raise ValueError(f"images: the box of {file} must be four numbers, x0, y0, x1, y1; got {box!r}") from None
-    if any(v!=v for v in (x0, y0, x1, y1)): raise ValueError(f"images: the box {tuple(box)} of {file} has an empty entry; fill it or leave the row out")
-    if x1<=x0 or y1<=y0:
-        raise ValueError(f"images: the box {tuple(box)} of {file} is empty; it must be x0, y0, x1, y1 with x1 > x0 and y1 > y0 (x0, y0, width, height is another form: add x0 and y0)")
-    return x0,y0,x1,y1
+    try:
+        x0, y0, x1, y1 = map(float, box)
+    except (TypeError, ValueError):
+        raise ValueError(f"images: the box of {file} must be four numbers, x0, y0, x1, y1; got {box!r}") from None
+    if any(v != v for v in (x0, y0, x1, y1)):
+        raise ValueError(f"images: the box {tuple(box)} of {file} has an empty entry; fill it or leave the row out")
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(
+            f"images: the box {tuple(box)} of {file} is empty; it must be x0, y0, x1, y1 with x1 > x0 "
+            "and y1 > y0 (x0, y0, width, height is another form: add x0 and y0)"
+        )
+    return x0, y0, x1, y1
 
 # %% ../../nbs/data/02_images.ipynb #d7e8f9a0
 class DatasetSource:
     "A map-style dataset whose items are (PIL image or uint8 tensor C x H x W, label); torchvision's, for example"
-    def __init__(self,
-        ds,                 # has `__len__` and `__getitem__`
-        idxs:list=None,     # only these items
-        labels=None,        # class indices of those items; None: see `dataset_labels`
-        keys:tuple=None,    # names of image and label, if items are dicts
-        names:list=None,    # class names, if the items' labels are names
-        verify:bool=False,  # the items' own labels must be `labels`: looked at whenever one is read
+
+    def __init__(
+        self,
+        ds,  # has `__len__` and `__getitem__`
+        idxs: list = None,  # only these items
+        labels=None,  # class indices of those items; None: see `dataset_labels`
+        keys: tuple = None,  # names of image and label, if items are dicts
+        names: list = None,  # class names, if the items' labels are names
+        verify: bool = False,  # the items' own labels must be `labels`: looked at whenever one is read
     ):
         _check_map_style(ds)
-        self.ds,self.idxs,self.keys,self.names = ds,list(range(len(ds))) if idxs is None else list(idxs),keys,names
+        self.ds = ds
+        self.idxs = list(range(len(ds))) if idxs is None else list(idxs)
+        self.keys = keys
+        self.names = names
         self.verify = verify or labels is None
-        if not self.idxs: raise ValueError(f"from_dataset: the dataset {type(ds).__name__} is empty")
+        if not self.idxs:
+            raise ValueError(f"from_dataset: the dataset {type(ds).__name__} is empty")
         with keep_rng():
-            seed_all(0); a = dataset_item(ds, self.idxs[0], keys)
-            seed_all(1); b = dataset_item(ds, self.idxs[0], keys)
+            seed_all(0)
+            a = dataset_item(ds, self.idxs[0], keys)
+            seed_all(1)
+            b = dataset_item(ds, self.idxs[0], keys)
         if not torch.equal(decode(a[0], 64)[0], decode(b[0], 64)[0]):
-            raise ValueError(f"from_dataset: items of {type(ds).__name__} are random, but are decoded once and kept; leave random transforms to callbacks, or give a torch DataLoader")
-        self.labels = torch.as_tensor([_index(l, names) for l in dataset_labels(ds, keys)] if labels is None else labels)
-        if labels is None: self.labels = self.labels[self.idxs]
-    def __len__(self): return len(self.idxs)
+            raise ValueError(
+                f"from_dataset: items of {type(ds).__name__} are random, but are decoded once and "
+                "kept; leave random transforms to callbacks, or give a torch DataLoader"
+            )
+        self.labels = torch.as_tensor(
+            [_index(l, names) for l in dataset_labels(ds, keys)] if labels is None else labels
+        )
+        if labels is None:
+            self.labels = self.labels[self.idxs]
 
-    def get(self, i:int, P:int):
-        image,label = dataset_item(self.ds, self.idxs[i], self.keys)
-        if self.verify and (own := _index(class_index(label, self.ds), self.names))!=(ours := int(self.labels[i])):
+    def __len__(self):
+        return len(self.idxs)
+
+    def get(self, i: int, P: int):
+        image, label = dataset_item(self.ds, self.idxs[i], self.keys)
+        if self.verify and (own := _index(class_index(label, self.ds), self.names)) != (ours := int(self.labels[i])):
             item = f"item {self.idxs[i]} of {type(self.ds).__name__}"
             if hasattr(self.ds, 'targets') or hasattr(self.ds, 'labels'):
-                raise ValueError(f"from_dataset: {item} has the label {own}, but the dataset lists {ours} for it; mend its `targets` (or `labels`), or remove them: then every item is read for its label")
-            raise ValueError(f"from_dataset: {item} had the label {ours} and now has {own}: it is random, or threads that read items disturb each other (torch.manual_seed in it does); read them before: ds = [ds[i] for i in range(len(ds))]")
-        try: return decode(image, P)
-        except ImageError as e: reason = str(e)
+                raise ValueError(
+                    f"from_dataset: {item} has the label {own}, but the dataset lists {ours} for it; "
+                    "mend its `targets` (or `labels`), or remove them: then every item is read for "
+                    "its label"
+                )
+            raise ValueError(
+                f"from_dataset: {item} had the label {ours} and now has {own}: it is random, or "
+                "threads that read items disturb each other (torch.manual_seed in it does); read them "
+                "before: ds = [ds[i] for i in range(len(ds))]"
+            )
+        try:
+            return decode(image, P)
+        except ImageError as e:
+            reason = str(e)
         raise ImageError(f"from_dataset: {self.name(i)}: {reason}")
 
-    def name(self, i:int)->str:
+    def name(self, i: int) -> str:
         "Where to find image `i`: its file, if the dataset lists files (`samples`), else the number of the item"
-        ds,j = self.ds,self.idxs[i]
-        while isinstance(ds, torch.utils.data.Subset): ds,j = ds.dataset,ds.indices[j]
+        ds = self.ds
+        j = self.idxs[i]
+        while isinstance(ds, torch.utils.data.Subset):
+            ds, j = ds.dataset, ds.indices[j]
         samples = getattr(ds, 'samples', None)
-        if isinstance(samples, (list, tuple)) and len(samples)==len(ds) and isinstance(samples[j], (tuple, list)) and isinstance(samples[j][0], (str, Path)):
+        if (
+            isinstance(samples, (list, tuple))
+            and len(samples) == len(ds)
+            and isinstance(samples[j], (tuple, list))
+            and isinstance(samples[j][0], (str, Path))
+        ):
             return os.fspath(samples[j][0])
         return f'item {j} of {type(ds).__name__}'
 
 # %% ../../nbs/data/02_images.ipynb #8420f944
 def _check_map_style(ds):
     kind = type(ds).__name__
-    if isinstance(ds, torch.utils.data.DataLoader) or (hasattr(ds, '__iter__') and not hasattr(ds, '__getitem__')) or isinstance(ds, torch.utils.data.IterableDataset):
-        raise TypeError(f"from_dataset: {kind} gives one item or batch after the other, not item i; put it into a torch DataLoader, and that into DataLoaders(train, valid)")
+    if (
+        isinstance(ds, torch.utils.data.DataLoader)
+        or (hasattr(ds, '__iter__') and not hasattr(ds, '__getitem__'))
+        or isinstance(ds, torch.utils.data.IterableDataset)
+    ):
+        raise TypeError(
+            f"from_dataset: {kind} gives one item or batch after the other, not item i; put it into a "
+            "torch DataLoader, and that into DataLoaders(train, valid)"
+        )
     if not hasattr(ds, '__getitem__') or not hasattr(ds, '__len__') or isinstance(ds, (str, dict)):
         raise TypeError(f"from_dataset: takes a dataset with len(ds) and ds[i], got a {kind}")
 
-def dataset_item(
-    ds,             # map-style dataset
-    i:int,          # which item
-    keys:tuple=None,    # names of image and label, if items are dicts
-)->tuple:           # image and label
-    "An item as image and label, or one line that says what it is instead"
-    o,kind = ds[i],type(ds).__name__
-    if hasattr(o, 'keys'):
-        if keys is None: raise ImageError(f"from_dataset: items of {kind} are dicts with {', '.join(map(repr, o.keys()))}; say which are image and label, such as keys=('image', 'label')")
-        if gone := [k for k in keys if k not in o.keys()]: raise ImageError(f"from_dataset: items of {kind} have no {gone[0]!r}; they have {', '.join(map(repr, o.keys()))}")
-        o = tuple(o[k] for k in keys)
-    if not isinstance(o, (tuple, list)) or len(o)<2 or not (isinstance(o[0], (Image.Image, torch.Tensor)) or hasattr(o[0], '__array_interface__')):
-        got = f"({', '.join(type(p).__name__ for p in o)})" if isinstance(o, (tuple, list)) else type(o).__name__
-        raise ImageError(f"from_dataset: item {i} of {kind} must be (PIL image, uint8 array or uint8 tensor, label), got {got}")
-    return o[0],o[1]
 
-def is_empty(label)->bool:
+def dataset_item(
+    ds,  # map-style dataset
+    i: int,  # which item
+    keys: tuple = None,  # names of image and label, if items are dicts
+) -> tuple:  # image and label
+    "An item as image and label, or one line that says what it is instead"
+    o = ds[i]
+    kind = type(ds).__name__
+    if hasattr(o, 'keys'):
+        if keys is None:
+            raise ImageError(
+                f"from_dataset: items of {kind} are dicts with {', '.join(map(repr, o.keys()))}; say "
+                "which are image and label, such as keys=('image', 'label')"
+            )
+        if gone := [k for k in keys if k not in o.keys()]:
+            raise ImageError(
+                f"from_dataset: items of {kind} have no {gone[0]!r}; they have {', '.join(map(repr, o.keys()))}"
+            )
+        o = tuple(o[k] for k in keys)
+    if (
+        not isinstance(o, (tuple, list))
+        or len(o) < 2
+        or not (isinstance(o[0], (Image.Image, torch.Tensor)) or hasattr(o[0], '__array_interface__'))
+    ):
+        got = f"({', '.join(type(p).__name__ for p in o)})" if isinstance(o, (tuple, list)) else type(o).__name__
+        raise ImageError(
+            f"from_dataset: item {i} of {kind} must be (PIL image, uint8 array or uint8 tensor, label), got {got}"
+        )
+    return o[0], o[1]
+
+
+def is_empty(label) -> bool:
     "Whether it is no label: None, blank text, NaN, NaT or pandas' NA"
-    if label is None or isinstance(label, str): return not (label and label.strip())
-    if (pandas := sys.modules.get('pandas')) and label is pandas.NA: return True
-    try: return bool(label!=label)
-    except (TypeError, ValueError, RuntimeError): return False      # arrays: something else is wrong with them
+    if label is None or isinstance(label, str):
+        return not (label and label.strip())
+    if (pandas := sys.modules.get('pandas')) and label is pandas.NA:
+        return True
+    try:
+        return bool(label != label)
+    except (TypeError, ValueError, RuntimeError):
+        return False  # arrays: something else is wrong with them
 
 # %% ../../nbs/data/02_images.ipynb #a8b632f6
 def class_index(
-    label,      # of an item: a whole number in any guise, or a name
-    ds=None,    # the dataset, for the error
-):              # int or str
+    label,  # of an item: a whole number in any guise, or a name
+    ds=None,  # the dataset, for the error
+):  # int or str
     "A label as an int or a str; what is neither is refused"
-    if isinstance(label, str): return str(label)
-    try: return operator.index(label)       # int, bool, numpy's integers, integer tensors and arrays of one element
-    except TypeError: pass
+    if isinstance(label, str):
+        return str(label)
+    try:
+        return operator.index(label)  # int, bool, numpy's integers, integer tensors and arrays of one element
+    except TypeError:
+        pass
     v = label.item() if getattr(label, 'shape', None) in ((), (1,)) else label
-    if isinstance(v, bool): return int(v)       # numpy's
-    if isinstance(v, float) and v.is_integer(): return int(v)
+    if isinstance(v, bool):
+        return int(v)  # numpy's
+    if isinstance(v, float) and v.is_integer():
+        return int(v)
     advice = "map them to 0, 1, ... and give vocab"
-    if is_empty(v): advice = "label that item, or leave it out (torch.utils.data.Subset)"
-    elif hasattr(v, '__len__'): advice = "one class an item; of one-hot rows take argmax: target_transform=lambda y: int(y.argmax())"
-    raise ValueError(f"from_dataset: labels of {type(ds).__name__} must be class indices or names, got {label!r}; {advice}")
+    if is_empty(v):
+        advice = "label that item, or leave it out (torch.utils.data.Subset)"
+    elif hasattr(v, '__len__'):
+        advice = "one class an item; of one-hot rows take argmax: target_transform=lambda y: int(y.argmax())"
+    raise ValueError(
+        f"from_dataset: labels of {type(ds).__name__} must be class indices or names, got {label!r}; {advice}"
+    )
+
 
 def _index(label, names):
     return label if not isinstance(label, str) else names.index(label) if names and label in names else -1
 
+
 def listed_labels(
-    ds,                     # map-style dataset
-    transformed:bool=True,  # after its `target_transform`, as items have them; False: as they are listed
-)->list|None:               # int or str; None where nothing is listed, or what is listed are no labels
+    ds,  # map-style dataset
+    transformed: bool = True,  # after its `target_transform`, as items have them; False: as they are listed
+) -> list | None:  # int or str; None where nothing is listed, or what is listed are no labels
     "The labels in a dataset's `targets` or `labels`, through torch's Subset and ConcatDataset"
     if isinstance(ds, torch.utils.data.Subset):
         whole = listed_labels(ds.dataset, transformed)
@@ -813,40 +1268,70 @@ def listed_labels(
     change = getattr(ds, 'target_transform', None) if transformed else None
     for n in ('targets', 'labels'):
         ls = getattr(ds, n, None)
-        if ls is None or isinstance(ls, (str, dict)) or not hasattr(ls, '__len__') or len(ls)!=len(ds): continue
+        if ls is None or isinstance(ls, (str, dict)) or not hasattr(ls, '__len__') or len(ls) != len(ds):
+            continue
         try:
-            with keep_rng(): return [class_index(change(l) if callable(change) else l, ds) for l in ls]
-        except Exception: continue      # no labels, or not what its target_transform takes: then the items are read
+            with keep_rng():
+                return [class_index(change(l) if callable(change) else l, ds) for l in ls]
+        except Exception:
+            continue  # no labels, or not what its target_transform takes: then the items are read
     return None
 
 # %% ../../nbs/data/02_images.ipynb #ce5f07f2
 def dataset_labels(
-    ds,                 # map-style dataset
-    keys:tuple=None,    # names of image and label, if items are dicts
-)->list:                # class indices or names
-    "All labels of a dataset, as its items have them: listed ones if a sample of the items agrees, else by reading every item"
-    def own(i): return class_index(dataset_item(ds, i, keys)[1], ds)
-    n,listed = len(ds),listed_labels(ds)
+    ds,  # map-style dataset
+    keys: tuple = None,  # names of image and label, if items are dicts
+) -> list:  # class indices or names
+    """All labels of a dataset, as its items have them: listed ones if a sample of the items agrees, else by reading
+    every item"""
+
+    def own(i):
+        return class_index(dataset_item(ds, i, keys)[1], ds)
+
+    n = len(ds)
+    listed = listed_labels(ds)
     with keep_rng():
         if listed is not None:
-            some = range(n) if n<=64 else sorted({*(k*(n-1)//31 for k in range(32)), *list({l: i for i,l in enumerate(listed)}.values())[:32]})
-            wrong = next(((i, o) for i in some if (o := own(i))!=listed[i]), None)
-            if wrong is None: return listed
-            warnings.warn(f"from_dataset: item {wrong[0]} of {type(ds).__name__} has the label {wrong[1]!r}, but the dataset lists {listed[wrong[0]]!r}; all {n} items are read for their labels")
+            some = (
+                range(n)
+                if n <= 64
+                else sorted(
+                    {*(k * (n - 1) // 31 for k in range(32)), *list({l: i for i, l in enumerate(listed)}.values())[:32]}
+                )
+            )
+            wrong = next(((i, o) for i in some if (o := own(i)) != listed[i]), None)
+            if wrong is None:
+                return listed
+            warnings.warn(
+                f"from_dataset: item {wrong[0]} of {type(ds).__name__} has the label {wrong[1]!r}, but "
+                f"the dataset lists {listed[wrong[0]]!r}; all {n} items are read for their labels"
+            )
         return [own(i) for i in range(n)]
 
-def dataset_classes(ds)->list|None:
-    "Class names that a dataset has, through torch's Subset and ConcatDataset; None if it has none, or if its labels are not the ones they name"
-    if isinstance(ds, torch.utils.data.Subset): return dataset_classes(ds.dataset)
+
+def dataset_classes(ds) -> list | None:
+    """Class names that a dataset has, through torch's Subset and ConcatDataset; None if it has none, or if its labels
+    are not the ones they name"""
+    if isinstance(ds, torch.utils.data.Subset):
+        return dataset_classes(ds.dataset)
     if isinstance(ds, torch.utils.data.ConcatDataset):
         parts = [dataset_classes(d) for d in ds.datasets]
         for p in parts:
-            if p!=parts[0]: raise ValueError(f"from_dataset: the parts of a ConcatDataset have different classes ({_few(parts[0] or [])} and {_few(p or [])}), so that one index means two things; give them one list of classes (target_transform), and vocab")
+            if p != parts[0]:
+                raise ValueError(
+                    "from_dataset: the parts of a ConcatDataset have different classes "
+                    f"({_few(parts[0] or [])} and {_few(p or [])}), so that one index means two "
+                    "things; give them one list of classes (target_transform), and vocab"
+                )
         return parts[0] if parts else None
     names = getattr(ds, 'classes', None)
-    if not isinstance(names, (list, tuple)) or not names: return None
+    if not isinstance(names, (list, tuple)) or not names:
+        return None
     as_listed = listed_labels(ds, transformed=False)
-    if as_listed is not None and as_listed!=listed_labels(ds):
-        warnings.warn(f"from_dataset: {type(ds).__name__} has a target_transform, so its `classes` are not the names of its labels; classes are called 0, 1, ... unless vocab is given")
+    if as_listed is not None and as_listed != listed_labels(ds):
+        warnings.warn(
+            f"from_dataset: {type(ds).__name__} has a target_transform, so its `classes` are not the "
+            "names of its labels; classes are called 0, 1, ... unless vocab is given"
+        )
         return None
     return list(names)

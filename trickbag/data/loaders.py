@@ -6,7 +6,15 @@
 __all__ = ['ImageLoader', 'read_table', 'DataLoaders']
 
 # %% ../../nbs/data/04_loaders.ipynb #b36e192f
-import codecs, csv, difflib, inspect, io, os, re, unicodedata, warnings
+import codecs
+import csv
+import difflib
+import inspect
+import io
+import os
+import re
+import unicodedata
+import warnings
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,121 +25,283 @@ import torch
 from fastcore.meta import delegates
 
 from ..core.arguments import bind_or_say, check_types, none_given
-from ..loop.loading import batches_in
-from .images import (DatasetSource, FileSource, Found, _few, dataset_classes, dataset_labels, folder_labels,
-                                  image_suffixes, is_empty, label_func, quick_check, split_idxs)
+from trickbag.data.images import (
+    DatasetSource,
+    FileSource,
+    Found,
+    _few,
+    dataset_classes,
+    dataset_labels,
+    folder_labels,
+    image_suffixes,
+    is_empty,
+    label_func,
+    quick_check,
+    split_idxs,
+)
 from .store import Store
+from ..loop.loading import batches_in
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
 
 # %% ../../nbs/data/04_loaders.ipynb #f2a3b4c5
 # what other libraries call it: our name, or, if there is none, what to do
 _MEANT = dict(
-    num_workers='threads', workers='threads', n_workers='threads', num_threads='threads', n_jobs='threads',
-    batch_size='bs', batchsize='bs', train_bs='bs', val_bs='valid_bs', valid_batch_size='valid_bs', val_batch_size='valid_bs', test_bs='valid_bs',
-    image_size='size', img_size='size', imgsz='size', input_size='size', im_size='size', resize='size', target_size='size', item_tfms='size', res='size',
-    resolution='size', val_split='valid_pct', validation_split='valid_pct', valid_split='valid_pct', test_size='valid_pct', val_pct='valid_pct',
-    train_size='valid_pct', split='valid_pct', random_state='seed', random_seed='seed', rng='seed',
-    val='valid', valid_name='valid', val_dir='valid', validation='valid', train_name='train', train_dir='train',
-    fn_col='file_col', filename_col='file_col', x_col='file_col', y_col='label_col', target_col='label_col', sep='delimiter', csv='file', csv_file='file',
-    csv_name='file', filename='file', folder='path', root='path', directory='path', data_dir='path', ext='suff', suffix='suff',
-    classes='vocab', class_names='vocab', class_mode='label', label_func='label', get_y='label', pat='label', regex='label', fnames='files', targets='labels',
-    train_ds='train', valid_ds='valid', val_ds='valid', cache='keep', hflip='flip', horizontal_flip='flip', bboxes='boxes', bbox_cols='box_cols', stratified='stratify')
+    num_workers='threads',
+    workers='threads',
+    n_workers='threads',
+    num_threads='threads',
+    n_jobs='threads',
+    batch_size='bs',
+    batchsize='bs',
+    train_bs='bs',
+    val_bs='valid_bs',
+    valid_batch_size='valid_bs',
+    val_batch_size='valid_bs',
+    test_bs='valid_bs',
+    image_size='size',
+    img_size='size',
+    imgsz='size',
+    input_size='size',
+    im_size='size',
+    resize='size',
+    target_size='size',
+    item_tfms='size',
+    res='size',
+    resolution='size',
+    val_split='valid_pct',
+    validation_split='valid_pct',
+    valid_split='valid_pct',
+    test_size='valid_pct',
+    val_pct='valid_pct',
+    train_size='valid_pct',
+    split='valid_pct',
+    random_state='seed',
+    random_seed='seed',
+    rng='seed',
+    val='valid',
+    valid_name='valid',
+    val_dir='valid',
+    validation='valid',
+    train_name='train',
+    train_dir='train',
+    fn_col='file_col',
+    filename_col='file_col',
+    x_col='file_col',
+    y_col='label_col',
+    target_col='label_col',
+    sep='delimiter',
+    csv='file',
+    csv_file='file',
+    csv_name='file',
+    filename='file',
+    folder='path',
+    root='path',
+    directory='path',
+    data_dir='path',
+    ext='suff',
+    suffix='suff',
+    classes='vocab',
+    class_names='vocab',
+    class_mode='label',
+    label_func='label',
+    get_y='label',
+    pat='label',
+    regex='label',
+    fnames='files',
+    targets='labels',
+    train_ds='train',
+    valid_ds='valid',
+    val_ds='valid',
+    cache='keep',
+    hflip='flip',
+    horizontal_flip='flip',
+    bboxes='boxes',
+    bbox_cols='box_cols',
+    stratified='stratify',
+)
 _INSTEAD = dict(
-    shuffle='training images are always shuffled, validation images never', pin_memory='batches go to a GPU through pinned memory by themselves',
-    persistent_workers='images are decoded by threads=, which stay', prefetch_factor='batches are decoded ahead by themselves: dls.train.ahead',
-    device='the learner has it: Learner(dls, model, device=...)', cbs='give them to the learner: Learner(dls, model, cbs=[...])',
-    collate_fn='for loaders of your own: DataLoaders(DataLoader(...), DataLoader(...))', sampler='for loaders of your own: DataLoaders(DataLoader(...), DataLoader(...))',
-    batch_sampler='for loaders of your own: DataLoaders(DataLoader(...), DataLoader(...))', splitter='say which files validate: from_lists(files, labels, is_valid=[...])',
-    label_delim='an image has one class here', normalize='mean= and std= say how', normalise='mean= and std= say how',
-    **{n: 'what happens to images is callbacks: Learner(dls, model, cbs=[TrivialAugment()])' for n in
-       ('transform', 'transforms', 'tfms', 'batch_tfms', 'aug', 'augment', 'augmentation', 'augmentations', 'aug_transforms', 'train_transform', 'valid_transform')})
+    shuffle='training images are always shuffled, validation images never',
+    pin_memory='batches go to a GPU through pinned memory by themselves',
+    persistent_workers='images are decoded by threads=, which stay',
+    prefetch_factor='batches are decoded ahead by themselves: dls.train.ahead',
+    device='the learner has it: Learner(dls, model, device=...)',
+    cbs='give them to the learner: Learner(dls, model, cbs=[...])',
+    collate_fn='for loaders of your own: DataLoaders(DataLoader(...), DataLoader(...))',
+    sampler='for loaders of your own: DataLoaders(DataLoader(...), DataLoader(...))',
+    batch_sampler='for loaders of your own: DataLoaders(DataLoader(...), DataLoader(...))',
+    splitter='say which files validate: from_lists(files, labels, is_valid=[...])',
+    label_delim='an image has one class here',
+    normalize='mean= and std= say how',
+    normalise='mean= and std= say how',
+    **{
+        n: 'what happens to images is callbacks: Learner(dls, model, cbs=[TrivialAugment()])'
+        for n in (
+            'transform',
+            'transforms',
+            'tfms',
+            'batch_tfms',
+            'aug',
+            'augment',
+            'augmentation',
+            'augmentations',
+            'aug_transforms',
+            'train_transform',
+            'valid_transform',
+        )
+    },
+)
 
 # of these it is known what may have been meant: `from_sources` and its kin say it better than `check_types`
-_LOOKED_AT = {'size', 'bs', 'valid_bs', 'presize', 'threads', 'scale', 'mean', 'std', 'vocab', 'box_cols', 'files', 'labels', 'delimiter',
-              'file_col', 'label_col', 'valid_col'}     # columns of pandas may be called by numbers
+# columns of pandas may be called by numbers
+_LOOKED_AT = {
+    'size',
+    'bs',
+    'valid_bs',
+    'presize',
+    'threads',
+    'scale',
+    'mean',
+    'std',
+    'vocab',
+    'box_cols',
+    'files',
+    'labels',
+    'delimiter',
+    'file_col',
+    'label_col',
+    'valid_col',
+}
 
 # %% ../../nbs/data/04_loaders.ipynb #1387ae7f
-def _asks_back(*own):   # names that the function passes on itself
+def _asks_back(*own):  # names that the function passes on itself
     "A function that answers an argument it does not have with one line: the right one and its own name"
+
     def decorate(f):
         @wraps(f)
         def checked(self, *args, **kw):
-            # what a subclass adds is its own affair; the full signature is that of the bound method, with what `**kw` stands for
-            full = inspect.signature(getattr(self, f.__name__, f)) if f.__name__!='__init__' else inspect.signature(f)
-            names = [n for n,p in full.parameters.items() if n!='self' and n not in own and p.kind is not p.VAR_KEYWORD]
-            who = f"DataLoaders.{f.__name__}" if f.__name__!='__init__' else f.__qualname__.split('.')[0]
+            # what a subclass adds is its own affair; the full signature is that of the bound method, with what `**kw`
+            # stands for
+            full = inspect.signature(getattr(self, f.__name__, f)) if f.__name__ != '__init__' else inspect.signature(f)
+            names = [
+                n for n, p in full.parameters.items() if n != 'self' and n not in own and p.kind is not p.VAR_KEYWORD
+            ]
+            who = f"DataLoaders.{f.__name__}" if f.__name__ != '__init__' else f.__qualname__.split('.')[0]
             for n in kw:
-                if n not in names: raise TypeError(f"{who}: there is no argument {n!r}; {_meant(n, names, f.__name__)}")
+                if n not in names:
+                    raise TypeError(f"{who}: there is no argument {n!r}; {_meant(n, names, f.__name__)}")
             params = inspect.signature(f).parameters
             given = bind_or_say(who, inspect.signature(f), (self, *args), kw)
-            check_types(who, params, {n: v for n,v in given.items() if n not in _LOOKED_AT})
-            try: return f(self, *args, **kw)
+            check_types(who, params, {n: v for n, v in given.items() if n not in _LOOKED_AT})
+            try:
+                return f(self, *args, **kw)
             except (TypeError, AttributeError, IndexError) as e:
-                if str(e).startswith(('DataLoaders', 'from_', 'label:', 'ImageLoader')): raise
+                if str(e).startswith(('DataLoaders', 'from_', 'label:', 'ImageLoader')):
+                    raise
                 check_types(who, params, given)
-                if (why := none_given(who, params, given)) is None: raise
+                if (why := none_given(who, params, given)) is None:
+                    raise
                 raise why from e
+
         return checked
+
     return decorate
+
 
 def _meant(n, names, where):
     "What to write for it"
     low = n.lower()
-    if _MEANT.get(low) in names: return f"write {_MEANT[low]}="
-    if low in _INSTEAD and low not in names: return _INSTEAD[low]
-    if where=='__init__' and (low in _FROM or _MEANT.get(low) in _FROM):
-        return f"these loaders are used as they are; DataLoaders.from_folder(...) and its kin have {_MEANT.get(low, low)}="
-    near = difflib.get_close_matches(low, names, 1, .6)
+    if _MEANT.get(low) in names:
+        return f"write {_MEANT[low]}="
+    if low in _INSTEAD and low not in names:
+        return _INSTEAD[low]
+    if where == '__init__' and (low in _FROM or _MEANT.get(low) in _FROM):
+        return (
+            f"these loaders are used as they are; DataLoaders.from_folder(...) and its kin have {_MEANT.get(low, low)}="
+        )
+    near = difflib.get_close_matches(low, names, 1, 0.6)
     return f"did you mean {near[0]}=?" if near else f"there are {', '.join(names)}"
 
-_FROM = {'bs', 'valid_bs', 'size', 'threads', 'presize', 'scale', 'crop_pct', 'flip', 'mean', 'std', 'drop_last', 'keep', 'valid_pct', 'seed', 'path', 'label'}
+
+_FROM = {
+    'bs',
+    'valid_bs',
+    'size',
+    'threads',
+    'presize',
+    'scale',
+    'crop_pct',
+    'flip',
+    'mean',
+    'std',
+    'drop_last',
+    'keep',
+    'valid_pct',
+    'seed',
+    'path',
+    'label',
+}
 
 # %% ../../nbs/data/04_loaders.ipynb #6a1c37f1
 class ImageLoader:
     "Batches of squashed uint8 images from a store, decoded ahead by threads"
-    @_asks_back()
-    def __init__(self,
-        store:Store,
-        bs:int=64,              # images a batch
-        shuffle:bool=False,
-        drop_last:bool=False,   # leave an incomplete last batch out, if there is a complete one
-        ahead:int=4,            # batches decoded in advance
-    ):
-        if bs<1: raise ValueError(f"ImageLoader: bs must be at least 1, got {bs}")
-        self.store,self.bs,self.shuffle,self.ahead = store,bs,shuffle,ahead
-        self.drop_last = drop_last and len(store)>=bs
 
-    def use(self,
-        device:torch.device,    # where batches will be needed; the learner says so
+    @_asks_back()
+    def __init__(
+        self,
+        store: Store,
+        bs: int = 64,  # images a batch
+        shuffle: bool = False,
+        drop_last: bool = False,  # leave an incomplete last batch out, if there is a complete one
+        ahead: int = 4,  # batches decoded in advance
+    ):
+        if bs < 1:
+            raise ValueError(f"ImageLoader: bs must be at least 1, got {bs}")
+        self.store = store
+        self.bs = bs
+        self.shuffle = shuffle
+        self.ahead = ahead
+        self.drop_last = drop_last and len(store) >= bs
+
+    def use(
+        self,
+        device: torch.device,  # where batches will be needed; the learner says so
     ):
         "On a GPU: copy each batch while the one before is worked on, and keep the store there if it fits"
         self.store.use(device)
 
     @property
-    def wh(self)->torch.Tensor:
+    def wh(self) -> torch.Tensor:
         "Original width and height of every image, N x 2; known once an image has been decoded"
         return self.store.wh
-    @property
-    def labels(self): return self.store.source.labels
 
-    def name(self,
-        i:int,      # sample number, as in the third part of a batch
-    )->str:
+    @property
+    def labels(self):
+        return self.store.source.labels
+
+    def name(
+        self,
+        i: int,  # sample number, as in the third part of a batch
+    ) -> str:
         "Where to find an image: the whole path of its file, or what the source says"
-        i,source = range(len(self.store))[int(i)],self.store.source
+        i = range(len(self.store))[int(i)]
+        source = self.store.source
         return source.name(i) if hasattr(source, 'name') else f'image {i}'
 
-    def ordered_view(self)->'ImageLoader':
+    def ordered_view(self) -> 'ImageLoader':
         "The same images, each once and in the order of the files: itself, if it does not shuffle and leaves none out"
-        whole = not self.drop_last or len(self.store)%self.bs==0
+        whole = not self.drop_last or len(self.store) % self.bs == 0
         return self if whole and not self.shuffle else ImageLoader(self.store, self.bs, ahead=self.ahead)
 
-    def __len__(self): return len(self.store)//self.bs if self.drop_last else -(-len(self.store)//self.bs)
-    def __iter__(self): return self.iter_from(0)
+    def __len__(self):
+        return len(self.store) // self.bs if self.drop_last else -(-len(self.store) // self.bs)
 
-    def iter_from(self,
-        start:int,  # first batch
+    def __iter__(self):
+        return self.iter_from(0)
+
+    def iter_from(
+        self,
+        start: int,  # first batch
     ):
         "Batches from number `start` on, the same as a whole pass would give there"
         n = len(self.store)
@@ -139,217 +309,365 @@ class ImageLoader:
         return self._batches(order, start)
 
     def _batches(self, order, start):
-        pending,sent,todo,gpu = deque(),deque(),iter(range(start, len(self))),self.store.gpu
+        pending = deque()
+        sent = deque()
+        todo = iter(range(start, len(self)))
+        gpu = self.store.gpu
+
         def more():
             if (i := next(todo, None)) is not None:
-                idx = order[i*self.bs:(i+1)*self.bs]
+                idx = order[i * self.bs : (i + 1) * self.bs]
                 pending.append((idx, (gpu or self.store).submit(idx)))
-        for _ in range(self.ahead+1): more()
+
+        for _ in range(self.ahead + 1):
+            more()
         while pending or sent:
-            while pending and len(sent)<=bool(gpu):     # on a GPU one batch is always under way
-                idx,start = pending.popleft()
+            while pending and len(sent) <= bool(gpu):  # on a GPU one batch is always under way
+                idx, start = pending.popleft()
                 sent.append((idx, start()))
                 more()
-            idx,arrived = sent.popleft()
-            yield arrived() if gpu else arrived,None if self.labels is None else self.labels[idx],idx
+            idx, arrived = sent.popleft()
+            yield arrived() if gpu else arrived, None if self.labels is None else self.labels[idx], idx
 
 # %% ../../nbs/data/04_loaders.ipynb #b5c6d7e8
 def read_table(
-    file:str|Path,      # text with a header
-    delimiter:str=',',
-    encoding:str=None,  # None: UTF-8, or what the file's byte order mark says
-)->list:                # a dict a line, from column name to text
+    file: str | Path,  # text with a header
+    delimiter: str = ',',
+    encoding: str = None,  # None: UTF-8, or what the file's byte order mark says
+) -> list:  # a dict a line, from column name to text
     "A CSV file as rows; what does not look like one is refused with its line"
     file = Path(file)
     text = _decoded(file, encoding)
-    if not isinstance(delimiter, str) or len(delimiter)!=1: raise ValueError(f"from_csv: delimiter is one character, got {delimiter!r}")
-    reader,rows = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter),[]
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ValueError(f"from_csv: delimiter is one character, got {delimiter!r}")
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
+    rows = []
     try:
         header = [c.strip() for c in next((line for line in reader if line), [])]
         _check_header(file, header, delimiter)
         for line in reader:
-            if not line: continue
-            if len(line)!=len(header): raise ValueError(f"from_csv: line {reader.line_num} of {file} has {len(line)} entries, the header {len(header)} ({', '.join(header)}); mend the line, or put text with a {delimiter!r} into quotes")
+            if not line:
+                continue
+            if len(line) != len(header):
+                raise ValueError(
+                    f"from_csv: line {reader.line_num} of {file} has {len(line)} entries, the header "
+                    f"{len(header)} ({', '.join(header)}); mend the line, or put text with a "
+                    f"{delimiter!r} into quotes"
+                )
             rows.append(dict(zip(header, line)))
-    except csv.Error as e: raise ValueError(f"from_csv: line {reader.line_num} of {file} cannot be read ({e}); is a quote left open?") from None
-    if not rows: raise ValueError(f"from_csv: {file} has no rows"+(' below its header' if header else ''))
+    except csv.Error as e:
+        raise ValueError(
+            f"from_csv: line {reader.line_num} of {file} cannot be read ({e}); is a quote left open?"
+        ) from None
+    if not rows:
+        raise ValueError(f"from_csv: {file} has no rows" + (' below its header' if header else ''))
     return rows
 
-_MARKS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF32_BE, 'utf-32'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
+
+_MARKS = (
+    (codecs.BOM_UTF8, 'utf-8-sig'),
+    (codecs.BOM_UTF32_LE, 'utf-32'),
+    (codecs.BOM_UTF32_BE, 'utf-32'),
+    (codecs.BOM_UTF16_LE, 'utf-16'),
+    (codecs.BOM_UTF16_BE, 'utf-16'),
+)
+
 
 def _decoded(file, encoding):
     b = file.read_bytes()
-    kind = encoding or next((k for mark,k in _MARKS if b.startswith(mark)), 'utf-8')
-    if encoding is None and b.startswith(b'PK\3\4'): raise ValueError(f"from_csv: {file} is no text but a spreadsheet or archive; read it with pandas.read_excel and use from_df")
-    if encoding is None and kind=='utf-8' and b'\0' in b[:1000]: raise ValueError(f"from_csv: {file} has zero bytes, so it is no UTF-8; give its encoding, such as encoding='utf-16-le'")
-    try: text = b.decode(kind)
+    kind = encoding or next((k for mark, k in _MARKS if b.startswith(mark)), 'utf-8')
+    if encoding is None and b.startswith(b'PK\3\4'):
+        raise ValueError(
+            f"from_csv: {file} is no text but a spreadsheet or archive; read it with pandas.read_excel and use from_df"
+        )
+    if encoding is None and kind == 'utf-8' and b'\0' in b[:1000]:
+        raise ValueError(
+            f"from_csv: {file} has zero bytes, so it is no UTF-8; give its encoding, such as encoding='utf-16-le'"
+        )
+    try:
+        text = b.decode(kind)
     except UnicodeDecodeError as e:
-        raise ValueError(f"from_csv: line {b[:e.start].count(10)+1} of {file} is not {kind} (byte 0x{b[e.start]:02x}); give its encoding, such as encoding='latin-1' or 'cp1252'") from None
-    except LookupError: raise ValueError(f"from_csv: there is no encoding {encoding!r}; some are 'utf-8', 'utf-16', 'latin-1', 'cp1252'") from None
+        raise ValueError(
+            f"from_csv: line {b[: e.start].count(10) + 1} of {file} is not {kind} (byte "
+            f"0x{b[e.start]:02x}); give its encoding, such as encoding='latin-1' or 'cp1252'"
+        ) from None
+    except LookupError:
+        raise ValueError(
+            f"from_csv: there is no encoding {encoding!r}; some are 'utf-8', 'utf-16', 'latin-1', 'cp1252'"
+        ) from None
     return text.removeprefix('\ufeff')
 
-def _check_header(file, header, delimiter):
-    if twice := [c for c,n in Counter(header).items() if n>1 and c]: raise ValueError(f"from_csv: {file} has more than one column {twice[0]!r}; rename one")
-    others = [d for d in ',;\t|' if d!=delimiter and d in ''.join(header)]
-    if len(header)==1 and others: raise ValueError(f"from_csv: {file} has one column, {header[0]!r}; is the delimiter another one? Give delimiter={others[0]!r}")
-    data = next((c for c in header if os.path.splitext(c)[1].lower() in image_suffixes()), None)
-    if data: raise ValueError(f"from_csv: the first line of {file} is no header, it names an image ({data}); put a line with the names of the columns before it")
 
+def _check_header(file, header, delimiter):
+    if twice := [c for c, n in Counter(header).items() if n > 1 and c]:
+        raise ValueError(f"from_csv: {file} has more than one column {twice[0]!r}; rename one")
+    others = [d for d in ',;\t|' if d != delimiter and d in ''.join(header)]
+    if len(header) == 1 and others:
+        raise ValueError(
+            f"from_csv: {file} has one column, {header[0]!r}; is the delimiter another one? Give "
+            f"delimiter={others[0]!r}"
+        )
+    data = next((c for c in header if os.path.splitext(c)[1].lower() in image_suffixes()), None)
+    if data:
+        raise ValueError(
+            f"from_csv: the first line of {file} is no header, it names an image ({data}); put a line "
+            "with the names of the columns before it"
+        )
 
 # %% ../../nbs/data/04_loaders.ipynb #1b3e1d32
 class DataLoaders:
     "A training and a validation loader, and what callbacks their batches need"
-    @_asks_back()
-    def __init__(self,
-        train,              # iterable of `(xb, yb)`, more than once
-        valid=None,         # the same; None: no validation
-        cbs=(),             # the data's own callbacks, such as `Crop`
-        vocab:list=None,    # class names; class index i is `vocab[i]`
-        make_test=None,     # `make_test(items)` -> a loader without labels
-    ):
-        self.train,self.valid,self.cbs,self.vocab,self._make_test = train,valid,list(cbs),vocab,make_test
-        self.c = len(vocab) if vocab else None
-        self.notes = []     # what a constructor has to say of what it found, for `print`
 
-    def test_dl(self,
-        items:list,     # paths, PIL images or uint8 tensors C x H x W; tensors as the model takes them, if the loaders are plain iterables
+    @_asks_back()
+    def __init__(
+        self,
+        train,  # iterable of `(xb, yb)`, more than once
+        valid=None,  # the same; None: no validation
+        cbs=(),  # the data's own callbacks, such as `Crop`
+        vocab: list = None,  # class names; class index i is `vocab[i]`
+        make_test=None,  # `make_test(items)` -> a loader without labels
+    ):
+        self.train = train
+        self.valid = valid
+        self.cbs = list(cbs)
+        self.vocab = vocab
+        self._make_test = make_test
+        self.c = len(vocab) if vocab else None
+        self.notes = []  # what a constructor has to say of what it found, for `print`
+
+    def test_dl(
+        self,
+        # paths, PIL images or uint8 tensors C x H x W; tensors as the model takes them, if the loaders are plain
+        # iterables
+        items: list,
     ):
         "A loader of new, unlabelled images, treated as validation images are"
         return self._make_test(items) if self._make_test else [(torch.stack(list(items)), None)]
 
-    def one_batch(self, train:bool=True)->tuple:
+    def one_batch(self, train: bool = True) -> tuple:
         "The first batch of the training (or validation) loader as it comes, before any callback"
         return next(iter(self.train if train else self.valid))
 
-    def counts(self,
-        train:bool=True,    # False: of the validation images
-    )->dict:                # class name -> images
+    def counts(
+        self,
+        train: bool = True,  # False: of the validation images
+    ) -> dict:  # class name -> images
         "Images of each class"
         dl = self.train if train else self.valid
         labels = getattr(dl, 'labels', None)
-        if labels is None: raise ValueError("counts: nothing lists the labels of this loader; it is known for image loaders, such as those of from_folder")
+        if labels is None:
+            raise ValueError(
+                "counts: nothing lists the labels of this loader; it is known for image loaders, such "
+                "as those of from_folder"
+            )
         n = torch.bincount(labels, minlength=self.c or 0).tolist()
-        return {self.vocab[k] if self.vocab else k: v for k,v in enumerate(n)}
+        return {self.vocab[k] if self.vocab else k: v for k, v in enumerate(n)}
 
-    def name(self,
-        i:int,              # sample number, as in the third part of a batch
-        train:bool=False,   # True: of the training loader
-    )->str:
+    def name(
+        self,
+        i: int,  # sample number, as in the third part of a batch
+        train: bool = False,  # True: of the training loader
+    ) -> str:
         "Where to find an image: its file"
         dl = self.train if train else self.valid
         return dl.name(i) if hasattr(dl, 'name') else f'sample {int(i)}'
 
     def __repr__(self):
         def size(dl):
-            n = len(dl.store) if hasattr(dl, 'store') else len(dl.dataset) if hasattr(dl, 'dataset') and batches_in(dl) is not None else None
-            return 'none' if dl is None else f'{n} images' if n else f'{batches_in(dl)} batches' if batches_in(dl) is not None else 'stream'
-        names = f", {self.c} classes ({', '.join(map(str, self.vocab[:4]))}{', ...' if self.c>4 else ''})" if self.vocab else ''
+            n = (
+                len(dl.store)
+                if hasattr(dl, 'store')
+                else len(dl.dataset)
+                if hasattr(dl, 'dataset') and batches_in(dl) is not None
+                else None
+            )
+            return (
+                'none'
+                if dl is None
+                else f'{n} images'
+                if n
+                else f'{batches_in(dl)} batches'
+                if batches_in(dl) is not None
+                else 'stream'
+            )
+
+        names = (
+            f", {self.c} classes ({', '.join(map(str, self.vocab[:4]))}{', ...' if self.c > 4 else ''})"
+            if self.vocab
+            else ''
+        )
         kept = f"; images {self.train.store.where}" if hasattr(self.train, 'store') else ''
         return '\n'.join([f"DataLoaders: train {size(self.train)}, valid {size(self.valid)}{names}{kept}", *self.notes])
 
     @classmethod
     @_asks_back()
-    def from_sources(cls,
-        train,                  # source of the training images
-        valid,                  # source of the validation images, or None
-        vocab:list,             # class names
-        size:int=128,           # pixels, height and width of what the model sees
-        bs:int=64,              # training images a batch
-        valid_bs:int=None,      # None: twice `bs`
-        presize:int=None,       # side of the stored square; None: 1.25 x size, rounded to 8
-        scale:tuple=(.35, 1.),  # area of the training crop, see `random_boxes`; None: central squares
-        crop_pct:float=.875,    # see `center_boxes`
-        flip:bool=True,         # mirror training images at random
-        mean:tuple=imagenet_mean, std:tuple=imagenet_std,   # see `Normalize`
-        drop_last:bool=True,    # leave the incomplete last training batch out, if there is a complete one
-        keep:bool|str=None,     # where decoded images are kept, see `Store`
-        threads:int=None,       # decoding threads, see `Store`
-    )->'DataLoaders':
+    def from_sources(
+        cls,
+        train,  # source of the training images
+        valid,  # source of the validation images, or None
+        vocab: list,  # class names
+        size: int = 128,  # pixels, height and width of what the model sees
+        bs: int = 64,  # training images a batch
+        valid_bs: int = None,  # None: twice `bs`
+        presize: int = None,  # side of the stored square; None: 1.25 x size, rounded to 8
+        scale: tuple = (0.35, 1.0),  # area of the training crop, see `random_boxes`; None: central squares
+        crop_pct: float = 0.875,  # see `center_boxes`
+        flip: bool = True,  # mirror training images at random
+        mean: tuple = imagenet_mean,
+        std: tuple = imagenet_std,  # see `Normalize`
+        drop_last: bool = True,  # leave the incomplete last training batch out, if there is a complete one
+        keep: bool | str = None,  # where decoded images are kept, see `Store`
+        threads: int = None,  # decoding threads, see `Store`
+    ) -> 'DataLoaders':
         "Loaders from two sources; all other constructors end here"
-        if isinstance(size, (tuple, list)): raise ValueError(f"DataLoaders: size is one number, for the model sees squares; got {size!r}, write size={max(size, default=224)!r}")
-        for n,v in (('size', size), ('bs', bs), ('valid_bs', valid_bs), ('presize', presize), ('threads', threads)):
-            if v is not None and (not hasattr(v, '__index__') or v<1): raise ValueError(f"DataLoaders: {n} is a whole number, 1 or more, got {v!r}")
-        for n,v in (('scale', scale), ('mean', mean), ('std', std)):
-            if not isinstance(v, (tuple, list)) and not (v is None and n=='scale'): raise ValueError(f"DataLoaders: {n} is a tuple of numbers, got {v!r}")
-        if scale is not None and len(scale)!=2: raise ValueError(f"DataLoaders: scale is the smallest and the largest area of a crop, such as (.35, 1.), got {scale!r}")
+        if isinstance(size, (tuple, list)):
+            raise ValueError(
+                f"DataLoaders: size is one number, for the model sees squares; got {size!r}, write "
+                f"size={max(size, default=224)!r}"
+            )
+        for n, v in (('size', size), ('bs', bs), ('valid_bs', valid_bs), ('presize', presize), ('threads', threads)):
+            if v is not None and (not hasattr(v, '__index__') or v < 1):
+                raise ValueError(f"DataLoaders: {n} is a whole number, 1 or more, got {v!r}")
+        for n, v in (('scale', scale), ('mean', mean), ('std', std)):
+            if not isinstance(v, (tuple, list)) and not (v is None and n == 'scale'):
+                raise ValueError(f"DataLoaders: {n} is a tuple of numbers, got {v!r}")
+        if scale is not None and len(scale) != 2:
+            raise ValueError(
+                f"DataLoaders: scale is the smallest and the largest area of a crop, such as (.35, 1.), got {scale!r}"
+            )
         vocab = _checked_vocab(vocab, train, valid)
-        if vocab and len(vocab)<2: raise ValueError(f"DataLoaders: only one class ({vocab[0]}); a classifier needs two: is the label right?")
-        P = presize or -(-size*5//32)*8
-        if P<size: warnings.warn(f"DataLoaders: presize={P} is smaller than size={size}, so images are made smaller and then enlarged; leave presize out")
+        if vocab and len(vocab) < 2:
+            raise ValueError(f"DataLoaders: only one class ({vocab[0]}); a classifier needs two: is the label right?")
+        P = presize or -(-size * 5 // 32) * 8
+        if P < size:
+            warnings.warn(
+                f"DataLoaders: presize={P} is smaller than size={size}, so images are made smaller and "
+                "then enlarged; leave presize out"
+            )
         dl = partial(_loader, P, keep, threads)
         cbs = [Crop(size, scale, crop_pct=crop_pct), *([Flip()] if flip else []), Normalize(mean, std)]
-        return cls(dl(train, bs, shuffle=True, drop_last=drop_last), dl(valid, valid_bs or 2*bs), cbs, vocab,
-                   partial(_test_loader, dl, valid_bs or 2*bs))
+        return cls(
+            dl(train, bs, shuffle=True, drop_last=drop_last),
+            dl(valid, valid_bs or 2 * bs),
+            cbs,
+            vocab,
+            partial(_test_loader, dl, valid_bs or 2 * bs),
+        )
 
     @classmethod
     @delegates(from_sources.__func__)
     @_asks_back()
-    def from_lists(cls,
-        files:list,             # paths
-        labels:list,            # one a file, of any sortable kind
-        is_valid:list=None,     # True for each validation file; None: a random split
-        valid_pct:float=.2,     # share for validation, of a random split
-        seed:int=42,            # of a random split
-        stratify:bool=True,     # of a random split: the same share of each class
-        boxes:list=None,        # x0, y0, x1, y1 in pixels for each file: crop to it
-        verify:bool=None,       # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced
-        vocab:list=None,        # the classes, in the order of their indices; None: the training labels, sorted
-        **kw
-    )->'DataLoaders':
+    def from_lists(
+        cls,
+        files: list,  # paths
+        labels: list,  # one a file, of any sortable kind
+        is_valid: list = None,  # True for each validation file; None: a random split
+        valid_pct: float = 0.2,  # share for validation, of a random split
+        seed: int = 42,  # of a random split
+        stratify: bool = True,  # of a random split: the same share of each class
+        boxes: list = None,  # x0, y0, x1, y1 in pixels for each file: crop to it
+        # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced
+        verify: bool = None,
+        vocab: list = None,  # the classes, in the order of their indices; None: the training labels, sorted
+        **kw,
+    ) -> 'DataLoaders':
         "From a list of files and a list of labels"
-        files,labels = _checked_lists(files, labels)
+        files, labels = _checked_lists(files, labels)
         n = len(files)
-        for name,o in (('is_valid', is_valid), ('boxes', boxes)):
-            if o is not None and len(o)!=n: raise ValueError(f"from_lists: {n} files but {len(o)} entries of {name}")
-        if is_valid is not None: is_valid = [_truth(_plain(v), 'from_lists') for v in is_valid]
-        if is_valid is None: tr,va = split_idxs(labels, valid_pct, seed, stratify)
-        else: tr,va = [i for i,v in enumerate(is_valid) if not v],[i for i,v in enumerate(is_valid) if v]
-        if not tr: raise ValueError("from_lists: no training files; every one is marked as validation")
+        for name, o in (('is_valid', is_valid), ('boxes', boxes)):
+            if o is not None and len(o) != n:
+                raise ValueError(f"from_lists: {n} files but {len(o)} entries of {name}")
+        if is_valid is not None:
+            is_valid = [_truth(_plain(v), 'from_lists') for v in is_valid]
+        if is_valid is None:
+            tr, va = split_idxs(labels, valid_pct, seed, stratify)
+        else:
+            tr = [i for i, v in enumerate(is_valid) if not v]
+            va = [i for i, v in enumerate(is_valid) if v]
+        if not tr:
+            raise ValueError("from_lists: no training files; every one is marked as validation")
         _say_repeated(files, labels, boxes)
         if both := _on_both_sides(files, tr, va, look=verify is not False):
-            warnings.warn(f"DataLoaders: {len(both)} files are in training and in validation, {min(both)} for one; validation then flatters the model")
+            warnings.warn(
+                f"DataLoaders: {len(both)} files are in training and in validation, {min(both)} for one; "
+                "validation then flatters the model"
+            )
         known = list(vocab) if vocab is not None else sorted({labels[i] for i in tr}, key=lambda l: (str(type(l)), l))
         _say_alike(known)
-        o2i = {v: i for i,v in enumerate(known)}
-        for i in tr+va:
-            if labels[i] not in o2i: raise ValueError(_no_such_class(files[i], labels[i], known, vocab is not None))
-        if len(known)<2: raise ValueError(f"DataLoaders: only one class ({known[0]!r}); a classifier needs two: is the label right?")
-        if va and (none := {labels[i] for i in tr}-{labels[i] for i in va}):
-            warnings.warn(f"DataLoaders: {len(none)} of {len(known)} classes have no validation images ({_few(none)}); how well they are told is not measured")
-        if verify is None or verify: quick_check(files if verify else files[::-(-n//50_000)])
-        def src(ids): return FileSource([files[i] for i in ids], [o2i[labels[i]] for i in ids], None if boxes is None else [boxes[i] for i in ids]) if ids else None
+        o2i = {v: i for i, v in enumerate(known)}
+        for i in tr + va:
+            if labels[i] not in o2i:
+                raise ValueError(_no_such_class(files[i], labels[i], known, vocab is not None))
+        if len(known) < 2:
+            raise ValueError(f"DataLoaders: only one class ({known[0]!r}); a classifier needs two: is the label right?")
+        if va and (none := {labels[i] for i in tr} - {labels[i] for i in va}):
+            warnings.warn(
+                f"DataLoaders: {len(none)} of {len(known)} classes have no validation images "
+                f"({_few(none)}); how well they are told is not measured"
+            )
+        if verify is None or verify:
+            quick_check(files if verify else files[:: -(-n // 50_000)])
+
+        def src(ids):
+            return (
+                FileSource(
+                    [files[i] for i in ids],
+                    [o2i[labels[i]] for i in ids],
+                    None if boxes is None else [boxes[i] for i in ids],
+                )
+                if ids
+                else None
+            )
+
         return cls.from_sources(src(tr), src(va), known, **kw)
 
     @classmethod
     @delegates(from_lists.__func__, but=['is_valid', 'boxes'])
     @_asks_back('is_valid', 'boxes')
-    def from_folder(cls,
-        path:str|Path,          # folder with a folder a class inside `train` and `valid`, or, with `valid_pct`, anywhere below
-        train:str='train',      # folder of training images under `path`
-        valid:str='valid',      # folder of validation images under `path`
-        valid_pct:float=None,   # a random share of all images under `path` validates, instead of `valid`
-        label=None,             # None: the class folder, see `folder_labels`; 'outer', 'inner': which one. Else a regular expression with a group, or a function of the path
-        **kw
-    )->'DataLoaders':
+    def from_folder(
+        cls,
+        # folder with a folder a class inside `train` and `valid`, or, with `valid_pct`, anywhere below
+        path: str | Path,
+        train: str = 'train',  # folder of training images under `path`
+        valid: str = 'valid',  # folder of validation images under `path`
+        valid_pct: float = None,  # a random share of all images under `path` validates, instead of `valid`
+        # None: the class folder, see `folder_labels`; 'outer', 'inner': which one. Else a regular expression with a
+        # group, or a function of the path
+        label=None,
+        **kw,
+    ) -> 'DataLoaders':
         "From a folder of images, labelled by folder, file name or function"
         path = Path(path).expanduser()
         level = label if label in (None, 'outer', 'inner') else ''
-        if valid_pct is not None: sides = [path]
-        else: sides = _split_folders(path, train, valid)
-        files,labels,is_valid,notes = [],[],[],[]
-        for i,side in enumerate(sides):
+        if valid_pct is not None:
+            sides = [path]
+        else:
+            sides = _split_folders(path, train, valid)
+        files = []
+        labels = []
+        is_valid = []
+        notes = []
+        for i, side in enumerate(sides):
             found = Found(side)
             found.say()
-            if out := found.left_out(): notes.append(f"left out under {side}: {', '.join(out)}")
-            ls = folder_labels(found.files, side, level, valid_pct is not None) if level!='' else list(map(label_func(label), found.files))
-            if loose := [f for f,l in zip(found.files, ls) if l is None and level!='']:
-                warnings.warn(f"from_folder: {len(loose)} images lie in no class folder, {loose[0]} for one; they are left out")
+            if out := found.left_out():
+                notes.append(f"left out under {side}: {', '.join(out)}")
+            ls = (
+                folder_labels(found.files, side, level, valid_pct is not None)
+                if level != ''
+                else list(map(label_func(label), found.files))
+            )
+            if loose := [f for f, l in zip(found.files, ls) if l is None and level != '']:
+                warnings.warn(
+                    f"from_folder: {len(loose)} images lie in no class folder, {loose[0]} for one; they are left out"
+                )
                 notes.append(f"left out: {len(loose)} images in no class folder, {loose[0]} for one")
-            kept = [(f, l) for f,l in zip(found.files, ls) if l is not None or level=='']
-            if level!='': _say_empty(side, {l for _,l in kept}, [f for f,_ in kept])
-            files += [f for f,_ in kept]
-            labels += [l for _,l in kept]
-            is_valid += [i==1]*len(kept)
+            kept = [(f, l) for f, l in zip(found.files, ls) if l is not None or level == '']
+            if level != '':
+                _say_empty(side, {l for _, l in kept}, [f for f, _ in kept])
+            files += [f for f, _ in kept]
+            labels += [l for _, l in kept]
+            is_valid += [i == 1] * len(kept)
         how = dict(valid_pct=valid_pct) if valid_pct is not None else dict(is_valid=is_valid)
         dls = cls.from_lists(files, labels, **how, **kw)
         dls.notes = notes
@@ -358,270 +676,479 @@ class DataLoaders:
     @classmethod
     @delegates(from_lists.__func__, but=['is_valid', 'boxes'])
     @_asks_back('is_valid', 'boxes')
-    def from_rows(cls,
-        rows:list,              # mappings from column name to value
-        path:str|Path='.',      # file names are relative to it
-        file_col:str=None,      # column of file names; None: the first
-        label_col:str=None,     # column of labels; None: the second
-        valid_col:str=None,     # column that is true (1, true, yes, valid) for validation; None: `is_valid` if there is one, else a random split
-        box_cols:list=None,     # four columns: x0, y0, x1, y1 in pixels
-        suff:str='',            # added to each file name
-        **kw
-    )->'DataLoaders':
+    def from_rows(
+        cls,
+        rows: list,  # mappings from column name to value
+        path: str | Path = '.',  # file names are relative to it
+        file_col: str = None,  # column of file names; None: the first
+        label_col: str = None,  # column of labels; None: the second
+        # column that is true (1, true, yes, valid) for validation; None: `is_valid` if there is one, else a random
+        # split
+        valid_col: str = None,
+        box_cols: list = None,  # four columns: x0, y0, x1, y1 in pixels
+        suff: str = '',  # added to each file name
+        **kw,
+    ) -> 'DataLoaders':
         "From a table given as rows"
         rows = list(rows)
-        if not rows: raise ValueError("from_rows: the table has no rows")
+        if not rows:
+            raise ValueError("from_rows: the table has no rows")
         cols = list(rows[0])
-        if box_cols is not None and (isinstance(box_cols, str) or len(box_cols)!=4): raise ValueError(f"from_rows: box_cols needs four column names, for x0, y0, x1, y1; got {box_cols!r}")
+        if box_cols is not None and (isinstance(box_cols, str) or len(box_cols) != 4):
+            raise ValueError(f"from_rows: box_cols needs four column names, for x0, y0, x1, y1; got {box_cols!r}")
         valid_col = valid_col or ('is_valid' if 'is_valid' in cols else None)
-        for arg,given,k in (('file_col', file_col, 0), ('label_col', label_col, 1)):
-            name = str(cols[k]).strip() if len(cols)>k else ''
+        for arg, given, k in (('file_col', file_col, 0), ('label_col', label_col, 1)):
+            name = str(cols[k]).strip() if len(cols) > k else ''
             if given is None and (not name or name.startswith('Unnamed:')):
-                raise ValueError(f"from_rows: give {arg}; "+(f"column {k+1} has no name (it may be the index of a pandas table)" if len(cols)>k else 'there is one column only')+f"; columns are {', '.join(map(repr, cols))}")
+                raise ValueError(
+                    f"from_rows: give {arg}; "
+                    + (
+                        f"column {k + 1} has no name (it may be the index of a pandas table)"
+                        if len(cols) > k
+                        else 'there is one column only'
+                    )
+                    + f"; columns are {', '.join(map(repr, cols))}"
+                )
         chosen = label_col is not None
-        file_col,label_col = cols[0] if file_col is None else file_col,cols[1] if label_col is None else label_col
+        file_col = cols[0] if file_col is None else file_col
+        label_col = cols[1] if label_col is None else label_col
         for c in (file_col, label_col, *([valid_col] if valid_col else []), *(box_cols or [])):
-            if c not in cols: raise ValueError(f"from_rows: there is no column {c!r}; columns are {', '.join(map(str, cols))}")
-        _look_at_unused(rows, [c for c in cols if c not in (file_col, label_col, valid_col, *(box_cols or []))], None if chosen else label_col, valid_col)
+            if c not in cols:
+                raise ValueError(f"from_rows: there is no column {c!r}; columns are {', '.join(map(str, cols))}")
+        _look_at_unused(
+            rows,
+            [c for c in cols if c not in (file_col, label_col, valid_col, *(box_cols or []))],
+            None if chosen else label_col,
+            valid_col,
+        )
         files = _row_files(rows, path, file_col, suff)
         is_valid = [_truth(r[valid_col]) for r in rows] if valid_col else None
-        boxes = [_row_box(r, box_cols, f) for r,f in zip(rows, files)] if box_cols else None
+        boxes = [_row_box(r, box_cols, f) for r, f in zip(rows, files)] if box_cols else None
         return cls.from_lists(files, [r[label_col] for r in rows], is_valid=is_valid, boxes=boxes, **kw)
 
     @classmethod
     @delegates(from_rows.__func__)
     @_asks_back()
-    def from_csv(cls,
-        path:str|Path,          # folder of the images
-        file:str='labels.csv',  # table with a header, under `path`
-        delimiter:str=',',
-        encoding:str=None,      # None: UTF-8, or what the file's byte order mark says
-        **kw
-    )->'DataLoaders':
+    def from_csv(
+        cls,
+        path: str | Path,  # folder of the images
+        file: str = 'labels.csv',  # table with a header, under `path`
+        delimiter: str = ',',
+        encoding: str = None,  # None: UTF-8, or what the file's byte order mark says
+        **kw,
+    ) -> 'DataLoaders':
         "From a CSV file"
         path = Path(path).expanduser()
-        f = path/Path(file).expanduser()
-        if path.is_file(): raise NotADirectoryError(f"from_csv: {path} is a file; give the folder of the images, and the table's name: from_csv({str(path.parent)!r}, {path.name!r})")
-        if not f.is_file(): raise FileNotFoundError(f"from_csv: there is no file {f}")
+        f = path / Path(file).expanduser()
+        if path.is_file():
+            raise NotADirectoryError(
+                f"from_csv: {path} is a file; give the folder of the images, and the table's "
+                f"name: from_csv({str(path.parent)!r}, {path.name!r})"
+            )
+        if not f.is_file():
+            raise FileNotFoundError(f"from_csv: there is no file {f}")
         rows = read_table(f, delimiter, encoding)
         return cls.from_rows(rows, path, **kw)
 
     @classmethod
     @delegates(from_rows.__func__)
     @_asks_back()
-    def from_df(cls,
-        df,                     # pandas DataFrame
-        path:str|Path='.',      # file names are relative to it
-        **kw
-    )->'DataLoaders':
+    def from_df(
+        cls,
+        df,  # pandas DataFrame
+        path: str | Path = '.',  # file names are relative to it
+        **kw,
+    ) -> 'DataLoaders':
         "From a pandas DataFrame"
-        if not hasattr(df, 'to_dict') or not hasattr(df, 'columns'): raise TypeError(f"from_df: takes a pandas DataFrame, got a {type(df).__name__}; a table in a file is for from_csv")
-        if not df.columns.is_unique: raise ValueError(f"from_df: there is more than one column {df.columns[df.columns.duplicated()][0]!r}; rename one")
+        if not hasattr(df, 'to_dict') or not hasattr(df, 'columns'):
+            raise TypeError(
+                f"from_df: takes a pandas DataFrame, got a {type(df).__name__}; a table in a file is for from_csv"
+            )
+        if not df.columns.is_unique:
+            raise ValueError(
+                f"from_df: there is more than one column {df.columns[df.columns.duplicated()][0]!r}; rename one"
+            )
         return cls.from_rows(df.to_dict('records'), path, **kw)
 
     @classmethod
     @delegates(from_sources.__func__)
     @_asks_back()
-    def from_dataset(cls,
-        train,                  # map-style dataset of (PIL image or uint8 tensor, label): class indices or names
-        valid=None,             # the same; None: a random split of `train`
-        valid_pct:float=.2,     # share of the random split
-        seed:int=42,            # of the random split
-        vocab:list=None,        # class names; None: the dataset's `classes`, else '0', '1', ...
-        keys:tuple=None,        # names of image and label, if items are dicts: ('image', 'label')
-        **kw
-    )->'DataLoaders':
+    def from_dataset(
+        cls,
+        train,  # map-style dataset of (PIL image or uint8 tensor, label): class indices or names
+        valid=None,  # the same; None: a random split of `train`
+        valid_pct: float = 0.2,  # share of the random split
+        seed: int = 42,  # of the random split
+        vocab: list = None,  # class names; None: the dataset's `classes`, else '0', '1', ...
+        keys: tuple = None,  # names of image and label, if items are dicts: ('image', 'label')
+        **kw,
+    ) -> 'DataLoaders':
         "From map-style datasets, such as torchvision's"
-        probe = [DatasetSource(ds, labels=[], keys=keys) for ds in (train, valid) if ds is not None]      # refuses what is no dataset of pictures
-        labels,vl = dataset_labels(train, keys),dataset_labels(valid, keys) if valid is not None else []
+        # refuses what is no dataset of pictures
+        probe = [DatasetSource(ds, labels=[], keys=keys) for ds in (train, valid) if ds is not None]
+        labels = dataset_labels(train, keys)
+        vl = dataset_labels(valid, keys) if valid is not None else []
         _same_classes(train, valid, vocab)
-        if valid is not None and (both := {(probe[0].name(i)) for i in range(len(train))} & {probe[1].name(i) for i in range(len(valid))} if _comparable(train, valid) else ()):
-            warnings.warn(f"DataLoaders: {len(both)} items are in training and in validation, {min(both)} for one; validation then flatters the model")
-        named = [isinstance(l, str) for l in labels+vl]
-        if any(named) and not all(named): raise ValueError("from_dataset: some labels are names and some are numbers; give one kind")
+        if valid is not None and (
+            both := {(probe[0].name(i)) for i in range(len(train))} & {probe[1].name(i) for i in range(len(valid))}
+            if _comparable(train, valid)
+            else ()
+        ):
+            warnings.warn(
+                f"DataLoaders: {len(both)} items are in training and in validation, {min(both)} for one; "
+                "validation then flatters the model"
+            )
+        named = [isinstance(l, str) for l in labels + vl]
+        if any(named) and not all(named):
+            raise ValueError("from_dataset: some labels are names and some are numbers; give one kind")
         names = None
         if any(named):
             vocab = list(vocab) if vocab else sorted(set(labels))
-            if gone := sorted(set(labels+vl)-set(vocab)): raise ValueError(f"from_dataset: the label {gone[0]!r} is no class; there are {len(vocab)} classes ({_few(vocab)}): mend it, or give vocab")
-            names,labels,vl = vocab,[vocab.index(l) for l in labels],[vocab.index(l) for l in vl]
-        vocab = list(vocab or dataset_classes(train) or map(str, range(max(labels, default=-1)+1)))
-        for l in labels+vl:
-            if not 0<=l<len(vocab): raise ValueError(f"from_dataset: label {l} has no name; there are {len(vocab)} classes ({', '.join(map(str, vocab[:3]))}, ...): give vocab")
-        def src(ds, ls, ids=None): return DatasetSource(ds, ids, ls if ids is None else [ls[i] for i in ids], keys, names, verify=True)
+            if gone := sorted(set(labels + vl) - set(vocab)):
+                raise ValueError(
+                    f"from_dataset: the label {gone[0]!r} is no class; there are {len(vocab)} classes "
+                    f"({_few(vocab)}): mend it, or give vocab"
+                )
+            names = vocab
+            labels = [vocab.index(l) for l in labels]
+            vl = [vocab.index(l) for l in vl]
+        vocab = list(vocab or dataset_classes(train) or map(str, range(max(labels, default=-1) + 1)))
+        for l in labels + vl:
+            if not 0 <= l < len(vocab):
+                raise ValueError(
+                    f"from_dataset: label {l} has no name; there are {len(vocab)} classes "
+                    f"({', '.join(map(str, vocab[:3]))}, ...): give vocab"
+                )
+
+        def src(ds, ls, ids=None):
+            return DatasetSource(ds, ids, ls if ids is None else [ls[i] for i in ids], keys, names, verify=True)
+
         if valid is None:
-            tr,va = split_idxs(labels, valid_pct, seed)
+            tr, va = split_idxs(labels, valid_pct, seed)
             return cls.from_sources(src(train, labels, tr), src(train, labels, va), vocab, **kw)
         return cls.from_sources(src(train, labels), src(valid, vl), vocab, **kw)
 
 # %% ../../nbs/data/04_loaders.ipynb #181b1a71
-def _loader(presize, keep, threads, source, bs, **kw): return source and ImageLoader(Store(source, presize, keep, threads), bs, **kw)
+def _loader(presize, keep, threads, source, bs, **kw):
+    return source and ImageLoader(Store(source, presize, keep, threads), bs, **kw)
+
+
 def _test_loader(loader, bs, items):
-    if isinstance(items, (str, os.PathLike)): raise TypeError(f"test_dl: takes a list of images, got one path, {items}; write [{str(items)!r}]")
+    if isinstance(items, (str, os.PathLike)):
+        raise TypeError(f"test_dl: takes a list of images, got one path, {items}; write [{str(items)!r}]")
     return loader(FileSource(list(items)), bs)
+
 
 def _checked_vocab(vocab, train, valid):
     "Class names that fit the labels"
-    if vocab is None: return None
-    if isinstance(vocab, str): raise TypeError(f"DataLoaders: vocab is a list of class names, got the text {vocab!r}")
+    if vocab is None:
+        return None
+    if isinstance(vocab, str):
+        raise TypeError(f"DataLoaders: vocab is a list of class names, got the text {vocab!r}")
     vocab = list(vocab)
-    if twice := [v for v,n in Counter(map(str, vocab)).items() if n>1]: warnings.warn(f"DataLoaders: vocab has {twice[0]!r} more than once; what is shown by name cannot tell these classes apart")
-    for of,src in (('training', train), ('validation', valid)):
+    if twice := [v for v, n in Counter(map(str, vocab)).items() if n > 1]:
+        warnings.warn(
+            f"DataLoaders: vocab has {twice[0]!r} more than once; what is shown by name cannot tell these classes apart"
+        )
+    for of, src in (('training', train), ('validation', valid)):
         labels = getattr(src, 'labels', None)
-        if labels is None or not len(labels): continue
-        lo,hi = int(labels.min()),int(labels.max())
-        if lo<0 or hi>=len(vocab): raise ValueError(f"DataLoaders: {of} has the class index {lo if lo<0 else hi}, but vocab has {len(vocab)} names ({_few(vocab)}); give a name for each index")
-        if of=='training' and (none := [v for k,v in enumerate(vocab) if not (labels==k).any()] if len(vocab)<=10_000 else ()):
-            warnings.warn(f"DataLoaders: {len(none)} of {len(vocab)} classes in vocab have no training images ({', '.join(map(str, none[:3]))}{', ...' if none[3:] else ''})")
+        if labels is None or not len(labels):
+            continue
+        lo = int(labels.min())
+        hi = int(labels.max())
+        if lo < 0 or hi >= len(vocab):
+            raise ValueError(
+                f"DataLoaders: {of} has the class index {lo if lo < 0 else hi}, but vocab has "
+                f"{len(vocab)} names ({_few(vocab)}); give a name for each index"
+            )
+        if of == 'training' and (
+            none := [v for k, v in enumerate(vocab) if not (labels == k).any()] if len(vocab) <= 10_000 else ()
+        ):
+            warnings.warn(
+                f"DataLoaders: {len(none)} of {len(vocab)} classes in vocab have no training images "
+                f"({', '.join(map(str, none[:3]))}{', ...' if none[3:] else ''})"
+            )
     return vocab
 
 # %% ../../nbs/data/04_loaders.ipynb #6fc402ce
 def _checked_lists(files, labels):
     "Files as strings and labels as plain values, one a file"
-    for n,o in (('files', files), ('labels', labels)):
+    for n, o in (('files', files), ('labels', labels)):
         if isinstance(o, (str, bytes, os.PathLike, Mapping)) or hasattr(o, 'columns'):
             shape = 'a text' if isinstance(o, (str, bytes, os.PathLike)) else 'a mapping or table'
-            raise TypeError(f"from_lists: {n} must be a list, one entry a file, got {shape} ({type(o).__name__})"+(
-                '; write labels=[labels[f] for f in files]' if n=='labels' and isinstance(o, dict) else ''))
-        if isinstance(o, (set, frozenset)): raise TypeError(f"from_lists: {n} is a set, which has no order; give a list")
+            raise TypeError(
+                f"from_lists: {n} must be a list, one entry a file, got {shape} ({type(o).__name__})"
+                + ('; write labels=[labels[f] for f in files]' if n == 'labels' and isinstance(o, dict) else '')
+            )
+        if isinstance(o, (set, frozenset)):
+            raise TypeError(f"from_lists: {n} is a set, which has no order; give a list")
     files = list(files)
-    if odd := next((f for f in files if not isinstance(f, (str, os.PathLike))), None): raise TypeError(f"from_lists: files are paths, got a {type(odd).__name__}; images in memory are for from_dataset")
-    files,labels = [os.path.expanduser(os.fspath(f)) for f in files],[_plain(l) for l in labels]
-    if not files: raise ValueError("from_lists: the list of files is empty")
-    if len(files)!=len(labels): raise ValueError(f"from_lists: {len(files)} files but {len(labels)} labels")
-    for f,l in zip(files, labels):
-        if isinstance(l, str) and l: continue       # nearly all
-        if is_empty(l): raise ValueError(f"from_lists: {f} has no label; label it or leave it out")
-        if isinstance(l, (list, tuple, set, frozenset, dict)) or hasattr(l, '__len__') and not isinstance(l, (str, bytes)):
-            raise ValueError(f"from_lists: {f} has the label {l!r}; an image has one class here, so a label is one text or number"
-                             f"{', not several' if len(l)>1 else ''} (take it out of its list; of one-hot rows take the argmax)")
-        if isinstance(l, float) and not l.is_integer(): raise ValueError(f"from_lists: {f} has the label {l!r}; a number with a fraction is no class: put numbers into bins, or give str(label) if each is a class")
-        try: hash(l)
-        except TypeError: raise ValueError(f"from_lists: {f} has the label {l!r}, which cannot be a class; give a text or a number") from None
-    if odd := next((l for l in labels if isinstance(l, str) and (not l.strip() or l.lower() in ('nan', 'nat', '<na>'))), None):
-        if not odd.strip(): raise ValueError(f"from_lists: {files[labels.index(odd)]} has no label; label it or leave it out")
-        warnings.warn(f"from_lists: {labels.count(odd)} files have the label {odd!r}, which looks like an empty entry, {files[labels.index(odd)]} for one; it is taken for a class")
-    return files,labels
+    if odd := next((f for f in files if not isinstance(f, (str, os.PathLike))), None):
+        raise TypeError(
+            f"from_lists: files are paths, got a {type(odd).__name__}; images in memory are for from_dataset"
+        )
+    files = [os.path.expanduser(os.fspath(f)) for f in files]
+    labels = [_plain(l) for l in labels]
+    if not files:
+        raise ValueError("from_lists: the list of files is empty")
+    if len(files) != len(labels):
+        raise ValueError(f"from_lists: {len(files)} files but {len(labels)} labels")
+    for f, l in zip(files, labels):
+        if isinstance(l, str) and l:
+            continue  # nearly all
+        if is_empty(l):
+            raise ValueError(f"from_lists: {f} has no label; label it or leave it out")
+        if (
+            isinstance(l, (list, tuple, set, frozenset, dict))
+            or hasattr(l, '__len__')
+            and not isinstance(l, (str, bytes))
+        ):
+            raise ValueError(
+                f"from_lists: {f} has the label {l!r}; an image has one class here, so a label is one "
+                f"text or number{', not several' if len(l) > 1 else ''} (take it out of its list; of "
+                "one-hot rows take the argmax)"
+            )
+        if isinstance(l, float) and not l.is_integer():
+            raise ValueError(
+                f"from_lists: {f} has the label {l!r}; a number with a fraction is no class: put "
+                "numbers into bins, or give str(label) if each is a class"
+            )
+        try:
+            hash(l)
+        except TypeError:
+            raise ValueError(
+                f"from_lists: {f} has the label {l!r}, which cannot be a class; give a text or a number"
+            ) from None
+    if odd := next(
+        (l for l in labels if isinstance(l, str) and (not l.strip() or l.lower() in ('nan', 'nat', '<na>'))), None
+    ):
+        if not odd.strip():
+            raise ValueError(f"from_lists: {files[labels.index(odd)]} has no label; label it or leave it out")
+        warnings.warn(
+            f"from_lists: {labels.count(odd)} files have the label {odd!r}, which looks like an empty "
+            f"entry, {files[labels.index(odd)]} for one; it is taken for a class"
+        )
+    return files, labels
+
 
 def _say_repeated(files, labels, boxes):
     "Warn of files that are listed more than once"
-    if len(set(files))==len(files): return
-    seen,more,differ = {},set(),set()
-    for i,f in enumerate(files):
+    if len(set(files)) == len(files):
+        return
+    seen = {}
+    more = set()
+    differ = set()
+    for i, f in enumerate(files):
         key = f if boxes is None else (f, tuple(map(float, boxes[i])))
-        if key in seen: (more if labels[seen[key]]==labels[i] else differ).add(f)
+        if key in seen:
+            (more if labels[seen[key]] == labels[i] else differ).add(f)
         seen.setdefault(key, i)
-    if differ: warnings.warn(f"from_lists: {len(differ)} files are listed with more than one label, {min(differ)} for one; an image has one class here: remove all but one")
-    if more: warnings.warn(f"from_lists: {len(more)} files are listed more than once, {min(more)} for one; they count that often")
+    if differ:
+        warnings.warn(
+            f"from_lists: {len(differ)} files are listed with more than one label, {min(differ)} for one; "
+            "an image has one class here: remove all but one"
+        )
+    if more:
+        warnings.warn(
+            f"from_lists: {len(more)} files are listed more than once, {min(more)} for one; they count that often"
+        )
 
 # %% ../../nbs/data/04_loaders.ipynb #fd21bd82
 def _on_both_sides(files, tr, va, look):
     "Training files that are in validation, too: by name, and, if `look`, under another name (links)"
     held = {files[i] for i in va}
     both = {files[i] for i in tr if files[i] in held}
-    if both or not look or not va: return both
-    def marks(ids): return [_mark(files[i]) for i in ids]
+    if both or not look or not va:
+        return both
+
+    def marks(ids):
+        return [_mark(files[i]) for i in ids]
+
     def all_marks(ids):
-        with ThreadPoolExecutor(8) as ex: return [m for ms in ex.map(marks, (ids[i:i+256] for i in range(0, len(ids), 256))) for m in ms]
-    held = set(all_marks(va))-{None}
-    return {files[i] for i,m in zip(tr, all_marks(tr)) if m in held}
+        with ThreadPoolExecutor(8) as ex:
+            return [m for ms in ex.map(marks, (ids[i : i + 256] for i in range(0, len(ids), 256))) for m in ms]
+
+    held = set(all_marks(va)) - {None}
+    return {files[i] for i, m in zip(tr, all_marks(tr)) if m in held}
+
 
 def _mark(f):
     "What a file is, by whatever name"
-    try: s = os.stat(f)
-    except OSError: return None     # not there: decoding will say so
+    try:
+        s = os.stat(f)
+    except OSError:
+        return None  # not there: decoding will say so
     return (s.st_dev, s.st_ino) if s.st_ino else os.path.realpath(f)
+
 
 def _written_alike(label):
     "The same for labels that a reader takes for one"
     s = unicodedata.normalize('NFKC', str(label)).strip().casefold()
     return re.sub(r'(?<=\w)[\s_-]+(?=\w)', ' ', s)
 
+
 def _say_alike(classes):
     "Warn of classes that differ only in how they are written; single letters may well be different classes"
     by = {}
-    for c in classes: by.setdefault(_written_alike(c), []).append(c)
+    for c in classes:
+        by.setdefault(_written_alike(c), []).append(c)
     for cs in by.values():
-        if len(cs)>1 and (len(str(cs[0]).strip())>1 or len({str(c) for c in cs})==1):
-            warnings.warn(f"DataLoaders: the classes {' and '.join(ascii(c) for c in cs)} differ only in case, blanks or the form of their letters; if they are one, give them one name")
+        if len(cs) > 1 and (len(str(cs[0]).strip()) > 1 or len({str(c) for c in cs}) == 1):
+            warnings.warn(
+                f"DataLoaders: the classes {' and '.join(ascii(c) for c in cs)} differ only in case, "
+                "blanks or the form of their letters; if they are one, give them one name"
+            )
+
 
 def _no_such_class(file, label, known, given):
-    near = [k for k in known if _written_alike(k)==_written_alike(label)]
-    hint = f"{ascii(near[0])} there is written otherwise: give them one name" if near else 'move one over, or leave it out'
-    if given: return f"DataLoaders: {file} has the label {label!r}, which is not in vocab ({_few(known)}); mend one of them, or leave the file out"
+    near = [k for k in known if _written_alike(k) == _written_alike(label)]
+    hint = (
+        f"{ascii(near[0])} there is written otherwise: give them one name" if near else 'move one over, or leave it out'
+    )
+    if given:
+        return f"DataLoaders: {file} has the label {label!r}, which is not in vocab ({_few(known)}); mend one of them, or leave the file out"
     return f"DataLoaders: {file} in validation has the label {label!r}, which no training image has; {hint}"
 
 # %% ../../nbs/data/04_loaders.ipynb #014dc9e9
 def _split_folders(path, train, valid):
     "The folders of training and validation images"
-    if path.is_file(): raise NotADirectoryError(f"from_folder: {path} is a file; give the folder of the images")
+    if path.is_file():
+        raise NotADirectoryError(f"from_folder: {path} is a file; give the folder of the images")
     for d in (train, valid):
-        if d is None: raise ValueError("from_folder: train and valid are names of folders; for a random split give valid_pct=.2")
-        if not (path/d).is_dir():
+        if d is None:
+            raise ValueError("from_folder: train and valid are names of folders; for a random split give valid_pct=.2")
+        if not (path / d).is_dir():
             have = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else None
-            raise FileNotFoundError(f"from_folder: there is no folder {path/d}; "+(f"folders there: {', '.join(have) or 'none'}; name them with train=, valid=, or give valid_pct=.2" if have is not None else "is the path right?"))
-    return [path/train, path/valid]
+            raise FileNotFoundError(
+                f"from_folder: there is no folder {path / d}; "
+                + (
+                    f"folders there: {', '.join(have) or 'none'}; name them with train=, valid=, or give valid_pct=.2"
+                    if have is not None
+                    else "is the path right?"
+                )
+            )
+    return [path / train, path / valid]
+
 
 def _say_empty(side, classes, files):
     "Warn of folders beside the class folders that hold no image"
-    used = {f[len(os.path.join(str(side), '')):].split(os.sep)[0] for f in files}
-    if not used & classes: return       # classes are not the folders directly below
-    none = sorted(p.name for p in Path(side).iterdir() if p.name not in used and p.name[0]!='.' and p.is_dir())
-    if none: warnings.warn(f"from_folder: no images in {side}/{none[0]}" + (f" and {len(none)-1} more folders" if none[1:] else '') + '; these are no classes there')
+    used = {f[len(os.path.join(str(side), '')) :].split(os.sep)[0] for f in files}
+    if not used & classes:
+        return  # classes are not the folders directly below
+    none = sorted(p.name for p in Path(side).iterdir() if p.name not in used and p.name[0] != '.' and p.is_dir())
+    if none:
+        warnings.warn(
+            f"from_folder: no images in {side}/{none[0]}"
+            + (f" and {len(none) - 1} more folders" if none[1:] else '')
+            + '; these are no classes there'
+        )
+
 
 def _same_classes(train, valid, vocab):
-    a,b = dataset_classes(train) if vocab is None else None,dataset_classes(valid) if valid is not None and vocab is None else None
-    if a and b and a!=b:
-        odd = next((f"{x!r} and {y!r}" for x,y in zip(a, b) if x!=y), f"{len(a)} and {len(b)} classes")
-        raise ValueError(f"from_dataset: training and validation have different classes ({odd}), so that one index means two things; make them of one list of classes, or give vocab if the indices agree")
+    a = dataset_classes(train) if vocab is None else None
+    b = dataset_classes(valid) if valid is not None and vocab is None else None
+    if a and b and a != b:
+        odd = next((f"{x!r} and {y!r}" for x, y in zip(a, b) if x != y), f"{len(a)} and {len(b)} classes")
+        raise ValueError(
+            f"from_dataset: training and validation have different classes ({odd}), so that one index "
+            "means two things; make them of one list of classes, or give vocab if the indices agree"
+        )
+
 
 def _comparable(a, b):
     "Whether the names of two datasets' items tell them apart"
+
     def base(ds):
-        while isinstance(ds, torch.utils.data.Subset): ds = ds.dataset
+        while isinstance(ds, torch.utils.data.Subset):
+            ds = ds.dataset
         return ds
+
     return base(a) is base(b) or all(isinstance(getattr(base(o), 'samples', None), (list, tuple)) for o in (a, b))
 
 # %% ../../nbs/data/04_loaders.ipynb #8b15d1ea
 def _row_files(rows, path, file_col, suff):
     "The files that a table names; all of them must be there"
     folder = os.path.expanduser(os.fspath(path))
-    files,gone = [],[]
-    for i,r in enumerate(rows):
+    files = []
+    gone = []
+    for i, r in enumerate(rows):
         name = _plain(r[file_col])
-        if is_empty(name): raise ValueError(f"from_rows: row {i+1} has no file name; fill it or leave the row out")
+        if is_empty(name):
+            raise ValueError(f"from_rows: row {i + 1} has no file name; fill it or leave the row out")
         f = os.path.join(folder, os.path.expanduser(f'{name}{suff}'))
         if not os.path.isfile(f):
-            trimmed = os.path.join(folder, f'{str(name).strip()}{suff}')       # blanks around a name in a table
-            if os.path.isfile(trimmed): f = trimmed
-            else: gone.append((i, f))
+            trimmed = os.path.join(folder, f'{str(name).strip()}{suff}')  # blanks around a name in a table
+            if os.path.isfile(trimmed):
+                f = trimmed
+            else:
+                gone.append((i, f))
         files.append(f)
     if gone:
-        i,f = gone[0]
-        hint = next((f"; there is {f}{s}: give suff={s!r}" for s in sorted(image_suffixes()) if os.path.isfile(f+s)), '; check path and suff')
-        raise FileNotFoundError(f"from_rows: there is no file {f} (row {i+1}"+(f", and {len(gone)-1} more of {len(rows)}" if gone[1:] else '')+f"){hint}")
+        i, f = gone[0]
+        hint = next(
+            (f"; there is {f}{s}: give suff={s!r}" for s in sorted(image_suffixes()) if os.path.isfile(f + s)),
+            '; check path and suff',
+        )
+        raise FileNotFoundError(
+            f"from_rows: there is no file {f} (row {i + 1}"
+            + (f", and {len(gone) - 1} more of {len(rows)}" if gone[1:] else '')
+            + f"){hint}"
+        )
     return files
 
+
 def _row_box(row, cols, file):
-    try: return tuple(float(row[c]) for c in cols)
-    except (TypeError, ValueError): raise ValueError(f"from_rows: the box of {file} is {[row[c] for c in cols]!r}; it must be four numbers: fill them or leave the row out") from None
+    try:
+        return tuple(float(row[c]) for c in cols)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"from_rows: the box of {file} is {[row[c] for c in cols]!r}; it must be four numbers: "
+            "fill them or leave the row out"
+        ) from None
+
 
 def _plain(l):
     "Of numpy and torch: a scalar as Python's own. Arrays of one dimension and more stay as they are"
-    return l.item() if hasattr(l, 'item') and getattr(l, 'shape', ())==() else l
+    return l.item() if hasattr(l, 'item') and getattr(l, 'shape', ()) == () else l
+
 
 def _look_at_unused(rows, unused, label_col, valid_col):
-    "Refuse or warn where columns that are not used say something of the labels or of the split; `label_col`: as taken by its place, None if it was chosen"
-    def only(c, words): return all(str(r[c]).strip().lower() in words for r in rows)
-    hot = [c for c in unused if only(c, {'0', '1', '0.0', '1.0'})] if label_col is not None and only(label_col, {'0', '1', '0.0', '1.0'}) else []
-    if hot:
-        raise ValueError(f"from_rows: the columns {label_col!r} and {hot[0]!r} hold 0 and 1 only, so the label may stand in several columns; give label_col, or make one column "
-                         "of them, such as df[names].idxmax(axis=1)")
-    split = next((c for c in unused if only(c, {'train', 'valid', 'val', 'validation', 'test'}) and len({str(r[c]) for r in rows})>1), None)
-    if split is not None and valid_col is None:
-        warnings.warn(f"from_rows: the column {split!r} names a split and is not used, so the split is a random one; give valid_col={split!r}")
+    """Refuse or warn where columns that are not used say something of the labels or of the split; `label_col`: as
+    taken by its place, None if it was chosen"""
 
-def _truth(v, who='from_rows')->bool:
+    def only(c, words):
+        return all(str(r[c]).strip().lower() in words for r in rows)
+
+    hot = (
+        [c for c in unused if only(c, {'0', '1', '0.0', '1.0'})]
+        if label_col is not None and only(label_col, {'0', '1', '0.0', '1.0'})
+        else []
+    )
+    if hot:
+        raise ValueError(
+            f"from_rows: the columns {label_col!r} and {hot[0]!r} hold 0 and 1 only, so the label may "
+            "stand in several columns; give label_col, or make one column of them, such as "
+            "df[names].idxmax(axis=1)"
+        )
+    split = next(
+        (
+            c
+            for c in unused
+            if only(c, {'train', 'valid', 'val', 'validation', 'test'}) and len({str(r[c]) for r in rows}) > 1
+        ),
+        None,
+    )
+    if split is not None and valid_col is None:
+        warnings.warn(
+            f"from_rows: the column {split!r} names a split and is not used, so the split is a random "
+            f"one; give valid_col={split!r}"
+        )
+
+
+def _truth(v, who='from_rows') -> bool:
     s = str(v).strip().lower()
-    if s in ('1', '1.0', 'true', 't', 'yes', 'y', 'valid', 'val', 'validation', 'test'): return True
-    if s in ('0', '0.0', 'false', 'f', 'no', 'n', 'train', '', 'nan', 'none'): return False
+    if s in ('1', '1.0', 'true', 't', 'yes', 'y', 'valid', 'val', 'validation', 'test'):
+        return True
+    if s in ('0', '0.0', 'false', 'f', 'no', 'n', 'train', '', 'nan', 'none'):
+        return False
     raise ValueError(f"{who}: cannot tell whether {v!r} means validation; use True/False, 1/0 or train/valid")

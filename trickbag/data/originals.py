@@ -18,68 +18,92 @@ from ..vision.crop import Crop
 
 # %% ../../nbs/data/05_originals.ipynb #9c957fbe
 def resize_and_crop(
-    x:torch.Tensor,         # one image, uint8, height x width x 3
-    size:int,               # side of the square that is cut out
-    crop_pct:float=.875,    # that side as a fraction of the shorter side of the resized image; .875 = 224/256
-)->torch.Tensor:            # uint8, 3 x size x size
+    x: torch.Tensor,  # one image, uint8, height x width x 3
+    size: int,  # side of the square that is cut out
+    crop_pct: float = 0.875,  # that side as a fraction of the shorter side of the resized image; .875 = 224/256
+) -> torch.Tensor:  # uint8, 3 x size x size
     "Resize the shorter side, crop the center: what comes before a deployed model"
-    height,width,_ = x.shape
-    short = math.floor(size/crop_pct)
+    height, width, _ = x.shape
+    short = math.floor(size / crop_pct)
     # torchvision's rounding: the longer side is cut off to whole pixels, the crop begins at the nearest one
-    long = int(short*max(height, width)/min(height, width))
-    new_height,new_width = (short, long) if height<=width else (long, short)
+    long = int(short * max(height, width) / min(height, width))
+    new_height, new_width = (short, long) if height <= width else (long, short)
     y = F.interpolate(x.permute(2, 0, 1)[None], (new_height, new_width), mode='bilinear', antialias=True)[0]
-    top,left = round((new_height-size)/2),round((new_width-size)/2)
-    return y[:, top:top+size, left:left+size]
+    top = round((new_height - size) / 2)
+    left = round((new_width - size) / 2)
+    return y[:, top : top + size, left : left + size]
 
 # %% ../../nbs/data/05_originals.ipynb #20c68c3c
 class OriginalsLoader:
     "Batches of images decoded anew from their source, resized and cropped: no store, nothing random, each image once"
-    cropped = True      # `Crop` leaves them as they are
 
-    def __init__(self,
-        source,             # `FileSource` or another with `len`, `labels` and `viewed(i)`
-        size:int,           # see `resize_and_crop`
-        crop_pct:float=.875,
-        bs:int=64,          # images a batch
-        threads:int=4,      # decoding threads
+    cropped = True  # `Crop` leaves them as they are
+
+    def __init__(
+        self,
+        source,  # `FileSource` or another with `len`, `labels` and `viewed(i)`
+        size: int,  # see `resize_and_crop`
+        crop_pct: float = 0.875,
+        bs: int = 64,  # images a batch
+        threads: int = 4,  # decoding threads
     ):
         if not hasattr(source, 'viewed'):
-            raise ValueError(f"originals: a {type(source).__name__} has no original images to go back to; it needs a method viewed(i)")
-        if size<1 or not 0<crop_pct<=1: raise ValueError(f"originals: need size >= 1 and crop_pct in (0,1], got {size} and {crop_pct}")
-        self.source,self.size,self.crop_pct,self.bs,self.threads = source,size,crop_pct,bs,threads
+            raise ValueError(
+                f"originals: a {type(source).__name__} has no original images to go back to; it needs "
+                "a method viewed(i)"
+            )
+        if size < 1 or not 0 < crop_pct <= 1:
+            raise ValueError(f"originals: need size >= 1 and crop_pct in (0,1], got {size} and {crop_pct}")
+        self.source = source
+        self.size = size
+        self.crop_pct = crop_pct
+        self.bs = bs
+        self.threads = threads
 
     @property
-    def labels(self): return self.source.labels
+    def labels(self):
+        return self.source.labels
 
-    def name(self, i:int)->str:
+    def name(self, i: int) -> str:
         "The file of an image, see `ImageLoader.name`"
         return self.source.name(int(i))
 
-    def __len__(self): return -(-len(self.source)//self.bs)
+    def __len__(self):
+        return -(-len(self.source) // self.bs)
 
-    def _one(self, i): return resize_and_crop(self.source.viewed(i), self.size, self.crop_pct)
+    def _one(self, i):
+        return resize_and_crop(self.source.viewed(i), self.size, self.crop_pct)
 
     def __iter__(self):
         pool = lone_threads('originals', self.threads)
         for idx in torch.arange(len(self.source)).split(self.bs):
             x = torch.stack(list(pool.map(self._one, idx.tolist())))
-            yield x.contiguous(memory_format=torch.channels_last),None if self.labels is None else self.labels[idx],idx
+            yield (
+                x.contiguous(memory_format=torch.channels_last),
+                None if self.labels is None else self.labels[idx],
+                idx,
+            )
 
     def __repr__(self):
-        return (f"OriginalsLoader: {len(self.source):,} images, shorter side {math.floor(self.size/self.crop_pct)}, "
-                f"center {self.size} x {self.size}, decoded at each pass")
+        return f"OriginalsLoader: {len(self.source):,} images, shorter side {math.floor(self.size / self.crop_pct)}, center {self.size} x {self.size}, decoded at each pass"
+
 
 @patch
-def originals(self:DataLoaders,
-    dl:ImageLoader=None,    # loader whose images are taken; None is `dls.valid`
-    size:int=None,          # pixels; None: those of `Crop` in validation
-    crop_pct:float=None,    # None: that of `Crop`
-)->OriginalsLoader:
+def originals(
+    self: DataLoaders,
+    dl: ImageLoader = None,  # loader whose images are taken; None is `dls.valid`
+    size: int = None,  # pixels; None: those of `Crop` in validation
+    crop_pct: float = None,  # None: that of `Crop`
+) -> OriginalsLoader:
     "The images of a loader as a deployed model gets them: `learn.validate(dls.originals())`"
     dl = self.valid if dl is None else dl
     if not hasattr(dl, 'store'):
-        raise ValueError(f"originals: it takes one of trickbag's image loaders, got {type(dl).__name__}; yours gives what it gives")
+        raise ValueError(
+            f"originals: it takes one of trickbag's image loaders, got {type(dl).__name__}; yours gives what it gives"
+        )
     crop = next((cb for cb in self.cbs if isinstance(cb, Crop)), None)
-    if crop is None and (size is None or crop_pct is None): raise ValueError("originals: these DataLoaders have no Crop; give size and crop_pct")
-    return OriginalsLoader(dl.store.source, size or crop.valid_size or crop.size, crop_pct or crop.crop_pct, dl.bs, dl.store.threads)
+    if crop is None and (size is None or crop_pct is None):
+        raise ValueError("originals: these DataLoaders have no Crop; give size and crop_pct")
+    return OriginalsLoader(
+        dl.store.source, size or crop.valid_size or crop.size, crop_pct or crop.crop_pct, dl.bs, dl.store.threads
+    )

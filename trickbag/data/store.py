@@ -7,10 +7,21 @@ __all__ = ['LARGE', 'SMALL', 'FORMAT', 'cache_dir', 'free_memory', 'free_disk', 
            'OnGPU', 'Store', 'cached_sets', 'clear_cache']
 
 # %% ../../nbs/data/03_store.ipynb #117c7f06
-import json, mmap, os, shutil, stat, tempfile, threading, warnings, weakref
+import json
+import mmap
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import warnings
+import weakref
 from pathlib import Path
-try: import fcntl
-except ImportError: fcntl = None   # Windows: no store on disk
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows: no store on disk
 
 import torch
 
@@ -18,132 +29,181 @@ from ..core.files import atomic_write
 from ..core.threads import lone_threads, one_thread
 
 # %% ../../nbs/data/03_store.ipynb #310f1316
-LARGE = 1_500_000   # bytes; a batch of less is read when it is needed, for a thread costs more
-SMALL = 64*2**20    # bytes; what is smaller is decoded again in a second, and is not written to disk
+LARGE = 1_500_000  # bytes; a batch of less is read when it is needed, for a thread costs more
+SMALL = 64 * 2**20  # bytes; what is smaller is decoded again in a second, and is not written to disk
 
-def cache_dir()->Path:
+
+def cache_dir() -> Path:
     "The folder of decoded images: `$TRICKBAG_CACHE`/store, else ~/.cache/trickbag/store"
-    return Path(os.environ.get('TRICKBAG_CACHE') or '~/.cache/trickbag').expanduser().absolute()/'store'
+    return Path(os.environ.get('TRICKBAG_CACHE') or '~/.cache/trickbag').expanduser().absolute() / 'store'
 
-def free_memory()->int:
+
+def free_memory() -> int:
     "Bytes that can be had without swapping; 4 GiB where the system does not tell"
     try:
-        with open('/proc/meminfo') as f: return next(int(l.split()[1])*1024 for l in f if l.startswith('MemAvailable'))
-    except (OSError, StopIteration): return 4*2**30
+        with open('/proc/meminfo') as f:
+            return next(int(l.split()[1]) * 1024 for l in f if l.startswith('MemAvailable'))
+    except (OSError, StopIteration):
+        return 4 * 2**30
 
-def free_disk(path:Path)->int:
+
+def free_disk(path: Path) -> int:
     "Bytes free where a folder is, or will be"
-    while not path.exists(): path = path.parent
+    while not path.exists():
+        path = path.parent
     return shutil.disk_usage(path).free
 
+
 def choose_kind(
-    need:int,       # bytes of the decoded images
-    named:bool,     # the source's images are files, so that they can be found again
-)->str:             # 'disk', 'memory' or 'none'
+    need: int,  # bytes of the decoded images
+    named: bool,  # the source's images are files, so that they can be found again
+) -> str:  # 'disk', 'memory' or 'none'
     "Where decoded images are kept: at most half of what is free is taken"
-    if named and fcntl and SMALL<=need<=free_disk(cache_dir())//2: return 'disk'
-    return 'memory' if need<=free_memory()//2 else 'none'
+    if named and fcntl and SMALL <= need <= free_disk(cache_dir()) // 2:
+        return 'disk'
+    return 'memory' if need <= free_memory() // 2 else 'none'
 
 # %% ../../nbs/data/03_store.ipynb #4e487d92
-def _boot()->str:
+def _boot() -> str:
     "What changes when the machine starts anew"
-    try: return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-    except OSError: return ''
+    try:
+        return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    except OSError:
+        return ''
 
-def _enter(folder:Path)->tuple:
-    "File descriptors of a folder, made if need be, and of its lock, which is held until that is closed. Another process may clear the folder meanwhile; then of the next of its name"
+
+def _enter(folder: Path) -> tuple:
+    """File descriptors of a folder, made if need be, and of its lock, which is held until that is closed. Another
+    process may clear the folder meanwhile; then of the next of its name"""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        try: d = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError: continue
+        try:
+            d = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
         try:
             lock = os.open('lock', os.O_RDWR | os.O_CREAT, 0o666, dir_fd=d)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(d)): return d,lock
+            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(d)):
+                return d, lock
             os.close(lock)
-        except FileNotFoundError: pass
+        except FileNotFoundError:
+            pass
         except OSError:
             os.close(d)
             raise
         os.close(d)
 
-def _discard(folder:Path):
+
+def _discard(folder: Path):
     "Remove a set; a run that uses it goes on with what it has open"
     gone = tempfile.mkdtemp(dir=folder.parent, prefix='.gone-')
-    try: held = _enter(folder)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError): held = ()      # no set: a file of its name, or its lock is no file
-    try: os.rename(folder, Path(gone)/folder.name)
+    try:
+        held = _enter(folder)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        held = ()  # no set: a file of its name, or its lock is no file
+    try:
+        os.rename(folder, Path(gone) / folder.name)
     finally:
-        for fd in held: os.close(fd)
-        try: shutil.rmtree(gone)
-        except OSError: shutil.rmtree(gone)         # a run may have marked it `whole` just then
+        for fd in held:
+            os.close(fd)
+        try:
+            shutil.rmtree(gone)
+        except OSError:
+            shutil.rmtree(gone)  # a run may have marked it `whole` just then
+
 
 # of the files in a set's folder. 1 did not say which decoder wrote them
 FORMAT = 2
 
 # %% ../../nbs/data/03_store.ipynb #076f4cd4
-def _note(folder:Path)->dict:
+def _note(folder: Path) -> dict:
     "What a set says of itself; ValueError if it cannot be read"
-    try: note = json.loads((folder/'about.json').read_text())
-    except FileNotFoundError: raise ValueError('about.json is missing') from None
-    except OSError as e: raise ValueError(f'about.json cannot be read ({e.strerror})') from None
-    except (ValueError, RecursionError): raise ValueError('about.json is damaged') from None
+    try:
+        note = json.loads((folder / 'about.json').read_text())
+    except FileNotFoundError:
+        raise ValueError('about.json is missing') from None
+    except OSError as e:
+        raise ValueError(f'about.json cannot be read ({e.strerror})') from None
+    except (ValueError, RecursionError):
+        raise ValueError('about.json is damaged') from None
     kinds = dict(n=int, P=int, first=str)
-    if not isinstance(note, dict) or any(type(note.get(name)) is not kind for name,kind in kinds.items()): raise ValueError('about.json is damaged')
+    if not isinstance(note, dict) or any(type(note.get(name)) is not kind for name, kind in kinds.items()):
+        raise ValueError('about.json is damaged')
     return note
 
-def _broken(folder:Path, note:dict)->str|None:
-    "What is wrong with a set's files, in words"
-    sizes = dict(index=note['n']*16, pixels=note['n']*note['P']**2*3)
-    for name,size in sizes.items():
-        try:
-            s = os.stat(folder/name)
-            if not stat.S_ISREG(s.st_mode): return f'{name} is no file'
-            if s.st_size!=size: return f'{name} has {s.st_size:,} bytes instead of {size:,}'
-            os.close(os.open(folder/name, os.O_RDWR))
-        except OSError as e: return f'{name} cannot be used ({e.strerror})'
 
-def _unfit(folder:Path, want:dict)->str|None:
+def _broken(folder: Path, note: dict) -> str | None:
+    "What is wrong with a set's files, in words"
+    sizes = dict(index=note['n'] * 16, pixels=note['n'] * note['P'] ** 2 * 3)
+    for name, size in sizes.items():
+        try:
+            s = os.stat(folder / name)
+            if not stat.S_ISREG(s.st_mode):
+                return f'{name} is no file'
+            if s.st_size != size:
+                return f'{name} has {s.st_size:,} bytes instead of {size:,}'
+            os.close(os.open(folder / name, os.O_RDWR))
+        except OSError as e:
+            return f'{name} cannot be used ({e.strerror})'
+
+
+def _unfit(folder: Path, want: dict) -> str | None:
     "Why a set cannot be used as it is, in words"
-    try: have = _note(folder)
-    except ValueError as e: return str(e)
-    if have.get('format')!=want['format']: return 'another version of trickbag wrote it'
-    if (was := have.get('decoder'))!=(now := want.get('decoder')):
-        if not isinstance(was, dict) or not isinstance(now, dict): return 'another decoder wrote it'
-        changes = [f'{k} {was.get(k)}, now {now.get(k)}' for k in {**was, **now} if was.get(k)!=now.get(k)]
+    try:
+        have = _note(folder)
+    except ValueError as e:
+        return str(e)
+    if have.get('format') != want['format']:
+        return 'another version of trickbag wrote it'
+    if (was := have.get('decoder')) != (now := want.get('decoder')):
+        if not isinstance(was, dict) or not isinstance(now, dict):
+            return 'another decoder wrote it'
+        changes = [f'{k} {was.get(k)}, now {now.get(k)}' for k in {**was, **now} if was.get(k) != now.get(k)]
         return f"another decoder wrote it ({'; '.join(changes)})"
-    if any(have[k]!=want[k] for k in ('n', 'P')): return 'about.json is of another set'
-    if why := _broken(folder, have): return why
+    if any(have[k] != want[k] for k in ('n', 'P')):
+        return 'about.json is of another set'
+    if why := _broken(folder, have):
+        return why
     # pages may have reached the disk in another order than they were written
-    if not (folder/'whole').exists() and have.get('boot')!=_boot(): return 'it was not complete when the machine started anew'
+    if not (folder / 'whole').exists() and have.get('boot') != _boot():
+        return 'it was not complete when the machine started anew'
 
 # %% ../../nbs/data/03_store.ipynb #635a62ee
 class DiskArrays:
     "Pixels and index of one set as files in a folder, shared by every process that opens it"
-    def __init__(self,
-        folder:Path,    # made if it is not there, and made anew if it cannot be used
-        n:int, P:int,   # images, and the side of their squares
-        about:dict,     # `first`, the file that `trickbag cache` shows, and `decoder`, what the pixels depend on
+
+    def __init__(
+        self,
+        folder: Path,  # made if it is not there, and made anew if it cannot be used
+        n: int,
+        P: int,  # images, and the side of their squares
+        about: dict,  # `first`, the file that `trickbag cache` shows, and `decoder`, what the pixels depend on
     ):
-        self.folder,self.size = folder,P*P*3
+        self.folder = folder
+        self.size = P * P * 3
         note = about | dict(format=FORMAT, n=n, P=P, boot=_boot())
         while True:
-            try: self.dir,lock = _enter(folder)     # this very folder, should it be cleared and made anew
+            try:
+                self.dir, lock = _enter(folder)  # this very folder, should it be cleared and made anew
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                if folder.parent.exists() and not folder.parent.is_dir(): raise
+                if folder.parent.exists() and not folder.parent.is_dir():
+                    raise
                 self._anew('it is no folder, or its lock is no file')
                 continue
             try:
-                made = [name for name in ('about.json', 'index', 'pixels', 'whole') if os.path.lexists(folder/name)]
+                made = [name for name in ('about.json', 'index', 'pixels', 'whole') if os.path.lexists(folder / name)]
                 why = made and _unfit(folder, note)
                 if not why:
-                    if not made: self._make(note)
+                    if not made:
+                        self._make(note)
                     self._open(n, P)
                     return
             except BaseException:
                 os.close(self.dir)
                 raise
-            finally: os.close(lock)
+            finally:
+                os.close(lock)
             os.close(self.dir)
             self._anew(why)
 
@@ -152,169 +212,269 @@ class DiskArrays:
         warnings.warn(f"Store: {self.folder}: {why}; its images are decoded anew")
 
     def _make(self, note):
-        for name,size in (('index', note['n']*16), ('pixels', note['n']*self.size)):
-            with open(self.folder/name, 'wb') as s:
-                if name=='index': s.write(bytes(size))      # no stamp is right
-                else: s.truncate(size)
-        with atomic_write(self.folder/'about.json', text=True) as f: f.write(json.dumps(note))
+        for name, size in (('index', note['n'] * 16), ('pixels', note['n'] * self.size)):
+            with open(self.folder / name, 'wb') as s:
+                if name == 'index':
+                    s.write(bytes(size))  # no stamp is right
+                else:
+                    s.truncate(size)
+        with atomic_write(self.folder / 'about.json', text=True) as f:
+            f.write(json.dumps(note))
 
     def _open(self, n, P):
-        os.utime(self.folder/'about.json')      # used now
-        self.index = torch.from_file(str(self.folder/'index'), shared=True, size=n*2, dtype=torch.int64).view(n, 2)
-        self.pixels = torch.from_file(str(self.folder/'pixels'), shared=True, size=n*self.size, dtype=torch.uint8).view(n, P, P, 3)
-        self.fd = os.open(self.folder/'pixels', os.O_RDWR)
-        for fd in (self.fd, self.dir): weakref.finalize(self, os.close, fd)
+        os.utime(self.folder / 'about.json')  # used now
+        self.index = torch.from_file(str(self.folder / 'index'), shared=True, size=n * 2, dtype=torch.int64).view(n, 2)
+        self.pixels = torch.from_file(
+            str(self.folder / 'pixels'), shared=True, size=n * self.size, dtype=torch.uint8
+        ).view(n, P, P, 3)
+        self.fd = os.open(self.folder / 'pixels', os.O_RDWR)
+        for fd in (self.fd, self.dir):
+            weakref.finalize(self, os.close, fd)
 
-    def write(self, i:int, x:torch.Tensor):
-        "One image's pixels. Written by a system call, not through the mapping: a full disk is then an error, not a crash"
-        b,at = memoryview(x.contiguous().numpy()).cast('B'),i*self.size
+    def write(self, i: int, x: torch.Tensor):
+        """One image's pixels. Written by a system call, not through the mapping: a full disk is then an error, not a
+        crash"""
+        b = memoryview(x.contiguous().numpy()).cast('B')
+        at = i * self.size
         while b:
             k = os.pwrite(self.fd, b, at)
-            b,at = b[k:],at+k
+            b = b[k:]
+            at = at + k
 
-    def page(self, t:torch.Tensor)->torch.Tensor:
-        "The same numbers in a file without a name: the system can take such memory back. What is written to them stays in this process"
+    def page(self, t: torch.Tensor) -> torch.Tensor:
+        """The same numbers in a file without a name: the system can take such memory back. What is written to them
+        stays in this process"""
         with tempfile.TemporaryFile(dir=self.folder) as f:
-            f.write(t.contiguous().numpy()); f.flush()
+            f.write(t.contiguous().numpy())
+            f.flush()
             return torch.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY), dtype=t.dtype).view(t.shape)
 
     def whole(self):
         "Every image is there: say so, once it is safely on the disk"
         os.fsync(self.fd)
-        try: os.close(os.open('whole', os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=self.dir))
-        except FileNotFoundError: pass      # the folder was cleared meanwhile; another of its name is not ours
+        try:
+            os.close(os.open('whole', os.O_CREAT | os.O_WRONLY, 0o666, dir_fd=self.dir))
+        except FileNotFoundError:
+            pass  # the folder was cleared meanwhile; another of its name is not ours
 
 # %% ../../nbs/data/03_store.ipynb #e0f2cac1
 class MemoryArrays:
     "The same in this process's memory"
-    def __init__(self, n:int, P:int): self.index,self.pixels = torch.zeros(n, 2, dtype=torch.int64),torch.empty(n, P, P, 3, dtype=torch.uint8)
-    def write(self, i, x): self.pixels[i] = x
-    def page(self, t): return t
-    def whole(self): pass
+
+    def __init__(self, n: int, P: int):
+        self.index = torch.zeros(n, 2, dtype=torch.int64)
+        self.pixels = torch.empty(n, P, P, 3, dtype=torch.uint8)
+
+    def write(self, i, x):
+        self.pixels[i] = x
+
+    def page(self, t):
+        return t
+
+    def whole(self):
+        pass
 
 # %% ../../nbs/data/03_store.ipynb #473c3616
 class OnGPU:
     "Images of a store on a GPU: sent from pinned memory on a stream of their own, and kept there if there is room"
-    def __init__(self,
-        store,
-        device:torch.device,
-        keep:bool,      # a copy of the whole set, filled along the way
-    ):
-        n,P = len(store),store.presize
-        self.store,self.device,self.stream,self.copy,self.copied = weakref.proxy(store),device,torch.cuda.Stream(device),None,torch.zeros(n if keep else 0, dtype=torch.bool)
-        if keep:        # read and written on that stream only
-            with torch.cuda.stream(self.stream): self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)
 
-    def submit(self,
-        idx:torch.Tensor,   # which images, N
-    ):                      # a function that starts the copy of what is not there, and returns one that gives the batch: nobody waits for it but the device, when it comes to that batch
+    def __init__(
+        self,
+        store,
+        device: torch.device,
+        keep: bool,  # a copy of the whole set, filled along the way
+    ):
+        n = len(store)
+        P = store.presize
+        self.store, self.device, self.stream, self.copy, self.copied = (
+            weakref.proxy(store),
+            device,
+            torch.cuda.Stream(device),
+            None,
+            torch.zeros(n if keep else 0, dtype=torch.bool),
+        )
+        if keep:  # read and written on that stream only
+            with torch.cuda.stream(self.stream):
+                self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)
+
+    def submit(
+        self,
+        idx: torch.Tensor,  # which images, N
+    ):  # a function that starts the copy of what is not there, and returns one that gives the batch: nobody waits for it but the device, when it comes to that batch
         "Start decoding or reading what is not there yet"
         want = idx if self.copy is None else idx[~self.copied[idx]]
         wait = self.store.submit(want, pin=True) if len(want) else None
+
         def start():
             with torch.cuda.stream(self.stream):
                 x = wait and wait().permute(0, 2, 3, 1).to(self.device, non_blocking=True)
                 if self.copy is not None:
-                    if wait: self.copy[want.to(self.device, non_blocking=True)],self.copied[want] = x,True
+                    if wait:
+                        self.copy[want.to(self.device, non_blocking=True)] = x
+                        self.copied[want] = True
                     x = self.copy[idx.to(self.device, non_blocking=True)]
                 there = self.stream.record_event()
+
             def arrived():
                 now = torch.cuda.current_stream(self.device)
-                now.wait_event(there); x.record_stream(now)     # its memory is not given to another before `now` is done with it
+                now.wait_event(there)
+                x.record_stream(now)  # its memory is not given to another before `now` is done with it
                 return x.permute(0, 3, 1, 2)
+
             return arrived
+
         return start
 
 # %% ../../nbs/data/03_store.ipynb #5875adfc
 class Store:
     "Decoded images of a source, each decoded when it is first asked for"
-    def __init__(self,
-        source,                 # `FileSource`, `DatasetSource` or alike: `len`, `get(i, P)`, and, if its images are files, `files`, `key()`, `stamp(i)`, `decoder()` and `page(to)`
-        presize:int,            # P: side of the square
-        keep:bool|str=None,     # 'disk', 'memory', 'none'; False is 'none', True is 'memory'; None chooses, see `choose_kind`
-        threads:int=None,       # decoding threads; None: one a core, 8 at most
+
+    def __init__(
+        self,
+        # `FileSource`, `DatasetSource` or alike: `len`, `get(i, P)`, and, if its images are files, `files`, `key()`,
+        # `stamp(i)`, `decoder()` and `page(to)`
+        source,
+        presize: int,  # P: side of the square
+        # 'disk', 'memory', 'none'; False is 'none', True is 'memory'; None chooses, see `choose_kind`
+        keep: bool | str = None,
+        threads: int = None,  # decoding threads; None: one a core, 8 at most
     ):
         n = len(source)
-        self.source,self.presize,self.need,key = source,presize,n*presize**2*3,source.key() if hasattr(source, 'key') else None
+        self.source, self.presize, self.need, key = (
+            source,
+            presize,
+            n * presize**2 * 3,
+            source.key() if hasattr(source, 'key') else None,
+        )
         kind = {True: 'memory', False: 'none'}.get(keep, keep) or choose_kind(self.need, bool(key))
-        if kind not in ('disk', 'memory', 'none'): raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
-        if kind=='disk' and not fcntl: raise ValueError("Store: a store on disk needs file locks, which this system has not; use keep='memory'")
-        if kind=='disk' and not key: raise ValueError(f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'")
-        self.kind,self.threads,self.arrays,self.lock = kind,threads or min(8, os.cpu_count() or 1),None,threading.Lock()
-        self.ready,self.left = torch.zeros(n, dtype=torch.bool),n      # seen to be right, by this process; how many are not
-        if kind=='disk':
+        if kind not in ('disk', 'memory', 'none'):
+            raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
+        if kind == 'disk' and not fcntl:
+            raise ValueError("Store: a store on disk needs file locks, which this system has not; use keep='memory'")
+        if kind == 'disk' and not key:
+            raise ValueError(
+                f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'"
+            )
+        self.kind, self.threads, self.arrays, self.lock = (
+            kind,
+            threads or min(8, os.cpu_count() or 1),
+            None,
+            threading.Lock(),
+        )
+        # seen to be right, by this process; how many are not
+        self.ready = torch.zeros(n, dtype=torch.bool)
+        self.left = n
+        if kind == 'disk':
             about = dict(first=str(source.files[0]), decoder=source.decoder() if hasattr(source, 'decoder') else None)
             try:
-                self.arrays = DiskArrays(cache_dir()/f'{key}-{presize}', n, presize, about)
+                self.arrays = DiskArrays(cache_dir() / f'{key}-{presize}', n, presize, about)
                 self.ready = self.arrays.page(self.ready)
-                if hasattr(source, 'page'): source.page(self.arrays.page)
-            except (OSError, RuntimeError) as e: self._give_up(e, choose_kind(self.need, False))      # torch's mapping has errors of its own
-        if self.kind=='memory': self.arrays = MemoryArrays(n, presize)
+                if hasattr(source, 'page'):
+                    source.page(self.arrays.page)
+            except (OSError, RuntimeError) as e:
+                self._give_up(e, choose_kind(self.need, False))  # torch's mapping has errors of its own
+        if self.kind == 'memory':
+            self.arrays = MemoryArrays(n, presize)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
-        self._stamps,self._wh,self._ready = self.index.numpy()[:, 0],self.wh.numpy(),self.ready.numpy()      # the same memory; numpy writes single numbers faster
-        self.gpu,self._gpus,self.saved = None,{},None      # saved: a future, once all are there
+        # the same memory; numpy writes single numbers faster
+        self._stamps, self._wh, self._ready = self.index.numpy()[:, 0], self.wh.numpy(), self.ready.numpy()
+        # saved: a future, once all are there
+        self.gpu = None
+        self._gpus = {}
+        self.saved = None
 
     def _give_up(self, e, kind='none'):
         "No room or no right to write: go on without the disk"
-        with self.lock: kept,self.kind,self.arrays = self.kind,kind,None
-        if kept=='none': return
-        instead = 'they are kept in memory, for this run' if kind=='memory' else 'they are decoded anew each epoch'
-        warnings.warn(f"Store: decoded images cannot be kept in {cache_dir()} ({getattr(e, 'strerror', None) or e}); {instead}. "
-                      "Make room (trickbag cache), or set TRICKBAG_CACHE")
+        with self.lock:
+            kept = self.kind
+            self.kind = kind
+            self.arrays = None
+        if kept == 'none':
+            return
+        instead = 'they are kept in memory, for this run' if kind == 'memory' else 'they are decoded anew each epoch'
+        warnings.warn(
+            f"Store: decoded images cannot be kept in {cache_dir()} "
+            f"({getattr(e, 'strerror', None) or e}); {instead}. Make room (trickbag cache), or set "
+            "TRICKBAG_CACHE"
+        )
 
-    def __len__(self): return len(self.source)
+    def __len__(self):
+        return len(self.source)
+
     def __reduce__(self):
         "A copy, or one in another process, is a store of the same source; what it has not on disk it decodes itself"
         return Store, (self.source, self.presize, self.kind, self.threads)
 
     @property
-    def wh(self)->torch.Tensor:
+    def wh(self) -> torch.Tensor:
         "Original widths and heights, N x 2, int32; known once an image has been decoded"
         return self.index.view(torch.int32)[:, 2:]
 
-    def use(self,
-        device:torch.device,    # where batches will be needed
+    def use(
+        self,
+        device: torch.device,  # where batches will be needed
     ):
-        "On a GPU: send batches there ahead, and keep a copy of the set if there is room for it: a third of what is free, at most"
-        if device.type=='cuda' and device not in self._gpus: self._gpus[device] = OnGPU(self, device, self.kind!='none' and self.need<=torch.cuda.mem_get_info(device)[0]//3)
+        """On a GPU: send batches there ahead, and keep a copy of the set if there is room for it: a third of what is
+        free, at most"""
+        if device.type == 'cuda' and device not in self._gpus:
+            self._gpus[device] = OnGPU(
+                self, device, self.kind != 'none' and self.need <= torch.cuda.mem_get_info(device)[0] // 3
+            )
         self.gpu = self._gpus.get(device)
 
-    def submit(self,
-        idx:torch.Tensor,   # which images, N
-        pin:bool=False,     # in memory that a GPU can read by itself
-    ):                      # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory), on the CPU
+    def submit(
+        self,
+        idx: torch.Tensor,  # which images, N
+        pin: bool = False,  # in memory that a GPU can read by itself
+    ):  # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory), on the CPU
         "Start decoding what is not there yet"
         if self.arrays and (not self.left or self.ready[idx].all()):
-            if len(idx)*self.presize**2*3<LARGE: return lambda: self._pixels(idx, {}, pin)
+            if len(idx) * self.presize**2 * 3 < LARGE:
+                return lambda: self._pixels(idx, {}, pin)
             return lone_threads('gather', self.threads).submit(self._pixels, idx, {}, pin).result
         todo = list(dict.fromkeys((idx[~self.ready[idx]] if self.arrays else idx).tolist()))
-        pool = lone_threads('decode', self.threads)     # of this process: it may be a fork
-        jobs = [pool.submit(self._decode, todo[k::self.threads]) for k in range(min(self.threads, len(todo)))]     # a job an image costs more than to see that it is there
+        pool = lone_threads('decode', self.threads)  # of this process: it may be a fork
+        # a job an image costs more than to see that it is there
+        jobs = [pool.submit(self._decode, todo[k :: self.threads]) for k in range(min(self.threads, len(todo)))]
+
         def wait():
-            got = {i: x for j in jobs for i,x in j.result()}
-            if (arrays := self.arrays) and not self.left and not self.saved: self.saved = lone_threads('save', 1).submit(arrays.whole)     # nobody waits for the disk, nor does another store's decoding
+            got = {i: x for j in jobs for i, x in j.result()}
+            if (arrays := self.arrays) and not self.left and not self.saved:
+                # nobody waits for the disk, nor does another store's decoding
+                self.saved = lone_threads('save', 1).submit(arrays.whole)
             return self._pixels(idx, got, pin)
+
         return wait
 
     def _pixels(self, idx, got, pin):
         "The batch; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"
         arrays = self.arrays
         with one_thread():
-            if arrays and not got: x = arrays.pixels.index_select(0, idx)
-            else: x = torch.stack([got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0] for i in idx.tolist()])
+            if arrays and not got:
+                x = arrays.pixels.index_select(0, idx)
+            else:
+                x = torch.stack(
+                    [
+                        got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0]
+                        for i in idx.tolist()
+                    ]
+                )
         return (x.pin_memory() if pin else x).permute(0, 3, 1, 2)
 
-    def _decode(self, ids): return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]
+    def _decode(self, ids):
+        return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]
 
     def _decode_one(self, i):
         "Its pixels, if they were not there yet"
         arrays = self.arrays
         stamp = self.source.stamp(i) if arrays and hasattr(self.source, 'stamp') else 1
-        if arrays and self._stamps[i]==stamp: return self._there(i)
-        x,wh = self.source.get(i, self.presize)
+        if arrays and self._stamps[i] == stamp:
+            return self._there(i)
+        x, wh = self.source.get(i, self.presize)
         if arrays:
-            self._stamps[i] = 0         # a changed file: neither the old picture nor half of the new one
-            try: arrays.write(i, x)
+            self._stamps[i] = 0  # a changed file: neither the old picture nor half of the new one
+            try:
+                arrays.write(i, x)
             except OSError as e:
                 self._give_up(e)
                 arrays = None
@@ -325,49 +485,87 @@ class Store:
         return x
 
     def _there(self, i):
-        with self.lock: self.left,self._ready[i] = self.left-(not self._ready[i]),True     # counted, not summed: a set may have a million
+        with self.lock:
+            # counted, not summed: a set may have a million
+            self.left = self.left - (not self._ready[i])
+            self._ready[i] = True
 
     @property
-    def where(self)->str:
+    def where(self) -> str:
         "Where decoded images are kept, in words"
-        return dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(self.kind)
+        return dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(
+            self.kind
+        )
 
     def __repr__(self):
-        there = '' if self.kind=='none' else f', {self.need/2**20:,.0f} MB' + (' and on the GPU' if self.gpu and self.gpu.copy is not None else '')
+        there = (
+            ''
+            if self.kind == 'none'
+            else f', {self.need / 2**20:,.0f} MB'
+            + (' and on the GPU' if self.gpu and self.gpu.copy is not None else '')
+        )
         return f"Store: {len(self):,} images of {self.presize} x {self.presize}{there}, {self.where}"
 
 # %% ../../nbs/data/03_store.ipynb #a67baae7
-def cached_sets()->list:
-    "Sets in the cache folder, the last used first: name, first file, images, images decoded, bytes taken, time of last use, and what is broken"
-    root,rows = cache_dir(),[]
+def cached_sets() -> list:
+    """Sets in the cache folder, the last used first: name, first file, images, images decoded, bytes taken, time of
+    last use, and what is broken"""
+    root = cache_dir()
+    rows = []
     for folder in root.iterdir() if root.is_dir() else ():
-        if folder.name[0]=='.' or not folder.is_dir(): continue     # hidden: being removed
-        try: rows.append(_row(folder))
-        except FileNotFoundError: pass      # removed just now
+        if folder.name[0] == '.' or not folder.is_dir():
+            continue  # hidden: being removed
+        try:
+            rows.append(_row(folder))
+        except FileNotFoundError:
+            pass  # removed just now
     return sorted(rows, key=lambda r: -r['used'])
 
+
 def _row(folder):
-    row = dict(name=folder.name, first='', images=0, decoded=0, bytes=_taken(folder), used=folder.stat().st_mtime, broken=None)
-    try: note = _note(folder)
-    except ValueError as e: return row | dict(broken=str(e))
-    row |= dict(first=note['first'], images=note['n'], used=(folder/'about.json').stat().st_mtime, broken=_broken(folder, note))
+    row = dict(
+        name=folder.name, first='', images=0, decoded=0, bytes=_taken(folder), used=folder.stat().st_mtime, broken=None
+    )
+    try:
+        note = _note(folder)
+    except ValueError as e:
+        return row | dict(broken=str(e))
+    row |= dict(
+        first=note['first'],
+        images=note['n'],
+        used=(folder / 'about.json').stat().st_mtime,
+        broken=_broken(folder, note),
+    )
     if not row['broken']:
-        index = torch.from_file(str(folder/'index'), size=note['n']*2, dtype=torch.int64).view(-1, 2)
-        row['decoded'] = int((index[:, 0]!=0).sum())
+        index = torch.from_file(str(folder / 'index'), size=note['n'] * 2, dtype=torch.int64).view(-1, 2)
+        row['decoded'] = int((index[:, 0] != 0).sum())
     return row
 
+
 def _taken(folder):
-    return sum(os.lstat(os.path.join(d, f)).st_blocks*512 for d,_,fs in os.walk(folder) for f in fs)
+    return sum(os.lstat(os.path.join(d, f)).st_blocks * 512 for d, _, fs in os.walk(folder) for f in fs)
+
 
 def clear_cache(
-    name:str='all', # of `cached_sets`, or all
-)->int:             # bytes that are free again
+    name: str = 'all',  # of `cached_sets`, or all
+) -> int:  # bytes that are free again
     "Remove decoded images; a run that uses them goes on with what it has open"
-    sets,freed = [s for s in cached_sets() if name in ('all', s['name'])],0
-    if not sets and name!='all': raise ValueError(f"cache: there is no {name} in {cache_dir()}; there are {', '.join(s['name'] for s in cached_sets()) or 'none'}")
+    sets = [s for s in cached_sets() if name in ('all', s['name'])]
+    freed = 0
+    if not sets and name != 'all':
+        raise ValueError(
+            f"cache: there is no {name} in {cache_dir()}; there are "
+            f"{', '.join(s['name'] for s in cached_sets()) or 'none'}"
+        )
     for s in sets:
-        try: _discard(cache_dir()/s['name'])
-        except OSError as e: warnings.warn(f"cache: {cache_dir()/s['name']} cannot be removed ({e.strerror or e}); is it another user's?")
-        else: freed += s['bytes']
-    for left in cache_dir().glob('.gone-*') if name=='all' else (): shutil.rmtree(left, ignore_errors=True)     # of a process killed in the middle of this
+        try:
+            _discard(cache_dir() / s['name'])
+        except OSError as e:
+            warnings.warn(
+                f"cache: {cache_dir() / s['name']} cannot be removed ({e.strerror or e}); is it another user's?"
+            )
+        else:
+            freed += s['bytes']
+    for left in cache_dir().glob('.gone-*') if name == 'all' else ():
+        shutil.rmtree(left, ignore_errors=True)  # of a process killed in the middle of this
     return freed

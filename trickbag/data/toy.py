@@ -6,341 +6,694 @@
 __all__ = ['toy_species', 'beetle', 'toy_set']
 
 # %% ../../nbs/data/01_toy.ipynb #a9756f90
-import cmath, colorsys, csv, functools, hashlib, json, math, os, shutil, time
+import cmath
+import colorsys
+import csv
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
 from pathlib import Path
 from random import Random
+
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 # %% ../../nbs/data/01_toy.ipynb #4dcb6477
-_genera = dict( # lengths as a share of the body; sh and m: width at the shoulder, place of the widest point; tip: how round the end is
-    Quindella=dict(w=.43, l=.74, sh=.66, m=.44, tip=2.0, pl=.20, pf=.60, hd=.13, horn='',     hl=.0,  ant='club',   al=.22, leg=.34),
-    Maruvex  =dict(w=.36, l=.72, sh=.84, m=.50, tip=2.4, pl=.32, pf=.52, hd=.13, horn='nose', hl=.26, ant='comb',   al=.20, leg=.46),
-    Tessarix =dict(w=.25, l=.86, sh=.88, m=.30, tip=1.9, pl=.24, pf=.72, hd=.12, horn='',     hl=.0,  ant='bead',   al=.80, leg=.48),
-    Olbidor  =dict(w=.31, l=.72, sh=.90, m=.42, tip=2.2, pl=.27, pf=.86, hd=.18, horn='jaws', hl=.30, ant='club',   al=.26, leg=.50),
-    Venustor =dict(w=.33, l=.80, sh=.62, m=.56, tip=1.8, pl=.26, pf=.66, hd=.14, horn='',     hl=.0,  ant='thread', al=.46, leg=.58))
+# lengths as a share of the body; sh and m: width at the shoulder, place of the widest point; tip: how round the end is
+_genera = dict(
+    Quindella=dict(
+        w=0.43,
+        l=0.74,
+        sh=0.66,
+        m=0.44,
+        tip=2.0,
+        pl=0.20,
+        pf=0.60,
+        hd=0.13,
+        horn='',
+        hl=0.0,
+        ant='club',
+        al=0.22,
+        leg=0.34,
+    ),
+    Maruvex=dict(
+        w=0.36,
+        l=0.72,
+        sh=0.84,
+        m=0.50,
+        tip=2.4,
+        pl=0.32,
+        pf=0.52,
+        hd=0.13,
+        horn='nose',
+        hl=0.26,
+        ant='comb',
+        al=0.20,
+        leg=0.46,
+    ),
+    Tessarix=dict(
+        w=0.25,
+        l=0.86,
+        sh=0.88,
+        m=0.30,
+        tip=1.9,
+        pl=0.24,
+        pf=0.72,
+        hd=0.12,
+        horn='',
+        hl=0.0,
+        ant='bead',
+        al=0.80,
+        leg=0.48,
+    ),
+    Olbidor=dict(
+        w=0.31,
+        l=0.72,
+        sh=0.90,
+        m=0.42,
+        tip=2.2,
+        pl=0.27,
+        pf=0.86,
+        hd=0.18,
+        horn='jaws',
+        hl=0.30,
+        ant='club',
+        al=0.26,
+        leg=0.50,
+    ),
+    Venustor=dict(
+        w=0.33,
+        l=0.80,
+        sh=0.62,
+        m=0.56,
+        tip=1.8,
+        pl=0.26,
+        pf=0.66,
+        hd=0.14,
+        horn='',
+        hl=0.0,
+        ant='thread',
+        al=0.46,
+        leg=0.58,
+    ),
+)
 _patterns = 'quadripuncta lineata decempuncta cincta nuda sellata ocellata marginata'.split()
-toy_species = [f'{g}_{_patterns[(i+j)%8]}' for j in range(8) for i,g in enumerate(_genera)]  # five in a row share neither genus nor pattern
+# five in a row share neither genus nor pattern
+toy_species = [f'{g}_{_patterns[(i + j) % 8]}' for j in range(8) for i, g in enumerate(_genera)]
+
 
 @functools.cache
 def _traits(k):
     "What all beetles of species `k` have in common"
-    genus,pat = toy_species[k].split('_')
-    r,t = Random(f'species {k}'),dict(_genera[genus])
-    for o,d in dict(w=.08, l=.05, pl=.14, pf=.08, hd=.08, hl=.3, al=.2, leg=.06).items(): t[o] *= 1+_u(r, d)
-    return t | dict(pat=pat, th=.025+_u(r,.007), hue=.31*k, mark=int(4*r.random()))
+    genus, pat = toy_species[k].split('_')
+    r = Random(f'species {k}')
+    t = dict(_genera[genus])
+    for o, d in dict(w=0.08, l=0.05, pl=0.14, pf=0.08, hd=0.08, hl=0.3, al=0.2, leg=0.06).items():
+        t[o] *= 1 + _u(r, d)
+    return t | dict(pat=pat, th=0.025 + _u(r, 0.007), hue=0.31 * k, mark=int(4 * r.random()))
 
 # %% ../../nbs/data/01_toy.ipynb #09e91513
-def _u(r, d): return d*(2*r.random()-1)                # uniform in -d..d. Python promises the same stream everywhere for `random()` alone
-def _j(r, d): return d*(r.random()+r.random()-1)       # triangular in -d..d
-def _rgb(h, s, v, a=255): return tuple(round(255*o) for o in colorsys.hsv_to_rgb(h%1, min(max(s,0),1), min(max(v,0),1)))+(a,)
-def _dim(c, q): return tuple(int(q*o) for o in c[:3])+(255,)
-def _lit(a): return (255,255,255,a)
-def _ring(c, rx, ry, turn=1, n=18): return [c+turn*complex(rx*math.cos(2*math.pi*i/n), ry*math.sin(2*math.pi*i/n)) for i in range(n)]
-def _bez(a, b, c, n=7): return [(1-t)**2*a+2*t*(1-t)*b+t*t*c for t in (i/n for i in range(n+1))]
-def _mirror(ps): return [-z.conjugate() for z in ps]
-def _both(c, ps): return [(ps,c), (_mirror(ps),c)]
+def _u(r, d):
+    return d * (2 * r.random() - 1)  # uniform in -d..d. Python promises the same stream everywhere for `random()` alone
+
+
+def _j(r, d):
+    return d * (r.random() + r.random() - 1)  # triangular in -d..d
+
+
+def _rgb(h, s, v, a=255):
+    return tuple(round(255 * o) for o in colorsys.hsv_to_rgb(h % 1, min(max(s, 0), 1), min(max(v, 0), 1))) + (a,)
+
+
+def _dim(c, q):
+    return tuple(int(q * o) for o in c[:3]) + (255,)
+
+
+def _lit(a):
+    return (255, 255, 255, a)
+
+
+def _ring(c, rx, ry, turn=1, n=18):
+    return [
+        c + turn * complex(rx * math.cos(2 * math.pi * i / n), ry * math.sin(2 * math.pi * i / n)) for i in range(n)
+    ]
+
+
+def _bez(a, b, c, n=7):
+    return [(1 - t) ** 2 * a + 2 * t * (1 - t) * b + t * t * c for t in (i / n for i in range(n + 1))]
+
+
+def _mirror(ps):
+    return [-z.conjugate() for z in ps]
+
+
+def _both(c, ps):
+    return [(ps, c), (_mirror(ps), c)]
+
+
 def _limb(zs, *ws):
     "A line with a width at its root and one at its tip, as a polygon"
-    n,left,right = len(zs)-1,[],[]
-    for i,z in enumerate(zs):
-        d = zs[min(i+1,n)]-zs[max(i-1,0)]
-        d *= 1j*(ws[0]+(ws[1]-ws[0])*i/n)/(abs(d) or 1)
-        left.append(z+d); right.append(z-d)
-    return left+right[::-1]
+    n = len(zs) - 1
+    left = []
+    right = []
+    for i, z in enumerate(zs):
+        d = zs[min(i + 1, n)] - zs[max(i - 1, 0)]
+        d *= 1j * (ws[0] + (ws[1] - ws[0]) * i / n) / (abs(d) or 1)
+        left.append(z + d)
+        right.append(z - d)
+    return left + right[::-1]
 
 # %% ../../nbs/data/01_toy.ipynb #783448e1
 def _half_width(t, v):
     "Half the width of the wing cases at `v`: 0 at the pronotum, 1 at the tip"
     m = t['m']
-    return t['w']*(1-(1-t['sh'])*((m-v)/m)**2 if v<m else max(0, 1-((v-m)/(1-m))**t['tip'])**.5)
+    return t['w'] * (
+        1 - (1 - t['sh']) * ((m - v) / m) ** 2 if v < m else max(0, 1 - ((v - m) / (1 - m)) ** t['tip']) ** 0.5
+    )
+
 
 def _legs(t, p, pose, c):
-    out,pw,th = [],_half_width(t,0),t['th']
-    for y,up,low,n in ((-.45*t['pl'],-.62,-1.25,.86), (.10*t['l'],.10,.45,.95), (.28*t['l'],.62,1.15,1.1)):  # front, middle, hind
-        for s in (1,-1):
-            way = lambda o: complex(s*math.cos(o), math.sin(o))*n*t['leg']
-            sway,bend = _u(p, .28*pose),_u(p, .25*pose)
-            a = complex(s*.7*(pw if y<0 else _half_width(t,.2)), y)
-            b = a+way(up+sway)*.55; d = b+way(low+sway+bend)*.5; e = d+way(.8*low+sway)*.28
-            thigh,knee = _limb([a,b], 1.25*th, 1.15*th),_ring(b, 1.1*th, 1.1*th, n=8)
-            out += [(ps,c) for ps in (thigh, knee, _limb([b,d], .95*th, .62*th), _limb([d,e], .5*th, .3*th))]
+    out = []
+    pw = _half_width(t, 0)
+    th = t['th']
+    # front, middle, hind
+    for y, up, low, n in (
+        (-0.45 * t['pl'], -0.62, -1.25, 0.86),
+        (0.10 * t['l'], 0.10, 0.45, 0.95),
+        (0.28 * t['l'], 0.62, 1.15, 1.1),
+    ):
+        for s in (1, -1):
+            way = lambda o: complex(s * math.cos(o), math.sin(o)) * n * t['leg']
+            sway = _u(p, 0.28 * pose)
+            bend = _u(p, 0.25 * pose)
+            a = complex(s * 0.7 * (pw if y < 0 else _half_width(t, 0.2)), y)
+            b = a + way(up + sway) * 0.55
+            d = b + way(low + sway + bend) * 0.5
+            e = d + way(0.8 * low + sway) * 0.28
+            thigh = _limb([a, b], 1.25 * th, 1.15 * th)
+            knee = _ring(b, 1.1 * th, 1.1 * th, n=8)
+            out += [
+                (ps, c) for ps in (thigh, knee, _limb([b, d], 0.95 * th, 0.62 * th), _limb([d, e], 0.5 * th, 0.3 * th))
+            ]
     return out
+
 
 def _antenna(t, a, s, sway):
     "Polygons of the antenna that starts at `a`, on the side `s` (1 or -1)"
-    turn,al = cmath.exp(1j*sway),t['al']
-    if t['ant']=='bead': zs = _bez(a, a+complex(.30*s,-.42)*al*turn, a+complex(.85*s,.25)*al*turn, 11)
-    else:                zs = _bez(a, a+complex(.5*s,-.25)*al, a+complex(.75*s,-.75)*al*turn)
-    e,d = zs[-1],(zs[-1]-zs[-2])/abs(zs[-1]-zs[-2])
+    turn = cmath.exp(1j * sway)
+    al = t['al']
+    if t['ant'] == 'bead':
+        zs = _bez(a, a + complex(0.30 * s, -0.42) * al * turn, a + complex(0.85 * s, 0.25) * al * turn, 11)
+    else:
+        zs = _bez(a, a + complex(0.5 * s, -0.25) * al, a + complex(0.75 * s, -0.75) * al * turn)
+    e = zs[-1]
+    d = (zs[-1] - zs[-2]) / abs(zs[-1] - zs[-2])
     match t['ant']:
-        case 'club': tip = [_ring(e, .045, .026, d, 12)]
-        case 'bead': tip = [_ring(z, .019, .019, n=8) for z in zs[1:-1]]
-        case 'comb': tip = [_limb([e, e+d*cmath.exp(1j*q)*.075], .009, .015) for q in (-.6,0,.6)]
-        case _:      tip = []
-    return [_limb(zs, .014, .008), *tip]
+        case 'club':
+            tip = [_ring(e, 0.045, 0.026, d, 12)]
+        case 'bead':
+            tip = [_ring(z, 0.019, 0.019, n=8) for z in zs[1:-1]]
+        case 'comb':
+            tip = [_limb([e, e + d * cmath.exp(1j * q) * 0.075], 0.009, 0.015) for q in (-0.6, 0, 0.6)]
+        case _:
+            tip = []
+    return [_limb(zs, 0.014, 0.008), *tip]
+
 
 def _head(t, p, pose, lamp, hue, dark, legc):
-    hd,hl = t['hd'],t['hl']
-    y,out = -t['pl']-.42*hd,[]
-    for s in (1,-1):
-        out += [(ps,legc) for ps in _antenna(t, complex(.55*s*hd, y-.35*hd), s, _u(p, .3*pose))]
-        if t['horn']=='jaws':
-            a = complex(.5*s*hd, y-.45*hd); zs = _bez(a, a+hl*complex(.62*s,-.55), a+hl*complex(-.10*s,-1), 9)
-            out += [(_limb(zs, .034, .008), dark), (_limb([zs[5], zs[5]-hl*complex(.2*s,.1)], .02, .004), dark)]
-    out += [(_ring(1j*y, hd, .82*hd, n=22), dark), (_ring(1j*y+.25*hd*lamp, .6*hd, .45*hd), _lit(26))]
-    for s in (1,-1):
-        eye = complex(.82*s*hd, y-.12*hd)
-        out += [(_ring(eye, .27*hd, .3*hd, n=12), _rgb(hue+.5,.25,.30)), (_ring(eye+.08*hd*lamp, .08*hd, .08*hd, n=8), _lit(150))]
+    hd = t['hd']
+    hl = t['hl']
+    y = -t['pl'] - 0.42 * hd
+    out = []
+    for s in (1, -1):
+        out += [(ps, legc) for ps in _antenna(t, complex(0.55 * s * hd, y - 0.35 * hd), s, _u(p, 0.3 * pose))]
+        if t['horn'] == 'jaws':
+            a = complex(0.5 * s * hd, y - 0.45 * hd)
+            zs = _bez(a, a + hl * complex(0.62 * s, -0.55), a + hl * complex(-0.10 * s, -1), 9)
+            out += [
+                (_limb(zs, 0.034, 0.008), dark),
+                (_limb([zs[5], zs[5] - hl * complex(0.2 * s, 0.1)], 0.02, 0.004), dark),
+            ]
+    out += [
+        (_ring(1j * y, hd, 0.82 * hd, n=22), dark),
+        (_ring(1j * y + 0.25 * hd * lamp, 0.6 * hd, 0.45 * hd), _lit(26)),
+    ]
+    for s in (1, -1):
+        eye = complex(0.82 * s * hd, y - 0.12 * hd)
+        out += [
+            (_ring(eye, 0.27 * hd, 0.3 * hd, n=12), _rgb(hue + 0.5, 0.25, 0.30)),
+            (_ring(eye + 0.08 * hd * lamp, 0.08 * hd, 0.08 * hd, n=8), _lit(150)),
+        ]
     return out
 
 # %% ../../nbs/data/01_toy.ipynb #5e7d5bf8
 def _nose(t, p, pose, lamp, dark):
     "The horn of a rhinoceros beetle, forked at its end"
-    h,side = t['hl'],_u(p, .12*pose); a = 1j*(-t['pl']-.72*t['hd'])
-    zs = _bez(a+.02j, a+h*complex(side,-.6), a+h*complex(2*side,-1))
-    return [(_limb(zs, .055, .014), dark), (_limb([z+.012*lamp for z in zs[:-1]], .016, .004), _lit(50)),
-            *[(_limb([zs[-2], zs[-1]+h*complex(.18*s,-.08)], .018, .006), dark) for s in (1,-1)]]
+    h = t['hl']
+    side = _u(p, 0.12 * pose)
+    a = 1j * (-t['pl'] - 0.72 * t['hd'])
+    zs = _bez(a + 0.02j, a + h * complex(side, -0.6), a + h * complex(2 * side, -1))
+    return [
+        (_limb(zs, 0.055, 0.014), dark),
+        (_limb([z + 0.012 * lamp for z in zs[:-1]], 0.016, 0.004), _lit(50)),
+        *[(_limb([zs[-2], zs[-1] + h * complex(0.18 * s, -0.08)], 0.018, 0.006), dark) for s in (1, -1)],
+    ]
+
 
 def _pattern(t, r, E, ground, ink):
-    "The marks of the right wing case. `E(u,v)` maps u: 0 at the seam to 1 at the rim, v: 0 at the pronotum to 1 at the tip"
-    g,W = 1+_j(r,.25),t['w']                           # individuals have larger and smaller marks
-    def strip(u0, u1, v0, v1, n=20): return [E(u0,v0+(v1-v0)*i/n) for i in range(n+1)]+[E(u1,v1-(v1-v0)*i/n) for i in range(n+1)]
-    def spots(uvs, q, c=ink): return [(_ring(E(u,v), q*g*W, 1.12*q*g*W, n=14), c) for u,v in uvs]
-    def moved(*uvs): return [(u+_j(r,.08), v+_j(r,.05)) for u,v in uvs]
+    """The marks of the right wing case. `E(u,v)` maps u: 0 at the seam to 1 at the rim, v: 0 at the pronotum to 1 at
+    the tip"""
+    # individuals have larger and smaller marks
+    g = 1 + _j(r, 0.25)
+    W = t['w']
+
+    def strip(u0, u1, v0, v1, n=20):
+        return [E(u0, v0 + (v1 - v0) * i / n) for i in range(n + 1)] + [
+            E(u1, v1 - (v1 - v0) * i / n) for i in range(n + 1)
+        ]
+
+    def spots(uvs, q, c=ink):
+        return [(_ring(E(u, v), q * g * W, 1.12 * q * g * W, n=14), c) for u, v in uvs]
+
+    def moved(*uvs):
+        return [(u + _j(r, 0.08), v + _j(r, 0.05)) for u, v in uvs]
+
     match t['pat']:
-        case 'quadripuncta': return spots(moved((.50,.26),(.50,.66)), .20)
-        case 'decempuncta':  return spots(moved((.34,.14),(.70,.30),(.32,.46),(.68,.62),(.32,.76)), .135)
-        case 'lineata':      return [(strip(u-.055*g, u+.055*g, .05+_j(r,.03), .90+_j(r,.05)), ink) for u in (.24,.50,.76)]
-        case 'marginata':    return [(strip(.70-.1*(g-1), .99, 0, .99), ink)]
-        case 'sellata':      return [([E(0,.20+_j(r,.05)),E(.35,.26),E(.80*g,.42),E(.62*g,.58),E(.22,.66),E(0,.72)], ink)]
-        case 'ocellata':     eyes = moved((.50,.28),(.50,.64)); return spots(eyes, .23)+spots(eyes, .12, ground)
+        case 'quadripuncta':
+            return spots(moved((0.50, 0.26), (0.50, 0.66)), 0.20)
+        case 'decempuncta':
+            return spots(moved((0.34, 0.14), (0.70, 0.30), (0.32, 0.46), (0.68, 0.62), (0.32, 0.76)), 0.135)
+        case 'lineata':
+            return [
+                (strip(u - 0.055 * g, u + 0.055 * g, 0.05 + _j(r, 0.03), 0.90 + _j(r, 0.05)), ink)
+                for u in (0.24, 0.50, 0.76)
+            ]
+        case 'marginata':
+            return [(strip(0.70 - 0.1 * (g - 1), 0.99, 0, 0.99), ink)]
+        case 'sellata':
+            return [
+                (
+                    [
+                        E(0, 0.20 + _j(r, 0.05)),
+                        E(0.35, 0.26),
+                        E(0.80 * g, 0.42),
+                        E(0.62 * g, 0.58),
+                        E(0.22, 0.66),
+                        E(0, 0.72),
+                    ],
+                    ink,
+                )
+            ]
+        case 'ocellata':
+            eyes = moved((0.50, 0.28), (0.50, 0.64))
+            return spots(eyes, 0.23) + spots(eyes, 0.12, ground)
         case 'cincta':
-            vs,h,z = [v+_j(r,.06) for v in (.24,.60)],.075*g,.02
-            return [([E(i/8,v-h+z*(-1)**i) for i in range(9)]+[E(1-i/8,v+h-z*(-1)**i) for i in range(9)], ink) for v in vs]
-        case _:              return []
+            vs = [v + _j(r, 0.06) for v in (0.24, 0.60)]
+            h = 0.075 * g
+            z = 0.02
+            return [
+                (
+                    [E(i / 8, v - h + z * (-1) ** i) for i in range(9)]
+                    + [E(1 - i / 8, v + h - z * (-1) ** i) for i in range(9)],
+                    ink,
+                )
+                for v in vs
+            ]
+        case _:
+            return []
+
 
 def _elytra(t, r, lamp, hue, ground, ink):
     "The wing cases: outline, ground, pattern, furrows, a dome of light on each, seam, highlights"
-    def E(u, v): return complex(u*_half_width(t,v), v*t['l'])
-    vs,out = [i/22 for i in range(23)],[]
-    half = [E(0,0)]+[E(1,v) for v in vs]
-    out = [(half+_mirror(half)[::-1], _dim(ground,.45))]
-    out += _both(ground, [E(.02,.01)]+[E(.94,.015+.96*v) for v in vs]+[E(.02,.975)])
-    for ps,c in _pattern(t, r, E, ground, ink): out += _both(c, ps)
-    for u in (.2,.4,.6,.8): out += _both((0,0,0,34), _limb([E(u,.04+.1*i) for i in range(10)], .004, .003))
-    inner = [E(.06,.02)]+[E(.9,.03+.93*v) for v in vs[::2]]+[E(.06,.95)]
+
+    def E(u, v):
+        return complex(u * _half_width(t, v), v * t['l'])
+
+    vs = [i / 22 for i in range(23)]
+    out = []
+    half = [E(0, 0)] + [E(1, v) for v in vs]
+    out = [(half + _mirror(half)[::-1], _dim(ground, 0.45))]
+    out += _both(ground, [E(0.02, 0.01)] + [E(0.94, 0.015 + 0.96 * v) for v in vs] + [E(0.02, 0.975)])
+    for ps, c in _pattern(t, r, E, ground, ink):
+        out += _both(c, ps)
+    for u in (0.2, 0.4, 0.6, 0.8):
+        out += _both((0, 0, 0, 34), _limb([E(u, 0.04 + 0.1 * i) for i in range(10)], 0.004, 0.003))
+    inner = [E(0.06, 0.02)] + [E(0.9, 0.03 + 0.93 * v) for v in vs[::2]] + [E(0.06, 0.95)]
     for i in range(6):
-        for ps,c in ((inner,E(.48,.42)), (_mirror(inner),E(-.48,.42))):
-            out.append(([c+(z-c)*(.80-.13*i)+.022*i*lamp for z in ps], _rgb(hue+.07,.30,1,22)))
-    out.append((_limb([0j, 1j*t['l']*.985], .008, .005), (0,0,0,200)))
-    out += [(_ring(E(.42*s,.27)+.05*lamp, .10*t['w'], .085*t['l'], n=12), _lit(95)) for s in (1,-1)]
-    return out+[([complex(-.22*t['w'],-.005), complex(.22*t['w'],-.005), .12j*t['l']], _dim(ground,.45))]
+        for ps, c in ((inner, E(0.48, 0.42)), (_mirror(inner), E(-0.48, 0.42))):
+            out.append(
+                ([c + (z - c) * (0.80 - 0.13 * i) + 0.022 * i * lamp for z in ps], _rgb(hue + 0.07, 0.30, 1, 22))
+            )
+    out.append((_limb([0j, 1j * t['l'] * 0.985], 0.008, 0.005), (0, 0, 0, 200)))
+    out += [(_ring(E(0.42 * s, 0.27) + 0.05 * lamp, 0.10 * t['w'], 0.085 * t['l'], n=12), _lit(95)) for s in (1, -1)]
+    return out + [
+        ([complex(-0.22 * t['w'], -0.005), complex(0.22 * t['w'], -0.005), 0.12j * t['l']], _dim(ground, 0.45))
+    ]
 
 # %% ../../nbs/data/01_toy.ipynb #7c270c49
 def _pronotum(t, lamp, hue, ground, ink, dark, light):
-    pl,pw = t['pl'],.98*_half_width(t,0)
-    def P(u, v): return complex(u*(pw*(1-v+t['pf']*v)+.05*math.sin(math.pi*v)), -pl*v*(1+.10*(1-u*u)))
-    vs,mid = [i/10 for i in range(11)],-.5j*pl
-    shield = [P(1,v) for v in vs]+[P(1-i/5,1) for i in range(1,10)]+[P(-1,1-v) for v in vs]
-    c = ground if t['mark']%2 else dark
-    out = [(shield, _dim(c,.45)), ([mid+.93*(z-mid) for z in shield], c)]
+    pl = t['pl']
+    pw = 0.98 * _half_width(t, 0)
+
+    def P(u, v):
+        return complex(
+            u * (pw * (1 - v + t['pf'] * v) + 0.05 * math.sin(math.pi * v)), -pl * v * (1 + 0.10 * (1 - u * u))
+        )
+
+    vs = [i / 10 for i in range(11)]
+    mid = -0.5j * pl
+    shield = [P(1, v) for v in vs] + [P(1 - i / 5, 1) for i in range(1, 10)] + [P(-1, 1 - v) for v in vs]
+    c = ground if t['mark'] % 2 else dark
+    out = [(shield, _dim(c, 0.45)), ([mid + 0.93 * (z - mid) for z in shield], c)]
     match t['mark']:
-        case 1: out += [(_limb([P(0,.1),P(0,.9)], .03, .02), ink)]
-        case 2: out += _both(light, _ring(P(.55,.5), .045, .045, n=12))
-        case 3: out += _both(ink, _ring(P(.5,.5), .05, .04, n=12))
-    out += [([mid+(z-mid)*(.82-.15*i)+.016*i*lamp for z in shield], _lit(15)) for i in range(5)]
-    return out+[(_ring(mid+.07*lamp, .22*pw, .10*pl, n=12), _lit(75))]
+        case 1:
+            out += [(_limb([P(0, 0.1), P(0, 0.9)], 0.03, 0.02), ink)]
+        case 2:
+            out += _both(light, _ring(P(0.55, 0.5), 0.045, 0.045, n=12))
+        case 3:
+            out += _both(ink, _ring(P(0.5, 0.5), 0.05, 0.04, n=12))
+    out += [([mid + (z - mid) * (0.82 - 0.15 * i) + 0.016 * i * lamp for z in shield], _lit(15)) for i in range(5)]
+    return out + [(_ring(mid + 0.07 * lamp, 0.22 * pw, 0.10 * pl, n=12), _lit(75))]
 
 # %% ../../nbs/data/01_toy.ipynb #20839a93
 def _parts(k, r, p, pose, lamp):
-    "The polygons of one beetle of species `k`; `r` draws the individual, `p` its posture, `lamp` is the direction of the light"
+    """The polygons of one beetle of species `k`; `r` draws the individual, `p` its posture, `lamp` is the direction of
+    the light"""
     t = dict(_traits(k))
-    for o in 'w l sh pl pf hd hl al leg th'.split(): t[o] *= 1+_j(r,.09)
-    hue,sat,val = t['hue']+_j(r,.42),.72+_j(r,.25),.66+_j(r,.22)
-    light,dark,legc = _rgb(hue,sat,val),_rgb(hue+_j(r,.1),.5,.13+.06*r.random()),_rgb(hue+_j(r,.1),.55,.16+.08*r.random())
-    if r.random()<.25: ground,ink = _rgb(hue,sat,.22+.1*r.random()),_rgb(hue+.06,.65*sat,1)   # a dark morph has pale marks
-    else:              ground,ink = light,_rgb(hue,.55,.10)
-    legs = _legs(t, p, pose, legc); neck = cmath.exp(1j*_u(p,.22*pose))
-    front = legs[:8]+_head(t, p, pose, lamp, hue, dark, legc)
-    shield = _pronotum(t, lamp, hue, ground, ink, dark, light)+(_nose(t, p, pose, lamp, dark) if t['horn']=='nose' else [])
-    turn = lambda parts: [([z*neck for z in ps],c) for ps,c in parts]
-    return legs[8:]+turn(front)+_elytra(t, r, lamp, hue, ground, ink)+turn(shield)
+    for o in 'w l sh pl pf hd hl al leg th'.split():
+        t[o] *= 1 + _j(r, 0.09)
+    hue = t['hue'] + _j(r, 0.42)
+    sat = 0.72 + _j(r, 0.25)
+    val = 0.66 + _j(r, 0.22)
+    light = _rgb(hue, sat, val)
+    dark = _rgb(hue + _j(r, 0.1), 0.5, 0.13 + 0.06 * r.random())
+    legc = _rgb(hue + _j(r, 0.1), 0.55, 0.16 + 0.08 * r.random())
+    if r.random() < 0.25:
+        # a dark morph has pale marks
+        ground = _rgb(hue, sat, 0.22 + 0.1 * r.random())
+        ink = _rgb(hue + 0.06, 0.65 * sat, 1)
+    else:
+        ground = light
+        ink = _rgb(hue, 0.55, 0.10)
+    legs = _legs(t, p, pose, legc)
+    neck = cmath.exp(1j * _u(p, 0.22 * pose))
+    front = legs[:8] + _head(t, p, pose, lamp, hue, dark, legc)
+    shield = _pronotum(t, lamp, hue, ground, ink, dark, light) + (
+        _nose(t, p, pose, lamp, dark) if t['horn'] == 'nose' else []
+    )
+    turn = lambda parts: [([z * neck for z in ps], c) for ps, c in parts]
+    return legs[8:] + turn(front) + _elytra(t, r, lamp, hue, ground, ink) + turn(shield)
+
 
 def _leaf(r, z, n, turn, c):
     "A leaf or blade of grass about `z`, `n` long"
-    w,bow = n*(.10+.25*r.random()),1j*turn*_u(r,.2*n)
-    mid = _bez(z-turn*n/2, z+bow, z+turn*n/2, 10)
-    side = [.5j*turn*w*math.sin(math.pi*i/10)**.8 for i in range(11)]
-    return [([a+b for a,b in zip(mid,side)]+[a-b for a,b in zip(mid,side)][::-1], c), (_limb(mid, .012*n, .004*n), _dim(c,.72))]
+    w = n * (0.10 + 0.25 * r.random())
+    bow = 1j * turn * _u(r, 0.2 * n)
+    mid = _bez(z - turn * n / 2, z + bow, z + turn * n / 2, 10)
+    side = [0.5j * turn * w * math.sin(math.pi * i / 10) ** 0.8 for i in range(11)]
+    return [
+        ([a + b for a, b in zip(mid, side)] + [a - b for a, b in zip(mid, side)][::-1], c),
+        (_limb(mid, 0.012 * n, 0.004 * n), _dim(c, 0.72)),
+    ]
+
 
 def _backdrop(r, w, h, size, amount, lamp):
-    "Cream paper at `amount` 0; soft colours with leaves, stalks and pebbles at 1: a small image, and polygons to draw on it"
-    g = min(amount,1)
-    hue,sat,val = .11+g*.5*(r.random()-.15),.12+g*.3*r.random(),.90-g*.5*r.random()
-    bg = Image.new('RGB', (5,5))
-    for i in range(25): bg.putpixel((i%5,i//5), _rgb(hue+_u(r,.08*g), sat+_u(r,.15*g), val+_u(r,.22*g))[:3])
-    bg,out = bg.resize((w//2,h//2), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(size/24)),[]
-    for _ in range(int(amount*(4+14*r.random()))):
-        z,n,turn = complex(w*r.random(),h*r.random()),size*(.08+.5*r.random()**2),cmath.exp(6.3j*r.random())
-        c,kind = _rgb(hue+_u(r,.12), sat+_u(r,.3), val+_u(r,.35)),r.random()
-        if kind<.45: out += _leaf(r, z, n, turn, c)
-        elif kind<.7: out.append((_limb(_bez(z-turn*n, z+1j*turn*_u(r,.5*n), z+turn*n), .03*n, .012*n), c))
-        else: out += [(_ring(z, n*(.18+.12*r.random()), .3*n, turn, 14), c), (_ring(z+.08*n*lamp, .12*n, .13*n, turn, 12), _lit(30))]
-    return bg,out
+    """Cream paper at `amount` 0; soft colours with leaves, stalks and pebbles at 1: a small image, and polygons to
+    draw on it"""
+    g = min(amount, 1)
+    hue = 0.11 + g * 0.5 * (r.random() - 0.15)
+    sat = 0.12 + g * 0.3 * r.random()
+    val = 0.90 - g * 0.5 * r.random()
+    bg = Image.new('RGB', (5, 5))
+    for i in range(25):
+        bg.putpixel((i % 5, i // 5), _rgb(hue + _u(r, 0.08 * g), sat + _u(r, 0.15 * g), val + _u(r, 0.22 * g))[:3])
+    bg = bg.resize((w // 2, h // 2), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(size / 24))
+    out = []
+    for _ in range(int(amount * (4 + 14 * r.random()))):
+        z = complex(w * r.random(), h * r.random())
+        n = size * (0.08 + 0.5 * r.random() ** 2)
+        turn = cmath.exp(6.3j * r.random())
+        c = _rgb(hue + _u(r, 0.12), sat + _u(r, 0.3), val + _u(r, 0.35))
+        kind = r.random()
+        if kind < 0.45:
+            out += _leaf(r, z, n, turn, c)
+        elif kind < 0.7:
+            out.append(
+                (_limb(_bez(z - turn * n, z + 1j * turn * _u(r, 0.5 * n), z + turn * n), 0.03 * n, 0.012 * n), c)
+            )
+        else:
+            out += [
+                (_ring(z, n * (0.18 + 0.12 * r.random()), 0.3 * n, turn, 14), c),
+                (_ring(z + 0.08 * n * lamp, 0.12 * n, 0.13 * n, turn, 12), _lit(30)),
+            ]
+    return bg, out
+
 
 def _lighting(im, r, light, size):
     "Exposure, a colour cast, uneven light, a little defocus"
-    gamma = math.exp(_u(r,.35*light)); curve = [255.5*(i/255)**gamma for i in range(256)]
-    gains = [math.exp(_u(r,.12*light)) for _ in 'RGB']; lut = [min(255, int(g*o)) for g in gains for o in curve]
-    fall = Image.new('L', (2,2))
-    for i in range(4): fall.putpixel((i%2,i//2), round(255*(1-min(.4*light,.8)*r.random())))
-    im = ImageChops.multiply(im.point(lut), Image.merge('RGB', [fall.resize(im.size, Image.Resampling.BILINEAR)]*3))
-    return im.filter(ImageFilter.GaussianBlur(.7*light*r.random()*size/128)) if light else im
+    gamma = math.exp(_u(r, 0.35 * light))
+    curve = [255.5 * (i / 255) ** gamma for i in range(256)]
+    gains = [math.exp(_u(r, 0.12 * light)) for _ in 'RGB']
+    lut = [min(255, int(g * o)) for g in gains for o in curve]
+    fall = Image.new('L', (2, 2))
+    for i in range(4):
+        fall.putpixel((i % 2, i // 2), round(255 * (1 - min(0.4 * light, 0.8) * r.random())))
+    im = ImageChops.multiply(im.point(lut), Image.merge('RGB', [fall.resize(im.size, Image.Resampling.BILINEAR)] * 3))
+    return im.filter(ImageFilter.GaussianBlur(0.7 * light * r.random() * size / 128)) if light else im
 
 # %% ../../nbs/data/01_toy.ipynb #11d95613
-_shades = ('pose','light','background','occlusion')
+_shades = ('pose', 'light', 'background', 'occlusion')
+
+
 def _check(size, scale, aspect, **shades):
-    lo,hi = scale
-    if not size>=16:       raise ValueError(f'size={size}: at least 16 pixels are needed to draw a beetle')
-    if not 0<lo<=hi<=1:    raise ValueError(f'scale={scale}: give (lo, hi) with 0 < lo <= hi <= 1, shares of the shorter side')
-    if not 1<=aspect<=4:   raise ValueError(f'aspect={aspect}: the longer side over the shorter at most; give 1 (square) to 4')
-    for k,v in shades.items():
-        if not 0<=v<=2:    raise ValueError(f'{k}={v}: give 0 (none) to 2 (twice the usual)')
+    lo, hi = scale
+    if not size >= 16:
+        raise ValueError(f'size={size}: at least 16 pixels are needed to draw a beetle')
+    if not 0 < lo <= hi <= 1:
+        raise ValueError(f'scale={scale}: give (lo, hi) with 0 < lo <= hi <= 1, shares of the shorter side')
+    if not 1 <= aspect <= 4:
+        raise ValueError(f'aspect={aspect}: the longer side over the shorter at most; give 1 (square) to 4')
+    for k, v in shades.items():
+        if not 0 <= v <= 2:
+            raise ValueError(f'{k}={v}: give 0 (none) to 2 (twice the usual)')
+
 
 def beetle(
-    species:int,                      # Which, an index into `toy_species`
-    seed:int|str=0,                   # Which individual, and in what place, pose and light
-    size:int=128,                     # Shorter side of the picture in pixels
-    scale:tuple=(.7,.95),             # Longer side of the beetle's box over the shorter side of the picture, drawn between these two
-    aspect:float=1.,                  # Longer over shorter side at most: width/height is drawn log-uniform in 1/`aspect`..`aspect`
-    nuisance:float=1.,                # How much the next four vary, 0 (none) to 2
-    pose:float|None=None,             # Rotation up to 45 degrees times this, tilt, legs, neck and antennae; None: `nuisance`
-    light:float|None=None,            # Direction, exposure, colour cast, shade, defocus; None: `nuisance`
-    background:float|None=None,       # Colours and clutter, 0 is cream paper; None: `nuisance`
-    occlusion:float|None=None,        # Leaves before the beetle, 1.2 times this on average; None: `nuisance`
-    mask:bool=False,                  # Draw the silhouette instead, without what hides it: mode L, 255 is beetle
-)->Image.Image:                       # RGB; `.info['box']` is the beetle's bounding box (x0, y0, x1, y1) in pixels
-    "Draw one beetle: a pure function of its arguments. A knob changes only what it names: the rest of the picture stays as it was"
-    if not 0<=species<len(toy_species): raise ValueError(f'species={species}: there are {len(toy_species)}, numbered from 0')
-    pose,light,background,occlusion = shades = [nuisance if o is None else o for o in (pose,light,background,occlusion)]
-    _check(size, scale, aspect, **dict(zip(_shades,shades)))
-    body,posture,lighting,scenery,leaves,frame = (Random(f'{seed} {o}') for o in ('body','pose','light','background','occlusion','frame'))
-    ar = aspect**_u(frame,1)
-    w,h,ss = round(size*max(ar,1)),round(size*max(1/ar,1)),3                        # ss: drawn so many times larger, then averaged
+    species: int,  # Which, an index into `toy_species`
+    seed: int | str = 0,  # Which individual, and in what place, pose and light
+    size: int = 128,  # Shorter side of the picture in pixels
+    # Longer side of the beetle's box over the shorter side of the picture, drawn between these two
+    scale: tuple = (0.7, 0.95),
+    aspect: float = 1.0,  # Longer over shorter side at most: width/height is drawn log-uniform in 1/`aspect`..`aspect`
+    nuisance: float = 1.0,  # How much the next four vary, 0 (none) to 2
+    pose: float | None = None,  # Rotation up to 45 degrees times this, tilt, legs, neck and antennae; None: `nuisance`
+    light: float | None = None,  # Direction, exposure, colour cast, shade, defocus; None: `nuisance`
+    background: float | None = None,  # Colours and clutter, 0 is cream paper; None: `nuisance`
+    occlusion: float | None = None,  # Leaves before the beetle, 1.2 times this on average; None: `nuisance`
+    mask: bool = False,  # Draw the silhouette instead, without what hides it: mode L, 255 is beetle
+) -> Image.Image:  # RGB; `.info['box']` is the beetle's bounding box (x0, y0, x1, y1) in pixels
+    """Draw one beetle: a pure function of its arguments. A knob changes only what it names: the rest of the picture
+    stays as it was"""
+    if not 0 <= species < len(toy_species):
+        raise ValueError(f'species={species}: there are {len(toy_species)}, numbered from 0')
+    pose, light, background, occlusion = shades = [
+        nuisance if o is None else o for o in (pose, light, background, occlusion)
+    ]
+    _check(size, scale, aspect, **dict(zip(_shades, shades)))
+    body, posture, lighting, scenery, leaves, frame = (
+        Random(f'{seed} {o}') for o in ('body', 'pose', 'light', 'background', 'occlusion', 'frame')
+    )
+    ar = aspect ** _u(frame, 1)
+    # ss: drawn so many times larger, then averaged
+    w = round(size * max(ar, 1))
+    h = round(size * max(1 / ar, 1))
+    ss = 3
     # the beetle, posed, and its place in the picture
-    rot,fx,fy = cmath.exp(1j*math.radians(_u(posture,45*pose))),1-.15*pose*posture.random(),1-.15*pose*posture.random()
-    lamp = cmath.exp(1j*(-2.3+_u(lighting,1.5*light)))
-    parts = [([complex(fx*z.real,fy*z.imag)*rot for z in ps],c) for ps,c in _parts(species, body, posture, pose, lamp/rot)]
-    xs,ys = [z.real for ps,_ in parts for z in ps],[z.imag for ps,_ in parts for z in ps]
-    x0,y0,bw,bh = min(xs),min(ys),max(xs)-min(xs),max(ys)-min(ys)
-    f = size*(scale[0]+(scale[1]-scale[0])*frame.random())/max(bw,bh)
-    x,y = (w-f*bw)*frame.random(),(h-f*bh)*frame.random()                           # where the box begins
-    parts = [([f*z+complex(x-f*x0,y-f*y0) for z in ps],c) for ps,c in parts]
-    box = int(x),int(y),min(w,math.ceil(x+f*bw)),min(h,math.ceil(y+f*bh))
+    rot = cmath.exp(1j * math.radians(_u(posture, 45 * pose)))
+    fx = 1 - 0.15 * pose * posture.random()
+    fy = 1 - 0.15 * pose * posture.random()
+    lamp = cmath.exp(1j * (-2.3 + _u(lighting, 1.5 * light)))
+    parts = [
+        ([complex(fx * z.real, fy * z.imag) * rot for z in ps], c)
+        for ps, c in _parts(species, body, posture, pose, lamp / rot)
+    ]
+    xs = [z.real for ps, _ in parts for z in ps]
+    ys = [z.imag for ps, _ in parts for z in ps]
+    x0 = min(xs)
+    y0 = min(ys)
+    bw = max(xs) - min(xs)
+    bh = max(ys) - min(ys)
+    f = size * (scale[0] + (scale[1] - scale[0]) * frame.random()) / max(bw, bh)
+    # where the box begins
+    x = (w - f * bw) * frame.random()
+    y = (h - f * bh) * frame.random()
+    parts = [([f * z + complex(x - f * x0, y - f * y0) for z in ps], c) for ps, c in parts]
+    box = int(x), int(y), min(w, math.ceil(x + f * bw)), min(h, math.ceil(y + f * bh))
+
     def paint(im, parts, by, shift=0, fill=None):
-        d = ImageDraw.Draw(im, 'RGBA' if im.mode=='RGB' else None)
-        for ps,c in parts: d.polygon([(by*(z.real+shift.real), by*(z.imag+shift.imag)) for z in ps], fill=fill or c)
+        d = ImageDraw.Draw(im, 'RGBA' if im.mode == 'RGB' else None)
+        for ps, c in parts:
+            d.polygon([(by * (z.real + shift.real), by * (z.imag + shift.imag)) for z in ps], fill=fill or c)
         return im
-    if mask: im = paint(Image.new('L', (w*ss,h*ss)), parts, ss, fill=255).reduce(ss)
+
+    if mask:
+        im = paint(Image.new('L', (w * ss, h * ss)), parts, ss, fill=255).reduce(ss)
     else:
-        im,clutter = _backdrop(scenery, w, h, size, background, lamp)
-        im = paint(im.resize((w*ss,h*ss), Image.Resampling.BILINEAR), clutter, ss)
-        shadow = paint(Image.new('L', (w,h)), [o for o in parts if o[1][3]==255], 1, -.05*f*lamp, 150)
-        shadow = shadow.filter(ImageFilter.GaussianBlur(.022*f)).resize(im.size, Image.Resampling.BILINEAR)
-        im.paste((12,10,16), (0,0), shadow)
+        im, clutter = _backdrop(scenery, w, h, size, background, lamp)
+        im = paint(im.resize((w * ss, h * ss), Image.Resampling.BILINEAR), clutter, ss)
+        shadow = paint(Image.new('L', (w, h)), [o for o in parts if o[1][3] == 255], 1, -0.05 * f * lamp, 150)
+        shadow = shadow.filter(ImageFilter.GaussianBlur(0.022 * f)).resize(im.size, Image.Resampling.BILINEAR)
+        im.paste((12, 10, 16), (0, 0), shadow)
         paint(im, parts, ss)
         for _ in range(4):
-            there,at = leaves.random()<.3*occlusion,complex(x+f*bw*leaves.random(), y+f*bh*leaves.random())
-            n,turn = f*(.4+.6*leaves.random()),cmath.exp(6.3j*leaves.random())
-            leaf = _leaf(leaves, at, n, turn, _rgb(.2+.15*leaves.random(), .45+.3*leaves.random(), .25+.4*leaves.random()))
-            if there: paint(im, leaf, ss)
+            there = leaves.random() < 0.3 * occlusion
+            at = complex(x + f * bw * leaves.random(), y + f * bh * leaves.random())
+            n = f * (0.4 + 0.6 * leaves.random())
+            turn = cmath.exp(6.3j * leaves.random())
+            leaf = _leaf(
+                leaves,
+                at,
+                n,
+                turn,
+                _rgb(0.2 + 0.15 * leaves.random(), 0.45 + 0.3 * leaves.random(), 0.25 + 0.4 * leaves.random()),
+            )
+            if there:
+                paint(im, leaf, ss)
         im = _lighting(im.reduce(ss), lighting, light, size)
     im.info['box'] = box
     return im
 
 # %% ../../nbs/data/01_toy.ipynb #91f88932
 def _labels(n, n_classes, long_tail):
-    "Class of each of `n` images: always the class that lags most behind its share, so a longer list begins with a shorter one"
-    share = [long_tail**(-c/(n_classes-1)) for c in range(n_classes)]
-    share,have,out = [o/sum(share) for o in share],[0]*n_classes,[]
-    for i in range(1, n+1):
-        c = max(range(n_classes), key=lambda c: (round(i*share[c]-have[c],9),-c))
-        have[c] += 1; out.append(c)
+    """Class of each of `n` images: always the class that lags most behind its share, so a longer list begins with a
+    shorter one"""
+    share = [long_tail ** (-c / (n_classes - 1)) for c in range(n_classes)]
+    share = [o / sum(share) for o in share]
+    have = [0] * n_classes
+    out = []
+    for i in range(1, n + 1):
+        c = max(range(n_classes), key=lambda c: (round(i * share[c] - have[c], 9), -c))
+        have[c] += 1
+        out.append(c)
     return out
+
 
 def _knobs_at(path):
     "Knobs of the toy set at `path`, None if there is none"
-    try: knobs = json.loads((path/'toy.json').read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None
+    try:
+        knobs = json.loads((path / 'toy.json').read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
     return knobs if isinstance(knobs, dict) else None
+
 
 def _whole(path, knobs):
     "Is `path` a toy set of these knobs, with all its files?"
-    if _knobs_at(path)!=knobs or not (path/'labels.csv').exists(): return False
-    return sum(1 for _ in path.glob('*/*/*.jpg'))==knobs['n_train']+knobs['n_valid']
+    if _knobs_at(path) != knobs or not (path / 'labels.csv').exists():
+        return False
+    return sum(1 for _ in path.glob('*/*/*.jpg')) == knobs['n_train'] + knobs['n_valid']
 
 # %% ../../nbs/data/01_toy.ipynb #fadd8ac3
 def toy_set(
-    path:str|Path|None=None,          # Folder to fill; None: one of its own for these knobs in `$TRICKBAG_CACHE` or `~/.cache/trickbag`
-    n_classes:int=10,                 # The first so many of `toy_species`: 2 to 40
-    n_train:int=1500,                 # Training images; a larger set begins with the images of a smaller one
-    n_valid:int=500,                  # Validation images: always balanced and labelled right
-    size:int=96,                      # As for `beetle`, like the next seven
-    scale:tuple=(.7,.95),
-    aspect:float=1.33,
-    nuisance:float=1.,
-    pose:float|None=None,
-    light:float|None=None,
-    background:float|None=None,
-    occlusion:float|None=None,
-    label_noise:float=0.,             # Chance that a training image lies in the folder of another class, each alike
-    long_tail:float=1.,               # Training images of the first class over those of the last, exponential between; 1 is balanced
-    seed:int=0,                       # Another seed, other individuals of the same species
-)->Path:                              # Holds train/SPECIES/NNNNN.jpg, valid/..., labels.csv, and toy.json, the knobs
-    "A folder of beetle pictures. Drawn once: a complete folder of the same knobs is used as it is, an incomplete one drawn again"
-    shades = {k:float(nuisance if v is None else v) for k,v in zip(_shades, (pose,light,background,occlusion))}
+    # Folder to fill; None: one of its own for these knobs in `$TRICKBAG_CACHE` or `~/.cache/trickbag`
+    path: str | Path | None = None,
+    n_classes: int = 10,  # The first so many of `toy_species`: 2 to 40
+    n_train: int = 1500,  # Training images; a larger set begins with the images of a smaller one
+    n_valid: int = 500,  # Validation images: always balanced and labelled right
+    size: int = 96,  # As for `beetle`, like the next seven
+    scale: tuple = (0.7, 0.95),
+    aspect: float = 1.33,
+    nuisance: float = 1.0,
+    pose: float | None = None,
+    light: float | None = None,
+    background: float | None = None,
+    occlusion: float | None = None,
+    label_noise: float = 0.0,  # Chance that a training image lies in the folder of another class, each alike
+    # Training images of the first class over those of the last, exponential between; 1 is balanced
+    long_tail: float = 1.0,
+    seed: int = 0,  # Another seed, other individuals of the same species
+) -> Path:  # Holds train/SPECIES/NNNNN.jpg, valid/..., labels.csv, and toy.json, the knobs
+    """A folder of beetle pictures. Drawn once: a complete folder of the same knobs is used as it is, an incomplete one
+    drawn again"""
+    shades = {k: float(nuisance if v is None else v) for k, v in zip(_shades, (pose, light, background, occlusion))}
     _check(size, scale, aspect, **shades)
-    if not 2<=n_classes<=len(toy_species): raise ValueError(f'n_classes={n_classes}: give 2 to {len(toy_species)}, the number of species')
-    if not 0<=label_noise<=1: raise ValueError(f'label_noise={label_noise}: it is a chance; give 0 to 1')
-    if not long_tail>=1:      raise ValueError(f'long_tail={long_tail}: the largest class over the smallest; give 1 (balanced) or more')
-    knobs = dict(n_classes=n_classes, n_train=n_train, n_valid=n_valid, size=size, scale=[float(o) for o in scale],
-                 aspect=float(aspect), **shades, label_noise=float(label_noise), long_tail=float(long_tail), seed=seed, version=1)
+    if not 2 <= n_classes <= len(toy_species):
+        raise ValueError(f'n_classes={n_classes}: give 2 to {len(toy_species)}, the number of species')
+    if not 0 <= label_noise <= 1:
+        raise ValueError(f'label_noise={label_noise}: it is a chance; give 0 to 1')
+    if not long_tail >= 1:
+        raise ValueError(f'long_tail={long_tail}: the largest class over the smallest; give 1 (balanced) or more')
+    knobs = dict(
+        n_classes=n_classes,
+        n_train=n_train,
+        n_valid=n_valid,
+        size=size,
+        scale=[float(o) for o in scale],
+        aspect=float(aspect),
+        **shades,
+        label_noise=float(label_noise),
+        long_tail=float(long_tail),
+        seed=seed,
+        version=1,
+    )
     splits = dict(train=_labels(n_train, n_classes, long_tail), valid=_labels(n_valid, n_classes, 1))
-    for k,ys in splits.items():
-        if len(set(ys))<n_classes:
-            raise ValueError(f'n_{k}={len(ys)}: of {n_classes} classes one would be empty; give more, or less long_tail')
-    if path is None: # a folder's name says what is in it, so sets of different knobs live side by side
-        cache = Path(os.environ.get('TRICKBAG_CACHE') or Path.home()/'.cache'/'trickbag')
-        dest = cache/f"toy-{hashlib.sha1(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:10]}"
-    else: dest = Path(path).expanduser().resolve()
-    if _whole(dest, knobs): return dest
+    for k, ys in splits.items():
+        if len(set(ys)) < n_classes:
+            raise ValueError(
+                f'n_{k}={len(ys)}: of {n_classes} classes one would be empty; give more, or less long_tail'
+            )
+    if path is None:  # a folder's name says what is in it, so sets of different knobs live side by side
+        cache = Path(os.environ.get('TRICKBAG_CACHE') or Path.home() / '.cache' / 'trickbag')
+        dest = cache / f"toy-{hashlib.sha1(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:10]}"
+    else:
+        dest = Path(path).expanduser().resolve()
+    if _whole(dest, knobs):
+        return dest
     found = _knobs_at(dest)
-    if path is not None and found!=knobs and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        what = 'is not a toy set' if found is None else 'is a toy set with other '+', '.join(k for k in knobs if found.get(k)!=knobs[k])
+    if path is not None and found != knobs and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        what = (
+            'is not a toy set'
+            if found is None
+            else 'is a toy set with other ' + ', '.join(k for k in knobs if found.get(k) != knobs[k])
+        )
         raise FileExistsError(f'{dest} {what}: give another path, or remove it')
     dest.parent.mkdir(parents=True, exist_ok=True)
-    for o in dest.parent.glob(f'.{dest.name}-*'):      # left by a process that was killed
-        if time.time()-o.stat().st_mtime>86400: shutil.rmtree(o, ignore_errors=True)
+    for o in dest.parent.glob(f'.{dest.name}-*'):  # left by a process that was killed
+        if time.time() - o.stat().st_mtime > 86400:
+            shutil.rmtree(o, ignore_errors=True)
     work = dest.with_name(f'.{dest.name}-{os.getpid()}-{time.time_ns()}')
     try:
         for k in splits:
-            for name in toy_species[:n_classes]: (work/'new'/k/name).mkdir(parents=True)
+            for name in toy_species[:n_classes]:
+                (work / 'new' / k / name).mkdir(parents=True)
         rows = []
-        for k,ys in splits.items():
-            for i,y in enumerate(ys):
-                key = f'{seed}/{k}/{i}'; r = Random(f'{key} label')
-                wrong,by = k=='train' and r.random()<label_noise,1+int(r.random()*(n_classes-1))
-                label = toy_species[(y+by)%n_classes if wrong else y]
-                im,fname = beetle(y, key, size, scale, aspect, **shades),f'{k}/{label}/{i:05d}.jpg'
-                im.save(work/'new'/fname, quality=90)
-                rows.append((fname, label, int(k=='valid'), *im.info['box'], toy_species[y]))
-        with open(work/'new'/'labels.csv', 'w', newline='') as f:
-            csv.writer(f, lineterminator='\n').writerows([('fname','label','is_valid','x0','y0','x1','y1','true_label'), *rows])
-        (work/'new'/'toy.json').write_text(json.dumps(knobs))
-        if not _whole(dest, knobs):                    # another process may have been quicker: both drew the same
-            if dest.exists(): os.rename(dest, work/'old')
-            try: os.rename(work/'new', dest)
+        for k, ys in splits.items():
+            for i, y in enumerate(ys):
+                key = f'{seed}/{k}/{i}'
+                r = Random(f'{key} label')
+                wrong = k == 'train' and r.random() < label_noise
+                by = 1 + int(r.random() * (n_classes - 1))
+                label = toy_species[(y + by) % n_classes if wrong else y]
+                im = beetle(y, key, size, scale, aspect, **shades)
+                fname = f'{k}/{label}/{i:05d}.jpg'
+                im.save(work / 'new' / fname, quality=90)
+                rows.append((fname, label, int(k == 'valid'), *im.info['box'], toy_species[y]))
+        with open(work / 'new' / 'labels.csv', 'w', newline='') as f:
+            csv.writer(f, lineterminator='\n').writerows(
+                [('fname', 'label', 'is_valid', 'x0', 'y0', 'x1', 'y1', 'true_label'), *rows]
+            )
+        (work / 'new' / 'toy.json').write_text(json.dumps(knobs))
+        if not _whole(dest, knobs):  # another process may have been quicker: both drew the same
+            if dest.exists():
+                os.rename(dest, work / 'old')
+            try:
+                os.rename(work / 'new', dest)
             except OSError:
-                if not _whole(dest, knobs): raise
-    finally: shutil.rmtree(work, ignore_errors=True)
+                if not _whole(dest, knobs):
+                    raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return dest

@@ -13,135 +13,262 @@ import torch
 from fastcore.basics import patch
 
 from ..callback import Callback, CancelEpoch, CancelFit
-from ..loop.defaults import ToDevice
-from ..loop.checkpoint import dry_fit
 from ..core.arguments import asks_back, check_whole
 from ..core.basics import keep_attrs, listed
-from ..loop.loading import batches_in
-from .explain import Table
-from ..speed.fast import Fast, waiting_threads
 from ..learner import Learner
+from .explain import Table
 from .steps import watches
+from ..loop.checkpoint import dry_fit
+from ..loop.defaults import ToDevice
+from ..loop.loading import batches_in
+from ..speed.fast import Fast, waiting_threads
 
 # %% ../../nbs/look/03_cost.ipynb #fa4dc8a0
-LOOP = dict(before_batch='wait for data', after_pred='forward', after_loss='loss', after_backward='backward', after_step='optimizer')   # what lies before an event
+# what lies before an event
+LOOP = dict(
+    before_batch='wait for data',
+    after_pred='forward',
+    after_loss='loss',
+    after_backward='backward',
+    after_step='optimizer',
+)
 DATA_STAGES = ('device', 'sample', 'size', 'crop', 'augment', 'normalise', 'resize', 'erase', 'select', 'smooth', 'mix')
+
 
 class _Mark:
     "A call at the beginning or end of an event, or around one callback's method; `__self__` for error notes"
-    def __init__(self, owner, f): self.__self__,self.f = owner,f
-    def __call__(self, learn): self.f(learn)
+
+    def __init__(self, owner, f):
+        self.__self__ = owner
+        self.f = f
+
+    def __call__(self, learn):
+        self.f(learn)
+
 
 class _Clock(Callback):
     "Seconds of each link of each batch (`split`), or of whole batches"
-    stage,monitor,train_only = 'stop',True,True
-    def __init__(self, n, warm, split): self.n,self.warm,self.split,self.rows,self.row,self.last,self.done,self.batch,self.inside = n,warm,split,[],{},None,0,None,0
+
+    stage = 'stop'
+    monitor = True
+    train_only = True
+
+    def __init__(self, n, warm, split):
+        self.n = n
+        self.warm = warm
+        self.split = split
+        self.rows = []
+        self.row = {}
+        self.last = None
+        self.done = 0
+        self.batch = None
+        self.inside = 0
 
     def _now(self, learn):
-        if learn.device.type=='cuda': torch.cuda.synchronize(learn.device)
+        if learn.device.type == 'cuda':
+            torch.cuda.synchronize(learn.device)
         return time.perf_counter()
 
     def _around(self, f):
         def g(learn):
             self.inside += 1
-            try: f(learn)
-            finally: self.inside -= 1
+            try:
+                f(learn)
+            finally:
+                self.inside -= 1
+
         return g
 
     def check(self, learn):
-        if not self.split: return
+        if not self.split:
+            return
+
         def part(name, own=False):
             def f(learn):
-                if self.inside and not own: return      # a callback runs the model itself: all of that is its own
+                if self.inside and not own:
+                    return  # a callback runs the model itself: all of that is its own
                 now = self._now(learn)
-                if self.last and name: self.row[name] = self.row.get(name, 0.)+now-self.last
+                if self.last and name:
+                    self.row[name] = self.row.get(name, 0.0) + now - self.last
                 self.last = now
+
             return _Mark(self, f)
-        for e in ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step', 'after_step', 'after_batch'):
+
+        for e in (
+            'before_batch',
+            'after_pred',
+            'after_loss',
+            'before_backward',
+            'after_backward',
+            'before_step',
+            'after_step',
+            'after_batch',
+        ):
             fs = learn._hooks[e]
-            learn._hooks[e] = [part(LOOP.get(e, 'rest')), *(m for f in fs if f.__self__ is not self for m in (_Mark(f.__self__, self._around(f)), part(f.__self__.name))),
-                               *(f for f in fs if f.__self__ is self)]
+            learn._hooks[e] = [
+                part(LOOP.get(e, 'rest')),
+                *(
+                    m
+                    for f in fs
+                    if f.__self__ is not self
+                    for m in (_Mark(f.__self__, self._around(f)), part(f.__self__.name))
+                ),
+                *(f for f in fs if f.__self__ is self),
+            ]
 
     def after_batch(self, learn):
-        self.batch,self.done = (learn.xb.detach(), learn.yb, learn.idx),self.done+1
-        if self.done==self.warm: self.start,self.images = self._now(learn),0        # what came before was warming up
-        elif self.done>self.warm:
+        self.batch = (learn.xb.detach(), learn.yb, learn.idx)
+        self.done = self.done + 1
+        if self.done == self.warm:
+            # what came before was warming up
+            self.start = self._now(learn)
+            self.images = 0
+        elif self.done > self.warm:
             self.images += len(learn.xb)
-            if self.split: self.rows.append(self.row)
+            if self.split:
+                self.rows.append(self.row)
         self.row = {}
-        if self.done==self.warm+self.n:
-            self.rate = self.images/(self._now(learn)-self.start)
+        if self.done == self.warm + self.n:
+            self.rate = self.images / (self._now(learn) - self.start)
             raise CancelFit
-    def after_train(self, learn): raise CancelEpoch     # no validation
+
+    def after_train(self, learn):
+        raise CancelEpoch  # no validation
+
 
 class _Same:
     "One batch, over and over"
-    def __init__(self, batch, n): self.batch,self.n,self.wh = batch,n,None
-    def __len__(self): return self.n
-    def __iter__(self): return iter([self.batch]*self.n)
+
+    def __init__(self, batch, n):
+        self.batch = batch
+        self.n = n
+        self.wh = None
+
+    def __len__(self):
+        return self.n
+
+    def __iter__(self):
+        return iter([self.batch] * self.n)
 
 # %% ../../nbs/look/03_cost.ipynb #2f676957
 def profile_rates(
     learn,
-    n:int=20,       # batches a measurement
-    warm:int=3,     # batches before each
-    cbs=(),         # further callbacks, as for `fit`
-)->tuple:           # link -> mean seconds; images a second; images a second of the same model without loader and work on images
+    n: int = 20,  # batches a measurement
+    warm: int = 3,  # batches before each
+    cbs=(),  # further callbacks, as for `fit`
+) -> (
+    tuple
+):  # link -> mean seconds; images a second; images a second of the same model without loader and work on images
     "What `learn.profile()` shows"
-    cbs,k = listed(cbs),batches_in(learn.dls.train) or 1
-    def takes(cb): return not watches(cb) and cb.stage!='schedule'       # a schedule costs nothing, and may need a longer run
+    cbs = listed(cbs)
+    k = batches_in(learn.dls.train) or 1
+
+    def takes(cb):
+        return not watches(cb) and cb.stage != 'schedule'  # a schedule costs nothing, and may need a longer run
+
     def run(split, part=takes):
         c = _Clock(n, warm, split)
-        dry_fit(learn, -(-(n+warm)//k), [cb for cb in cbs if part(cb)], c, part, 'profile')
+        dry_fit(learn, -(-(n + warm) // k), [cb for cb in cbs if part(cb)], c, part, 'profile')
         return c
-    links,free = run(True),run(False)
+
+    links = run(True)
+    free = run(False)
     names = dict.fromkeys(name for r in links.rows for name in r)
     dls = learn.dls
     with keep_attrs(learn, 'dls'):
-        learn.dls,k = SimpleNamespace(train=_Same(free.batch, n+warm), valid=None, cbs=[], c=getattr(dls, 'c', None), vocab=getattr(dls, 'vocab', None)),n+warm
+        learn.dls = SimpleNamespace(
+            train=_Same(free.batch, n + warm),
+            valid=None,
+            cbs=[],
+            c=getattr(dls, 'c', None),
+            vocab=getattr(dls, 'vocab', None),
+        )
+        k = n + warm
         same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or isinstance(cb, ToDevice))
-    return {o: sum(r.get(o, 0.) for r in links.rows)/len(links.rows) for o in names},free.rate,same.rate
+    return {o: sum(r.get(o, 0.0) for r in links.rows) / len(links.rows) for o in names}, free.rate, same.rate
 
 # %% ../../nbs/look/03_cost.ipynb #d98be861
 def bottleneck(
     learn,
-    links:dict,     # from `profile_rates`
-    share:float,    # of the possible rate that is reached
-)->str:
+    links: dict,  # from `profile_rates`
+    share: float,  # of the possible rate that is reached
+) -> str:
     "The dearest part, and what can be done about it"
-    total,cbs = sum(links.values()),{cb.name: cb for cb in [*learn.default_cbs, *getattr(learn.dls, 'cbs', ()), *learn.cbs]}
-    batch = {n: t for n,t in links.items() if n in cbs and cbs[n].stage in DATA_STAGES}
-    others = {n: t for n,t in links.items() if n in cbs and n not in batch}
-    sums = {'loader': links.get('wait for data', 0.), 'batch': sum(batch.values()), 'model': total-links.get('wait for data', 0.)-sum(batch.values())}
+    total = sum(links.values())
+    cbs = {cb.name: cb for cb in [*learn.default_cbs, *getattr(learn.dls, 'cbs', ()), *learn.cbs]}
+    batch = {n: t for n, t in links.items() if n in cbs and cbs[n].stage in DATA_STAGES}
+    others = {n: t for n, t in links.items() if n in cbs and n not in batch}
+    sums = {
+        'loader': links.get('wait for data', 0.0),
+        'batch': sum(batch.values()),
+        'model': total - links.get('wait for data', 0.0) - sum(batch.values()),
+    }
     store = getattr(learn.dls.train, 'store', None)
-    beside = store is not None and learn.device.type=='cpu' and (store.kind=='none' or store.left)      # decoding has the same cores as all else, which it slows
-    if sums['loader']==max(sums.values()) or share<.9 and (beside or sums['loader']>=max(.1*total, sums['batch'])):
-        if store is None: what = 'use more workers, or one of the DataLoaders that keep decoded images'
-        elif store.kind=='none': what = "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), a lower presize is cheaper"
-        elif store.left: what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
-        else: what = 'more threads, or a lower presize'
-        return f"Waiting for data takes {sums['loader']/total:.0%} of a step{', and decoding slows the rest of it' if beside else ''}: {what}."
-    if others and max(others.values())>max(.2*total, sums['batch']):
+    # decoding has the same cores as all else, which it slows
+    beside = store is not None and learn.device.type == 'cpu' and (store.kind == 'none' or store.left)
+    if (
+        sums['loader'] == max(sums.values())
+        or share < 0.9
+        and (beside or sums['loader'] >= max(0.1 * total, sums['batch']))
+    ):
+        if store is None:
+            what = 'use more workers, or one of the DataLoaders that keep decoded images'
+        elif store.kind == 'none':
+            what = "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), a lower presize is cheaper"
+        elif store.left:
+            what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
+        else:
+            what = 'more threads, or a lower presize'
+        return f"Waiting for data takes {sums['loader'] / total:.0%} of a step{', and decoding slows the rest of it' if beside else ''}: {what}."
+    if others and max(others.values()) > max(0.2 * total, sums['batch']):
         worst = max(others, key=others.get)
-        return f"{worst} takes {others[worst]/total:.0%} of a step" + (': SAM takes every gradient twice; with interval=5 only at every fifth step.' if 'ascent' in cbs[worst].owns else ': look whether it must act at every step.')
-    if sums['batch']==max(sums.values()) or share<.9 and sums['batch']>.1*total:
+        return f"{worst} takes {others[worst] / total:.0%} of a step" + (
+            ': SAM takes every gradient twice; with interval=5 only at every fifth step.'
+            if 'ascent' in cbs[worst].owns
+            else ': look whether it must act at every step.'
+        )
+    if sums['batch'] == max(sums.values()) or share < 0.9 and sums['batch'] > 0.1 * total:
         worst = max(batch, key=batch.get)
-        return f"Work on the batch takes {sums['batch']/total:.0%} of a step, {worst} {batch[worst]/total:.0%}: smaller images or a lower presize make it cheaper" + (f", and so does leaving out {worst}." if cbs[worst].stage not in ('crop', 'normalise', 'device') else ".")
+        return (
+            f"Work on the batch takes {sums['batch'] / total:.0%} of a step, {worst} {batch[worst] / total:.0%}: "
+            "smaller images or a lower presize make it cheaper"
+            + (
+                f", and so does leaving out {worst}."
+                if cbs[worst].stage not in ('crop', 'normalise', 'device')
+                else "."
+            )
+        )
     fast = Fast(any('compile' in cb.does for cb in cbs.values()) or None, learn.device, verbose=False)
     missing = [cb.name for cb in fast if not any(isinstance(o, type(cb)) for o in cbs.values())]
-    return "The model takes most of a step, as it should" + (f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.')
+    return "The model takes most of a step, as it should" + (
+        f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.'
+    )
+
 
 @patch
 @asks_back
-def profile(self:Learner,
-    n:int=20,       # batches a measurement
-    cbs=(),         # further callbacks, as for `fit`
-)->Table:           # a row a link of the step, the dearest first
-    "Where a step's time goes, the bottleneck with its remedy, and images a second beside what this model could do; leaves everything as found"
+def profile(
+    self: Learner,
+    n: int = 20,  # batches a measurement
+    cbs=(),  # further callbacks, as for `fit`
+) -> Table:  # a row a link of the step, the dearest first
+    """Where a step's time goes, the bottleneck with its remedy, and images a second beside what this model could do;
+    leaves everything as found"""
     n = check_whole('profile', 'n', n, low=1)
-    links,rate,same = profile_rates(self, n, cbs=cbs)
-    total = sum(links.values()) or 1.
-    rows = [(o, f'{t*1e3:.2f}', f'{t/total:.1%}') for o,t in sorted(links.items(), key=lambda o: -o[1]) if t>=total/1000]
-    return Table(('part', 'ms', 'share'), rows, [
-        f"{rate:,.0f} images a second; {same:,.0f} from one batch without loader and work on images, so {rate/same:.0%} of the possible.", bottleneck(self, links, rate/same),
-        *([f'On the CPU, {waiting}.'] if (waiting := waiting_threads(self.device)) else [])])
+    links, rate, same = profile_rates(self, n, cbs=cbs)
+    total = sum(links.values()) or 1.0
+    rows = [
+        (o, f'{t * 1e3:.2f}', f'{t / total:.1%}')
+        for o, t in sorted(links.items(), key=lambda o: -o[1])
+        if t >= total / 1000
+    ]
+    return Table(
+        ('part', 'ms', 'share'),
+        rows,
+        [
+            f"{rate:,.0f} images a second; {same:,.0f} from one batch without "
+            f"loader and work on images, so {rate / same:.0%} of the possible.",
+            bottleneck(self, links, rate / same),
+            *([f'On the CPU, {waiting}.'] if (waiting := waiting_threads(self.device)) else []),
+        ],
+    )

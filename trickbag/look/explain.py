@@ -14,111 +14,213 @@ from fastcore.basics import patch
 
 from ..callback import EVENTS, Callback, CancelValidate
 from ..core.basics import listed
-from ..speed.fast import Backends
 from ..learner import Learner
-from ..loop.rules import meetings
 from .steps import trace_step, watches
+from ..loop.rules import meetings
+from ..speed.fast import Backends
 
 # %% ../../nbs/look/01_explain.ipynb #485a9d53
 class Table:
     "Rows that print as aligned text and show as HTML in a notebook"
-    def __init__(self,
-        head:list,      # column names
-        rows:list,      # lists of values, one a column
-        notes:list=(),  # lines below the table
-    ): self.head,self.rows,self.notes = list(head),[[str(o) for o in r] for r in rows],list(notes)
+
+    def __init__(
+        self,
+        head: list,  # column names
+        rows: list,  # lists of values, one a column
+        notes: list = (),  # lines below the table
+    ):
+        self.head = list(head)
+        self.rows = [[str(o) for o in r] for r in rows]
+        self.notes = list(notes)
 
     def __repr__(self):
         ws = [max(map(len, col)) for col in zip(self.head, *self.rows)]
-        left = sum(ws[:-1])+2*len(ws[:-1])
+        left = sum(ws[:-1]) + 2 * len(ws[:-1])
         lines = []
-        for r in [self.head, ['-'*w for w in [*ws[:-1], min(ws[-1], max(20, 139-left))]], *self.rows]:
-            last = wrap(r[-1], max(20, 139-left), break_on_hyphens=False) or ['']      # the last column may be long
-            lines.append('  '.join([*(v.ljust(w) for v,w in zip(r[:-1], ws)), last[0]]).rstrip())
-            lines += [' '*left+l for l in last[1:]]
+        for r in [self.head, ['-' * w for w in [*ws[:-1], min(ws[-1], max(20, 139 - left))]], *self.rows]:
+            last = wrap(r[-1], max(20, 139 - left), break_on_hyphens=False) or ['']  # the last column may be long
+            lines.append('  '.join([*(v.ljust(w) for v, w in zip(r[:-1], ws)), last[0]]).rstrip())
+            lines += [' ' * left + l for l in last[1:]]
         return '\n'.join([*lines, *self.notes])
 
     def _repr_html_(self):
-        def tr(r, t): return '<tr>'+''.join(f'<{t} style="text-align:left">{escape(v)}</{t}>' for v in r)+'</tr>'
-        return f"<table class=\"dataframe\">{tr(self.head, 'th')}{''.join(tr(r, 'td') for r in self.rows)}</table>"+''.join(f'<p>{escape(n)}</p>' for n in self.notes)
+        def tr(r, t):
+            return '<tr>' + ''.join(f'<{t} style="text-align:left">{escape(v)}</{t}>' for v in r) + '</tr>'
+
+        return (
+            f"<table class=\"dataframe\">{tr(self.head, 'th')}{''.join(tr(r, 'td') for r in self.rows)}</table>"
+            + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
+        )
 
 # %% ../../nbs/look/01_explain.ipynb #a1b68b5b
 @patch
-def explain(self:Learner,
-    cbs=(),             # callbacks as for `fit`
-    step:bool=False,    # True: run some batches dry and tell what each callback did to one of them; everything is put back
-    n_epoch:int=1,      # with `step`: epochs of the run, for schedules
-    at:int=1,           # with `step`: which batch of the first epoch is looked at, counted from 0
-)->Table:               # a row a callback, in the order in which they run
+def explain(
+    self: Learner,
+    cbs=(),  # callbacks as for `fit`
+    # True: run some batches dry and tell what each callback did to one of them; everything is put back
+    step: bool = False,
+    n_epoch: int = 1,  # with `step`: epochs of the run, for schedules
+    at: int = 1,  # with `step`: which batch of the first epoch is looked at, counted from 0
+) -> Table:  # a row a callback, in the order in which they run
     "The composed loop: which callback does what, in which order, and why that is legal; raises where two of them clash"
-    if at<0 or n_epoch<1: raise ValueError(f"explain: at counts batches from 0 and n_epoch is at least 1, got {at} and {n_epoch}")
+    if at < 0 or n_epoch < 1:
+        raise ValueError(f"explain: at counts batches from 0 and n_epoch is at least 1, got {at} and {n_epoch}")
     cbs = listed(cbs)
     with self.composed(cbs):
-        data,own,active = getattr(self.dls, 'cbs', ()),[*self.cbs, *self._extra],self.active
-        met = [f"{a.name} with {getattr(b, 'name', b)}" for _,a,b in meetings(active)]
+        data = getattr(self.dls, 'cbs', ())
+        own = [*self.cbs, *self._extra]
+        active = self.active
+        met = [f"{a.name} with {getattr(b, 'name', b)}" for _, a, b in meetings(active)]
     if step:
-        try: return _told(self, active, trace_step(self, cbs, n_epoch, at))
+        try:
+            return _told(self, active, trace_step(self, cbs, n_epoch, at))
         except ValueError as e:
-            if n_epoch==1: e.add_note('explain: give n_epoch=, the epochs of the run that the step is taken from')
+            if n_epoch == 1:
+                e.add_note('explain: give n_epoch=, the epochs of the run that the step is taken from')
             raise
-    rows = [(repr(cb) if hasattr(cb, 'on') else cb.name, 'you' if cb in own else 'data' if cb in data else 'default', cb.stage, ', '.join(cb.reads) or '-', ', '.join(cb.writes) or '-', ', '.join(cb.owns) or '-',
-             ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-') for cb in active]
+    rows = [
+        (
+            repr(cb) if hasattr(cb, 'on') else cb.name,
+            'you' if cb in own else 'data' if cb in data else 'default',
+            cb.stage,
+            ', '.join(cb.reads) or '-',
+            ', '.join(cb.writes) or '-',
+            ', '.join(cb.owns) or '-',
+            ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-',
+        )
+        for cb in active
+    ]
     owned = [f"{o} by {cb.name}" for cb in active for o in cb.owns]
-    return Table(('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'), rows,
-                 ["Order: by stage, ties by name; the order of your list does not matter.",
-                  f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
-                  f"Rules that apply: {', '.join(met) or 'none'}; what they need to know of the data and the run is checked when a fit begins."])
+    return Table(
+        ('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'),
+        rows,
+        [
+            "Order: by stage, ties by name; the order of your list does not matter.",
+            f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
+            f"Rules that apply: {', '.join(met) or 'none'}; what they need to know of the data and the run is "
+            "checked when a fit begins.",
+        ],
+    )
+
 
 def _told(learn, active, t):
     "The table of `explain(step=True)`"
     rows = []
     for cb in (cb for cb in active if not watches(cb)):
-        did = [(e, f"{e}: "+'; '.join(f'{p} {w}' for p,w in d.items())) for n,e,d in t.did if n==cb.name]
-        told = '; '.join(f'{k} = {v}' for k,v in t.told.get(cb.name, {}).items())
+        did = [(e, f"{e}: " + '; '.join(f'{p} {w}' for p, w in d.items())) for n, e, d in t.did if n == cb.name]
+        told = '; '.join(f'{k} = {v}' for k, v in t.told.get(cb.name, {}).items())
         us = t.cost(cb.name)
-        rows.append((cb.name, '-' if us is None else f'{us*1e6:.0f}', '. '.join([told]*bool(told)+[o for _,o in did]) or 'nothing in this step'))
-    all_us,step = sum(t.cost(cb.name) or 0 for cb in active),sum(t.steps)/len(t.steps) if t.steps else 0
-    return Table(('callback', 'us', 'what it did'), rows,
-                 [f"Batch {t.at} of the first epoch, run dry; model, optimizer, data, logs and random state are as before. "
-                  "The times are means over some more batches, of this machine as it was just now.",
-                  f"Callbacks together {all_us*1e6:.0f} us" + (f" of a step of {step*1e3:.1f} ms." if step else ".")])
+        rows.append(
+            (
+                cb.name,
+                '-' if us is None else f'{us * 1e6:.0f}',
+                '. '.join([told] * bool(told) + [o for _, o in did]) or 'nothing in this step',
+            )
+        )
+    all_us = sum(t.cost(cb.name) or 0 for cb in active)
+    step = sum(t.steps) / len(t.steps) if t.steps else 0
+    return Table(
+        ('callback', 'us', 'what it did'),
+        rows,
+        [
+            f"Batch {t.at} of the first epoch, run dry; model, optimizer, data, logs and random state are as before. "
+            "The times are means over some more batches, of this machine as it was just now.",
+            f"Callbacks together {all_us * 1e6:.0f} us" + (f" of a step of {step * 1e3:.1f} ms." if step else "."),
+        ],
+    )
 
 # %% ../../nbs/look/01_explain.ipynb #eaa75d22
 class _Shapes(Callback):
     "Run two samples through the model and note each leaf's output"
-    stage,monitor = 'model',True
-    def __init__(self): self.rows,self.handles = [],[]
+
+    stage = 'model'
+    monitor = True
+
+    def __init__(self):
+        self.rows = []
+        self.handles = []
+
     def before_validate(self, learn):
-        for n,m in learn.model.named_modules():
-            if not list(m.children()): self.handles.append(m.register_forward_hook(lambda m, _, out, n=n: self.rows.append((n, m, out))))
+        for n, m in learn.model.named_modules():
+            if not list(m.children()):
+                self.handles.append(m.register_forward_hook(lambda m, _, out, n=n: self.rows.append((n, m, out))))
+
     def before_batch(self, learn):
         self.shape = tuple(learn.xb.shape)
-        learn.xb,learn.yb = learn.xb[:2],None
-    def after_pred(self, learn): raise CancelValidate
+        learn.xb = learn.xb[:2]
+        learn.yb = None
+
+    def after_pred(self, learn):
+        raise CancelValidate
+
     def cleanup_validate(self, learn):
-        for h in self.handles: h.remove()
+        for h in self.handles:
+            h.remove()
+
 
 @patch
-def summary(self:Learner)->Table:
-    "Layers with output shape and parameters, then size, optimizer, loss, device and callbacks; leaves everything as found"
-    s,own = _Shapes(),self.cbs
+def summary(self: Learner) -> Table:
+    """Layers with output shape and parameters, then size, optimizer, loss, device and callbacks; leaves everything as
+    found"""
+    s = _Shapes()
+    own = self.cbs
     try:
-        self.cbs = [cb for cb in own if 'views' not in getattr(cb, 'owns', ())]     # the layers see an image as in training
-        with self.composed(monitors=False): self.validate(self.dls.train, cbs=[s], ordered=False)
-    finally: self.cbs = own
-    def shape(o): return ' x '.join(map(str, o.shape[1:])) if isinstance(o, torch.Tensor) else type(o).__name__
-    rows,seen = [],set()
-    for name,m,out in s.rows:
+        # the layers see an image as in training
+        self.cbs = [cb for cb in own if 'views' not in getattr(cb, 'owns', ())]
+        with self.composed(monitors=False):
+            self.validate(self.dls.train, cbs=[s], ordered=False)
+    finally:
+        self.cbs = own
+
+    def shape(o):
+        return ' x '.join(map(str, o.shape[1:])) if isinstance(o, torch.Tensor) else type(o).__name__
+
+    rows = []
+    seen = set()
+    for name, m, out in s.rows:
         ps = [p for p in m.parameters() if id(p) not in seen]
         seen |= {id(p) for p in ps}
-        rows.append((name, type(m).__name__, shape(out), f'{sum(p.numel() for p in ps):,}' if ps else '', '' if not ps else 'yes' if all(p.requires_grad for p in ps) else 'no'))
+        rows.append(
+            (
+                name,
+                type(m).__name__,
+                shape(out),
+                f'{sum(p.numel() for p in ps):,}' if ps else '',
+                '' if not ps else 'yes' if all(p.requires_grad for p in ps) else 'no',
+            )
+        )
     ps = list(self.model.parameters())
-    n,t = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
-    opt = type(self.opt).__name__ if self.opt else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
-    with self.composed(): active = self.active
-    cbs,last = ', '.join(cb.name for cb in active),any('memory_format' in cb.owns for cb in active)
-    layout = [f"convolutions in {'channels_last' if last else 'the layout of their weights; ChannelsLast() may be faster'}"] if last or self.device.type=='cuda' else []
-    return Table(('layer', 'type', 'output', 'parameters', 'trains'), rows, [
-        f"{n:,} parameters, {t:,} trainable, {sum(p.numel()*p.element_size() for p in ps)/2**20:.1f} MiB; batch {' x '.join(map(str, s.shape))}",
-        f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device {self.device}",
-        f"callbacks {cbs}", *layout, *(f"{n}: {dl.store}" for n,dl in (('train', self.dls.train), ('valid', self.dls.valid)) if hasattr(dl, 'store')), *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends))])
+    n = sum(p.numel() for p in ps)
+    t = sum(p.numel() for p in ps if p.requires_grad)
+    opt = (
+        type(self.opt).__name__
+        if self.opt
+        else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
+    )
+    with self.composed():
+        active = self.active
+    cbs = ', '.join(cb.name for cb in active)
+    last = any('memory_format' in cb.owns for cb in active)
+    layout = (
+        [f"convolutions in {'channels_last' if last else 'the layout of their weights; ChannelsLast() may be faster'}"]
+        if last or self.device.type == 'cuda'
+        else []
+    )
+    return Table(
+        ('layer', 'type', 'output', 'parameters', 'trains'),
+        rows,
+        [
+            f"{n:,} parameters, {t:,} trainable, {sum(p.numel() * p.element_size() for p in ps) / 2**20:.1f} MiB; "
+            f"batch {' x '.join(map(str, s.shape))}",
+            f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device "
+            f"{self.device}",
+            f"callbacks {cbs}",
+            *layout,
+            *(
+                f"{n}: {dl.store}"
+                for n, dl in (('train', self.dls.train), ('valid', self.dls.valid))
+                if hasattr(dl, 'store')
+            ),
+            *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends)),
+        ],
+    )

@@ -12,36 +12,47 @@ from collections import namedtuple
 
 import torch
 
-from ..loop.defaults import GatherPreds
 from ..core.arguments import check_number, check_whole
-from ..loop.loading import ordered_view, sample_order
 from .explain import Table
-from ..loop.metrics import true_classes
 from .show import show_images
+from ..loop.defaults import GatherPreds
+from ..loop.loading import ordered_view, sample_order
+from ..loop.metrics import true_classes
 
 # %% ../../nbs/look/05_interpret.ipynb #466b6e4f
 class TopLosses(namedtuple('TopLosses', 'values indices')):
-    "Losses and places in the loader's order, as of `torch.topk`; `files` has the path of each, None where there is none"
+    """Losses and places in the loader's order, as of `torch.topk`; `files` has the path of each, None where there is
+    none"""
+
     files = ()
+
     def __repr__(self):
-        return '\n'.join(f'{loss:.4f}  {i}  {f or ""}'.rstrip() for loss,i,f in zip(self.values.tolist(), self.indices.tolist(), self.files))
+        return '\n'.join(
+            f'{loss:.4f}  {i}  {f or ""}'.rstrip()
+            for loss, i, f in zip(self.values.tolist(), self.indices.tolist(), self.files)
+        )
+
 
 def sample_files(
-    dl,         # the loader, which gives its samples in order
-    idxs,       # sample numbers, as image loaders give them; None: there are none
-    n:int,      # samples
-)->list:        # paths, or what the loader says instead; None where nothing is known
-    "Where to find each sample of a loader: what an image loader says, or the file in a dataset with `samples`, as ImageFolder, and what is made of such"
-    if idxs is not None and hasattr(dl, 'name'): return [dl.name(i) for i in idxs.tolist()]
+    dl,  # the loader, which gives its samples in order
+    idxs,  # sample numbers, as image loaders give them; None: there are none
+    n: int,  # samples
+) -> list:  # paths, or what the loader says instead; None where nothing is known
+    """Where to find each sample of a loader: what an image loader says, or the file in a dataset with `samples`, as
+    ImageFolder, and what is made of such"""
+    if idxs is not None and hasattr(dl, 'name'):
+        return [dl.name(i) for i in idxs.tolist()]
     data = getattr(dl, 'dataset', None)
     order = None if data is None else sample_order(dl, n)
-    return [None]*n if order is None else [_file(data, i) for i in order]
+    return [None] * n if order is None else [_file(data, i) for i in order]
+
 
 def _file(data, i):
-    if isinstance(data, torch.utils.data.Subset): return _file(data.dataset, data.indices[i])
+    if isinstance(data, torch.utils.data.Subset):
+        return _file(data.dataset, data.indices[i])
     if isinstance(data, torch.utils.data.ConcatDataset):
         k = bisect_right(data.cumulative_sizes, i)
-        return _file(data.datasets[k], i-(data.cumulative_sizes[k-1] if k else 0))
+        return _file(data.datasets[k], i - (data.cumulative_sizes[k - 1] if k else 0))
     samples = getattr(data, 'samples', None)
     first = samples[i][0] if isinstance(samples, (list, tuple)) and isinstance(samples[i], (list, tuple)) else None
     return os.fspath(first) if isinstance(first, (str, os.PathLike)) else None
@@ -49,114 +60,172 @@ def _file(data, i):
 # %% ../../nbs/look/05_interpret.ipynb #725560e8
 class Interpretation:
     "Predictions of a learner on one loader, and views of them"
-    def __init__(self,
-        learn,      # trained learner
-        dl=None,    # loader; None is `dls.valid`
-        cbs=(),     # callbacks for the predictions, such as `TTA()`
+
+    def __init__(
+        self,
+        learn,  # trained learner
+        dl=None,  # loader; None is `dls.valid`
+        cbs=(),  # callbacks for the predictions, such as `TTA()`
     ):
-        self.learn,self.dl = learn,ordered_view(learn.dls.valid if dl is None else dl, 'Interpretation')
+        self.learn, self.dl = learn, ordered_view(learn.dls.valid if dl is None else dl, 'Interpretation')
         g = GatherPreds()
-        self.probs,self.targs = learn.get_preds(self.dl, cbs=cbs, gather=g)
-        self.idxs = torch.cat(g.idxs) if g.idxs else None       # which sample of the store each prediction is for
-        if self.targs is None: raise ValueError("Interpretation: the loader has no labels; give one that has")
-        if self.probs.ndim!=2:
-            raise ValueError(f"Interpretation: needs a score a class, N x C, the model gives {tuple(self.probs.shape)}; take a metric for that")
-        self.one = self.probs.shape[1]==1                       # one output: the probability of the second of two classes
-        odd = self.probs if self.one and bool(((self.probs<0) | (self.probs>1)).any()) else self.targs if self.one and bool(((self.targs<0) | (self.targs>1)).any()) else None
+        self.probs, self.targs = learn.get_preds(self.dl, cbs=cbs, gather=g)
+        self.idxs = torch.cat(g.idxs) if g.idxs else None  # which sample of the store each prediction is for
+        if self.targs is None:
+            raise ValueError("Interpretation: the loader has no labels; give one that has")
+        if self.probs.ndim != 2:
+            raise ValueError(
+                "Interpretation: needs a score a class, N x C, the model gives "
+                f"{tuple(self.probs.shape)}; take a metric for that"
+            )
+        self.one = self.probs.shape[1] == 1  # one output: the probability of the second of two classes
+        odd = (
+            self.probs
+            if self.one and bool(((self.probs < 0) | (self.probs > 1)).any())
+            else self.targs
+            if self.one and bool(((self.targs < 0) | (self.targs > 1)).any())
+            else None
+        )
         if odd is not None:
-            raise ValueError(f"Interpretation: the model has one output, and there are {'outputs' if odd is self.probs else 'targets'} from {odd.min():g} to {odd.max():g}, "
-                             "so nothing says which of two classes is meant; take a metric for that")
+            raise ValueError(
+                "Interpretation: the model has one output, and there are "
+                f"{'outputs' if odd is self.probs else 'targets'} from {odd.min():g} to {odd.max():g}, "
+                "so nothing says which of two classes is meant; take a metric for that"
+            )
         self.targs = self._classes(self.targs)
-        if self.one: self.probs = torch.cat([1-self.probs, self.probs], 1)
+        if self.one:
+            self.probs = torch.cat([1 - self.probs, self.probs], 1)
         self.preds = self.probs.argmax(1)
         self.files = sample_files(self.dl, self.idxs, len(self.targs))
-        self.losses = -self.probs.gather(1, self.targs[:, None])[:, 0].clamp(min=1e-12).log()   # of the probability given to the truth
-        vocab,c = getattr(learn.dls, 'vocab', None),max(self.probs.shape[1] if not getattr(learn.dls, 'c', None) else learn.dls.c, int(self.targs.max())+1)
+        # of the probability given to the truth
+        self.losses = -self.probs.gather(1, self.targs[:, None])[:, 0].clamp(min=1e-12).log()
+        vocab = getattr(learn.dls, 'vocab', None)
+        c = max(self.probs.shape[1] if not getattr(learn.dls, 'c', None) else learn.dls.c, int(self.targs.max()) + 1)
         self.vocab = [str(o) for o in vocab] if vocab else [str(i) for i in range(c)]
 
     def _classes(self, y):
         "Class indices of the loader's targets"
-        if not self.one: return true_classes('Interpretation', self.probs[:1].expand(len(y), -1), y)
-        if y.numel()!=len(y): raise ValueError(f"Interpretation: the model has one output, targets are {tuple(y.shape)}; give one number a sample")
-        return (y.flatten()>.5).long()
+        if not self.one:
+            return true_classes('Interpretation', self.probs[:1].expand(len(y), -1), y)
+        if y.numel() != len(y):
+            raise ValueError(
+                f"Interpretation: the model has one output, targets are {tuple(y.shape)}; give one number a sample"
+            )
+        return (y.flatten() > 0.5).long()
 
     @property
-    def accuracy(self)->float: return (self.preds==self.targs).float().mean().item()
+    def accuracy(self) -> float:
+        return (self.preds == self.targs).float().mean().item()
 
-    def confusion_matrix(self)->torch.Tensor:   # C x C counts
+    def confusion_matrix(self) -> torch.Tensor:  # C x C counts
         "Rows are true classes, columns predicted ones"
-        c = max(len(self.vocab), int(self.preds.max())+1)
-        return torch.bincount(self.targs*c+self.preds, minlength=c*c).view(c, c)[:len(self.vocab)]
+        c = max(len(self.vocab), int(self.preds.max()) + 1)
+        return torch.bincount(self.targs * c + self.preds, minlength=c * c).view(c, c)[: len(self.vocab)]
 
-    def most_confused(self,
-        min_n:int=1,    # leave rarer pairs out
-    )->list:            # (true class, predicted class, how often), most often first
+    def most_confused(
+        self,
+        min_n: int = 1,  # leave rarer pairs out
+    ) -> list:  # (true class, predicted class, how often), most often first
         "Pairs of classes that were taken for one another"
-        m,min_n = self.confusion_matrix(),check_number('most_confused', 'min_n', min_n)
-        pairs = [(self._name(i), self._name(j), int(m[i, j])) for i,j in (m>=min_n).nonzero().tolist() if i!=j]
+        m = self.confusion_matrix()
+        min_n = check_number('most_confused', 'min_n', min_n)
+        pairs = [(self._name(i), self._name(j), int(m[i, j])) for i, j in (m >= min_n).nonzero().tolist() if i != j]
         return sorted(pairs, key=lambda p: -p[2])
 
-    def _name(self, i): return self.vocab[i] if i<len(self.vocab) else f'output {i}'
+    def _name(self, i):
+        return self.vocab[i] if i < len(self.vocab) else f'output {i}'
 
-    def report(self)->Table:
+    def report(self) -> Table:
         "Precision, recall and F1 by class"
-        m,c = self.confusion_matrix().double(),len(self.vocab)
-        hit,true,said = m.diagonal()[:c],m.sum(1),m.sum(0)[:c]
-        p,r = hit/said.clamp(min=1),hit/true.clamp(min=1)
-        f = 2*hit/(said+true).clamp(min=1)
-        rows = [(n, f'{a:.3f}', f'{b:.3f}', f'{d:.3f}', int(k)) for n,a,b,d,k in zip(self.vocab, p, r, f, true)]
-        return Table(('class', 'precision', 'recall', 'F1', 'images'), rows, [f'accuracy {self.accuracy:.4f}, mean F1 {f[true>0].mean():.4f}, {len(self.targs)} images'])
+        m = self.confusion_matrix().double()
+        c = len(self.vocab)
+        hit = m.diagonal()[:c]
+        true = m.sum(1)
+        said = m.sum(0)[:c]
+        p = hit / said.clamp(min=1)
+        r = hit / true.clamp(min=1)
+        f = 2 * hit / (said + true).clamp(min=1)
+        rows = [(n, f'{a:.3f}', f'{b:.3f}', f'{d:.3f}', int(k)) for n, a, b, d, k in zip(self.vocab, p, r, f, true)]
+        return Table(
+            ('class', 'precision', 'recall', 'F1', 'images'),
+            rows,
+            [f'accuracy {self.accuracy:.4f}, mean F1 {f[true > 0].mean():.4f}, {len(self.targs)} images'],
+        )
 
-    def top_losses(self,
-        k:int=9,            # how many; None: all
-        largest:bool=True,  # False: the surest and rightest first
-    )->TopLosses:           # losses and places in the loader's order, and their files
+    def top_losses(
+        self,
+        k: int = 9,  # how many; None: all
+        largest: bool = True,  # False: the surest and rightest first
+    ) -> TopLosses:  # losses and places in the loader's order, and their files
         "Samples whose true class got the least probability"
         n = len(self.losses)
-        top = TopLosses(*self.losses.topk(n if k is None else min(check_whole('top_losses', 'k', k), n), largest=largest))
+        top = TopLosses(
+            *self.losses.topk(n if k is None else min(check_whole('top_losses', 'k', k), n), largest=largest)
+        )
         top.files = [self.files[i] for i in top.indices.tolist()]
         return top
 
-    def plot_confusion_matrix(self,
-        normalize:bool=False,   # shares of each true class instead of counts
-        figsize:tuple=None,     # inches; None grows with the number of classes, up to 60; of more not all are named
-    ):                          # the matplotlib figure
+    def plot_confusion_matrix(
+        self,
+        normalize: bool = False,  # shares of each true class instead of counts
+        figsize: tuple = None,  # inches; None grows with the number of classes, up to 60; of more not all are named
+    ):  # the matplotlib figure
         "Picture of the confusion matrix"
         import matplotlib.pyplot as plt
-        m,c = self.confusion_matrix(),len(self.vocab)
-        m = m/m.sum(1, keepdim=True).clamp(min=1) if normalize else m
-        side = .35*min(c, 60)       # a picture of all names of 1,000 classes would take 4.6 GiB
-        fig,ax = plt.subplots(figsize=figsize or (2.5+side, 2+side), layout='constrained')
+
+        m = self.confusion_matrix()
+        c = len(self.vocab)
+        m = m / m.sum(1, keepdim=True).clamp(min=1) if normalize else m
+        side = 0.35 * min(c, 60)  # a picture of all names of 1,000 classes would take 4.6 GiB
+        fig, ax = plt.subplots(figsize=figsize or (2.5 + side, 2 + side), layout='constrained')
         ax.imshow(m, cmap='Blues')
-        every = -(-c//60)
-        columns,rows = range(0, m.shape[1], every),range(0, c, every)
+        every = -(-c // 60)
+        columns = range(0, m.shape[1], every)
+        rows = range(0, c, every)
         ax.set(xticks=columns, yticks=rows, xlabel='predicted', ylabel='true')
         ax.set_xticklabels([self._name(i) for i in columns], rotation=90)
         ax.set_yticklabels([self._name(i) for i in rows])
-        if c<=30:
-            for i,j in ((i, j) for i in range(c) for j in columns if m[i, j]>0):
-                ax.text(j, i, f'{m[i, j]:.2f}' if normalize else int(m[i, j]), ha='center', va='center', fontsize=7, color='w' if m[i, j]>m.max()/2 else 'k')
+        if c <= 30:
+            for i, j in ((i, j) for i in range(c) for j in columns if m[i, j] > 0):
+                ax.text(
+                    j,
+                    i,
+                    f'{m[i, j]:.2f}' if normalize else int(m[i, j]),
+                    ha='center',
+                    va='center',
+                    fontsize=7,
+                    color='w' if m[i, j] > m.max() / 2 else 'k',
+                )
         return fig
 
-    def plot_top_losses(self,
-        k:int=9,    # images
-        size:int=None,  # pixels they are shown at; None: as stored
-    ):              # the matplotlib figure
+    def plot_top_losses(
+        self,
+        k: int = 9,  # images
+        size: int = None,  # pixels they are shown at; None: as stored
+    ):  # the matplotlib figure
         "The worst mistakes: predicted / true, and the probability given to the truth"
-        losses,ids = self.top_losses(k)
-        titles = [f'{self._name(int(self.preds[i]))} /\n{self._name(int(self.targs[i]))} {self.probs[i, self.targs[i]]:.2f}' for i in ids]
+        losses, ids = self.top_losses(k)
+        titles = [
+            f'{self._name(int(self.preds[i]))} /\n{self._name(int(self.targs[i]))} {self.probs[i, self.targs[i]]:.2f}'
+            for i in ids
+        ]
         if hasattr(self.dl, 'store'):
             s = self.dl.store
             x = torch.stack([s.source.get(int(self.idxs[i]), size or s.presize)[0].permute(2, 0, 1) for i in ids])
-        else: x = self._from_batches(set(ids.tolist()), ids)
+        else:
+            x = self._from_batches(set(ids.tolist()), ids)
         return show_images(x, titles)
 
     def _from_batches(self, want, ids):
-        got,n = {},0
-        for xb,yb,*_ in self.dl:
+        got = {}
+        n = 0
+        for xb, yb, *_ in self.dl:
             y = self._classes(yb)
-            if not torch.equal(y.cpu(), self.targs[n:n+len(xb)]): raise ValueError("plot_top_losses: the loader gives another order each time; give one that does not shuffle")
-            got |= {i: xb[i-n] for i in want if n<=i<n+len(xb)}
+            if not torch.equal(y.cpu(), self.targs[n : n + len(xb)]):
+                raise ValueError(
+                    "plot_top_losses: the loader gives another order each time; give one that does not shuffle"
+                )
+            got |= {i: xb[i - n] for i in want if n <= i < n + len(xb)}
             n += len(xb)
         x = torch.stack([got[i] for i in ids.tolist()])
-        return (x-x.amin())/(x.amax()-x.amin()) if x.is_floating_point() else x
+        return (x - x.amin()) / (x.amax() - x.amin()) if x.is_floating_point() else x

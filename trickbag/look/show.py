@@ -10,77 +10,106 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from ..loop.checkpoint import kept
 from ..callback import STAGES
 from ..core.basics import keep_attrs, keep_modes
 from ..core.threads import one_at_a_time
-from ..loop.loading import batches_in
 from ..data.loaders import DataLoaders
 from ..learner import Learner
+from ..loop.checkpoint import kept
+from ..loop.loading import batches_in
 
 # %% ../../nbs/look/04_show.ipynb #06cf0852
 def show_images(
-    x:torch.Tensor,     # N x C x H x W: uint8, or floating in [0,1]
-    titles:list=None,   # one an image; long ones get a smaller font
-    ncols:int=None,     # None: about square
-    imsize:float=1.6,   # inches an image
-):                      # the matplotlib figure
+    x: torch.Tensor,  # N x C x H x W: uint8, or floating in [0,1]
+    titles: list = None,  # one an image; long ones get a smaller font
+    ncols: int = None,  # None: about square
+    imsize: float = 1.6,  # inches an image
+):  # the matplotlib figure
     "A grid of images"
-    import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
+
     n = len(x)
-    ncols = ncols or max(1, min(8, round(n**.5*1.3)))
-    nrows = -(-n//ncols)
+    ncols = ncols or max(1, min(8, round(n**0.5 * 1.3)))
+    nrows = -(-n // ncols)
     longest = max((len(o) for t in titles or () for o in str(t).split('\n')), default=0) or 1
-    fig,axs = plt.subplots(nrows, ncols, figsize=(imsize*ncols, (imsize+.25)*nrows), layout='constrained', squeeze=False)
-    for i,ax in enumerate(axs.flat):
+    fig, axs = plt.subplots(
+        nrows, ncols, figsize=(imsize * ncols, (imsize + 0.25) * nrows), layout='constrained', squeeze=False
+    )
+    for i, ax in enumerate(axs.flat):
         ax.axis('off')
-        if i>=n: continue
+        if i >= n:
+            continue
         im = x[i].detach().cpu()
-        im = im.permute(1, 2, 0) if im.shape[0]>1 else im[0]
+        im = im.permute(1, 2, 0) if im.shape[0] > 1 else im[0]
         ax.imshow(im.clamp(0, 1 if im.is_floating_point() else 255), cmap='gray')
-        if titles is not None: ax.set_title(titles[i], fontsize=min(8, 110*imsize/longest))    # 22 letters of 8 points in 1.6 inches
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=min(8, 110 * imsize / longest))  # 22 letters of 8 points in 1.6 inches
     return fig
 
+
 def label_text(
-    y:torch.Tensor,     # a class index, or probabilities C
-    vocab:list=None,
-)->str:
+    y: torch.Tensor,  # a class index, or probabilities C
+    vocab: list = None,
+) -> str:
     "'name', or for a mixed label 'name .62, other .31'"
-    def name(i): return str(vocab[i]) if vocab else str(i)
-    if not y.is_floating_point(): return name(int(y))
-    if y.max()==y.sum(): return name(int(y.argmax()))
-    p,i = y.topk(min(2, len(y)))
-    return '\n'.join(f'{name(int(k))} {v:.2f}' for v,k in zip(p, i) if v>0)
+
+    def name(i):
+        return str(vocab[i]) if vocab else str(i)
+
+    if not y.is_floating_point():
+        return name(int(y))
+    if y.max() == y.sum():
+        return name(int(y.argmax()))
+    p, i = y.topk(min(2, len(y)))
+    return '\n'.join(f'{name(int(k))} {v:.2f}' for v, k in zip(p, i) if v > 0)
 
 # %% ../../nbs/look/04_show.ipynb #8df4c786
 @patch
-def show_batch(self:Learner,
-    n:int=12,           # images
-    train:bool=True,    # as for training; False: as for validation
-    cbs=(),             # further callbacks, as for `fit`
-):                      # the matplotlib figure
+def show_batch(
+    self: Learner,
+    n: int = 12,  # images
+    train: bool = True,  # as for training; False: as for validation
+    cbs=(),  # further callbacks, as for `fit`
+):  # the matplotlib figure
     "The first batch as the model sees it, with its labels; leaves everything as found"
-    with one_at_a_time(), self.composed(cbs), self.composed(monitors=False), self.drawing(self.dls.train, self.dls.valid), keep_modes(self.model), kept(self):
+    with (
+        one_at_a_time(),
+        self.composed(cbs),
+        self.composed(monitors=False),
+        self.drawing(self.dls.train, self.dls.valid),
+        keep_modes(self.model),
+        kept(self),
+    ):
         with keep_attrs(self, 'dl', 'training', 'view', 'xb', 'yb', 'idx', 'targ', 'pred', 'loss'):
-            self.dl,self.training = (self.dls.train if train else self.dls.valid),train
-            if self.dl is None: raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
-            if not train: self._hooks = {e: [f for f in fs if not f.__self__.train_only] for e,fs in self._hooks.items()}
-            self.n_epoch,self.n_iter,self.epoch = max(self.n_epoch, 1),batches_in(self.dl),0
-            kinds = list(STAGES)[:list(STAGES).index('mix')+1]      # what works on images and targets
-            self._hooks = {e: [f for f in fs if f.__self__.stage in kinds] for e,fs in self._hooks.items()}
-            self.iter,(self.xb,self.yb,*rest) = next(self._batches(self.dl))
+            self.dl = self.dls.train if train else self.dls.valid
+            self.training = train
+            if self.dl is None:
+                raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
+            if not train:
+                self._hooks = {e: [f for f in fs if not f.__self__.train_only] for e, fs in self._hooks.items()}
+            self.n_epoch = max(self.n_epoch, 1)
+            self.n_iter = batches_in(self.dl)
+            self.epoch = 0
+            kinds = list(STAGES)[: list(STAGES).index('mix') + 1]  # what works on images and targets
+            self._hooks = {e: [f for f in fs if f.__self__.stage in kinds] for e, fs in self._hooks.items()}
+            self.iter, (self.xb, self.yb, *rest) = next(self._batches(self.dl))
             self.idx = rest[0] if rest else None
             self('before_batch')
-            x,y = self.xb[:n],self.yb[:n]
+            x = self.xb[:n]
+            y = self.yb[:n]
     norm = next((cb for cb in [*self.cbs, *getattr(self.dls, 'cbs', ())] if hasattr(cb, 'denorm')), None)
-    if norm: x = norm.denorm(x)
-    elif x.is_floating_point() and (x.min()<0 or x.max()>1): x = (x-x.amin())/(x.amax()-x.amin())
+    if norm:
+        x = norm.denorm(x)
+    elif x.is_floating_point() and (x.min() < 0 or x.max() > 1):
+        x = (x - x.amin()) / (x.amax() - x.amin())
     return show_images(x, [label_text(o, getattr(self.dls, 'vocab', None)) for o in y])
 
+
 @patch
-def show_batch(self:DataLoaders,
-    n:int=12,           # images
-    train:bool=True,    # False: from the validation loader
-):                      # the matplotlib figure
+def show_batch(
+    self: DataLoaders,
+    n: int = 12,  # images
+    train: bool = True,  # False: from the validation loader
+):  # the matplotlib figure
     "The first batch after the data's own callbacks"
     return Learner(self, nn.Flatten(), device='cpu').show_batch(n, train)

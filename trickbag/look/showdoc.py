@@ -6,99 +6,146 @@
 __all__ = ['signature_text', 'TableRenderer']
 
 # %% ../../nbs/look/07_showdoc.ipynb #b5ac4077
-import functools, inspect, re
+import functools
+import inspect
+import re
+
 from fastcore.docments import docments
 
 # %% ../../nbs/look/07_showdoc.ipynb #46fbdd42
 empty = inspect.Parameter.empty
 
+
 def _type(anno):
     "An annotation as text, without module names"
-    if anno in (None, empty): return ''
+    if anno in (None, empty):
+        return ''
     s = anno if isinstance(anno, str) else inspect.formatannotation(anno)
     return re.sub(r'\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])', '', s)
+
 
 def _default(o):
     "A default as text that is the same in every process: names instead of addresses"
     if isinstance(o, functools.partial):
-        args = [_default(a) for a in o.args] + [f'{k}={_default(v)}' for k,v in o.keywords.items()]
+        args = [_default(a) for a in o.args] + [f'{k}={_default(v)}' for k, v in o.keywords.items()]
         return f"partial({', '.join([_default(o.func), *args])})"
     if isinstance(o, (tuple, list)) and any(callable(v) for v in o):
         s = ', '.join(map(_default, o))
-        return f'[{s}]' if isinstance(o, list) else f"({s}{',' if len(o)==1 else ''})"
-    if callable(o) and hasattr(o, '__name__'): return 'lambda' if o.__name__=='<lambda>' else o.__name__
-    return re.sub(r'\d+\.\d{9,}', lambda m: f'{float(m[0]):.4g}', re.sub(r' at 0x[0-9a-f]+', '', repr(o)))    # 2/3 in four digits
+        return f'[{s}]' if isinstance(o, list) else f"({s}{',' if len(o) == 1 else ''})"
+    if callable(o) and hasattr(o, '__name__'):
+        return 'lambda' if o.__name__ == '<lambda>' else o.__name__
+    # 2/3 in four digits
+    return re.sub(r'\d+\.\d{9,}', lambda m: f'{float(m[0]):.4g}', re.sub(r' at 0x[0-9a-f]+', '', repr(o)))
+
 
 def _params(sym):
     "Parameters of `sym` but self and cls, and its return annotation; None where Python cannot tell"
-    try: sig = inspect.signature(sym)
-    except (ValueError, TypeError): return None
+    try:
+        sig = inspect.signature(sym)
+    except (ValueError, TypeError):
+        return None
     ps = list(sig.parameters.values())
     return ps[1:] if ps and ps[0].name in ('self', 'cls') else ps, sig.return_annotation
 
 # %% ../../nbs/look/07_showdoc.ipynb #48c9c1a1
 def signature_text(
-    sym,                # a function, class, method or property
-    name:str,           # the name to print
-    maxlen:int=96,      # a longer signature gets one parameter a line
-    types:bool=True,    # print annotations too
-) -> str:               # such as `mixup(x: Tensor, y, lam=0.4)`
+    sym,  # a function, class, method or property
+    name: str,  # the name to print
+    maxlen: int = 96,  # a longer signature gets one parameter a line
+    types: bool = True,  # print annotations too
+) -> str:  # such as `mixup(x: Tensor, y, lam=0.4)`
     "The signature of `sym` without its comments, the same text in every process"
-    if (pr := _params(sym)) is None:   # Python cannot tell, as for most exceptions
-        return f"class {name}({', '.join(b.__name__ for b in sym.__bases__)})" if inspect.isclass(sym) else f'{name}(...)'
-    out,star = [],False
-    for p,nxt in zip(pr[0], [*pr[0][1:], None]):
-        if p.kind==p.KEYWORD_ONLY and not star: out,star = [*out, '*'],True
-        star |= p.kind==p.VAR_POSITIONAL
+    if (pr := _params(sym)) is None:  # Python cannot tell, as for most exceptions
+        return (
+            f"class {name}({', '.join(b.__name__ for b in sym.__bases__)})" if inspect.isclass(sym) else f'{name}(...)'
+        )
+    out = []
+    star = False
+    for p, nxt in zip(pr[0], [*pr[0][1:], None]):
+        if p.kind == p.KEYWORD_ONLY and not star:
+            out = [*out, '*']
+            star = True
+        star |= p.kind == p.VAR_POSITIONAL
         pre = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
         typ = f': {_type(p.annotation)}' if types and _type(p.annotation) else ''
         dft = '' if p.default is empty else (' = ' if typ else '=') + _default(p.default)
         out.append(f'{pre}{p.name}{typ}{dft}')
-        if p.kind==p.POSITIONAL_ONLY and (nxt is None or nxt.kind!=p.kind): out.append('/')
+        if p.kind == p.POSITIONAL_ONLY and (nxt is None or nxt.kind != p.kind):
+            out.append('/')
     ret = f' -> {_type(pr[1])}' if types and _type(pr[1]) else ''
     one = f"{name}({', '.join(out)}){ret}"
-    return one if len(one)<=maxlen or not out else f'{name}(\n    ' + ',\n    '.join(out) + f',\n){ret}'
+    return one if len(one) <= maxlen or not out else f'{name}(\n    ' + ',\n    '.join(out) + f',\n){ret}'
 
 # %% ../../nbs/look/07_showdoc.ipynb #dd9a9332
-def _cell(s): return re.sub(r'(?<!\\)\|', r'\\|', str(s)).replace('\n', ' ')
-def _code(s): return f'`{s}`' if s else ''
+def _cell(s):
+    return re.sub(r'(?<!\\)\|', r'\\|', str(s)).replace('\n', ' ')
+
+
+def _code(s):
+    return f'`{s}`' if s else ''
+
 
 def _table(head, rows):
     "A Markdown table of `rows`, without the columns that are empty in all of them"
     keep = [i for i in range(len(head)) if any(r[i] for r in rows)]
-    return '\n'.join('| ' + ' | '.join(_cell(r[i]) for i in keep) + ' |' for r in [head, ['---']*len(head), *rows])
+    return '\n'.join('| ' + ' | '.join(_cell(r[i]) for i in keep) + ' |' for r in [head, ['---'] * len(head), *rows])
+
 
 def _method_rows(cls):
     "One row a public method that `cls` itself defines and documents"
-    for k,m in vars(cls).items():
+    for k, m in vars(cls).items():
         f = m.__func__ if isinstance(m, (classmethod, staticmethod)) else m.fget if isinstance(m, property) else m
-        if k[0]=='_' or not inspect.isfunction(f) or not f.__doc__: continue   # its own words, not a base class's
-        yield _code(k if isinstance(m, property) else signature_text(f, k, maxlen=10**6, types=False)),inspect.cleandoc(f.__doc__).split('\n\n')[0]
+        if k[0] == '_' or not inspect.isfunction(f) or not f.__doc__:
+            continue  # its own words, not a base class's
+        yield (
+            _code(k if isinstance(m, property) else signature_text(f, k, maxlen=10**6, types=False)),
+            inspect.cleandoc(f.__doc__).split('\n\n')[0],
+        )
 
 # %% ../../nbs/look/07_showdoc.ipynb #1767ed0d
 class TableRenderer:
-    "Show a symbol as a heading, its signature, its summary, a table of its parameters and, for a class, a table of its methods"
-    def __init__(self,
-        sym,                    # the symbol to show
-        name:str|None=None,     # the name to show it by; its qualified name by default
-        title_level:int=3,      # level of the heading
+    """Show a symbol as a heading, its signature, its summary, a table of its parameters and, for a class, a table of
+    its methods"""
+
+    def __init__(
+        self,
+        sym,  # the symbol to show
+        name: str | None = None,  # the name to show it by; its qualified name by default
+        title_level: int = 3,  # level of the heading
     ):
-        self.prop,f = isinstance(sym, property),getattr(sym, 'fget', sym)
-        self.sym,self.level = f,title_level
+        self.prop = isinstance(sym, property)
+        f = getattr(sym, 'fget', sym)
+        self.sym = f
+        self.level = title_level
         self.name = name or getattr(f, '__qualname__', None) or type(f).__qualname__
 
     def doc(self) -> str:
         "Docstring; a class's own, not one that it inherits"
-        return inspect.cleandoc(vars(self.sym).get('__doc__') or '') if inspect.isclass(self.sym) else inspect.getdoc(self.sym) or ''
+        return (
+            inspect.cleandoc(vars(self.sym).get('__doc__') or '')
+            if inspect.isclass(self.sym)
+            else inspect.getdoc(self.sym) or ''
+        )
 
     def parameters(self) -> str:
         "Markdown table of the parameters that have a comment, and of the result, empty if there is none"
-        dm,pr = docments(self.sym, full=True) if callable(self.sym) else {},_params(self.sym)
-        if pr is None or self.prop or not any(p.get('docment') for p in dm.values()): return ''
+        dm = docments(self.sym, full=True) if callable(self.sym) else {}
+        pr = _params(self.sym)
+        if pr is None or self.prop or not any(p.get('docment') for p in dm.values()):
+            return ''
         doc = lambda n: (dm.get(n) or {}).get('docment') or ''
-        rows = [(_code(p.name), _code(_type(p.annotation)), '' if p.default is empty else _code(_default(p.default)), doc(p.name)) for p in pr[0]]
+        rows = [
+            (
+                _code(p.name),
+                _code(_type(p.annotation)),
+                '' if p.default is empty else _code(_default(p.default)),
+                doc(p.name),
+            )
+            for p in pr[0]
+        ]
         ret = '' if inspect.isclass(self.sym) else _type(pr[1])
-        if ret or doc('return'): rows.append(('*returns*', _code(ret), '', doc('return')))
+        if ret or doc('return'):
+            rows.append(('*returns*', _code(ret), '', doc('return')))
         return _table(('parameter', 'type', 'default', 'meaning'), rows)
 
     def methods(self) -> str:
@@ -110,5 +157,15 @@ class TableRenderer:
         short = self.name.rsplit('.', 1)[-1]
         sig = short if self.prop or not callable(self.sym) else signature_text(self.sym, self.name)
         head = self.name.replace('_', r'\_')
-        return '\n\n'.join(o for o in ['---', f"{'#'*self.level} {head}", f'```python\n{sig}\n```', self.doc(),
-                                       self.parameters(), self.methods()] if o)
+        return '\n\n'.join(
+            o
+            for o in [
+                '---',
+                f"{'#' * self.level} {head}",
+                f'```python\n{sig}\n```',
+                self.doc(),
+                self.parameters(),
+                self.methods(),
+            ]
+            if o
+        )

@@ -16,56 +16,72 @@ from ..vision.at_size import AtSize
 
 # %% ../../nbs/look/06_sizes.ipynb #0a270549
 @patch
-def size_sweep(self:Learner,
-    sizes:list,     # test sizes in pixels
-    dl=None,        # loader; None is `dls.valid`
-    cbs=(),         # further callbacks, such as TTA()
-)->dict:            # size -> {'loss': ..., 'accuracy': ...}
+def size_sweep(
+    self: Learner,
+    sizes: list,  # test sizes in pixels
+    dl=None,  # loader; None is `dls.valid`
+    cbs=(),  # further callbacks, such as TTA()
+) -> dict:  # size -> {'loss': ..., 'accuracy': ...}
     "Loss and metrics at several test sizes; leaves everything as found"
     with self.composed(monitors=False):
-        return {s: self.validate(dl, cbs=[AtSize(s), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]) for s in sizes}
+        return {
+            s: self.validate(dl, cbs=[AtSize(s), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]) for s in sizes
+        }
+
 
 def plot_sweep(
-    sweeps:dict,            # name -> what `size_sweep` gave
-    metric:str='accuracy',  # or 'loss', or another of the learner's metrics
-    train_size:int=None,    # marked, if given
-    ax=None,                # matplotlib axes; None makes new ones
+    sweeps: dict,  # name -> what `size_sweep` gave
+    metric: str = 'accuracy',  # or 'loss', or another of the learner's metrics
+    train_size: int = None,  # marked, if given
+    ax=None,  # matplotlib axes; None makes new ones
 ):
     "A metric over test sizes"
-    import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
+
     ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
-    for name,sweep in sweeps.items(): ax.plot(list(sweep), [r[metric] for r in sweep.values()], '.-', label=name)
-    if train_size: ax.axvline(train_size, c='grey', lw=.8, ls=':', label='training size')
-    ax.legend(); ax.set(xlabel='test size, pixels', ylabel=metric)
+    for name, sweep in sweeps.items():
+        ax.plot(list(sweep), [r[metric] for r in sweep.values()], '.-', label=name)
+    if train_size:
+        ax.axvline(train_size, c='grey', lw=0.8, ls=':', label='training size')
+    ax.legend()
+    ax.set(xlabel='test size, pixels', ylabel=metric)
     return ax
+
 
 def pooled_activations(
     learn,
-    size:int,   # test size in pixels
-    dl=None,    # loader; None is `dls.valid`
-)->torch.Tensor:# N x channels, float32, on the CPU
+    size: int,  # test size in pixels
+    dl=None,  # loader; None is `dls.valid`
+) -> torch.Tensor:  # N x channels, float32, on the CPU
     "What the model's last `nn.Linear` gets: the activations after average pooling"
-    got,heads = [],[m for m in learn.model.modules() if isinstance(m, nn.Linear)]
-    if not heads: raise ValueError(f"pooled_activations: {type(learn.model).__name__} has no nn.Linear")
+    got = []
+    heads = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
+    if not heads:
+        raise ValueError(f"pooled_activations: {type(learn.model).__name__} has no nn.Linear")
     with interrupts_held():
         handle = heads[-1].register_forward_pre_hook(lambda m, args: got.append(args[0].detach().float().cpu()))
         try:
-            with interrupts_released(): learn.size_sweep([size], dl)
-        finally: handle.remove()
+            with interrupts_released():
+                learn.size_sweep([size], dl)
+        finally:
+            handle.remove()
     return torch.cat(got)
+
 
 def plot_activation_cdf(
     learn,
-    sizes:list, # test sizes in pixels
-    dl=None,    # loader; None is `dls.valid`
-    ax=None,    # matplotlib axes; None makes new ones
+    sizes: list,  # test sizes in pixels
+    dl=None,  # loader; None is `dls.valid`
+    ax=None,  # matplotlib axes; None makes new ones
 ):
     "Distribution of the activations that the head gets at each test size, with the share of zeros"
-    import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
+
     ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
     for s in sizes:
         a = pooled_activations(learn, s, dl).flatten().sort()[0]
-        v = a[torch.linspace(0, len(a)-1, 1001).long()]
-        ax.plot(v, torch.searchsorted(a, v, right=True)/len(a), label=f'{s} px, {(a==0).float().mean():.1%} are 0')
-    ax.legend(); ax.set(xlabel='activation after pooling', ylabel='share below')
+        v = a[torch.linspace(0, len(a) - 1, 1001).long()]
+        ax.plot(v, torch.searchsorted(a, v, right=True) / len(a), label=f'{s} px, {(a == 0).float().mean():.1%} are 0')
+    ax.legend()
+    ax.set(xlabel='activation after pooling', ylabel='share below')
     return ax

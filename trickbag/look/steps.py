@@ -11,150 +11,273 @@ import time
 import torch
 
 from ..callback import PARTS, Callback, Cancel, CancelFit
-from ..loop.checkpoint import dry_fit
 from ..core.basics import listed
+from ..loop.checkpoint import dry_fit
 
 # %% ../../nbs/look/02_steps.ipynb #7a42f3bf
-def _copies(ts): return {id(t): t.detach().clone() for t in ts}
+def _copies(ts):
+    return {id(t): t.detach().clone() for t in ts}
 
-def snapshot(learn)->dict:
+
+def snapshot(learn) -> dict:
     "What is there of each of the `PARTS`, copied"
-    m,gs,ps = learn.model,learn.opt.param_groups,dict(learn.model.named_parameters())
-    def hyper(*names): return {id(p): v for g in gs if (v := next((g[n] for n in names if n in g), None)) is not None for p in g['params']}
-    def hooked(o): return len(o._forward_hooks),len(o._forward_pre_hooks),id(o._compiled_call_impl),id(vars(o).get('forward'))
-    return dict(samples=(None if learn.idx is None else learn.idx.clone(), None if learn.xb is None else len(learn.xb), learn.targ), size=dict(learn.view),
-                x=learn.xb if learn.xb is None else learn.xb.clone(), y=learn.yb if learn.yb is None else learn.yb.clone(),
-                pred=learn.pred.detach().clone() if isinstance(learn.pred, torch.Tensor) else None, loss=None if learn.loss is None else learn.loss.detach().clone(),
-                grads={id(p): p.grad.detach().clone() for p in ps.values() if p.grad is not None}, weights=_copies([*ps.values(), *m.buffers()]),
-                model=[(n, type(o), o.training, hooked(o)) for n,o in m.named_modules()], step=vars(learn).get('opt_step'),
-                lr=hyper('lr'), momentum=hyper('momentum', 'betas'), weight_decay=hyper('weight_decay'),
-                groups=([[id(p) for p in g['params']] for g in gs], [p.requires_grad for p in ps.values()]))
+    m = learn.model
+    gs = learn.opt.param_groups
+    ps = dict(learn.model.named_parameters())
+
+    def hyper(*names):
+        return {
+            id(p): v for g in gs if (v := next((g[n] for n in names if n in g), None)) is not None for p in g['params']
+        }
+
+    def hooked(o):
+        return len(o._forward_hooks), len(o._forward_pre_hooks), id(o._compiled_call_impl), id(vars(o).get('forward'))
+
+    return dict(
+        samples=(
+            None if learn.idx is None else learn.idx.clone(),
+            None if learn.xb is None else len(learn.xb),
+            learn.targ,
+        ),
+        size=dict(learn.view),
+        x=learn.xb if learn.xb is None else learn.xb.clone(),
+        y=learn.yb if learn.yb is None else learn.yb.clone(),
+        pred=learn.pred.detach().clone() if isinstance(learn.pred, torch.Tensor) else None,
+        loss=None if learn.loss is None else learn.loss.detach().clone(),
+        grads={id(p): p.grad.detach().clone() for p in ps.values() if p.grad is not None},
+        weights=_copies([*ps.values(), *m.buffers()]),
+        model=[(n, type(o), o.training, hooked(o)) for n, o in m.named_modules()],
+        step=vars(learn).get('opt_step'),
+        lr=hyper('lr'),
+        momentum=hyper('momentum', 'betas'),
+        weight_decay=hyper('weight_decay'),
+        groups=([[id(p) for p in g['params']] for g in gs], [p.requires_grad for p in ps.values()]),
+    )
+
 
 def _same(a, b):
     "Equal, through lists and tuples; tensors by shape, type and bits"
-    if isinstance(a, dict) and isinstance(b, dict): return a.keys()==b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)): return len(a)==len(b) and all(map(_same, a, b))
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor): return a.shape==b.shape and a.dtype==b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
-    return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a==b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b)
+
 
 def _rows(a, b):
     "How a batch changed, in words"
-    if a is not None and b is not None and (a.ndim, b.ndim)==(1, 2): return 'class numbers to probabilities'
-    if a is None or b is None or a.shape[:1]!=b.shape[:1] or a.ndim!=b.ndim: return f'{_shape(a)} to {_shape(b)}'
-    if a.shape!=b.shape or a.dtype!=b.dtype: return f'{_shape(a)} {_dtype(a)} to {_shape(b)} {_dtype(b)}'
-    d = (b.float()-a.float()).abs().flatten(1) if a.ndim>1 else (b.float()-a.float()).abs()[:, None]
-    return f'{(d>0).any(1).float().mean():.0%} of samples, {(d>0).float().mean():.0%} of values, by {d[d>0].mean():.2g} on average'
+    if a is not None and b is not None and (a.ndim, b.ndim) == (1, 2):
+        return 'class numbers to probabilities'
+    if a is None or b is None or a.shape[:1] != b.shape[:1] or a.ndim != b.ndim:
+        return f'{_shape(a)} to {_shape(b)}'
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return f'{_shape(a)} {_dtype(a)} to {_shape(b)} {_dtype(b)}'
+    d = (b.float() - a.float()).abs().flatten(1) if a.ndim > 1 else (b.float() - a.float()).abs()[:, None]
+    return f'{(d > 0).any(1).float().mean():.0%} of samples, {(d > 0).float().mean():.0%} of values, by {d[d > 0].mean():.2g} on average'
 
-def _shape(t): return 'nothing' if t is None else ' x '.join(map(str, t.shape)) or 'a number'
-def _dtype(t): return str(t.dtype).removeprefix('torch.')
-def _norm(ts): return torch.stack([t.float().norm() for t in ts]).norm() if ts else torch.zeros(())
+
+def _shape(t):
+    return 'nothing' if t is None else ' x '.join(map(str, t.shape)) or 'a number'
+
+
+def _dtype(t):
+    return str(t.dtype).removeprefix('torch.')
+
+
+def _norm(ts):
+    return torch.stack([t.float().norm() for t in ts]).norm() if ts else torch.zeros(())
 
 # %% ../../nbs/look/02_steps.ipynb #41a3e3a6
 def _words(part, a, b):
-    if part in ('x', 'y', 'pred'): return _rows(a, b)
-    if part=='samples': return f'{a[1]} to {b[1]} samples' if a[1]!=b[1] else 'other samples'
-    if part=='loss': return f'{_value(a)} to {_value(b)}'
-    if part=='grads': return f'norm {_norm([*a.values()]):.3g} to {_norm([*b.values()]):.3g}'
-    if part=='weights': return f'moved by {_norm([b[k]-a[k] for k in a if k in b and a[k].is_floating_point()]):.2g}'
-    if part=='model': return f'{sum(x!=y for x,y in zip(a, b))+abs(len(a)-len(b))} modules'
-    if part in ('lr', 'momentum', 'weight_decay'): return f'{_value([*a.values()])} to {_value([*b.values()])}'
-    if part=='size': return f'{a} to {b}'
-    if part=='groups': return f'{len(a[0])} to {len(b[0])} groups'+('' if a[1]==b[1] else f', {sum(b[1])} of {len(b[1])} parameters train')
+    if part in ('x', 'y', 'pred'):
+        return _rows(a, b)
+    if part == 'samples':
+        return f'{a[1]} to {b[1]} samples' if a[1] != b[1] else 'other samples'
+    if part == 'loss':
+        return f'{_value(a)} to {_value(b)}'
+    if part == 'grads':
+        return f'norm {_norm([*a.values()]):.3g} to {_norm([*b.values()]):.3g}'
+    if part == 'weights':
+        return f'moved by {_norm([b[k] - a[k] for k in a if k in b and a[k].is_floating_point()]):.2g}'
+    if part == 'model':
+        return f'{sum(x != y for x, y in zip(a, b)) + abs(len(a) - len(b))} modules'
+    if part in ('lr', 'momentum', 'weight_decay'):
+        return f'{_value([*a.values()])} to {_value([*b.values()])}'
+    if part == 'size':
+        return f'{a} to {b}'
+    if part == 'groups':
+        return f'{len(a[0])} to {len(b[0])} groups' + (
+            '' if a[1] == b[1] else f', {sum(b[1])} of {len(b[1])} parameters train'
+        )
     return 'replaced' if b is not None else 'put back'
+
 
 def _value(v):
     "A number, tensor, list or dict, in a few characters"
     if isinstance(v, torch.Tensor):
         v = v.detach().float()
-        return f'{v.item():.3g}' if v.numel()==1 else f'{v.mean():.3g} ({v.min():.3g} to {v.max():.3g})' if v.numel() else 'none'
-    if isinstance(v, dict): return ', '.join(f'{k} {_value(o)}' for k,o in v.items())
+        return (
+            f'{v.item():.3g}'
+            if v.numel() == 1
+            else f'{v.mean():.3g} ({v.min():.3g} to {v.max():.3g})'
+            if v.numel()
+            else 'none'
+        )
+    if isinstance(v, dict):
+        return ', '.join(f'{k} {_value(o)}' for k, o in v.items())
     if isinstance(v, (list, tuple)):
         vs = list(dict.fromkeys(_value(o) for o in v))
-        return ' / '.join(vs[:4])+(' ...' if len(vs)>4 else '')
+        return ' / '.join(vs[:4]) + (' ...' if len(vs) > 4 else '')
     return f'{v:.3g}' if isinstance(v, float) else str(v)
 
+
 def changes(
-    old:dict, new:dict, # from `snapshot`
-)->dict:                # part -> what happened to it, in words; only parts that changed
-    "What happened between two snapshots. Parts that only follow others (samples: x and y; loss of its new terms) are not told apart from them"
+    old: dict,
+    new: dict,  # from `snapshot`
+) -> dict:  # part -> what happened to it, in words; only parts that changed
+    """What happened between two snapshots. Parts that only follow others (samples: x and y; loss of its new terms) are
+    not told apart from them"""
     moved = not _same(old['samples'][:2], new['samples'][:2]) and old['samples'][1] is not None
     skip = ('x', 'y') if moved else ('samples',)
+
     def differ(p):
-        a,b = old[p],new[p]
-        if p in ('weights', 'lr', 'momentum', 'weight_decay'): a,b = ({i: v for i,v in o.items() if i in old[p] and i in new[p]} for o in (a, b))   # new ones are no change
+        a = old[p]
+        b = new[p]
+        if p in ('weights', 'lr', 'momentum', 'weight_decay'):
+            # new ones are no change
+            a, b = ({i: v for i, v in o.items() if i in old[p] and i in new[p]} for o in (a, b))
         return not _same(a, b)
+
     return {p: _words(p, old[p], new[p]) for p in PARTS if p not in skip and differ(p)}
 
 # %% ../../nbs/look/02_steps.ipynb #3fdb6d35
 class _Call:
     "One callback's method, watched; `__self__` is the callback, for error notes"
-    def __init__(self, f, event, trace): self.f,self.event,self.trace,self.__self__ = f,event,trace,f.__self__
+
+    def __init__(self, f, event, trace):
+        self.f = f
+        self.event = event
+        self.trace = trace
+        self.__self__ = f.__self__
+
     def __call__(self, learn):
         t = self.trace
         if t.looks(learn, self.event):
-            old,err = snapshot(learn),None
-            try: self.f(learn)
-            except Cancel as e: err = e
+            old = snapshot(learn)
+            err = None
+            try:
+                self.f(learn)
+            except Cancel as e:
+                err = e
             did = changes(old, snapshot(learn))
-            if err: did['step'] = f'{type(err).__name__}'
-            if did: t.did.append((self.__self__.name, self.event, did))
-            if err: raise err
+            if err:
+                did['step'] = f'{type(err).__name__}'
+            if did:
+                t.did.append((self.__self__.name, self.event, did))
+            if err:
+                raise err
         else:
             t.wait(learn)
             start = time.perf_counter()
-            try: self.f(learn)
+            try:
+                self.f(learn)
             finally:
                 t.wait(learn)
-                t.times.setdefault(self.__self__.name, {}).setdefault((learn.epoch, learn.iter), []).append(time.perf_counter()-start)
+                t.times.setdefault(self.__self__.name, {}).setdefault((learn.epoch, learn.iter), []).append(
+                    time.perf_counter() - start
+                )
 
 # %% ../../nbs/look/02_steps.ipynb #e1eaffec
 class Trace(Callback):
     "Watch every call of every other callback in one batch of a fit, time the calls in some more, then end the fit"
-    stage,monitor,train_only = 'stop',True,True
-    def __init__(self,
-        at:int=1,       # batch of the first epoch that is looked at; the first of all if there is only one
-        timed:int=8,    # further batches, for the times
-    ): self.at,self.timed,self.did,self.times,self.told,self.steps,self._start = at,timed,[],{},{},[],None
+
+    stage = 'stop'
+    monitor = True
+    train_only = True
+
+    def __init__(
+        self,
+        at: int = 1,  # batch of the first epoch that is looked at; the first of all if there is only one
+        timed: int = 8,  # further batches, for the times
+    ):
+        self.at = at
+        self.timed = timed
+        self.did = []
+        self.times = {}
+        self.told = {}
+        self.steps = []
+        self._start = None
 
     def wait(self, learn):
-        if learn.device.type=='cuda': torch.cuda.synchronize(learn.device)
+        if learn.device.type == 'cuda':
+            torch.cuda.synchronize(learn.device)
 
     def looks(self, learn, event):
-        if learn.n_iter is not None: self.at = min(self.at, learn.n_iter-1)
-        return event in ('before_fit', 'before_epoch', 'before_train', 'after_train', 'after_epoch', 'after_fit') or (learn.epoch, learn.iter)==(0, self.at)
+        if learn.n_iter is not None:
+            self.at = min(self.at, learn.n_iter - 1)
+        return event in ('before_fit', 'before_epoch', 'before_train', 'after_train', 'after_epoch', 'after_fit') or (
+            learn.epoch,
+            learn.iter,
+        ) == (0, self.at)
 
     def check(self, learn):
         "Put a watch on every call; the learner forgets them with the composition"
-        learn._hooks = {e: [f if f.__self__ is self or e.startswith('cleanup') else _Call(f, e, self) for f in fs] for e,fs in learn._hooks.items()}
+        learn._hooks = {
+            e: [f if f.__self__ is self or e.startswith('cleanup') else _Call(f, e, self) for f in fs]
+            for e, fs in learn._hooks.items()
+        }
 
-    def before_fit(self, learn): self._start = time.perf_counter()
+    def before_fit(self, learn):
+        self._start = time.perf_counter()
+
     def after_batch(self, learn):
         self.wait(learn)
         now = time.perf_counter()
-        if self.looks(learn, 'after_batch'): self.told = {cb.name: {n: _value(getattr(cb, n)) for n in cb.tells if getattr(cb, n, None) is not None} for cb in learn.active}
-        elif learn.iter: self.steps.append(now-self._start)      # the first batch warms up
+        if self.looks(learn, 'after_batch'):
+            self.told = {
+                cb.name: {n: _value(getattr(cb, n)) for n in cb.tells if getattr(cb, n, None) is not None}
+                for cb in learn.active
+            }
+        elif learn.iter:
+            self.steps.append(now - self._start)  # the first batch warms up
         self._start = now
-        if learn.epoch*(learn.n_iter or 0)+learn.iter>=self.at+self.timed: raise CancelFit
-    def before_validate(self, learn): raise CancelFit     # one epoch is enough
+        if learn.epoch * (learn.n_iter or 0) + learn.iter >= self.at + self.timed:
+            raise CancelFit
 
-    def cost(self, name:str)->float|None:
+    def before_validate(self, learn):
+        raise CancelFit  # one epoch is enough
+
+    def cost(self, name: str) -> float | None:
         "Seconds a batch that the callback took, on average over those that were timed, whether it acted in them or not"
-        ts = [sum(o) for (_,i),o in self.times.get(name, {}).items() if i>0] or [sum(o) for o in self.times.get(name, {}).values()]
-        return sum(ts)/max(len(self.steps), len(ts)) if ts else None
+        ts = [sum(o) for (_, i), o in self.times.get(name, {}).items() if i > 0] or [
+            sum(o) for o in self.times.get(name, {}).values()
+        ]
+        return sum(ts) / max(len(self.steps), len(ts)) if ts else None
 
-def watches(cb)->bool:
+
+def watches(cb) -> bool:
     "Whether a callback only looks on, or writes files: it has no part in a dry run"
     return cb.monitor or cb.stage in ('monitor', 'report', 'stop')
 
 # %% ../../nbs/look/02_steps.ipynb #adc7f330
 def trace_step(
     learn,
-    cbs=(),         # further callbacks, as for `fit`
-    n_epoch:int=1,  # length of the run that the step is taken from, for schedules
-    at:int=1,       # the batch that is looked at, counted from 0
-    timed:int=8,    # further batches, for the times
-)->Trace:
+    cbs=(),  # further callbacks, as for `fit`
+    n_epoch: int = 1,  # length of the run that the step is taken from, for schedules
+    at: int = 1,  # the batch that is looked at, counted from 0
+    timed: int = 8,  # further batches, for the times
+) -> Trace:
     "Train some batches under a watch and put everything back; monitors, and whatever writes files, have no part"
-    t,cbs = Trace(at, timed),listed(cbs)
-    dry_fit(learn, n_epoch, [cb for cb in cbs if not (isinstance(cb, Callback) and watches(cb))], t, lambda cb: not watches(cb), 'explain')
+    t = Trace(at, timed)
+    cbs = listed(cbs)
+    dry_fit(
+        learn,
+        n_epoch,
+        [cb for cb in cbs if not (isinstance(cb, Callback) and watches(cb))],
+        t,
+        lambda cb: not watches(cb),
+        'explain',
+    )
     return t

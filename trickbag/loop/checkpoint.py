@@ -8,7 +8,11 @@ __all__ = ['CHECKPOINT_FORMAT', 'content', 'own_state', 'this_fit', 'write_check
            'apply_checkpoint', 'restore_cbs', 'put_back_if_refused', 'own_cbs', 'remembered_learner', 'kept', 'dry_fit']
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #ded2e712
-import os, platform, re, shutil, warnings
+import os
+import platform
+import re
+import shutil
+import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,199 +24,303 @@ from ..core.basics import listed
 from ..core.files import atomic_write, torch_save
 from ..core.interrupts import interrupts_held, interrupts_released, uninterrupted
 from ..core.modules import hidden_buffers, load_hidden_buffers, remembered
+from trickbag.core.plain_files import (
+    DamagedFile,
+    check_whole,
+    content_digest,
+    packed,
+    plain,
+    plain_model,
+    read_file,
+    read_weights,
+    write_weights,
+)
 from .optimizer import load_opt_state, opt_state
-from ..core.plain_files import (check_whole, content_digest, DamagedFile, packed, plain, plain_model, read_file, read_weights, write_weights)
 from .same_fit import describe_data, differences, plain_name
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #cf11e001
-CHECKPOINT_FORMAT = 2      # of the file; 1 had no description of the fit
+CHECKPOINT_FORMAT = 2  # of the file; 1 had no description of the fit
 
-def content(learn)->dict:
+
+def content(learn) -> dict:
     "All that a run is made of, as tensors and plain values; TypeError for state that no file could give back"
     names = ('n_epoch', 'n_iter', 'position', 'step', 'epochs_run', 'fitting', 'seed', 'host_state')
     loop = {n: plain(getattr(learn, n), f'learn.{n}') for n in names}
-    cbs = {cb.name: plain(sd, cb.name) for cb in (learn.active if learn.fitting else own_cbs(learn)) if (sd := cb.state_dict())}
+    cbs = {
+        cb.name: plain(sd, cb.name)
+        for cb in (learn.active if learn.fitting else own_cbs(learn))
+        if (sd := cb.state_dict())
+    }
     opt = plain(opt_state(learn.opt, learn.model), 'the optimizer') if learn.opt else None
     made_with = dict(trickbag=trickbag.__version__, torch=str(torch.__version__), python=platform.python_version())
-    more = {k: plain_model(v) for k,v in (('hidden', hidden_buffers(learn.model)), ('loss', own_state(learn.loss_func))) if v}
-    return dict(trickbag=CHECKPOINT_FORMAT, made_with=made_with, model=plain_model(learn.model.state_dict()), opt=opt, cbs=cbs, loop=loop,
-                history=plain(learn.history, 'learn.history'), vocab=_vocab(learn), fit=this_fit(learn), fits=learn.fits, **more)
+    more = {
+        k: plain_model(v)
+        for k, v in (('hidden', hidden_buffers(learn.model)), ('loss', own_state(learn.loss_func)))
+        if v
+    }
+    return dict(
+        trickbag=CHECKPOINT_FORMAT,
+        made_with=made_with,
+        model=plain_model(learn.model.state_dict()),
+        opt=opt,
+        cbs=cbs,
+        loop=loop,
+        history=plain(learn.history, 'learn.history'),
+        vocab=_vocab(learn),
+        fit=this_fit(learn),
+        fits=learn.fits,
+        **more,
+    )
 
-def own_state(loss_func)->dict:
+
+def own_state(loss_func) -> dict:
     "What a loss keeps: its parameters and buffers"
     return loss_func.state_dict() if isinstance(loss_func, torch.nn.Module) else {}
 
-def this_fit(learn)->dict|None:
+
+def this_fit(learn) -> dict | None:
     "The description of the fit that is running; its data is looked at when it is first asked for"
     if learn._fit is not None and 'train' not in learn._fit:
         learn._fit |= dict(train=describe_data(learn.dls.train), valid=describe_data(learn.dls.valid, batches=False))
     return learn._fit
 
+
 def write_checkpoint(
     learn,
-    file:Path,      # goal, written atomically
-    keep:int=1,     # files kept: this one, and older ones under the names of `older_names`
-)->Path:
+    file: Path,  # goal, written atomically
+    keep: int = 1,  # files kept: this one, and older ones under the names of `older_names`
+) -> Path:
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
-    if file.suffix=='.safetensors': return write_weights(learn.model.state_dict(), file, _vocab(learn))
+    if file.suffix == '.safetensors':
+        return write_weights(learn.model.state_dict(), file, _vocab(learn))
     d = packed(content(learn))
     d['digest'] = content_digest(d)
     with atomic_write(file) as f:
         torch_save(d, f)
         f.flush()
-        if keep>1: _rotate(file, keep)
+        if keep > 1:
+            _rotate(file, keep)
     return file
 
-def older_names(file:Path, n:int)->list:
+
+def older_names(file: Path, n: int) -> list:
     "last-1.pt, last-2.pt, ..., from the newest to the oldest"
-    return [file.with_stem(f'{file.stem}-{i}') for i in range(1, n+1)]
+    return [file.with_stem(f'{file.stem}-{i}') for i in range(1, n + 1)]
+
 
 def _rotate(file, keep):
     "Give each file the name of the next older one; the newest keeps its first name too until the new one replaces it"
-    if not file.exists(): return
-    names = older_names(file, keep-1)
-    for old,new in zip(names[-2::-1], names[:0:-1]):
-        if old.exists(): os.replace(old, new)
+    if not file.exists():
+        return
+    names = older_names(file, keep - 1)
+    for old, new in zip(names[-2::-1], names[:0:-1]):
+        if old.exists():
+            os.replace(old, new)
     names[0].unlink(missing_ok=True)
-    try: os.link(file, names[0])
-    except OSError: shutil.copyfile(file, names[0])
+    try:
+        os.link(file, names[0])
+    except OSError:
+        shutil.copyfile(file, names[0])
 
-def _vocab(learn): return [str(o) for o in getattr(learn.dls, 'vocab', None) or []] or None
+
+def _vocab(learn):
+    return [str(o) for o in getattr(learn.dls, 'vocab', None) or []] or None
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #cf11e003
 def read_checkpoint(
     learn,
-    file:Path,
-)->dict:        # the file's content
+    file: Path,
+) -> dict:  # the file's content
     "Read what `write_checkpoint` saved, and change nothing yet"
-    if file.suffix=='.safetensors':
-        model,vocab = read_weights(file, learn.device)
+    if file.suffix == '.safetensors':
+        model, vocab = read_weights(file, learn.device)
         d = dict(model=model, vocab=vocab, opt=None, cbs={}, loop=None)
     else:
         d = read_file(file, learn.device)
         if not isinstance(d, dict) or 'trickbag' not in d:
-            raise ValueError(f"load: {file} was not written by learn.save; for bare weights use learn.model.load_state_dict")
-        if d['trickbag']>CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"load: {file} was not written by learn.save; for bare weights use learn.model.load_state_dict"
+            )
+        if d['trickbag'] > CHECKPOINT_FORMAT:
             by = d.get('made_with', {}).get('trickbag', 'unknown')
-            raise ValueError(f"load: {file} was written by a newer trickbag, {by} (format {d['trickbag']}, this one reads {CHECKPOINT_FORMAT}); update trickbag")
+            raise ValueError(
+                f"load: {file} was written by a newer trickbag, {by} (format {d['trickbag']}, this one "
+                f"reads {CHECKPOINT_FORMAT}); update trickbag"
+            )
     d = {'fit': None, 'fits': [], **d, 'file': str(file)}
     return _renamed(learn, d)
 
+
 def newest_whole(
     learn,
-    file:Path,  # the newest is expected under this name
-)->dict|None:   # its content; None: there is no file
+    file: Path,  # the newest is expected under this name
+) -> dict | None:  # its content; None: there is no file
     "Read the newest of a checkpoint and its older ones that is not damaged, with a warning if that is not the first"
-    bad,older = None,_older(file)
-    for f in ([file] if file.exists() else [])+(older if file.exists() else []):
-        try: d = read_checkpoint(learn, f)
+    bad = None
+    older = _older(file)
+    for f in ([file] if file.exists() else []) + (older if file.exists() else []):
+        try:
+            d = read_checkpoint(learn, f)
         except DamagedFile as e:
             bad = bad or e
             continue
-        if bad: warnings.warn(f"resume: {bad}; the run goes on from {f}, which is older and whole")
+        if bad:
+            warnings.warn(f"resume: {bad}; the run goes on from {f}, which is older and whole")
         return d
-    if bad: raise DamagedFile(f"{bad}, and there is no older one beside it that is whole; remove it to start anew") from bad
-    if older: warnings.warn(f"resume: there is no {file}, so the run starts anew; {older[0]} is there, to go on from that give its name")
+    if bad:
+        raise DamagedFile(f"{bad}, and there is no older one beside it that is whole; remove it to start anew") from bad
+    if older:
+        warnings.warn(
+            f"resume: there is no {file}, so the run starts anew; {older[0]} is there, to go on from that give its name"
+        )
 
-def read_or_say_which(learn, file:Path)->dict:
+
+def read_or_say_which(learn, file: Path) -> dict:
     "`read_checkpoint`; if the file is damaged, the error names the newest beside it that is not"
-    try: return read_checkpoint(learn, file)
+    try:
+        return read_checkpoint(learn, file)
     except DamagedFile as e:
         for f in _older(file):
-            try: check_whole(f)
-            except DamagedFile: continue
+            try:
+                check_whole(f)
+            except DamagedFile:
+                continue
             raise DamagedFile(f"load: {e}; {f} is older and whole") from e
         raise DamagedFile(f"load: {e}") from e
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #c97161e8
 def _older(file):
     "The older files that there are, newest first; a kill while they get their new names may leave a gap"
-    numbered = re.compile(re.escape(file.stem)+r'-(\d+)'+re.escape(file.suffix))
-    found = [(int(m[1]), f) for f in (file.parent.iterdir() if file.parent.is_dir() else ()) if (m := numbered.fullmatch(f.name))]
-    return [f for _,f in sorted(found)]
+    numbered = re.compile(re.escape(file.stem) + r'-(\d+)' + re.escape(file.suffix))
+    found = [
+        (int(m[1]), f)
+        for f in (file.parent.iterdir() if file.parent.is_dir() else ())
+        if (m := numbered.fullmatch(f.name))
+    ]
+    return [f for _, f in sorted(found)]
+
 
 def own_names(
     model,  # whose names are wanted
     names,  # of weights and buffers in a file
-)->dict:    # name there -> name here
+) -> dict:  # name there -> name here
     "Names as the model has them, where a wrapper (`torch.compile`, data parallel) put something into them"
     here = {plain_name(n): n for n in (*model.state_dict(), *hidden_buffers(model))}
     return {n: here.get(plain_name(n), n) for n in names}
 
+
 def _renamed(learn, d):
-    if d['model'].keys()==learn.model.state_dict().keys(): return d
+    if d['model'].keys() == learn.model.state_dict().keys():
+        return d
     to = own_names(learn.model, (*d['model'], *d.get('hidden', {})))
-    if all(a==b for a,b in to.items()): return d
-    a = next(a for a,b in to.items() if a!=b)
-    warnings.warn(f"load: {d['file']} has {a}, the model has {to[a]}: one is compiled or wrapped; the names are matched")
+    if all(a == b for a, b in to.items()):
+        return d
+    a = next(a for a, b in to.items() if a != b)
+    warnings.warn(
+        f"load: {d['file']} has {a}, the model has {to[a]}: one is compiled or wrapped; the names are matched"
+    )
+
     def renamed(o):
-        if isinstance(o, dict): return type(o)((to.get(k, k), renamed(v)) for k,v in o.items())
+        if isinstance(o, dict):
+            return type(o)((to.get(k, k), renamed(v)) for k, v in o.items())
         return type(o)(map(renamed, o)) if type(o) in (list, tuple) else o
+
     res = d | {k: renamed(d[k]) for k in ('model', 'hidden', 'opt', 'cbs') if k in d}
-    if d['opt'] and 'members' in d['opt']: res['opt']['members'] = [[to.get(n, n) for n in ns] for ns in d['opt']['members']]
+    if d['opt'] and 'members' in d['opt']:
+        res['opt']['members'] = [[to.get(n, n) for n in ns] for ns in d['opt']['members']]
     return res
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #cf11e005
 def check_fits(
     learn,
-    d:dict,             # from `read_checkpoint`
-    types:bool=False,   # True: types of numbers must be the same, too
+    d: dict,  # from `read_checkpoint`
+    types: bool = False,  # True: types of numbers must be the same, too
 ):
     "Raise ValueError unless a checkpoint's classes and weights are those of the learner"
-    own,now,then = _vocab(learn),learn.model.state_dict(),d['model']
-    if own and d['vocab'] and own!=d['vocab']:
-        raise ValueError(f"load: the file was trained on {_short(d['vocab'])}, the data has {_short(own)}; use the same classes, or strict=False")
+    own = _vocab(learn)
+    now = learn.model.state_dict()
+    then = d['model']
+    if own and d['vocab'] and own != d['vocab']:
+        raise ValueError(
+            f"load: the file was trained on {_short(d['vocab'])}, the data has {_short(own)}; use the "
+            "same classes, or strict=False"
+        )
     if odd := _unlike(learn, d):
-        a,b = (f"{min(odd)} {_shape(s[min(odd)])}" if min(odd) in s else f"no {min(odd)}" for s in (then, now))
-        raise ValueError(f"load: the file has {a}, the model has {b} (size mismatch in {len(odd)} of {len(now)}); build the same model, or strict=False")
-    for k,t in now.items():
-        if isinstance(t, torch.Tensor) and t.dtype!=then[k].dtype:
+        a, b = (f"{min(odd)} {_shape(s[min(odd)])}" if min(odd) in s else f"no {min(odd)}" for s in (then, now))
+        raise ValueError(
+            f"load: the file has {a}, the model has {b} (size mismatch in {len(odd)} of {len(now)}); "
+            "build the same model, or strict=False"
+        )
+    for k, t in now.items():
+        if isinstance(t, torch.Tensor) and t.dtype != then[k].dtype:
             text = f"load: {k} is {then[k].dtype} in the file and {t.dtype} in the model"
-            if types: raise ValueError(f"{text}; build the same model")
+            if types:
+                raise ValueError(f"{text}; build the same model")
             warnings.warn(f"{text}; it is converted")
             break
 
+
 def _unlike(learn, d):
     "Names whose shapes differ, or that only one side has"
-    then,now = d['model'],learn.model.state_dict()
-    return [k for k in then.keys() | now.keys() if k not in then or k not in now or _shape(now[k])!=_shape(then[k])]
+    then = d['model']
+    now = learn.model.state_dict()
+    return [k for k in then.keys() | now.keys() if k not in then or k not in now or _shape(now[k]) != _shape(then[k])]
 
-def _shape(o): return tuple(o.shape) if isinstance(o, torch.Tensor) else 'extra state'
+
+def _shape(o):
+    return tuple(o.shape) if isinstance(o, torch.Tensor) else 'extra state'
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #7edc3bbf
 def place(
-    learn,      # inside `fit`, with the fit described
-    d:dict,     # from `read_checkpoint`
-    anyway:bool=False,  # True: go on from another fit's checkpoint, with a warning
-)->str:
-    "Where this fit is, seen from a checkpoint: it was saved 'here', in an earlier fit ('start'), or in a later one, so that this one is 'over'"
+    learn,  # inside `fit`, with the fit described
+    d: dict,  # from `read_checkpoint`
+    anyway: bool = False,  # True: go on from another fit's checkpoint, with a warning
+) -> str:
+    """Where this fit is, seen from a checkpoint: it was saved 'here', in an earlier fit ('start'), or in a later one,
+    so that this one is 'over'"""
     file = d.get('file', 'the checkpoint')
-    if d['loop'] is None: raise ValueError(f"resume: {file} holds weights only; learn.load takes them, a fit goes on from a file of Checkpoint")
-    if d['fit'] is None:        # format 1
+    if d['loop'] is None:
+        raise ValueError(
+            f"resume: {file} holds weights only; learn.load takes them, a fit goes on from a file of Checkpoint"
+        )
+    if d['fit'] is None:  # format 1
         names = ('n_epoch', 'n_iter', 'seed')
-        then,now = ([dict({n: f[n] for n in names}, callbacks={}, frozen=[])] for f in (d['loop'], vars(learn)))
-        warnings.warn(f"resume: {file} was written by an older trickbag, which did not describe the fit; callbacks' arguments, rates and data are not compared")
-    else: then,now = [*d['fits'], d['fit']],[*learn.fits, this_fit(learn)]
+        then, now = ([dict({n: f[n] for n in names}, callbacks={}, frozen=[])] for f in (d['loop'], vars(learn)))
+        warnings.warn(
+            f"resume: {file} was written by an older trickbag, which did not describe the fit; callbacks' "
+            "arguments, rates and data are not compared"
+        )
+    else:
+        then = [*d['fits'], d['fit']]
+        now = [*learn.fits, this_fit(learn)]
     odd = []
-    for i,(a,b) in enumerate(zip(then, now)):
-        which = '' if i==len(now)-1 else f'fit {i+1} of this learner: '
-        odd += [which+text for text in differences(a, b)]
-    if odd: _refuse(learn, d, file, odd, anyway)
-    return 'start' if len(then)<len(now) else 'here' if len(then)==len(now) else 'over'
+    for i, (a, b) in enumerate(zip(then, now)):
+        which = '' if i == len(now) - 1 else f'fit {i + 1} of this learner: '
+        odd += [which + text for text in differences(a, b)]
+    if odd:
+        _refuse(learn, d, file, odd, anyway)
+    return 'start' if len(then) < len(now) else 'here' if len(then) == len(now) else 'over'
+
 
 def _refuse(learn, d, file, odd, anyway):
-    texts = '; '.join(odd[:6])+(f'; and {len(odd)-6} more' if len(odd)>6 else '')
+    texts = '; '.join(odd[:6]) + (f'; and {len(odd) - 6} more' if len(odd) > 6 else '')
     if not anyway:
-        raise ValueError(f"resume: {file} was saved in another fit: {texts}. Make this fit the same, start anew with another file, or go on from "
-                         "it with resume_anyway=True")
-    if d['loop']['position'][1] and d['loop']['n_iter']!=learn.n_iter:
-        raise ValueError(f"resume: {file} was saved within an epoch of {d['loop']['n_iter']} batches, now it has {learn.n_iter}; use a file of an epoch's end")
+        raise ValueError(
+            f"resume: {file} was saved in another fit: {texts}. Make this fit the same, start anew "
+            "with another file, or go on from it with resume_anyway=True"
+        )
+    if d['loop']['position'][1] and d['loop']['n_iter'] != learn.n_iter:
+        raise ValueError(
+            f"resume: {file} was saved within an epoch of {d['loop']['n_iter']} batches, now it has "
+            f"{learn.n_iter}; use a file of an epoch's end"
+        )
     warnings.warn(f"resume: going on from {file}, which was saved in another fit: {texts}")
     d['anyway'] = True
 
+
 def check_resume(
     learn,
-    d:dict,     # from `read_checkpoint`
+    d: dict,  # from `read_checkpoint`
 ):
     "Raise ValueError if there is nothing to go on from"
     if not d or not (d['loop'] or {}).get('fitting'):
@@ -221,69 +329,89 @@ def check_resume(
 # %% ../../nbs/loop/12_checkpoint.ipynb #a3a6eacc
 def check_resume_cbs(
     learn,
-    d:dict,     # from `read_checkpoint`
+    d: dict,  # from `read_checkpoint`
 ):
     "Raise ValueError if the callbacks with state are not the same, but for those that only watch; after `before_fit`"
-    if d.get('anyway'): return
+    if d.get('anyway'):
+        return
     now = {cb.name for cb in learn.active if (cb.monitor is not True or not d['fit']) and cb.state_dict()}
     then = {n for n in d['cbs'] if not d['fit'] or n in d['fit']['callbacks'] or n in now}
-    if odd := now ^ then: raise ValueError(f"resume: the checkpoint and this fit differ in {', '.join(sorted(odd))}; use the same callbacks")
+    if odd := now ^ then:
+        raise ValueError(
+            f"resume: the checkpoint and this fit differ in {', '.join(sorted(odd))}; use the same callbacks"
+        )
 
-def _short(names)->str: return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names)>3 else ''})"
+
+def _short(names) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #cf11e007
 def apply_checkpoint(
     learn,
-    d:dict,             # from `read_checkpoint`
-    strict:bool=True,   # False: only weights whose name and shape fit, no optimizer state
-    opt:bool=True,      # False: no optimizer state; a fit takes it later, with its groups
+    d: dict,  # from `read_checkpoint`
+    strict: bool = True,  # False: only weights whose name and shape fit, no optimizer state
+    opt: bool = True,  # False: no optimizer state; a fit takes it later, with its groups
 ):
     "Put a checkpoint's weights and optimizer state into the learner; nothing is changed if they do not fit"
-    if strict: check_fits(learn, d)
+    if strict:
+        check_fits(learn, d)
     odd = _unlike(learn, d)
-    if strict and opt and d['opt']: load_opt_state(learn.make_opt(), learn.model, d['opt'])
-    learn.model.load_state_dict({k: v for k,v in d['model'].items() if k not in odd}, strict=strict)
+    if strict and opt and d['opt']:
+        load_opt_state(learn.make_opt(), learn.model, d['opt'])
+    learn.model.load_state_dict({k: v for k, v in d['model'].items() if k not in odd}, strict=strict)
     load_hidden_buffers(learn.model, d.get('hidden', {}), strict)
-    if own_state(learn.loss_func) and d.get('loss'): learn.loss_func.load_state_dict(d['loss'], strict=strict)
+    if own_state(learn.loss_func) and d.get('loss'):
+        learn.loss_func.load_state_dict(d['loss'], strict=strict)
+
 
 def restore_cbs(
-    d:dict,     # from `read_checkpoint`
-    cbs:list,   # callbacks
+    d: dict,  # from `read_checkpoint`
+    cbs: list,  # callbacks
 ):
     "Give callbacks the state that a checkpoint has of them"
     for cb in cbs:
-        if cb.name not in d['cbs']: continue
-        try: cb.load_state_dict(d['cbs'][cb.name])
+        if cb.name not in d['cbs']:
+            continue
+        try:
+            cb.load_state_dict(d['cbs'][cb.name])
         except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as e:
             what = f'{type(e).__name__}: {e}'.splitlines()[0]
-            raise ValueError(f"load: {cb.name} cannot take its state from {d.get('file', 'the checkpoint')} ({what}); was it saved by another version?") from e
+            raise ValueError(
+                f"load: {cb.name} cannot take its state from {d.get('file', 'the checkpoint')} "
+                f"({what}); was it saved by another version?"
+            ) from e
+
 
 @uninterrupted
 def put_back_if_refused(
     learn,
-    cbs,            # callbacks beside the learner's own
-    point:dict|None,# the checkpoint that may be taken up
+    cbs,  # callbacks beside the learner's own
+    point: dict | None,  # the checkpoint that may be taken up
 ):
-    "If an error comes before a checkpoint has been taken up as a whole (`learn._back` is None), the learner is as before"
+    """If an error comes before a checkpoint has been taken up as a whole (`learn._back` is None), the learner is as
+    before"""
     own = [cb for cb in [*own_cbs(learn), *listed(cbs)] if isinstance(cb, Callback)] if point else ()
     attrs = [(cb, dict(vars(cb))) for cb in own]
     learn._back = remembered_learner(learn) if point else None
     was = learn._loaded
-    try: yield
+    try:
+        yield
     except BaseException:
         if learn._back:
-            for cb,d in attrs:
+            for cb, d in attrs:
                 vars(cb).clear()
                 vars(cb).update(d)
             learn._back()
             learn._loaded = was
         raise
-    finally: learn._back = None
+    finally:
+        learn._back = None
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #3b0bddbe
-def own_cbs(learn)->list:
+def own_cbs(learn) -> list:
     "The callbacks of a learner between fits"
     return [*learn.default_cbs, *getattr(learn.dls, 'cbs', ()), *learn.cbs]
+
 
 def remembered_learner(learn):
     "A function that puts model, loss, optimizer, callbacks' state, counters and history back as they are now"
@@ -292,58 +420,76 @@ def remembered_learner(learn):
     cbs = [(cb, deepcopy(cb.state_dict())) for cb in own_cbs(learn)]
     names = ('history', 'results', 'step', 'epochs_run', 'epoch', 'iter', 'n_epoch', 'n_iter', 'position', 'fits')
     attrs = {n: deepcopy(getattr(learn, n)) for n in names}
+
     def back():
         modules_back()
-        if opt is None: learn.opt = None
+        if opt is None:
+            learn.opt = None
         else:
             learn.opt.state.clear()
             load_opt_state(learn.opt, learn.model, opt, groups=True)
-        for cb,sd in cbs: cb.load_state_dict(sd)
+        for cb, sd in cbs:
+            cb.load_state_dict(sd)
         vars(learn).update(attrs)
+
     return back
+
 
 @uninterrupted
 def kept(learn):
     "Whatever is trained inside the `with`: model, optimizer, callbacks, counters and history are put back at its end"
     back = remembered_learner(learn)
-    try: yield learn
-    finally: back()
+    try:
+        yield learn
+    finally:
+        back()
 
 # %% ../../nbs/loop/12_checkpoint.ipynb #709eec7c
 def dry_fit(
     learn,
-    n_epoch:int,    # epochs of the run; `watch` may end it early
-    cbs,            # further callbacks for this fit
-    watch,          # a callback that looks on
-    takes_part,     # `takes_part(cb)` -> bool: which of the learner's own callbacks run
-    who:str,        # the caller's name, for errors
+    n_epoch: int,  # epochs of the run; `watch` may end it early
+    cbs,  # further callbacks for this fit
+    watch,  # a callback that looks on
+    takes_part,  # `takes_part(cb)` -> bool: which of the learner's own callbacks run
+    who: str,  # the caller's name, for errors
 ):
     "Train under the eyes of `watch`, then put model, optimizer, loaders, callbacks, logs and random state back"
-    if learn.fitting: raise ValueError(f"{who}: a fit is running; call it before or after")
-    dl,cbs = learn.dls.train,listed(cbs)
-    if hasattr(dl, '__next__'): raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
+    if learn.fitting:
+        raise ValueError(f"{who}: a fit is running; call it before or after")
+    dl = learn.dls.train
+    cbs = listed(cbs)
+    if hasattr(dl, '__next__'):
+        raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
     with interrupts_held(), kept(learn):
-        was = dict(vars(learn), _loaded=deepcopy(learn._loaded))    # the optimizer may live in a loaded checkpoint's tensors
-        attrs = [(cb, _contents(cb), deepcopy(cb.state_dict())) for cb in own_cbs(learn)+cbs if isinstance(cb, Callback)]
+        # the optimizer may live in a loaded checkpoint's tensors
+        was = dict(vars(learn), _loaded=deepcopy(learn._loaded))
+        attrs = [
+            (cb, _contents(cb), deepcopy(cb.state_dict())) for cb in own_cbs(learn) + cbs if isinstance(cb, Callback)
+        ]
         try:
-            learn._ahead = False        # it does not go on with another fit
-            learn.cbs,learn.default_cbs = ([cb for cb in l if takes_part(cb)] for l in (learn.cbs, learn.default_cbs))
-            with interrupts_released(): learn.fit(n_epoch, cbs=[watch, *cbs])
+            learn._ahead = False  # it does not go on with another fit
+            learn.cbs, learn.default_cbs = ([cb for cb in l if takes_part(cb)] for l in (learn.cbs, learn.default_cbs))
+            with interrupts_released():
+                learn.fit(n_epoch, cbs=[watch, *cbs])
         finally:
-            vars(learn).clear(); vars(learn).update(was)
-            for cb,d,sd in attrs:
+            vars(learn).clear()
+            vars(learn).update(was)
+            for cb, d, sd in attrs:
                 _put_contents(cb, d)
                 cb.load_state_dict(sd)
 
-def _contents(o)->list:
-    "The attributes of an object, with copies of their lists, dicts and sets"
-    return [(k, v, v.copy() if type(v) in (list, dict, set) else None) for k,v in vars(o).items()]
 
-def _put_contents(o, contents:list):
+def _contents(o) -> list:
+    "The attributes of an object, with copies of their lists, dicts and sets"
+    return [(k, v, v.copy() if type(v) in (list, dict, set) else None) for k, v in vars(o).items()]
+
+
+def _put_contents(o, contents: list):
     "Give an object its attributes back, and them what was in them"
     vars(o).clear()
-    for k,v,copy in contents:
+    for k, v, copy in contents:
         vars(o)[k] = v
-        if copy is None: continue
+        if copy is None:
+            continue
         v.clear()
         (v.extend if isinstance(v, list) else v.update)(copy)

@@ -6,7 +6,10 @@
 __all__ = ['check_loader']
 
 # %% ../../nbs/loop/10_checks.ipynb #0cd5ab5a
-import os, re, reprlib, warnings
+import os
+import re
+import reprlib
+import warnings
 
 import torch
 from torch import nn
@@ -14,156 +17,249 @@ from torch import nn
 from ..core.arguments import is_text
 
 # %% ../../nbs/loop/10_checks.ipynb #0cb7a78e
-def shape_text(t)->str:
+def shape_text(t) -> str:
     "A tensor's shape and type in a message, or what it is instead"
-    if not isinstance(t, torch.Tensor): return 'None' if t is None else f'a {type(t).__name__}'
+    if not isinstance(t, torch.Tensor):
+        return 'None' if t is None else f'a {type(t).__name__}'
     return f"{' x '.join(map(str, t.shape)) or 'one number'} ({str(t.dtype).removeprefix('torch.')})"
+
 
 def refuse_batch(batch):
     "Raise TypeError for what is no pair of images and targets"
-    if isinstance(batch, dict): got,remedy = f"a dict of {', '.join(map(repr, batch))}", "let the loader give (batch['image'], batch['label']), in your names"
-    elif isinstance(batch, (tuple, list)): got,remedy = f'a {type(batch).__name__} of {len(batch)}', '(images, None) is for images without targets'
-    else: got,remedy = shape_text(batch), '(images, None) is for images without targets'
+    if isinstance(batch, dict):
+        got = f"a dict of {', '.join(map(repr, batch))}"
+        remedy = "let the loader give (batch['image'], batch['label']), in your names"
+    elif isinstance(batch, (tuple, list)):
+        got = f'a {type(batch).__name__} of {len(batch)}'
+        remedy = '(images, None) is for images without targets'
+    else:
+        got = shape_text(batch)
+        remedy = '(images, None) is for images without targets'
     raise TypeError(f"Learner: a batch must be (images, targets), got {got}; {remedy}")
+
 
 def refuse_parts(x, y):
     "Raise TypeError for images or targets that are no tensors"
-    if isinstance(x, (tuple, list, dict)) and all(isinstance(o, torch.Tensor) for o in (x.values() if isinstance(x, dict) else x)):
+    if isinstance(x, (tuple, list, dict)) and all(
+        isinstance(o, torch.Tensor) for o in (x.values() if isinstance(x, dict) else x)
+    ):
         remedy = 'a model of several inputs needs them in one tensor, or put together in its forward'
-    elif not isinstance(x, torch.Tensor): remedy = 'make images one tensor in the loader: torch.as_tensor, or transforms.ToTensor() and stack'
-    else: remedy = 'make targets a tensor in the loader: torch.as_tensor(y)'
-    raise TypeError(f"Learner: a batch must be (tensor, tensor), got ({type(x).__name__}, {type(y).__name__}); {remedy}")
+    elif not isinstance(x, torch.Tensor):
+        remedy = 'make images one tensor in the loader: torch.as_tensor, or transforms.ToTensor() and stack'
+    else:
+        remedy = 'make targets a tensor in the loader: torch.as_tensor(y)'
+    raise TypeError(
+        f"Learner: a batch must be (tensor, tensor), got ({type(x).__name__}, {type(y).__name__}); {remedy}"
+    )
+
 
 def check_first(
-    x:torch.Tensor, y:torch.Tensor|None,    # the batch, as it came from the loader
+    x: torch.Tensor,
+    y: torch.Tensor | None,  # the batch, as it came from the loader
 ):
     "ValueError if the first batch of a pass cannot be right, whatever model and loss are"
-    if x.ndim==0 or not len(x): raise ValueError(f"Learner: the first batch has no images, its shape is {tuple(x.shape)}; mend the loader")
-    if y is not None and y.ndim==0 and x.ndim==3:
-        raise ValueError("Learner: the loader gives single images, not batches; is it a dataset? Put it into torch.utils.data.DataLoader(dataset, batch_size)")
-    if y is not None and (y.ndim==0 or len(y)!=len(x)):
-        raise ValueError(f"Learner: {len(x)} images but {len(y) if y.ndim else 'one number as'} targets in the first batch; the loader must give one target an image")
-    for what,t in (('images', x), ('targets', y)):      # of data on a GPU the loss will tell
-        if t is not None and t.device.type=='cpu' and t.is_floating_point() and not t.isfinite().all():
-            raise ValueError(f"Learner: the {what} of the first batch hold nan or infinity; mend the dataset or its transform")
+    if x.ndim == 0 or not len(x):
+        raise ValueError(f"Learner: the first batch has no images, its shape is {tuple(x.shape)}; mend the loader")
+    if y is not None and y.ndim == 0 and x.ndim == 3:
+        raise ValueError(
+            "Learner: the loader gives single images, not batches; is it a dataset? Put it into "
+            "torch.utils.data.DataLoader(dataset, batch_size)"
+        )
+    if y is not None and (y.ndim == 0 or len(y) != len(x)):
+        raise ValueError(
+            f"Learner: {len(x)} images but {len(y) if y.ndim else 'one number as'} targets in the "
+            "first batch; the loader must give one target an image"
+        )
+    for what, t in (('images', x), ('targets', y)):  # of data on a GPU the loss will tell
+        if t is not None and t.device.type == 'cpu' and t.is_floating_point() and not t.isfinite().all():
+            raise ValueError(
+                f"Learner: the {what} of the first batch hold nan or infinity; mend the dataset or its transform"
+            )
+
 
 def odd_class(
-    y:torch.Tensor,     # class indices
-    n_out:int,          # outputs of the model
-    ignore:int=None,    # a label that the loss ignores
-)->int|None:
+    y: torch.Tensor,  # class indices
+    n_out: int,  # outputs of the model
+    ignore: int = None,  # a label that the loss ignores
+) -> int | None:
     "A class index that the model has no output for"
-    odd = (y<0) | (y>=n_out)
-    if ignore is not None: odd &= y!=ignore
+    odd = (y < 0) | (y >= n_out)
+    if ignore is not None:
+        odd &= y != ignore
     return int(y[odd][0]) if bool(odd.any()) else None
 
-def refuse_class(learn, odd:int, n_out:int):
+
+def refuse_class(learn, odd: int, n_out: int):
     "ValueError that says which batch has which class index"
     where = f"batch {learn.iter} of epoch {learn.epoch}{'' if learn.training else ' in validation'}"
-    remedy = (f"mend the labels, or build the model with n_out={odd+1}" if odd>=0 else
-              f"classes count from 0: mend the labels, or give nn.CrossEntropyLoss(ignore_index={odd}) if such images shall not count")
-    return ValueError(f"Learner: {where} has the class index {odd}, the model {n_out} output{'s'*(n_out!=1)} (classes 0 to {n_out-1}); {remedy}")
+    remedy = (
+        f"mend the labels, or build the model with n_out={odd + 1}"
+        if odd >= 0
+        else f"classes count from 0: mend the labels, or give nn.CrossEntropyLoss(ignore_index={odd}) if such "
+        "images shall not count"
+    )
+    return ValueError(
+        f"Learner: {where} has the class index {odd}, the model {n_out} output{'s' * (n_out != 1)} "
+        f"(classes 0 to {n_out - 1}); {remedy}"
+    )
+
 
 def check_soft(
-    y:torch.Tensor,     # floating targets N x C
-    activation,         # what the loss makes of scores: 'softmax', 'sigmoid' or something else
+    y: torch.Tensor,  # floating targets N x C
+    activation,  # what the loss makes of scores: 'softmax', 'sigmoid' or something else
 ):
     "ValueError for targets that are no probabilities; whether rows sum to 1"
-    if activation not in ('softmax', 'sigmoid'): return True
-    if bool(((y<0) | (y>1)).any()):
-        raise ValueError(f"Learner: targets are numbers from {y.min().item():g} to {y.max().item():g}, this loss takes probabilities; bring them into [0,1] in the loader")
-    return activation=='sigmoid' or not bool(((y.sum(1)-1).abs()>.01).any())
+    if activation not in ('softmax', 'sigmoid'):
+        return True
+    if bool(((y < 0) | (y > 1)).any()):
+        raise ValueError(
+            f"Learner: targets are numbers from {y.min().item():g} to {y.max().item():g}, this loss "
+            "takes probabilities; bring them into [0,1] in the loader"
+        )
+    return activation == 'sigmoid' or not bool(((y.sum(1) - 1).abs() > 0.01).any())
 
 # %% ../../nbs/loop/10_checks.ipynb #d101d8b3
 def check_loader(
-    who:str,    # who asks, for the error message
-    what:str,   # which loader
+    who: str,  # who asks, for the error message
+    what: str,  # which loader
     dl,
 ):
     "TypeError for what gives no batches, one after the other"
-    if is_text(dl) or isinstance(dl, (os.PathLike, torch.Tensor, dict)) or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
+    if (
+        is_text(dl)
+        or isinstance(dl, (os.PathLike, torch.Tensor, dict))
+        or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__'))
+    ):
         given = 'None' if dl is None else f'a {type(dl).__name__}'
         raise TypeError(f"{who}: {what} is {given}; give a DataLoader, or a list of (images, targets)")
 
 # %% ../../nbs/loop/10_checks.ipynb #b653d8a3
-def output_text(pred, training:bool)->str:
+def output_text(pred, training: bool) -> str:
     "What a model gives that is not scores, and what to do"
-    inner = [n for n in ('logits', 'out', 'last_hidden_state') if (n in pred if isinstance(pred, dict) else hasattr(pred, n))]
+    inner = [
+        n for n in ('logits', 'out', 'last_hidden_state') if (n in pred if isinstance(pred, dict) else hasattr(pred, n))
+    ]
     remedy = f"let its forward give the scores, such as its {inner[0]!r}" if inner else "let it give one tensor"
-    if isinstance(pred, tuple) and training: remedy += ", or build it without further heads (aux_logits=False)"
-    return (f"the model gives {shape_text(pred)} in {'training' if training else 'evaluation'} where scores N x C are needed; "
-            f"{remedy}, or write a loss_func that takes it")
+    if isinstance(pred, tuple) and training:
+        remedy += ", or build it without further heads (aux_logits=False)"
+    return f"the model gives {shape_text(pred)} in {'training' if training else 'evaluation'} where scores N x C are needed; {remedy}, or write a loss_func that takes it"
+
 
 def check_loss(learn):
     "ValueError or TypeError, in one line, if backward cannot start from the loss of the first batch"
     loss = learn.loss
     if not isinstance(loss, torch.Tensor):
-        remedy = {float: 'leave .item() or float() out', int: 'leave .item() or int() out', type(None): 'does it return?'}
-        raise TypeError(f"Learner: loss_func gives {'None' if loss is None else f'a {type(loss).__name__}'}, not one number in a tensor; "
-                        f"{remedy.get(type(loss), 'let it return the number that is to be minimized')}")
-    if loss.ndim: raise ValueError(f"Learner: loss_func gives {shape_text(loss)}, not one number; use reduction='mean', or call .mean()")
-    if not loss.is_floating_point(): raise TypeError(f"Learner: loss_func gives a {loss.dtype}, which has no gradient; let it return a floating number")
-    if not learn.training: return
+        remedy = {
+            float: 'leave .item() or float() out',
+            int: 'leave .item() or int() out',
+            type(None): 'does it return?',
+        }
+        raise TypeError(
+            f"Learner: loss_func gives {'None' if loss is None else f'a {type(loss).__name__}'}, not "
+            "one number in a tensor; "
+            f"{remedy.get(type(loss), 'let it return the number that is to be minimized')}"
+        )
+    if loss.ndim:
+        raise ValueError(
+            f"Learner: loss_func gives {shape_text(loss)}, not one number; use reduction='mean', or call .mean()"
+        )
+    if not loss.is_floating_point():
+        raise TypeError(
+            f"Learner: loss_func gives a {loss.dtype}, which has no gradient; let it return a floating number"
+        )
+    if not learn.training:
+        return
     if not loss.requires_grad:
-        raise ValueError("Learner: the loss has no gradient, so nothing would train; leave .detach(), .item(), argmax and torch.no_grad "
-                         "out of the model and the loss")
+        raise ValueError(
+            "Learner: the loss has no gradient, so nothing would train; leave .detach(), .item(), "
+            "argmax and torch.no_grad out of the model and the loss"
+        )
     # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
     of_none = loss.isnan() and learn.targ is not None and not bool(learn.loss_facts.size(learn.targ, len(learn.targ)))
     if bool(loss.isnan() | loss.isinf()) and not of_none:
-        raise ValueError(f"Learner: the loss of the first batch is {loss.item()}, before anything is trained; look for nan in images and weights, "
-                         "or for a logarithm or division of 0 in the loss")
+        raise ValueError(
+            f"Learner: the loss of the first batch is {loss.item()}, before anything is trained; look "
+            "for nan in images and weights, or for a logarithm or division of 0 in the loss"
+        )
+
 
 def check_weight(facts, pred):
     "ValueError for weights of classes that a loss cannot work with"
-    w,n = facts.weight,facts.n_class(pred.shape[1])
-    if not isinstance(w, torch.Tensor): raise ValueError(f"Learner: the loss has a {type(w).__name__} of weights; make it a tensor: torch.tensor(weight)")
-    if w.numel()!=n: raise ValueError(f"Learner: the loss has {w.numel()} weights, the model {n} classes; give one weight a class")
-    if not w.is_floating_point() or (w.dtype==torch.float64)!=(pred.dtype==torch.float64):
-        raise ValueError(f"Learner: the loss's weights are {w.dtype}, scores {pred.dtype}; write weight.to({pred.dtype})")
-    if not bool(w.isfinite().all()) or bool((w<0).any()) or not bool(w.sum()>0):
-        raise ValueError(f"Learner: weights of classes must be finite, 0 or more, and not all 0; the loss has {reprlib.repr(w.tolist())}")
+    w = facts.weight
+    n = facts.n_class(pred.shape[1])
+    if not isinstance(w, torch.Tensor):
+        raise ValueError(
+            f"Learner: the loss has a {type(w).__name__} of weights; make it a tensor: torch.tensor(weight)"
+        )
+    if w.numel() != n:
+        raise ValueError(f"Learner: the loss has {w.numel()} weights, the model {n} classes; give one weight a class")
+    if not w.is_floating_point() or (w.dtype == torch.float64) != (pred.dtype == torch.float64):
+        raise ValueError(
+            f"Learner: the loss's weights are {w.dtype}, scores {pred.dtype}; write weight.to({pred.dtype})"
+        )
+    if not bool(w.isfinite().all()) or bool((w < 0).any()) or not bool(w.sum() > 0):
+        raise ValueError(
+            "Learner: weights of classes must be finite, 0 or more, and not all 0; the loss has "
+            f"{reprlib.repr(w.tolist())}"
+        )
 
 # %% ../../nbs/loop/10_checks.ipynb #eb7c38b6
 def warn_if_taken_for_another(facts, pred):
-    "Scores of the first batch that are probabilities where the loss makes them such, or are no logarithms where it takes these"
-    if pred.shape[1]<2: return
+    """Scores of the first batch that are probabilities where the loss makes them such, or are no logarithms where it
+    takes these"""
+    if pred.shape[1] < 2:
+        return
     name = facts.activation_name
     sums = dict(softmax=pred, exp=pred.exp()).get(name)
-    if sums is None: return
-    are = bool((sums>=0).all()) and not bool(((sums.sum(1)-1).abs()>1e-3).any())
-    if name=='softmax' and are:
-        warnings.warn("Learner: the model's scores are probabilities (each row sums to 1), and the loss takes a softmax of them once more; leave the softmax out of the model")
-    if name=='exp' and not are:
-        warnings.warn("Learner: the loss takes logarithms of probabilities, and the model's scores are none; use nn.CrossEntropyLoss(), or end the model with nn.LogSoftmax(1)")
+    if sums is None:
+        return
+    are = bool((sums >= 0).all()) and not bool(((sums.sum(1) - 1).abs() > 1e-3).any())
+    if name == 'softmax' and are:
+        warnings.warn(
+            "Learner: the model's scores are probabilities (each row sums to 1), and the loss takes a "
+            "softmax of them once more; leave the softmax out of the model"
+        )
+    if name == 'exp' and not are:
+        warnings.warn(
+            "Learner: the loss takes logarithms of probabilities, and the model's scores are none; use "
+            "nn.CrossEntropyLoss(), or end the model with nn.LogSoftmax(1)"
+        )
+
 
 def _model_input(e, model):
     "What the model was given where the error came from within it, whoever called it"
-    tb,x = e.__traceback__,None
+    tb = e.__traceback__
+    x = None
     while tb is not None:
         local = tb.tb_frame.f_locals
-        if local.get('self') is model and isinstance(local.get('args'), tuple) and local['args']: x = local['args'][0]
+        if local.get('self') is model and isinstance(local.get('args'), tuple) and local['args']:
+            x = local['args'][0]
         tb = tb.tb_next
     return x
 
 # %% ../../nbs/loop/10_checks.ipynb #9893cc45
 def _why_model(e, x, learn):
     "In one line, why the model fails with these images; None if that is not known"
-    text,images = str(e),shape_text(x)
+    text = str(e)
+    images = shape_text(x)
     weights = next((p for p in learn.model.parameters() if p.is_floating_point()), None)
-    if x.dtype==torch.uint8: return "the model would get uint8 images; add Normalize() to cbs, or let the loader give floats"
-    if not x.is_floating_point(): return f"the model would get images {images}; make them floating numbers in the loader: .float()/255"
-    if weights is not None and x.dtype!=weights.dtype and 'type' in text:
+    if x.dtype == torch.uint8:
+        return "the model would get uint8 images; add Normalize() to cbs, or let the loader give floats"
+    if not x.is_floating_point():
+        return f"the model would get images {images}; make them floating numbers in the loader: .float()/255"
+    if weights is not None and x.dtype != weights.dtype and 'type' in text:
         right = str(weights.dtype).removeprefix('torch.')
         return f"images are {images}, the model's weights {right}; let the loader give {right}: x.to({weights.dtype})"
     conv = next((m for m in learn.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
     if isinstance(conv, nn.Conv2d):
-        if x.ndim!=4: return f"the model takes images N x C x H x W, got {images}; "+(
-            "add the channels in the loader: x[:, None]" if x.ndim==3 else "mend their shape in the loader")
-        if x.shape[1]!=conv.in_channels and x.shape[3]==conv.in_channels:
+        if x.ndim != 4:
+            return f"the model takes images N x C x H x W, got {images}; " + (
+                "add the channels in the loader: x[:, None]" if x.ndim == 3 else "mend their shape in the loader"
+            )
+        if x.shape[1] != conv.in_channels and x.shape[3] == conv.in_channels:
             return f"the model takes images N x C x H x W, got N x H x W x C: {images}; write x.permute(0, 3, 1, 2) in the loader"
-        if x.shape[1]!=conv.in_channels:
-            return (f"images have {x.shape[1]} channels ({images}), the model's first convolution takes {conv.in_channels}; convert them in the loader, "
-                    "such as by image.convert('RGB'), or build the model for them")
+        if x.shape[1] != conv.in_channels:
+            return f"images have {x.shape[1]} channels ({images}), the model's first convolution takes {conv.in_channels}; convert them in the loader, such as by image.convert('RGB'), or build the model for them"
     if 'more than 1 value per channel' in text:
         return f"batch {learn.iter} of epoch {learn.epoch} has one image, of which BatchNorm has no variance; use drop_last=True, or another batch size"
     if 'too small' in text or "can't be greater than actual input size" in text:
@@ -174,78 +270,117 @@ def _why_model(e, x, learn):
 # %% ../../nbs/loop/10_checks.ipynb #d042cb43
 def _why_loss(e, learn):
     "In one line, why the loss fails"
-    p,y,text = learn.pred,learn.targ,str(e)
-    if not isinstance(p, torch.Tensor): return output_text(p, learn.training)
-    if isinstance(e, TypeError) and 'argument' in text and ('missing' in text or 'were given' in text or 'was given' in text):
+    p = learn.pred
+    y = learn.targ
+    text = str(e)
+    if not isinstance(p, torch.Tensor):
+        return output_text(p, learn.training)
+    if (
+        isinstance(e, TypeError)
+        and 'argument' in text
+        and ('missing' in text or 'were given' in text or 'was given' in text)
+    ):
         return f"loss_func is called as loss_func(pred, y), which it does not take ({text}); write a function of scores and targets"
     if 'input should be between 0 and 1' in text or 'target should be between 0 and 1' in text:
         return f"the loss takes probabilities, the model gives scores ({text}); use nn.BCEWithLogitsLoss(), or end the model with a sigmoid"
-    if y is None: return None
+    if y is None:
+        return None
     if 'same device' in text or 'two devices' in text:
         return f"the loss holds tensors on another device than {learn.device}, such as weights in a partial; make them there: weight.to(learn.device)"
-    if p.ndim!=2:
+    if p.ndim != 2:
         return f"the model gives {shape_text(p)} for targets {shape_text(y)}; let it give scores N x C (pool and flatten), or use a loss for such outputs"
     if not y.is_floating_point():
-        if y.ndim==2 and y.shape[1]==1: return f"targets are {shape_text(y)}, not N class indices; write y.squeeze(1) in the loader"
-        if y.ndim==2: return f"targets are {shape_text(y)}, not N class indices; for several labels an image use nn.BCEWithLogitsLoss() and y.float()"
-        if y.dtype!=torch.int64: return f"class indices must be int64, got {y.dtype}; call .long() in the loader"
+        if y.ndim == 2 and y.shape[1] == 1:
+            return f"targets are {shape_text(y)}, not N class indices; write y.squeeze(1) in the loader"
+        if y.ndim == 2:
+            return f"targets are {shape_text(y)}, not N class indices; for several labels an image use nn.BCEWithLogitsLoss() and y.float()"
+        if y.dtype != torch.int64:
+            return f"class indices must be int64, got {y.dtype}; call .long() in the loader"
         return None
-    if y.ndim==1 and p.shape[1]>1: return f"targets are {shape_text(y)}; class indices must be int64: call .long() in the loader"
-    if y.ndim==1: return f"targets are {shape_text(y)}, scores {shape_text(p)}; write y.unsqueeze(1) in the loader"
-    if y.shape!=p.shape: return f"targets are {shape_text(y)}, scores {shape_text(p)}; build the model with n_out={y.shape[-1]}, or mend the targets"
-    if y.dtype!=p.dtype: return f"targets are {y.dtype}, scores {p.dtype}; write y.to({p.dtype}) in the loader"
+    if y.ndim == 1 and p.shape[1] > 1:
+        return f"targets are {shape_text(y)}; class indices must be int64: call .long() in the loader"
+    if y.ndim == 1:
+        return f"targets are {shape_text(y)}, scores {shape_text(p)}; write y.unsqueeze(1) in the loader"
+    if y.shape != p.shape:
+        return f"targets are {shape_text(y)}, scores {shape_text(p)}; build the model with n_out={y.shape[-1]}, or mend the targets"
+    if y.dtype != p.dtype:
+        return f"targets are {y.dtype}, scores {p.dtype}; write y.to({p.dtype}) in the loader"
+
 
 def _odd_target(e, learn):
     "The error for a class index that is no class, if that is why it failed"
     y = learn.targ
-    if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.ndim!=1 or y.device.type!='cpu': return
-    if not learn._classes or 'out of bounds' not in str(e): return
+    if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.ndim != 1 or y.device.type != 'cpu':
+        return
+    if not learn._classes or 'out of bounds' not in str(e):
+        return
     odd = odd_class(y, *learn._classes)
-    if odd is not None: return refuse_class(learn, odd, learn._classes[0])
+    if odd is not None:
+        return refuse_class(learn, odd, learn._classes[0])
 
-def says_who(e)->bool:
+
+def says_who(e) -> bool:
     "Whether an error begins with who speaks, as those of this package do"
     return re.match(r"[\w.()<>-]+( [\w.()<>-]+)?: \S", str(e)) is not None
+
 
 # errors that are made of a text alone
 PLAIN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, NotImplementedError, AttributeError)
 
 # %% ../../nbs/loop/10_checks.ipynb #6541bbe9
 def explained(
-    e:Exception,    # from within a batch; gets a note of the batch
+    e: Exception,  # from within a batch; gets a note of the batch
     learn,
-    at_loss:bool=False, # whether the loss was being computed
-)->Exception:       # the same, or one that says it in a line
+    at_loss: bool = False,  # whether the loss was being computed
+) -> Exception:  # the same, or one that says it in a line
     "An error as a user can use it"
-    if getattr(e, '_explained', False) or isinstance(e, torch.OutOfMemoryError): return e
+    if getattr(e, '_explained', False) or isinstance(e, torch.OutOfMemoryError):
+        return e
     new = None
-    if isinstance(e, (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)):
+    if isinstance(
+        e, (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
+    ):
         x = _model_input(e, learn.model)
         why = _why_model(e, x, learn) if isinstance(x, torch.Tensor) else None
         if why is None and not at_loss and isinstance(e, TypeError) and 'forward()' in str(e) and learn.pred is None:
             why = f"the model is called as model(images), which it does not take ({e}); give it the rest in its constructor, or wrap it in a module that does"
         new = ValueError(f"Learner: {why}") if why else _odd_target(e, learn)
-        if new is None and at_loss and (why := _why_loss(e, learn)): new = ValueError(f"Learner: {why}")
+        if new is None and at_loss and (why := _why_loss(e, learn)):
+            new = ValueError(f"Learner: {why}")
         if new is None and learn._unseen and (at_loss or isinstance(x, torch.Tensor)) and not says_who(e):
-            what = f"loss_func fails with scores {shape_text(learn.pred)} and targets {shape_text(learn.targ)}" if at_loss else f"the model fails with images {shape_text(x)}"
-            new = type(e)(f"Learner: {what}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") if type(e) in PLAIN_ERRORS else None
+            what = (
+                f"loss_func fails with scores {shape_text(learn.pred)} and targets {shape_text(learn.targ)}"
+                if at_loss
+                else f"the model fails with images {shape_text(x)}"
+            )
+            new = (
+                type(e)(f"Learner: {what}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
+                if type(e) in PLAIN_ERRORS
+                else None
+            )
     if new is None and not any('(epoch' in n for n in getattr(e, '__notes__', ())):
-        e.add_note(f"  in batch {learn.iter} of epoch {learn.epoch}: images {shape_text(learn.xb)}, targets {shape_text(learn.yb)}, scores {shape_text(learn.pred)}")
-    if new is None: new = e
+        e.add_note(
+            f"  in batch {learn.iter} of epoch {learn.epoch}: images {shape_text(learn.xb)}, targets "
+            f"{shape_text(learn.yb)}, scores {shape_text(learn.pred)}"
+        )
+    if new is None:
+        new = e
     else:
         new.__cause__ = e
-        for n in getattr(e, '__notes__', ()): new.add_note(n)
+        for n in getattr(e, '__notes__', ()):
+            new.add_note(n)
     new._explained = True
     return new
 
 # %% ../../nbs/loop/10_checks.ipynb #be0327a1
 def loader_failed(
-    e:Exception,    # from a loader; gets a note of the batch
+    e: Exception,  # from a loader; gets a note of the batch
     learn,
-    i:int,          # batch
-)->Exception:       # the same, or one that says it in a line
+    i: int,  # batch
+) -> Exception:  # the same, or one that says it in a line
     "An error of a loader as a user can use it"
-    text,where = str(e),f"batch {i} of the {'training' if learn.training else 'validation'} loader"
+    text = str(e)
+    where = f"batch {i} of the {'training' if learn.training else 'validation'} loader"
     if 'stack expects each tensor to be equal size' in text:
         sizes = ' and '.join(dict.fromkeys(re.findall(r'\[[\d, ]*\]', text)))
         why = f"the images or targets in {where} have different shapes ({sizes}); give them one in the dataset: transforms.Resize((height, width))"
@@ -259,8 +394,16 @@ def loader_failed(
     new.__cause__ = e
     return new
 
+
 def check_item(item):
     "TypeError or ValueError for what is no image, as a tensor, for a model whose loaders are plain"
     if not isinstance(item, torch.Tensor):
-        raise TypeError(f"predict: these DataLoaders give tensors, so predict takes a tensor C x H x W, got a {type(item).__name__}; make it as your dataset does")
-    if item.ndim==4: raise ValueError(f"predict: takes one image C x H x W, got a batch {shape_text(item)}; for many write learn.get_preds([(x, None)])")
+        raise TypeError(
+            "predict: these DataLoaders give tensors, so predict takes a tensor C x H x W, got a "
+            f"{type(item).__name__}; make it as your dataset does"
+        )
+    if item.ndim == 4:
+        raise ValueError(
+            f"predict: takes one image C x H x W, got a batch {shape_text(item)}; for many write "
+            "learn.get_preds([(x, None)])"
+        )

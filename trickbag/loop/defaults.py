@@ -11,7 +11,15 @@ import warnings
 import torch
 
 from ..callback import Callback
-from .checks import check_first, check_soft, check_weight, odd_class, refuse_class, refuse_parts, warn_if_taken_for_another
+from trickbag.loop.checks import (
+    check_first,
+    check_soft,
+    check_weight,
+    odd_class,
+    refuse_class,
+    refuse_parts,
+    warn_if_taken_for_another,
+)
 from .read_loss import ACTIVATIONS, loss_name
 from .rules import check_rules
 from .targets import soft_targets
@@ -19,106 +27,203 @@ from .targets import soft_targets
 # %% ../../nbs/loop/13_defaults.ipynb #c9c82e65
 class ToDevice(Callback):
     "Move the batch to the learner's device and keep the clean labels, as `learn.targ`, for metrics"
+
     stage = 'device'
+
     def before_batch(self, learn):
-        x,y,d = learn.xb,learn.yb,learn.device
+        x = learn.xb
+        y = learn.yb
+        d = learn.device
         if not isinstance(x, torch.Tensor) or (y is not None and not isinstance(y, torch.Tensor)):
             refuse_parts(x, y)
-        if not learn.iter: check_first(x, y)
-        if y is not None and y.device.type=='cpu': learn._host_targ = y
-        if x.device!=d: learn.xb = x.to(d, non_blocking=True)
-        if y is not None and y.device!=d:
+        if not learn.iter:
+            check_first(x, y)
+        if y is not None and y.device.type == 'cpu':
+            learn._host_targ = y
+        if x.device != d:
+            learn.xb = x.to(d, non_blocking=True)
+        if y is not None and y.device != d:
             self.check_classes(learn, y)
             learn.yb = y.to(d, non_blocking=True)
         learn.targ = learn.yb
 
     def check_classes(self, learn, y):
-        "A GPU's answer to a class that is none is the end of the process, so in the first epoch of a fit labels are looked at on their way there"
-        if not learn._classes or y.device.type!='cpu' or y.is_floating_point() or y.ndim!=1 or (learn.fitting and learn.epoch): return
+        """A GPU's answer to a class that is none is the end of the process, so in the first epoch of a fit labels are
+        looked at on their way there"""
+        if (
+            not learn._classes
+            or y.device.type != 'cpu'
+            or y.is_floating_point()
+            or y.ndim != 1
+            or (learn.fitting and learn.epoch)
+        ):
+            return
         odd = odd_class(y, *learn._classes)
-        if odd is not None: raise refuse_class(learn, odd, learn._classes[0])
+        if odd is not None:
+            raise refuse_class(learn, odd, learn._classes[0])
 
 # %% ../../nbs/loop/13_defaults.ipynb #8f63ee7c
 class CheckTargets(Callback):
-    "Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no class indices, such as BCE, gets probabilities"
-    stage,done,warned = 'target',True,False
-    reads,writes,does = ('x', 'y', 'pred'),('y',),('targets as the loss takes them',)
-    known,soft = frozenset(),frozenset()    # True: training, False: validation. Where the loss is known, and where class indices become probabilities
+    """Before step 1, scores and targets of the first batch must fit each other and the loss; a loss that takes no
+    class indices, such as BCE, gets probabilities"""
 
-    def before_fit(self, learn): self.done,self.known,self.warned = False,frozenset(),False
-    def before_train(self, learn): self.known -= {True}
+    stage = 'target'
+    done = True
+    warned = False
+    reads = ('x', 'y', 'pred')
+    writes = ('y',)
+    does = ('targets as the loss takes them',)
+    # True: training, False: validation. Where the loss is known, and where class indices become probabilities
+    known = frozenset()
+    soft = frozenset()
+
+    def before_fit(self, learn):
+        self.done, self.known, self.warned = False, frozenset(), False
+
+    def before_train(self, learn):
+        self.known -= {True}
+
     def before_validate(self, learn):
         self.known -= {False}
-        if not learn.fitting: self.warned = False
+        if not learn.fitting:
+            self.warned = False
 
     def before_batch(self, learn):
-        if not self.done and learn.training and learn.xb.dtype==torch.uint8:
-            raise ValueError("Learner: the model would get uint8 images; add Normalize() to cbs, or let the loader give floats")
+        if not self.done and learn.training and learn.xb.dtype == torch.uint8:
+            raise ValueError(
+                "Learner: the model would get uint8 images; add Normalize() to cbs, or let the loader give floats"
+            )
 
     def after_pred(self, learn):
-        if learn.training not in self.known: self._look(learn)
-        if learn.training in self.soft and not learn.yb.is_floating_point(): learn.yb = soft_targets(learn.yb, learn.n_out)
+        if learn.training not in self.known:
+            self._look(learn)
+        if learn.training in self.soft and not learn.yb.is_floating_point():
+            learn.yb = soft_targets(learn.yb, learn.n_out)
 
     def _look(self, learn):
         "At the first batch of a stretch"
-        facts,y,now = learn.loss_facts,learn.targ,{learn.training}
-        scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim==2
+        facts = learn.loss_facts
+        y = learn.targ
+        now = {learn.training}
+        scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
         # of all batches from here on, those of the next validation too: outputs, and the label that the loss ignores
         learn._classes = (facts.n_class(learn.pred.shape[1]), facts.ignore) if scores and facts.indices else None
-        classes = y is not None and y.ndim==1 and not y.is_floating_point()
+        classes = y is not None and y.ndim == 1 and not y.is_floating_point()
         self.known |= now
-        self.soft = self.soft|now if classes and facts.probabilities and not facts.indices else self.soft-now
-        if y is not None and facts.reduction=='none':
-            raise ValueError(f"Learner: {loss_name(learn.loss_func)} gives a loss for each sample; the learner needs one number: use reduction='mean'")
+        self.soft = self.soft | now if classes and facts.probabilities and not facts.indices else self.soft - now
+        if y is not None and facts.reduction == 'none':
+            raise ValueError(
+                f"Learner: {loss_name(learn.loss_func)} gives a loss for each sample; the learner "
+                "needs one number: use reduction='mean'"
+            )
         if facts.swapped and facts.activation is None:
-            raise ValueError(f"Learner: {loss_name(learn.loss_func)} takes the targets for scores; it is called as loss_func(pred, y): scores come first")
-        if not self.done and learn.training: self._first(learn, facts, y)
-        if y is None or facts.reduction is not None or facts.unread or self.warned: return
+            raise ValueError(
+                f"Learner: {loss_name(learn.loss_func)} takes the targets for scores; it is called as "
+                "loss_func(pred, y): scores come first"
+            )
+        if not self.done and learn.training:
+            self._first(learn, facts, y)
+        if y is None or facts.reduction is not None or facts.unread or self.warned:
+            return
         self.warned = True
         warnings.warn(
-            f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the losses of its parts, as far as can be seen; batches are "
-            "averaged by samples. If it divides by something else, say so: loss_func.denominator = a function of the batch's targets")
+            f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the "
+            "losses of its parts, as far as can be seen; batches are averaged by samples. If it divides "
+            "by something else, say so: loss_func.denominator = a function of the batch's targets"
+        )
 
     def _first(self, learn, facts, y):
         "At the first batch of a fit"
         self.done = True
-        scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim==2
-        if scores and facts.weight is not None: check_weight(facts, learn.pred)
+        scores = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
+        if scores and facts.weight is not None:
+            check_weight(facts, learn.pred)
         self._fit_together(learn, learn.pred, y)
-        if scores and y is not None: warn_if_taken_for_another(facts, learn.pred)
+        if scores and y is not None:
+            warn_if_taken_for_another(facts, learn.pred)
         check_rules(learn.active, learn, late=True)
 
     def _fit_together(self, learn, p, y):
-        if not isinstance(p, torch.Tensor) or p.ndim!=2 or y is None or y.ndim not in (1, 2): return  # another kind of model: its loss must know
-        if len(p)!=len(y): raise ValueError(f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first")
-        if y.ndim==1 and y.dtype!=torch.int64 and learn.loss_facts.indices: raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
+        if not isinstance(p, torch.Tensor) or p.ndim != 2 or y is None or y.ndim not in (1, 2):
+            return  # another kind of model: its loss must know
+        if len(p) != len(y):
+            raise ValueError(
+                f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first"
+            )
+        if y.ndim == 1 and y.dtype != torch.int64 and learn.loss_facts.indices:
+            raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
         if not y.is_floating_point():
-            if y.ndim==1 and learn.loss_facts.indices and (odd := odd_class(y, max(learn.loss_facts.n_class(p.shape[1]), getattr(learn.dls, 'c', None) or 0), learn.loss_facts.ignore)) is not None:
+            if (
+                y.ndim == 1
+                and learn.loss_facts.indices
+                and (
+                    odd := odd_class(
+                        y,
+                        max(learn.loss_facts.n_class(p.shape[1]), getattr(learn.dls, 'c', None) or 0),
+                        learn.loss_facts.ignore,
+                    )
+                )
+                is not None
+            ):
                 raise refuse_class(learn, odd, p.shape[1])
             learn.check_width(p.shape[1])
-            if (c := getattr(learn.dls, 'c', None)) and p.shape[1]>c: warnings.warn(f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}")
-        elif y.ndim==2 and y.shape==p.shape:
-            name = next((n for n,f in ACTIVATIONS.items() if f is learn.loss_facts.activation), None)
-            if not check_soft(y, name): warnings.warn("Learner: the targets of an image do not sum to 1, though the loss takes them for the probabilities of "
-                                                      "one class; divide them by their sum, or use nn.BCEWithLogitsLoss() for several labels an image")
-        elif y.ndim==1 and p.shape[1]==1 and learn.loss_facts.reduction is None:
-            raise ValueError(f"Learner: targets are N ({len(y)}), scores N x 1, which the loss would broadcast; write y.unsqueeze(1) in the loader")
-        elif y.ndim==2 and 1 in (y.shape[1], p.shape[1]):
-            raise ValueError(f"Learner: targets are {tuple(y.shape)}, scores {tuple(p.shape)}; for class indices let the loader give y.squeeze(1).long(), for one output build the model with n_out=1")
-        elif y.ndim==2 and y.shape[1]!=p.shape[1]: raise ValueError(f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the model with n_out={y.shape[1]}")
+            if (c := getattr(learn.dls, 'c', None)) and p.shape[1] > c:
+                warnings.warn(
+                    f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}"
+                )
+        elif y.ndim == 2 and y.shape == p.shape:
+            name = next((n for n, f in ACTIVATIONS.items() if f is learn.loss_facts.activation), None)
+            if not check_soft(y, name):
+                warnings.warn(
+                    "Learner: the targets of an image do not sum to 1, though the loss takes them for the "
+                    "probabilities of one class; divide them by their sum, or use nn.BCEWithLogitsLoss() "
+                    "for several labels an image"
+                )
+        elif y.ndim == 1 and p.shape[1] == 1 and learn.loss_facts.reduction is None:
+            raise ValueError(
+                f"Learner: targets are N ({len(y)}), scores N x 1, which the loss would broadcast; "
+                "write y.unsqueeze(1) in the loader"
+            )
+        elif y.ndim == 2 and 1 in (y.shape[1], p.shape[1]):
+            raise ValueError(
+                f"Learner: targets are {tuple(y.shape)}, scores {tuple(p.shape)}; for class indices "
+                "let the loader give y.squeeze(1).long(), for one output build the model with n_out=1"
+            )
+        elif y.ndim == 2 and y.shape[1] != p.shape[1]:
+            raise ValueError(
+                f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the "
+                f"model with n_out={y.shape[1]}"
+            )
 
 # %% ../../nbs/loop/13_defaults.ipynb #455de210
 class GatherPreds(Callback):
     "Keep the predictions and clean targets of a validation, on the CPU"
-    stage,monitor = 'monitor',True
-    def __init__(self,
-        act=None,   # what will be made of the predictions; None is what fits the loss: it is refused at the first batch if nothing says what that is
-    ): self.act = act
-    def before_validate(self, learn): self.preds,self.targs,self.idxs = [],[],[]
+
+    stage = 'monitor'
+    monitor = True
+
+    def __init__(
+        self,
+        # what will be made of the predictions; None is what fits the loss: it is refused at the first batch if nothing
+        # says what that is
+        act=None,
+    ):
+        self.act = act
+
+    def before_validate(self, learn):
+        self.preds = []
+        self.targs = []
+        self.idxs = []
+
     def after_pred(self, learn):
-        if not learn.training and self.act is None: self.act = learn.loss_facts.act()
+        if not learn.training and self.act is None:
+            self.act = learn.loss_facts.act()
+
     def after_batch(self, learn):
-        if learn.training: return
+        if learn.training:
+            return
         self.preds.append(learn.pred.float().cpu())
-        if isinstance(learn.idx, torch.Tensor): self.idxs.append(learn.idx.cpu())     # others give paths there, or weights
-        if learn.targ is not None: self.targs.append(learn.targ.cpu())
+        if isinstance(learn.idx, torch.Tensor):
+            self.idxs.append(learn.idx.cpu())  # others give paths there, or weights
+        if learn.targ is not None:
+            self.targs.append(learn.targ.cpu())

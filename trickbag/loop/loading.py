@@ -6,7 +6,8 @@
 __all__ = ['batches_in', 'what_a_loader_leaves', 'sample_order', 'ordered_view']
 
 # %% ../../nbs/loop/02_loading.ipynb #2b4b69f7
-import sys, warnings
+import sys
+import warnings
 
 import torch
 
@@ -14,64 +15,99 @@ from ..core.streams import seed_all
 from ..core.threads import keep_rng
 
 # %% ../../nbs/loop/02_loading.ipynb #a14fa216
-def batches_in(dl)->int|None:
+def batches_in(dl) -> int | None:
     "Number of batches of a loader; None if that is not known"
-    try: return len(dl)
-    except TypeError: return None   # a stream, or a DataLoader over one
+    try:
+        return len(dl)
+    except TypeError:
+        return None  # a stream, or a DataLoader over one
 
 # %% ../../nbs/loop/02_loading.ipynb #c9d8e7f6
 def what_a_loader_leaves(
-    dl,         # any loader
-    look:bool=True, # False: do not ask a sampler that torch does not know for its numbers
-)->tuple:       # its sampler, if it is torch's and draws at random, else None; how many samples it leaves out at the end
+    dl,  # any loader
+    look: bool = True,  # False: do not ask a sampler that torch does not know for its numbers
+) -> tuple:  # its sampler, if it is torch's and draws at random, else None; how many samples it leaves out at the end
     "Whether a torch DataLoader shuffles, and how many samples `drop_last` leaves out"
     loading = sys.modules.get('torch.utils.data')
-    if loading is None or not isinstance(dl, loading.DataLoader) or isinstance(dl.dataset, loading.IterableDataset): return None,0
+    if loading is None or not isinstance(dl, loading.DataLoader) or isinstance(dl.dataset, loading.IterableDataset):
+        return None, 0
     batches = dl.batch_sampler
     sampler = dl.sampler if batches is None else getattr(batches, 'sampler', None)
-    out_of_turn = dl.num_workers>0 and getattr(dl, 'in_order', True) is False       # whichever worker is first
-    shuffles = _shuffles(sampler, loading) or (look and _own_order(sampler if batches is None else batches, loading) is False)
-    dropped = len(sampler)%batches.batch_size if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__') else 0
-    return (batches if sampler is None else sampler) if shuffles or out_of_turn else None,dropped
+    out_of_turn = dl.num_workers > 0 and getattr(dl, 'in_order', True) is False  # whichever worker is first
+    shuffles = _shuffles(sampler, loading) or (
+        look and _own_order(sampler if batches is None else batches, loading) is False
+    )
+    dropped = (
+        len(sampler) % batches.batch_size if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__') else 0
+    )
+    return (batches if sampler is None else sampler) if shuffles or out_of_turn else None, dropped
+
 
 def _shuffles(sampler, loading):
     "Whether torch knows that a sampler draws at random"
-    return isinstance(sampler, (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler)) or getattr(sampler, 'shuffle', False) is True
+    return (
+        isinstance(sampler, (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler))
+        or getattr(sampler, 'shuffle', False) is True
+    )
 
-def _own_order(sampler, loading)->list|bool:
-    "The sample numbers that a sampler, or a sampler of batches, gives, if two passes agree; False if not, True if it cannot be told"
-    if not hasattr(sampler, '__iter__') or not hasattr(sampler, '__len__'): return True
+
+def _own_order(sampler, loading) -> list | bool:
+    """The sample numbers that a sampler, or a sampler of batches, gives, if two passes agree; False if not, True if it
+    cannot be told"""
+    if not hasattr(sampler, '__iter__') or not hasattr(sampler, '__len__'):
+        return True
     inner = getattr(sampler, 'sampler', sampler)
-    if type(sampler) in (loading.BatchSampler, loading.SequentialSampler) and type(inner) is loading.SequentialSampler: return True
-    if _shuffles(inner, loading): return False
-    passes,own = [],[g for o in (sampler, inner) if isinstance(g := getattr(o, 'generator', None), torch.Generator)]
+    if type(sampler) in (loading.BatchSampler, loading.SequentialSampler) and type(inner) is loading.SequentialSampler:
+        return True
+    if _shuffles(inner, loading):
+        return False
+    passes = []
+    own = [g for o in (sampler, inner) if isinstance(g := getattr(o, 'generator', None), torch.Generator)]
     states = [g.get_state() for g in own]
     with keep_rng():
         for seed in range(2):
             seed_all(seed)
             passes.append([int(i) for o in sampler for i in (o if isinstance(o, (list, tuple)) else [o])])
-    for g,state in zip(own, states): g.set_state(state)
-    return passes[0] if passes[0]==passes[1] else False
+    for g, state in zip(own, states):
+        g.set_state(state)
+    return passes[0] if passes[0] == passes[1] else False
 
 # %% ../../nbs/loop/02_loading.ipynb #56d74ff7
 def sample_order(
-    dl,         # any loader
-    n:int,      # samples that it gave
-):              # their numbers in the dataset; None if these are not known
+    dl,  # any loader
+    n: int,  # samples that it gave
+):  # their numbers in the dataset; None if these are not known
     "Which sample of its dataset each sample of a torch DataLoader is"
-    loading,data = sys.modules.get('torch.utils.data'),getattr(dl, 'dataset', None)
-    if loading is None or not isinstance(dl, loading.DataLoader): return range(n) if hasattr(data, '__len__') and len(data)==n else None
-    if isinstance(data, loading.IterableDataset) or what_a_loader_leaves(dl)[0] is not None: return None
+    loading = sys.modules.get('torch.utils.data')
+    data = getattr(dl, 'dataset', None)
+    if loading is None or not isinstance(dl, loading.DataLoader):
+        return range(n) if hasattr(data, '__len__') and len(data) == n else None
+    if isinstance(data, loading.IterableDataset) or what_a_loader_leaves(dl)[0] is not None:
+        return None
     order = _own_order(dl.sampler if dl.batch_sampler is None else dl.batch_sampler, loading)
-    if order is True: order = range(len(data)) if type(getattr(dl, 'sampler', None)) is loading.SequentialSampler else None
-    if order is None or len(order)<n: return None
+    if order is True:
+        order = range(len(data)) if type(getattr(dl, 'sampler', None)) is loading.SequentialSampler else None
+    if order is None or len(order) < n:
+        return None
     return order[:n]
+
 
 def _like(dl, bs):
     "A DataLoader as another is, of all samples in order"
     extra = dict(prefetch_factor=dl.prefetch_factor) if dl.num_workers else {}
-    return type(dl)(dl.dataset, bs, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
-                    worker_init_fn=dl.worker_init_fn, multiprocessing_context=dl.multiprocessing_context, generator=dl.generator, **extra)
+    return type(dl)(
+        dl.dataset,
+        bs,
+        num_workers=dl.num_workers,
+        collate_fn=dl.collate_fn,
+        pin_memory=dl.pin_memory,
+        timeout=dl.timeout,
+        worker_init_fn=dl.worker_init_fn,
+        multiprocessing_context=dl.multiprocessing_context,
+        generator=dl.generator,
+        **extra,
+    )
+
 
 def _whole_stream(dl):
     "A loader of a stream as it is, but for `drop_last`; None if it is no such loader"
@@ -79,20 +115,37 @@ def _whole_stream(dl):
     stream = loading is not None and type(dl) is loading.DataLoader and isinstance(dl.dataset, loading.IterableDataset)
     return _like(dl, dl.batch_size) if stream and dl.drop_last and dl.batch_size else None
 
+
 def ordered_view(
-    dl,         # a loader whose samples shall be predicted
-    who:str,    # for the warning
-):              # a loader of the same samples, each once, in the order of the files
-    "A loader that neither shuffles nor leaves samples out: the loader itself, a view of it, or itself with a warning if no such view can be had"
-    if hasattr(dl, 'ordered_view'): return dl.ordered_view()
-    if (whole := _whole_stream(dl)) is not None: return whole
-    sampler,dropped = what_a_loader_leaves(dl)
-    if sampler is None and not dropped: return dl
+    dl,  # a loader whose samples shall be predicted
+    who: str,  # for the warning
+):  # a loader of the same samples, each once, in the order of the files
+    """A loader that neither shuffles nor leaves samples out: the loader itself, a view of it, or itself with a warning
+    if no such view can be had"""
+    if hasattr(dl, 'ordered_view'):
+        return dl.ordered_view()
+    if (whole := _whole_stream(dl)) is not None:
+        return whole
+    sampler, dropped = what_a_loader_leaves(dl)
+    if sampler is None and not dropped:
+        return dl
     # another sampler, or another class of loader, may have reasons that are not known here
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+
     own = dl.batch_sampler.sampler if type(dl) is DataLoader and type(dl.batch_sampler) is BatchSampler else None
-    if type(own) is SequentialSampler or type(own) is RandomSampler and not own.replacement and own.num_samples==len(own.data_source):
+    if (
+        type(own) is SequentialSampler
+        or type(own) is RandomSampler
+        and not own.replacement
+        and own.num_samples == len(own.data_source)
+    ):
         return _like(dl, dl.batch_sampler.batch_size)
-    what = ' and '.join([f"draws its samples at random ({type(sampler).__name__})"]*(sampler is not None)+[f"leaves {dropped} samples out (drop_last)"]*(dropped>0))
-    warnings.warn(f"{who}: the {type(dl).__name__} {what}, so it is not known which image a prediction is for; give a loader in order: DataLoader(dl.dataset, batch_size)")
+    what = ' and '.join(
+        [f"draws its samples at random ({type(sampler).__name__})"] * (sampler is not None)
+        + [f"leaves {dropped} samples out (drop_last)"] * (dropped > 0)
+    )
+    warnings.warn(
+        f"{who}: the {type(dl).__name__} {what}, so it is not known which image a prediction is for; give "
+        "a loader in order: DataLoader(dl.dataset, batch_size)"
+    )
     return dl

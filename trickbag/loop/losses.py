@@ -12,83 +12,111 @@ from torch import nn
 
 from .targets import soft_targets
 
-
 # %% ../../nbs/loop/03_losses.ipynb #a7034fc2
-_TINY = torch.finfo(torch.float32).tiny     # 0**gamma has no gradient for gamma < 1
+_TINY = torch.finfo(torch.float32).tiny  # 0**gamma has no gradient for gamma < 1
+
 
 def _reduced(l, reduction):
-    if reduction not in ('mean', 'sum', 'none'): raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return l if reduction=='none' else getattr(l, reduction)()
+    if reduction not in ('mean', 'sum', 'none'):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return l if reduction == 'none' else getattr(l, reduction)()
+
 
 def focal_loss(
-    pred:torch.Tensor,          # scores N x C
-    y:torch.Tensor,             # class indices N, or probabilities N x C
-    gamma:float=2.,             # 0 is cross entropy; the paper's best is 2
-    weight:torch.Tensor=None,   # factor of each class, C; the mean stays one over samples, torch's cross entropy divides by the weights
-    reduction:str='mean',       # 'mean' and 'sum' over samples, 'none': N losses
-)->torch.Tensor:                # float32
+    pred: torch.Tensor,  # scores N x C
+    y: torch.Tensor,  # class indices N, or probabilities N x C
+    gamma: float = 2.0,  # 0 is cross entropy; the paper's best is 2
+    # factor of each class, C; the mean stays one over samples, torch's cross entropy divides by the weights
+    weight: torch.Tensor = None,
+    reduction: str = 'mean',  # 'mean' and 'sum' over samples, 'none': N losses
+) -> torch.Tensor:  # float32
     "Focal loss of a softmax: cross entropy times `(1-p)**gamma` (Lin et al. 2017, for classes that exclude each other)"
     lp = pred.float().log_softmax(1)
-    l = -soft_targets(y, pred.shape[1])*lp*(-lp.expm1()).clamp(min=_TINY)**gamma
-    return _reduced((l if weight is None else l*weight).sum(1), reduction)
+    l = -soft_targets(y, pred.shape[1]) * lp * (-lp.expm1()).clamp(min=_TINY) ** gamma
+    return _reduced((l if weight is None else l * weight).sum(1), reduction)
+
 
 def sigmoid_focal_loss(
-    pred:torch.Tensor,          # scores N x C
-    y:torch.Tensor,             # class indices N, or N x C numbers in [0,1]
-    gamma:float=2.,             # 0 is BCE; the paper's and torchvision's is 2
-    alpha:float=.25,            # weight of the classes that are there, `1-alpha` of those that are not; None for none
-    reduction:str='mean',       # 'mean' and 'sum' over samples, 'none': N losses
-)->torch.Tensor:                # float32
+    pred: torch.Tensor,  # scores N x C
+    y: torch.Tensor,  # class indices N, or N x C numbers in [0,1]
+    gamma: float = 2.0,  # 0 is BCE; the paper's and torchvision's is 2
+    alpha: float = 0.25,  # weight of the classes that are there, `1-alpha` of those that are not; None for none
+    reduction: str = 'mean',  # 'mean' and 'sum' over samples, 'none': N losses
+) -> torch.Tensor:  # float32
     "Focal loss of a sigmoid for each class, mean over classes (Lin et al. 2017)"
-    y,p = soft_targets(y, pred.shape[1]).float(),pred.float()
-    wrong = (p.sigmoid()*(1-y)+(-p).sigmoid()*y).clamp(min=_TINY)       # 1-q
-    l = F.binary_cross_entropy_with_logits(p, y, reduction='none')*wrong**gamma
-    return _reduced((l if alpha is None else l*(alpha*y+(1-alpha)*(1-y))).mean(1), reduction)
+    y = soft_targets(y, pred.shape[1]).float()
+    p = pred.float()
+    wrong = (p.sigmoid() * (1 - y) + (-p).sigmoid() * y).clamp(min=_TINY)  # 1-q
+    l = F.binary_cross_entropy_with_logits(p, y, reduction='none') * wrong**gamma
+    return _reduced((l if alpha is None else l * (alpha * y + (1 - alpha) * (1 - y))).mean(1), reduction)
 
-sigmoid_focal_loss.activation = torch.sigmoid   # for `probabilities`
+
+sigmoid_focal_loss.activation = torch.sigmoid  # for `probabilities`
+
 
 class FocalLoss(nn.Module):
     "`focal_loss`, or `sigmoid_focal_loss`, as a module"
-    def __init__(self,
-        gamma:float=2.,             # as in the functions
-        sigmoid:bool=False,         # which of the two
-        alpha:float=.25,            # of the sigmoid's
-        weight:torch.Tensor=None,   # of the softmax's, C
-        reduction:str='mean',       # as in the functions
+
+    def __init__(
+        self,
+        gamma: float = 2.0,  # as in the functions
+        sigmoid: bool = False,  # which of the two
+        alpha: float = 0.25,  # of the sigmoid's
+        weight: torch.Tensor = None,  # of the softmax's, C
+        reduction: str = 'mean',  # as in the functions
     ):
         super().__init__()
-        if gamma<0: raise ValueError(f"FocalLoss: gamma must be >= 0, got {gamma}; 0 is cross entropy")
-        if alpha is not None and not 0<=alpha<=1: raise ValueError(f"FocalLoss: alpha must be in [0,1], got {alpha}; None for no weights")
-        if sigmoid and weight is not None: raise ValueError("FocalLoss: weight is the softmax's; the sigmoid has alpha")
-        self.gamma,self.sigmoid,self.alpha,self.reduction = gamma,sigmoid,alpha,reduction
+        if gamma < 0:
+            raise ValueError(f"FocalLoss: gamma must be >= 0, got {gamma}; 0 is cross entropy")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"FocalLoss: alpha must be in [0,1], got {alpha}; None for no weights")
+        if sigmoid and weight is not None:
+            raise ValueError("FocalLoss: weight is the softmax's; the sigmoid has alpha")
+        self.gamma = gamma
+        self.sigmoid = sigmoid
+        self.alpha = alpha
+        self.reduction = reduction
         self.register_buffer('weight', weight)
 
     def forward(self, pred, y):
-        if self.sigmoid: return sigmoid_focal_loss(pred, y, self.gamma, self.alpha, self.reduction)
+        if self.sigmoid:
+            return sigmoid_focal_loss(pred, y, self.gamma, self.alpha, self.reduction)
         return focal_loss(pred, y, self.gamma, self.weight, self.reduction)
 
     def activation(self, pred):
         "Scores as probabilities"
         return pred.sigmoid() if self.sigmoid else pred.softmax(1)
 
-    def extra_repr(self): return f"gamma={self.gamma}, "+(f"sigmoid=True, alpha={self.alpha}" if self.sigmoid else f"weight={self.weight is not None}")
+    def extra_repr(self):
+        return f"gamma={self.gamma}, " + (
+            f"sigmoid=True, alpha={self.alpha}" if self.sigmoid else f"weight={self.weight is not None}"
+        )
 
 # %% ../../nbs/loop/03_losses.ipynb #6e95fe97
 def bce_sum(
-    pred:torch.Tensor,      # scores N x C
-    y:torch.Tensor,         # class indices N, or N x C numbers in [0,1]
-    reduction:str='mean',   # 'mean' and 'sum' over samples, 'none': N losses
-)->torch.Tensor:
+    pred: torch.Tensor,  # scores N x C
+    y: torch.Tensor,  # class indices N, or N x C numbers in [0,1]
+    reduction: str = 'mean',  # 'mean' and 'sum' over samples, 'none': N losses
+) -> torch.Tensor:
     "Binary cross entropy on scores, summed over classes"
-    return _reduced(F.binary_cross_entropy_with_logits(pred, soft_targets(y, pred.shape[1]).to(pred.dtype), reduction='none').sum(1), reduction)
+    return _reduced(
+        F.binary_cross_entropy_with_logits(pred, soft_targets(y, pred.shape[1]).to(pred.dtype), reduction='none').sum(
+            1
+        ),
+        reduction,
+    )
 
 # %% ../../nbs/loop/03_losses.ipynb #7a2347d1
 def feature_distance(
-    s:torch.Tensor,     # student's features N x C x ...
-    t:torch.Tensor,     # teacher's; another number of channels is all right for 'attention'
-    how:str='mse',      # 'mse', or 'attention': of the mean squares over channels, as vectors of length 1
-)->torch.Tensor:        # scalar, float32
+    s: torch.Tensor,  # student's features N x C x ...
+    t: torch.Tensor,  # teacher's; another number of channels is all right for 'attention'
+    how: str = 'mse',  # 'mse', or 'attention': of the mean squares over channels, as vectors of length 1
+) -> torch.Tensor:  # scalar, float32
     "Mean squared difference of two outputs, or of their attention maps"
-    if how=='attention': s,t = (F.normalize(o.float().square().mean(1).flatten(1)) for o in (s, t))
-    if s.shape!=t.shape: raise ValueError(f"Distillation: features {tuple(s.shape)}, the teacher's {tuple(t.shape)}; choose layers of one size")
+    if how == 'attention':
+        s, t = (F.normalize(o.float().square().mean(1).flatten(1)) for o in (s, t))
+    if s.shape != t.shape:
+        raise ValueError(
+            f"Distillation: features {tuple(s.shape)}, the teacher's {tuple(t.shape)}; choose layers of one size"
+        )
     return F.mse_loss(s.float(), t.float())

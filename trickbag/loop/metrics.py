@@ -7,7 +7,9 @@ __all__ = ['RESERVED', 'true_classes', 'accuracy', 'error_rate', 'top_5', 'proba
            'Averages', 'try_metrics', 'batch_value', 'metric_name']
 
 # %% ../../nbs/loop/05_metrics.ipynb #f579293c
-import math, sys, warnings
+import math
+import sys
+import warnings
 from copy import deepcopy
 from functools import partial
 
@@ -19,54 +21,71 @@ from .read_loss import LossFacts, counted, read_loss
 
 # %% ../../nbs/loop/05_metrics.ipynb #31807d16
 def true_classes(
-    who:str,            # for the error message
-    pred:torch.Tensor,  # scores N x C
-    y:torch.Tensor,     # class indices N, or probabilities N x C
-)->torch.Tensor:        # class indices
+    who: str,  # for the error message
+    pred: torch.Tensor,  # scores N x C
+    y: torch.Tensor,  # class indices N, or probabilities N x C
+) -> torch.Tensor:  # class indices
     "Class indices of the targets; ValueError where a sample has no single class, or the scores no highest"
     if not isinstance(pred, torch.Tensor):
-        raise ValueError(f"{who}: needs one tensor of scores, the model gives a {type(pred).__name__}; "
-                         f"choose one in a function of your own: {who}(pred[0], y)")
-    alone = f"use partial({'error_rate' if who=='error_rate' else 'accuracy'}, threshold=0.) for logits, threshold=.5 for probabilities"
-    if pred.ndim<2 or pred.shape[1]==1: raise ValueError(f"{who}: one score a sample has no highest; {alone}")
-    if y.shape==pred.shape[:1]+pred.shape[2:] and not y.is_floating_point(): return y
-    if y.shape!=pred.shape:
-        raise ValueError(f"{who}: targets {tuple(y.shape)} of {y.dtype} do not fit scores {tuple(pred.shape)}; "
-                         "it takes class indices N, or probabilities as many as scores")
-    if not y.is_floating_point() or ((y.sum(1)-1).abs()>.01).any():
-        raise ValueError(f"{who}: samples have several labels or none, so no single class is the true one; "
-                         f"take a metric for that, such as torchmetrics' MultilabelF1Score, or {alone}")
+        raise ValueError(
+            f"{who}: needs one tensor of scores, the model gives a {type(pred).__name__}; choose one "
+            f"in a function of your own: {who}(pred[0], y)"
+        )
+    alone = f"use partial({'error_rate' if who == 'error_rate' else 'accuracy'}, threshold=0.) for logits, threshold=.5 for probabilities"
+    if pred.ndim < 2 or pred.shape[1] == 1:
+        raise ValueError(f"{who}: one score a sample has no highest; {alone}")
+    if y.shape == pred.shape[:1] + pred.shape[2:] and not y.is_floating_point():
+        return y
+    if y.shape != pred.shape:
+        raise ValueError(
+            f"{who}: targets {tuple(y.shape)} of {y.dtype} do not fit scores {tuple(pred.shape)}; it "
+            "takes class indices N, or probabilities as many as scores"
+        )
+    if not y.is_floating_point() or ((y.sum(1) - 1).abs() > 0.01).any():
+        raise ValueError(
+            f"{who}: samples have several labels or none, so no single class is the true one; take a "
+            f"metric for that, such as torchmetrics' MultilabelF1Score, or {alone}"
+        )
     return y.argmax(1)
 
+
 def accuracy(
-    pred:torch.Tensor,  # scores N x C
-    y:torch.Tensor,     # class indices N, or probabilities N x C
-    threshold:float=None,   # decide each output alone: yes above it (0 for logits, .5 for probabilities), and `y` is as many numbers in [0,1]
-)->torch.Tensor:        # scalar in [0,1]
+    pred: torch.Tensor,  # scores N x C
+    y: torch.Tensor,  # class indices N, or probabilities N x C
+    # decide each output alone: yes above it (0 for logits, .5 for probabilities), and `y` is as many numbers in [0,1]
+    threshold: float = None,
+) -> torch.Tensor:  # scalar in [0,1]
     "Share of samples whose highest score is the target's class; with `threshold`, share of outputs that are right"
     if threshold is None:
         true = true_classes('accuracy', pred, y)
-        return (pred.argmax(1)==true).float().mean()
-    if pred.shape!=y.shape and pred.shape!=(*y.shape, 1) and (*pred.shape, 1)!=y.shape:
-        raise ValueError(f"accuracy: threshold needs a target for each score, got {tuple(y.shape)} for {tuple(pred.shape)}")
-    return ((pred>threshold).flatten()==(y>.5).flatten()).float().mean()
+        return (pred.argmax(1) == true).float().mean()
+    if pred.shape != y.shape and pred.shape != (*y.shape, 1) and (*pred.shape, 1) != y.shape:
+        raise ValueError(
+            f"accuracy: threshold needs a target for each score, got {tuple(y.shape)} for {tuple(pred.shape)}"
+        )
+    return ((pred > threshold).flatten() == (y > 0.5).flatten()).float().mean()
+
 
 def error_rate(
-    pred:torch.Tensor, y:torch.Tensor,  # as for `accuracy`
-    threshold:float=None,               # as for `accuracy`
-)->torch.Tensor:
+    pred: torch.Tensor,
+    y: torch.Tensor,  # as for `accuracy`
+    threshold: float = None,  # as for `accuracy`
+) -> torch.Tensor:
     "1 - `accuracy`"
-    if threshold is None: true_classes('error_rate', pred, y)
-    return 1-accuracy(pred, y, threshold)
+    if threshold is None:
+        true_classes('error_rate', pred, y)
+    return 1 - accuracy(pred, y, threshold)
+
 
 def top_5(
-    pred:torch.Tensor,  # scores N x C
-    y:torch.Tensor,     # class indices N, or probabilities N x C
-    k:int=5,            # how many guesses; at most C are used
-)->torch.Tensor:
+    pred: torch.Tensor,  # scores N x C
+    y: torch.Tensor,  # class indices N, or probabilities N x C
+    k: int = 5,  # how many guesses; at most C are used
+) -> torch.Tensor:
     "Share of samples whose class is among the `k` highest scores"
     true = true_classes('top_5', pred, y)
-    return (pred.topk(min(k, pred.shape[1]), 1)[1]==true[:, None]).any(1).float().mean()
+    return (pred.topk(min(k, pred.shape[1]), 1)[1] == true[:, None]).any(1).float().mean()
+
 
 accuracy.higher_is_better = True
 error_rate.higher_is_better = False
@@ -74,178 +93,267 @@ top_5.higher_is_better = True
 
 # %% ../../nbs/loop/05_metrics.ipynb #20d7e674
 def probabilities(
-    loss_func,              # `loss_func(pred, y)`
-    pred:torch.Tensor=None, # scores of the model, whose shape, type and device count; None: N x 3
-    y:torch.Tensor=None,    # targets, if the loss takes neither class indices nor probabilities
-):                          # function from scores to probabilities
-    "What a loss takes the scores for: `loss_func.activation` if it has one, else what `read_loss` sees; ValueError if that says nothing"
+    loss_func,  # `loss_func(pred, y)`
+    pred: torch.Tensor = None,  # scores of the model, whose shape, type and device count; None: N x 3
+    y: torch.Tensor = None,  # targets, if the loss takes neither class indices nor probabilities
+):  # function from scores to probabilities
+    """What a loss takes the scores for: `loss_func.activation` if it has one, else what `read_loss` sees; ValueError
+    if that says nothing"""
     return read_loss(loss_func, pred, y).act('probabilities')
 
-
 # %% ../../nbs/loop/05_metrics.ipynb #cb6f329e
-def is_metric_object(metric)->bool:
-    "Whether a metric gathers in `update` and gives in `compute`, as torchmetrics' do; else it is a function of one batch"
+def is_metric_object(metric) -> bool:
+    """Whether a metric gathers in `update` and gives in `compute`, as torchmetrics' do; else it is a function of one
+    batch"""
     return hasattr(metric, 'update') and hasattr(metric, 'compute')
 
+
 def higher_is_better(
-    metric,             # function or object
-    column:str=None,    # one of the columns it gives, if it gives several
-)->bool|None:           # None: nothing says so
+    metric,  # function or object
+    column: str = None,  # one of the columns it gives, if it gives several
+) -> bool | None:  # None: nothing says so
     "Whether a higher value is the better one, as the metric declares"
     declared = getattr(metric, 'higher_is_better', None)
-    if isinstance(declared, bool): return declared
-    if isinstance(metric, partial): return higher_is_better(metric.func)
-    if isinstance(metric, nn.modules.loss._Loss): return False
-    if isinstance(metric, nn.ModuleDict) and is_metric_object(metric):      # MetricCollection: its items have the columns' names
+    if isinstance(declared, bool):
+        return declared
+    if isinstance(metric, partial):
+        return higher_is_better(metric.func)
+    if isinstance(metric, nn.modules.loss._Loss):
+        return False
+    # MetricCollection: its items have the columns' names
+    if isinstance(metric, nn.ModuleDict) and is_metric_object(metric):
         members = dict(metric.items())
         return higher_is_better(members[column]) if column in members else _agreed(members.values())
-    if _wraps(metric) and column!='std':        # a spread has no direction
+    if _wraps(metric) and column != 'std':  # a spread has no direction
         return _agreed(_members(metric))
+
 
 def _wraps(metric):
     "Whether it is a wrapper of torchmetrics, whose value is that of the metric inside; arithmetic on metrics is none"
     module = sys.modules.get('torchmetrics.wrappers.abstract')
     return module is not None and isinstance(metric, module.WrapperMetric)
 
+
 def _members(module):
     for m in module.children():
-        if is_metric_object(m): yield m
-        elif isinstance(m, (nn.ModuleList, nn.ModuleDict)): yield from _members(m)
+        if is_metric_object(m):
+            yield m
+        elif isinstance(m, (nn.ModuleList, nn.ModuleDict)):
+            yield from _members(m)
+
 
 def _agreed(metrics):
     said = {higher_is_better(m) for m in metrics}
-    return said.pop() if len(said)==1 else None
+    return said.pop() if len(said) == 1 else None
 
 # %% ../../nbs/loop/05_metrics.ipynb #e1d609f5
-RESERVED = ('loss', 'epoch', 'train_loss', 'valid_loss', 'time')    # columns that a history has anyhow
+RESERVED = ('loss', 'epoch', 'train_loss', 'valid_loss', 'time')  # columns that a history has anyhow
 
 # %% ../../nbs/loop/05_metrics.ipynb #e3c7988c
 class Averages:
     "Loss and metrics of one pass over data, as means over samples"
-    def __init__(self,
-        metrics=(),                         # functions `(pred, y)` -> mean over the batch, or objects with `update`, `compute`, `reset`
-        device:torch.device=torch.device('cpu'),
-        strict:bool=True,                   # False: warn of a metric that fails, and leave it out
+
+    def __init__(
+        self,
+        metrics=(),  # functions `(pred, y)` -> mean over the batch, or objects with `update`, `compute`, `reset`
+        device: torch.device = torch.device('cpu'),
+        strict: bool = True,  # False: warn of a metric that fails, and leave it out
     ):
-        self.objs,self.funcs = {},{}
+        self.objs = {}
+        self.funcs = {}
         for m in metrics:
-            objs,name = _kind(m),metric_name(m)
-            m = deepcopy(m) if objs else m      # a validation inside a validation has its own
-            if name in self.objs or name in self.funcs: raise ValueError(f"metrics: two are called {name}; give one another __name__")
-            if name in RESERVED: raise ValueError(f"metrics: one is called {name}, as a column of the history is; give it another __name__")
+            objs = _kind(m)
+            name = metric_name(m)
+            m = deepcopy(m) if objs else m  # a validation inside a validation has its own
+            if name in self.objs or name in self.funcs:
+                raise ValueError(f"metrics: two are called {name}; give one another __name__")
+            if name in RESERVED:
+                raise ValueError(
+                    f"metrics: one is called {name}, as a column of the history is; give it another __name__"
+                )
             (self.objs if objs else self.funcs)[name] = m
         for m in self.objs.values():
-            if hasattr(m, 'to'): m.to(device)
+            if hasattr(m, 'to'):
+                m.to(device)
             m.reset()
-        self.names = ['loss']+[metric_name(m) for m in metrics]
-        self.strict,self.failed = strict,set()
-        self.directions = {}                # after `compute`: column -> whether higher is better, None if nothing says so
-        self.n,self.kept,self.size,self.sums = 0,0,0,torch.zeros(1+len(self.funcs), device=device, dtype=torch.float32 if device.type=='mps' else torch.float64)
+        self.names = ['loss'] + [metric_name(m) for m in metrics]
+        self.strict = strict
+        self.failed = set()
+        self.directions = {}  # after `compute`: column -> whether higher is better, None if nothing says so
+        self.n = 0
+        self.kept = 0
+        self.size = 0
+        self.sums = torch.zeros(
+            1 + len(self.funcs), device=device, dtype=torch.float32 if device.type == 'mps' else torch.float64
+        )
 
-    def add(self,
-        loss:torch.Tensor,  # mean over the batch
-        pred:torch.Tensor,  # scores, N first; if the model gives something else, such as a tuple, metrics get it as it is
-        y:torch.Tensor,     # clean targets
-        facts:LossFacts=None,   # of the loss, for one that divides by something else than samples, or is a sum
-        host:torch.Tensor=None, # the targets on the CPU, if they came from there
+    def add(
+        self,
+        loss: torch.Tensor,  # mean over the batch
+        # scores, N first; if the model gives something else, such as a tuple, metrics get it as it is
+        pred: torch.Tensor,
+        y: torch.Tensor,  # clean targets
+        facts: LossFacts = None,  # of the loss, for one that divides by something else than samples, or is a sum
+        host: torch.Tensor = None,  # the targets on the CPU, if they came from there
     ):
         "Count one batch; metrics do not see samples that the loss ignores"
         facts = facts or LossFacts(None)
-        n,size = len(y),facts.size(y, len(y))
-        p,y = counted(pred.float() if isinstance(pred, torch.Tensor) else pred, y, facts, host)
+        n = len(y)
+        size = facts.size(y, len(y))
+        p, y = counted(pred.float() if isinstance(pred, torch.Tensor) else pred, y, facts, host)
         k = len(y)
-        values = [self._try(name, lambda: batch_value(name, f(p, y), loss.device)) if k else 0. for name,f in self.funcs.items()]
-        missing = loss.new_full((), float('nan')).float()      # not new_tensor, which waits for a GPU
-        self.sums += torch.stack([facts.total(loss.float(), size).float(), *(missing if v is None else k*v if k else missing.new_zeros(()) for v in values)])
-        for name,m in self.objs.items() if k else (): self._try(name, lambda: m.update(p, y))
-        self.n,self.kept,self.size = self.n+n,self.kept+k,self.size+size
+        values = [
+            self._try(name, lambda: batch_value(name, f(p, y), loss.device)) if k else 0.0
+            for name, f in self.funcs.items()
+        ]
+        missing = loss.new_full((), float('nan')).float()  # not new_tensor, which waits for a GPU
+        self.sums += torch.stack(
+            [
+                facts.total(loss.float(), size).float(),
+                *(missing if v is None else k * v if k else missing.new_zeros(()) for v in values),
+            ]
+        )
+        for name, m in self.objs.items() if k else ():
+            self._try(name, lambda: m.update(p, y))
+        self.n = self.n + n
+        self.kept = self.kept + k
+        self.size = self.size + size
 
     def _try(self, name, f):
-        if name in self.failed: return
-        try: return f()
+        if name in self.failed:
+            return
+        try:
+            return f()
         except Exception as e:
             if self.strict:
                 e.add_note(f"  in metric {name}")
                 raise
             self.failed.add(name)
-            warnings.warn(f"metric {name} failed, and is left out of this validation: {type(e).__name__}: {e}", stacklevel=2)
+            warnings.warn(
+                f"metric {name} failed, and is left out of this validation: {type(e).__name__}: {e}", stacklevel=2
+            )
 
-    def compute(self)->dict:
-        "`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if nothing was counted"
-        if not self.n: return {}
-        loss,*others = self.sums.tolist()
-        means = dict(zip(['loss', *self.funcs], [loss/float(self.size) if self.size else math.nan, *(s/self.kept if self.kept else math.nan for s in others)]))
-        out,self.directions = {},{'loss': False}
+    def compute(self) -> dict:
+        """`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if
+        nothing was counted"""
+        if not self.n:
+            return {}
+        loss, *others = self.sums.tolist()
+        means = dict(
+            zip(
+                ['loss', *self.funcs],
+                [
+                    loss / float(self.size) if self.size else math.nan,
+                    *(s / self.kept if self.kept else math.nan for s in others),
+                ],
+            )
+        )
+        out = {}
+        self.directions = {'loss': False}
         for k in self.names:
-            if k in self.objs: new = self._try(k, lambda: self._columns(k, out)) or {}
-            else: new = {} if k in self.failed else {k: means[k]}
+            if k in self.objs:
+                new = self._try(k, lambda: self._columns(k, out)) or {}
+            else:
+                new = {} if k in self.failed else {k: means[k]}
             out |= new
-            if k!='loss': self.directions |= {c: higher_is_better(self.objs[k] if k in self.objs else self.funcs[k], c) for c in new}
+            if k != 'loss':
+                self.directions |= {
+                    c: higher_is_better(self.objs[k] if k in self.objs else self.funcs[k], c) for c in new
+                }
         return out
 
     def _columns(self, name, taken):
         "What an object gives, as columns"
         v = self.objs[name].compute()
-        res = {c: _value(f'{name}: {c}', o) for c,o in v.items()} if isinstance(v, dict) else {name: _value(name, v)}
+        res = {c: _value(f'{name}: {c}', o) for c, o in v.items()} if isinstance(v, dict) else {name: _value(name, v)}
         for c in res:
             if c in taken or c in RESERVED:
-                raise ValueError(f"metric {name} gives '{c}', which another column is called; use a prefix, as in MetricCollection(..., prefix='x_')")
+                raise ValueError(
+                    f"metric {name} gives '{c}', which another column is called; use a prefix, as in "
+                    "MetricCollection(..., prefix='x_')"
+                )
         return res
 
 # %% ../../nbs/loop/05_metrics.ipynb #e91aabc7
 def try_metrics(
-    metrics,            # as of a learner
-    pred,               # scores of a batch, as evaluation gives them
-    y:torch.Tensor,     # its clean targets
-    device:torch.device,
-    facts:LossFacts=None,   # of the loss
-)->tuple:               # column -> value, column -> whether higher is better
+    metrics,  # as of a learner
+    pred,  # scores of a batch, as evaluation gives them
+    y: torch.Tensor,  # its clean targets
+    device: torch.device,
+    facts: LossFacts = None,  # of the loss
+) -> tuple:  # column -> value, column -> whether higher is better
     "What the metrics give for one batch; raises, with the metric's name, where one cannot work"
     if facts is not None and facts.ignore is not None and not y.is_floating_point():
-        y = torch.where(y==facts.ignore, 0, y)      # a batch of which all samples are ignored is to tell something, too
-    soft = y.is_floating_point() and y.ndim==2 and y.shape[1]>1 and not ((y.sum(1)-1).abs()>.01).any()
-    for targets in ([y, y.argmax(1)] if soft else [y]):     # a loader that mixes samples does so in training only
+        y = torch.where(y == facts.ignore, 0, y)  # a batch of which all samples are ignored is to tell something, too
+    soft = y.is_floating_point() and y.ndim == 2 and y.shape[1] > 1 and not ((y.sum(1) - 1).abs() > 0.01).any()
+    for targets in [y, y.argmax(1)] if soft else [y]:  # a loader that mixes samples does so in training only
         try:
             a = Averages(metrics, device)
             a.add(torch.zeros((), device=device), pred, targets, facts)
-            return a.compute(),a.directions
-        except Exception as e: failed = e if targets is y else failed
-    if says_who(failed) or type(failed) not in PLAIN_ERRORS: raise failed
+            return a.compute(), a.directions
+        except Exception as e:
+            failed = e if targets is y else failed
+    if says_who(failed) or type(failed) not in PLAIN_ERRORS:
+        raise failed
     name = next((n.rsplit(' ', 1)[-1] for n in getattr(failed, '__notes__', ()) if n.startswith('  in metric ')), 'one')
-    raise type(failed)(f"metrics: {name} fails with scores {shape_text(pred)} and targets {shape_text(y)}: {str(failed).splitlines()[0] if str(failed) else type(failed).__name__}; "
-                       "put it into a function that brings them into its form") from failed
+    raise type(failed)(
+        f"metrics: {name} fails with scores {shape_text(pred)} and targets {shape_text(y)}: "
+        f"{str(failed).splitlines()[0] if str(failed) else type(failed).__name__}; put it into a "
+        "function that brings them into its form"
+    ) from failed
+
 
 def batch_value(
-    name:str,       # of the metric
-    value,          # what it gave
-    device:torch.device,
-)->torch.Tensor:    # scalar, float32
+    name: str,  # of the metric
+    value,  # what it gave
+    device: torch.device,
+) -> torch.Tensor:  # scalar, float32
     "A metric's value for a batch; TypeError if it is not one number"
-    try: t = torch.as_tensor(value, device=device)
-    except (TypeError, ValueError, RuntimeError): t = None
-    if t is None or t.numel()!=1:
-        raise TypeError(f"metric {name} gives {_what(value)} for a batch; it must give one number, the mean over the batch")
+    try:
+        t = torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        t = None
+    if t is None or t.numel() != 1:
+        raise TypeError(
+            f"metric {name} gives {_what(value)} for a batch; it must give one number, the mean over the batch"
+        )
     return t.detach().float().reshape(())
+
 
 def _value(name, v):
     "A float, or what an object gives several of as a tensor on the CPU; TypeError for what is no number"
-    try: t = torch.as_tensor(v).detach()
-    except (TypeError, ValueError, RuntimeError): raise TypeError(f"metric {name} gives {_what(v)}; it must give numbers") from None
-    return float(t) if t.numel()==1 else t.cpu().clone()
+    try:
+        t = torch.as_tensor(v).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"metric {name} gives {_what(v)}; it must give numbers") from None
+    return float(t) if t.numel() == 1 else t.cpu().clone()
 
-def _what(v): return f"{'x'.join(map(str, v.shape)) or 'a number'} values" if hasattr(v, 'shape') else 'None' if v is None else f'a {type(v).__name__}'
+
+def _what(v):
+    return (
+        f"{'x'.join(map(str, v.shape)) or 'a number'} values"
+        if hasattr(v, 'shape')
+        else 'None'
+        if v is None
+        else f'a {type(v).__name__}'
+    )
 
 # %% ../../nbs/loop/05_metrics.ipynb #70c06a58
 def _kind(m):
     "True for a metric object, False for a function; TypeError for what is neither"
-    if isinstance(m, type): raise TypeError(f"metrics: {m.__name__} is a class; give an object of it, {m.__name__}(...)")
+    if isinstance(m, type):
+        raise TypeError(f"metrics: {m.__name__} is a class; give an object of it, {m.__name__}(...)")
     if is_metric_object(m):
-        if not hasattr(m, 'reset'): raise TypeError(f"metrics: {metric_name(m)} has update and compute, but no reset; add one")
+        if not hasattr(m, 'reset'):
+            raise TypeError(f"metrics: {metric_name(m)} has update and compute, but no reset; add one")
         return True
-    if not callable(m): raise TypeError(f"metrics: {m!r} is no function and no metric object; give accuracy, not 'accuracy'")
+    if not callable(m):
+        raise TypeError(f"metrics: {m!r} is no function and no metric object; give accuracy, not 'accuracy'")
     return False
 
-def metric_name(m)->str:
+
+def metric_name(m) -> str:
     "The name under which a metric is shown"
-    while hasattr(m, 'func') and not hasattr(m, '__name__'): m = m.func     # functools.partial
+    while hasattr(m, 'func') and not hasattr(m, '__name__'):
+        m = m.func  # functools.partial
     return getattr(m, '__name__', type(m).__name__)

@@ -21,170 +21,236 @@ from ..core.modules import check_lazy, warn_once
 
 # %% ../../nbs/loop/06_optimizer.ipynb #e3d08cbc
 def adamw(
-    params,             # parameters or groups
-    lr:float=1e-3,      # learning rate
-    betas:tuple=(.9, .99), eps:float=1e-5, weight_decay:float=.01, # fastai's defaults for `Adam`
-    **kw                # passed to `torch.optim.AdamW`
-)->torch.optim.Optimizer:
+    params,  # parameters or groups
+    lr: float = 1e-3,  # learning rate
+    betas: tuple = (0.9, 0.99),
+    eps: float = 1e-5,
+    weight_decay: float = 0.01,  # fastai's defaults for `Adam`
+    **kw,  # passed to `torch.optim.AdamW`
+) -> torch.optim.Optimizer:
     "`torch.optim.AdamW`, fused where the parameters allow it"
     params = list(params)
     ps = [p for o in params for p in (o['params'] if isinstance(o, dict) else [o])]
     kw.setdefault('fused', all(p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in ps))
     return torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kw)
 
+
 def spread_lr(
-    lr:float|slice|list,    # one value, `slice(first, last)` (geometric), `slice(last)` (a tenth of it for all but the last group), or a list
-    n:int,                  # number of parameter groups
-)->list:                    # one learning rate a group
+    # one value, `slice(first, last)` (geometric), `slice(last)` (a tenth of it for all but the last group), or a list
+    lr: float | slice | list,
+    n: int,  # number of parameter groups
+) -> list:  # one learning rate a group
     "Discriminative learning rates, first group to last (Howard and Ruder 2018, with fastai's notation)"
     lr = check_lr('spread_lr', lr)
     if isinstance(lr, slice):
-        if lr.start is None: return [lr.stop/10]*(n-1)+[lr.stop]
-        return [lr.start*(lr.stop/lr.start)**(i/max(n-1, 1)) for i in range(n)] if n>1 else [lr.stop]
-    lrs = lr if isinstance(lr, list) else [lr]*n
-    if len(lrs)!=n: raise ValueError(f"lr: {len(lrs)} values for {n} parameter groups; give one value, a slice, or one a group")
+        if lr.start is None:
+            return [lr.stop / 10] * (n - 1) + [lr.stop]
+        return [lr.start * (lr.stop / lr.start) ** (i / max(n - 1, 1)) for i in range(n)] if n > 1 else [lr.stop]
+    lrs = lr if isinstance(lr, list) else [lr] * n
+    if len(lrs) != n:
+        raise ValueError(f"lr: {len(lrs)} values for {n} parameter groups; give one value, a slice, or one a group")
     return lrs
 
 # %% ../../nbs/loop/06_optimizer.ipynb #500e9223
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
-def linear_width(model:nn.Module)->int|None:
+
+def linear_width(model: nn.Module) -> int | None:
     "Number of outputs, if the last layer with weights is linear; None if that cannot be told"
     last = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None][-1:]
     return last[0].out_features if last and isinstance(last[0], nn.Linear) else None
 
-def trained_norms(model:nn.Module)->bool:
-    "Whether a norm layer has parameters that are not all alike, as after some training"
-    return any(bool((p!=p[0]).any()) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False))
 
-def split_head(model:nn.Module)->list:
-    "Two parameter groups: the last `nn.Linear` (the head) and all before it (the body); one group if there is no such layer"
-    ps,heads = list(model.parameters()),[m for m in model.modules() if isinstance(m, nn.Linear)]
+def trained_norms(model: nn.Module) -> bool:
+    "Whether a norm layer has parameters that are not all alike, as after some training"
+    return any(
+        bool((p != p[0]).any()) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)
+    )
+
+
+def split_head(model: nn.Module) -> list:
+    """Two parameter groups: the last `nn.Linear` (the head) and all before it (the body); one group if there is no
+    such layer"""
+    ps = list(model.parameters())
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
     head = {id(p) for p in heads[-1].parameters()} if heads else set()
     return [g for g in ([p for p in ps if id(p) not in head], [p for p in ps if id(p) in head]) if g]
 
+
 def freeze_to(
-    model:nn.Module,
-    groups:list,    # lists of parameters, input side first
-    n:int,          # first group that trains; negative counts from the end
+    model: nn.Module,
+    groups: list,  # lists of parameters, input side first
+    n: int,  # first group that trains; negative counts from the end
 ):
     "Let only the groups from `n` on train, and every norm layer, as fastai does (`train_bn`)"
     n = check_whole('freeze_to', 'n', n, low=None)
-    if n and len(groups)<2: raise ValueError("freeze: the splitter gives one parameter group; give Learner a splitter with two or more")
+    if n and len(groups) < 2:
+        raise ValueError("freeze: the splitter gives one parameter group; give Learner a splitter with two or more")
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
-    first = n if n>=0 else len(groups)+n
-    if not 0<=first<len(groups): raise ValueError(f"freeze_to: there is no group {n}; the splitter gives {len(groups)}")
-    for i,ps in enumerate(groups):
-        for p in ps: p.requires_grad_(i>=first or id(p) in norms)
+    first = n if n >= 0 else len(groups) + n
+    if not 0 <= first < len(groups):
+        raise ValueError(f"freeze_to: there is no group {n}; the splitter gives {len(groups)}")
+    for i, ps in enumerate(groups):
+        for p in ps:
+            p.requires_grad_(i >= first or id(p) in norms)
 
 # %% ../../nbs/loop/06_optimizer.ipynb #6b395efc
-_makers = WeakKeyDictionary()       # optimizer -> the `opt_func` that made it
+_makers = WeakKeyDictionary()  # optimizer -> the `opt_func` that made it
 
-def _params(opt)->set: return {p for g in opt.param_groups for p in g['params']}
 
-def untrained(opt:torch.optim.Optimizer, model:nn.Module)->list:
+def _params(opt) -> set:
+    return {p for g in opt.param_groups for p in g['params']}
+
+
+def untrained(opt: torch.optim.Optimizer, model: nn.Module) -> list:
     "Names of the parameters that require gradients and that the optimizer does not know"
     known = _params(opt)
-    return [n for n,p in model.named_parameters() if p.requires_grad and p not in known]
+    return [n for n, p in model.named_parameters() if p.requires_grad and p not in known]
+
 
 def made_opt(
-    old:torch.optim.Optimizer|None, # the one so far
-    model:nn.Module,
-    opt_func,                       # `opt_func(params, lr=lr)`
-    lr:float,
-)->torch.optim.Optimizer:           # `old`, or a new one
-    "An optimizer for the model: made anew, with what still applies, if there is none or if it does not know the parameters that train"
+    old: torch.optim.Optimizer | None,  # the one so far
+    model: nn.Module,
+    opt_func,  # `opt_func(params, lr=lr)`
+    lr: float,
+) -> torch.optim.Optimizer:  # `old`, or a new one
+    """An optimizer for the model: made anew, with what still applies, if there is none or if it does not know the
+    parameters that train"""
     check_lazy(model)
     ps = set(model.parameters())
     same_func = old is not None and _makers.get(old, opt_func) is opt_func
-    fits = same_func and _params(old)<=ps
-    if fits and not untrained(old, model): return old
+    fits = same_func and _params(old) <= ps
+    if fits and not untrained(old, model):
+        return old
     opt = _called(opt_func, list(model.parameters()), lr)
     # `opt_func` leaves some out, or adds those of the loss
-    if fits and not {p for p in _params(opt)-_params(old) if p.requires_grad} or same_func and _params(opt)==_params(old): return old
+    if (
+        fits
+        and not {p for p in _params(opt) - _params(old) if p.requires_grad}
+        or same_func
+        and _params(opt) == _params(old)
+    ):
+        return old
     _makers[opt] = opt_func
     closure = inspect.signature(opt.step).parameters.get('closure')
     if closure and closure.default is closure.empty:
-        raise ValueError(f"Learner: {type(opt).__name__} needs a closure, which this loop does not give; use another optimizer")
+        raise ValueError(
+            f"Learner: {type(opt).__name__} needs a closure, which this loop does not give; use another optimizer"
+        )
     if old is not None and type(old) is type(opt):
         known = _params(opt)
-        opt.state.update({p: s for p,s in old.state.items() if p in known})
-        for g,was in _same_groups(opt.param_groups, old.param_groups):
-            g.update({k: v for k,v in was.items() if k in own_keys(opt, was) or (same_func and k not in ('params', 'lr'))})
+        opt.state.update({p: s for p, s in old.state.items() if p in known})
+        for g, was in _same_groups(opt.param_groups, old.param_groups):
+            g.update(
+                {k: v for k, v in was.items() if k in own_keys(opt, was) or (same_func and k not in ('params', 'lr'))}
+            )
     return opt
 
 # %% ../../nbs/loop/06_optimizer.ipynb #9bca2ad7
 def _called(opt_func, params, lr):
     "What `opt_func` makes; TypeError, in one line, if it cannot be called so or makes no optimizer"
     name = getattr(opt_func, '__name__', type(opt_func).__name__)
-    if not params: raise ValueError("Learner: the model has no parameters, so nothing can train")
-    try: inspect.signature(opt_func).bind(params, lr=lr)
+    if not params:
+        raise ValueError("Learner: the model has no parameters, so nothing can train")
+    try:
+        inspect.signature(opt_func).bind(params, lr=lr)
     except TypeError as e:
-        raise TypeError(f"Learner: opt_func is called as opt_func(params, lr=lr), which {name} does not take ({e}); write def {name}(params, lr): ...") from None
-    except ValueError: pass     # its signature cannot be told
+        raise TypeError(
+            f"Learner: opt_func is called as opt_func(params, lr=lr), which {name} does not take ({e}); "
+            f"write def {name}(params, lr): ..."
+        ) from None
+    except ValueError:
+        pass  # its signature cannot be told
     opt = opt_func(params, lr=lr)
-    if hasattr(opt, 'param_groups') and hasattr(opt, 'step'): return opt
-    raise TypeError(f"Learner: opt_func ({name}) gives {'None' if opt is None else f'a {type(opt).__name__}'}, not an optimizer; let it return one")
+    if hasattr(opt, 'param_groups') and hasattr(opt, 'step'):
+        return opt
+    raise TypeError(
+        f"Learner: opt_func ({name}) gives {'None' if opt is None else f'a {type(opt).__name__}'}, not "
+        "an optimizer; let it return one"
+    )
+
 
 def _same_groups(groups, old):
     "(group, the old group that one of its parameters was in)"
     at = {p: g for g in old for p in g['params']}
     return [(g, was) for g in groups if (was := next((at[p] for p in g['params'] if p in at), None))]
 
-FIT_KEYS = ('params', 'lr', 'betas', 'momentum', 'weight_decay')      # what fits and callbacks set
+
+FIT_KEYS = ('params', 'lr', 'betas', 'momentum', 'weight_decay')  # what fits and callbacks set
+
 
 def own_keys(
-    opt:torch.optim.Optimizer,
-    group:dict,
-)->list:
-    "What the optimizer itself keeps in a parameter group: all that its constructor does not take, and no callback put there for a fit"
+    opt: torch.optim.Optimizer,
+    group: dict,
+) -> list:
+    """What the optimizer itself keeps in a parameter group: all that its constructor does not take, and no callback
+    put there for a fit"""
     kinds = [c for c in type(opt).__mro__ if issubclass(c, torch.optim.Optimizer)]
     taken = {n for c in kinds for n in inspect.signature(c.__init__).parameters}
     # a callback that keeps something in the groups for one fit gives it a name that begins with fit_
     return [k for k in group if k not in taken and k not in FIT_KEYS and not k.startswith('fit_')]
 
-def warn_untrained(opt, model)->list:
+
+def warn_untrained(opt, model) -> list:
     "Say which parameters `opt_func` left out; their names"
     if names := untrained(opt, model):
-        warn_once(model, f"fit: opt_func leaves out {', '.join(names[:3])} ({len(names)} parameters), which require gradients and will not train; "
-                         "give them to the optimizer, or call requires_grad_(False) on them")
+        warn_once(
+            model,
+            f"fit: opt_func leaves out {', '.join(names[:3])} ({len(names)} parameters), which require "
+            "gradients and will not train; give them to the optimizer, or call requires_grad_(False) "
+            "on them",
+        )
     return names
 
 # %% ../../nbs/loop/06_optimizer.ipynb #e0e57778
 def check_new_params(
-    opt, model,
-    before:list,    # names from `warn_untrained`
-    refuse:bool,    # before step 1; later it is a warning
+    opt,
+    model,
+    before: list,  # names from `warn_untrained`
+    refuse: bool,  # before step 1; later it is a warning
 ):
     "Parameters that a callback added or unfroze must be known to the optimizer"
     names = [n for n in untrained(opt, model) if n not in before]
-    if not names: return
-    text = (f"fit: {', '.join(names[:3])} ({len(names)} parameters) came in a callback, and the optimizer does not know them; "
-            "add them in before_fit: learn.opt.add_param_group(dict(params=...)), or change the model before the fit")
-    if refuse: raise ValueError(text)
+    if not names:
+        return
+    text = f"fit: {', '.join(names[:3])} ({len(names)} parameters) came in a callback, and the optimizer does not know them; add them in before_fit: learn.opt.add_param_group(dict(params=...)), or change the model before the fit"
+    if refuse:
+        raise ValueError(text)
     warn_once(model, text)
+
 
 def check_loss_params(
     loss_func,
-    opt:torch.optim.Optimizer,
+    opt: torch.optim.Optimizer,
 ):
     "Say which parameters of the loss will not train"
     known = _params(opt)
-    names = [n for n,p in loss_func.named_parameters() if p.requires_grad and p not in known] if isinstance(loss_func, nn.Module) else []
+    names = (
+        [n for n, p in loss_func.named_parameters() if p.requires_grad and p not in known]
+        if isinstance(loss_func, nn.Module)
+        else []
+    )
     if names:
-        warn_once(loss_func, f"fit: the loss {type(loss_func).__name__} has parameters that will not train: {', '.join(names[:3])}; "
-                             "make the loss a part of the model (model.loss = loss_func), or call requires_grad_(False) on them")
+        warn_once(
+            loss_func,
+            f"fit: the loss {type(loss_func).__name__} has parameters that will not train: "
+            f"{', '.join(names[:3])}; make the loss a part of the model (model.loss = loss_func), "
+            "or call requires_grad_(False) on them",
+        )
 
-_training = WeakSet()       # optimizers with `train` and `eval` that are in training mode
+
+_training = WeakSet()  # optimizers with `train` and `eval` that are in training mode
+
 
 @uninterrupted
-def opt_training(opt:torch.optim.Optimizer):
+def opt_training(opt: torch.optim.Optimizer):
     "Call an optimizer's `train()`, and `eval()` at the end, if it has them"
     two = callable(getattr(opt, 'train', None)) and callable(getattr(opt, 'eval', None))
     if two:
         opt.train()
         _training.add(opt)
-    try: yield
+    try:
+        yield
     finally:
         if two:
             _training.discard(opt)
@@ -193,8 +259,8 @@ def opt_training(opt:torch.optim.Optimizer):
 # %% ../../nbs/loop/06_optimizer.ipynb #1242ad82
 @uninterrupted
 def opt_eval(
-    opt:torch.optim.Optimizer|None,
-    model:nn.Module,
+    opt: torch.optim.Optimizer | None,
+    model: nn.Module,
 ):
     "Within `opt_training`, the weights for evaluation; afterwards those for training, to the bit"
     if opt is None or opt not in _training:
@@ -203,84 +269,109 @@ def opt_eval(
     was = [(p, p.detach().clone()) for p in model.parameters()]
     _training.discard(opt)
     opt.eval()
-    try: yield
+    try:
+        yield
     finally:
         opt.train()
         _training.add(opt)
         with torch.no_grad():
-            for p,w in was: p.copy_(w)
+            for p, w in was:
+                p.copy_(w)
 
 # %% ../../nbs/loop/06_optimizer.ipynb #2bd84f7c
 @uninterrupted
 def fit_groups(
-    opt:torch.optim.Optimizer,
-    model:nn.Module,
-    splitter,           # `splitter(model)` -> lists of parameters; used where `lr` is a slice or a list
-    lr:float|slice|list,
+    opt: torch.optim.Optimizer,
+    model: nn.Module,
+    splitter,  # `splitter(model)` -> lists of parameters; used where `lr` is a slice or a list
+    lr: float | slice | list,
 ):
     "Learning rates for one fit; groups of the user's own keep their ratios, and their other settings"
     old = [dict(g, params=list(g['params'])) for g in opt.param_groups]
     try:
         if isinstance(lr, (slice, list, tuple)):
             groups = [{*map(id, ps)} for ps in splitter(model)]
-            if sorted(i for ps in groups for i in ps)!=sorted(map(id, model.parameters())):
+            if sorted(i for ps in groups for i in ps) != sorted(map(id, model.parameters())):
                 raise ValueError("fit: the splitter must put every parameter of the model into exactly one group")
-            new = [dict(g, params=[p for p in g['params'] if id(p) in ps], lr=l) for ps,l in zip(groups, spread_lr(lr, len(groups))) for g in old]
+            new = [
+                dict(g, params=[p for p in g['params'] if id(p) in ps], lr=l)
+                for ps, l in zip(groups, spread_lr(lr, len(groups)))
+                for g in old
+            ]
             opt.param_groups[:] = [g for g in new if g['params']]
         else:
             top = max(g['lr'] for g in old)
-            for g in opt.param_groups: g['lr'] = lr if g['lr']==top else lr*g['lr']/top
-        for g in opt.param_groups: g['lr'] *= g.get('lr_scale', 1)      # timm's `param_groups_layer_decay`
+            for g in opt.param_groups:
+                g['lr'] = lr if g['lr'] == top else lr * g['lr'] / top
+        for g in opt.param_groups:
+            g['lr'] *= g.get('lr_scale', 1)  # timm's `param_groups_layer_decay`
         opt.zero_grad()
         yield
     finally:
-        for g,now in _same_groups(old, opt.param_groups): g.update({k: now[k] for k in own_keys(opt, now)})
+        for g, now in _same_groups(old, opt.param_groups):
+            g.update({k: now[k] for k in own_keys(opt, now)})
         opt.param_groups[:] = old
-        # of parameters that a callback gave it for this fit: torch's `state_dict` fails where a parameter with state is in no group
+        # of parameters that a callback gave it for this fit: torch's `state_dict` fails where a parameter with state is
+        # in no group
         mine = {id(p) for g in old for p in g['params']}
-        for p in [p for p in opt.state if isinstance(p, torch.Tensor) and id(p) not in mine]: del opt.state[p]
+        for p in [p for p in opt.state if isinstance(p, torch.Tensor) and id(p) not in mine]:
+            del opt.state[p]
         opt.zero_grad()
 
 # %% ../../nbs/loop/06_optimizer.ipynb #8c2f9784
-def opt_state(opt:torch.optim.Optimizer, model:nn.Module)->dict:
+def opt_state(opt: torch.optim.Optimizer, model: nn.Module) -> dict:
     "State by parameter name, and each group's hyper-parameters"
-    names = {id(p): n for n,p in model.named_parameters()}
+    names = {id(p): n for n, p in model.named_parameters()}
     order = [p for g in opt.param_groups for p in g['params']]
     # from `state_dict`, as optimizers that wrap another (timm's Lookahead) keep nothing in `state`
-    state = {names[id(order[i])]: s for i,s in opt.state_dict()['state'].items() if isinstance(i, int) and id(order[i]) in names}
-    groups = [{k: v for k,v in g.items() if k!='params'} for g in opt.param_groups]
+    state = {
+        names[id(order[i])]: s
+        for i, s in opt.state_dict()['state'].items()
+        if isinstance(i, int) and id(order[i]) in names
+    }
+    groups = [{k: v for k, v in g.items() if k != 'params'} for g in opt.param_groups]
     members = [[names[id(p)] for p in g['params'] if id(p) in names] for g in opt.param_groups]
     return dict(kind=type(opt).__name__, state=state, groups=groups, members=members)
 
+
 def load_opt_state(
-    opt:torch.optim.Optimizer,
-    model:nn.Module,
-    sd:dict,            # from `opt_state`
-    groups:bool=False,  # also take the hyper-parameters; the number of groups must then be the same
+    opt: torch.optim.Optimizer,
+    model: nn.Module,
+    sd: dict,  # from `opt_state`
+    groups: bool = False,  # also take the hyper-parameters; the number of groups must then be the same
 ):
     "Put back what `opt_state` gave"
-    if sd['kind']!=type(opt).__name__: raise ValueError(f"load: saved with {sd['kind']}, this learner has {type(opt).__name__}; use the same opt_func, or strict=False")
+    if sd['kind'] != type(opt).__name__:
+        raise ValueError(
+            f"load: saved with {sd['kind']}, this learner has {type(opt).__name__}; use the same "
+            "opt_func, or strict=False"
+        )
     hypers = sd['groups'] if groups else opt.param_groups
-    if len(hypers)!=len(opt.param_groups):
-        raise ValueError(f"load: the optimizer had {len(hypers)} parameter groups, now it has {len(opt.param_groups)}; use the same callbacks and lr")
-    names = {id(p): n for n,p in model.named_parameters()}
+    if len(hypers) != len(opt.param_groups):
+        raise ValueError(
+            f"load: the optimizer had {len(hypers)} parameter groups, now it has "
+            f"{len(opt.param_groups)}; use the same callbacks and lr"
+        )
+    names = {id(p): n for n, p in model.named_parameters()}
     flat = [names.get(id(p)) for g in opt.param_groups for p in g['params']]
     it = iter(range(len(flat)))
-    pgs = [dict(h, params=[next(it) for _ in g['params']]) for h,g in zip(hypers, opt.param_groups)]
-    if not groups:      # what the optimizer itself wrote belongs to the state
-        was = {n: h for h,ns in zip(sd['groups'], sd.get('members', ())) for n in ns}
-        for new,g in zip(pgs, opt.param_groups):
+    pgs = [dict(h, params=[next(it) for _ in g['params']]) for h, g in zip(hypers, opt.param_groups)]
+    if not groups:  # what the optimizer itself wrote belongs to the state
+        was = {n: h for h, ns in zip(sd['groups'], sd.get('members', ())) for n in ns}
+        for new, g in zip(pgs, opt.param_groups):
             h = next((was[names[id(p)]] for p in g['params'] if names.get(id(p)) in was), {})
             new.update({k: deepcopy(h[k]) for k in own_keys(opt, h)})
-    at = {n: i for i,n in enumerate(flat)}
-    opt.load_state_dict(dict(state={at[n]: deepcopy(v) for n,v in sd['state'].items() if n in at}, param_groups=pgs))
+    at = {n: i for i, n in enumerate(flat)}
+    opt.load_state_dict(dict(state={at[n]: deepcopy(v) for n, v in sd['state'].items() if n in at}, param_groups=pgs))
     follow_params(opt)
 
+
 def follow_params(
-    opt:torch.optim.Optimizer,  # its state is changed where its strides are not those of the parameter
+    opt: torch.optim.Optimizer,  # its state is changed where its strides are not those of the parameter
 ):
-    "Lay out an optimizer's state in memory as its parameters: fused optimizers take that for granted and compute nonsense where it is not so"
-    for p,state in opt.state.items():
-        for k,v in state.items():
-            if isinstance(v, torch.Tensor) and v.shape==p.shape and v.stride()!=p.stride():
+    """Lay out an optimizer's state in memory as its parameters: fused optimizers take that for granted and compute
+    nonsense where it is not so"""
+    for p, state in opt.state.items():
+        for k, v in state.items():
+            if isinstance(v, torch.Tensor) and v.shape == p.shape and v.stride() != p.stride():
                 state[k] = torch.empty_like(p, dtype=v.dtype, device=v.device).copy_(v)

@@ -12,28 +12,50 @@ from ..callback import Callback, settings_of
 from .schedule import as_share, run_position
 
 # %% ../../nbs/loop/08_phase.ipynb #ebc7fcbc
-BATCH_EVENTS = ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step', 'after_step', 'after_batch')
+BATCH_EVENTS = (
+    'before_batch',
+    'after_pred',
+    'after_loss',
+    'before_backward',
+    'after_backward',
+    'before_step',
+    'after_step',
+    'after_batch',
+)
+
 
 def in_phase(
-    epoch:int, iter:int,            # of the batch
-    n_epoch:int, n_iter:int|None,   # epochs of the run, batches of an epoch; None if that is not known
-    start:float, stop:float|None,   # shares of the run, or epochs; None is the end
-    epochs:bool=False,              # which of them
-)->bool:
+    epoch: int,
+    iter: int,  # of the batch
+    n_epoch: int,
+    n_iter: int | None,  # epochs of the run, batches of an epoch; None if that is not known
+    start: float,
+    stop: float | None,  # shares of the run, or epochs; None is the end
+    epochs: bool = False,  # which of them
+) -> bool:
     "Whether a batch lies in a phase"
-    if n_iter is None: iter,n_iter = 0,1    # between epochs only
-    if stop is None or (stop==1 and not epochs): stop = float('inf')    # the last batch, at position 1, too
-    if epochs: start,stop = (as_share(t+n_epoch if t<0 else t, n_epoch, n_iter) for t in (start, stop))
-    return start<=run_position(epoch, iter, n_epoch, n_iter)<stop
+    if n_iter is None:
+        # between epochs only
+        iter = 0
+        n_iter = 1
+    if stop is None or (stop == 1 and not epochs):
+        stop = float('inf')  # the last batch, at position 1, too
+    if epochs:
+        start, stop = (as_share(t + n_epoch if t < 0 else t, n_epoch, n_iter) for t in (start, stop))
+    return start <= run_position(epoch, iter, n_epoch, n_iter) < stop
+
 
 def _only(event):
     @wraps(event)
     def f(self, learn):
         if learn.training:
             self.on = in_phase(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter, *self._phase)
-            if not self.on: return
+            if not self.on:
+                return
         event(self, learn)
+
     return f
+
 
 def _with_phase(kind, state, phase, on):
     cb = kind.__new__(kind)
@@ -45,38 +67,76 @@ def _with_phase(kind, state, phase, on):
 # %% ../../nbs/loop/08_phase.ipynb #accb7176
 class During(Callback):
     "The same callback, at work from `start` to `stop` of the run only"
-    wrapper = True      # sorted as what it wraps
-    def __init__(self,
-        cb:Callback,        # what shall have a phase
-        start:float=0.,     # first batch: a share of the run in [0,1)
-        stop:float=None,    # batch before which it ends: a share in (0,1]; None is the end of the run
-        epochs:bool=False,  # `start` and `stop` are epochs, and count from the end if negative
+
+    wrapper = True  # sorted as what it wraps
+
+    def __init__(
+        self,
+        cb: Callback,  # what shall have a phase
+        start: float = 0.0,  # first batch: a share of the run in [0,1)
+        stop: float = None,  # batch before which it ends: a share in (0,1]; None is the end of the run
+        epochs: bool = False,  # `start` and `stop` are epochs, and count from the end if negative
     ):
         kind = type(cb)
-        if not isinstance(cb, Callback): raise TypeError(f"During: {cb!r} is not a Callback; write During(MixUp(), stop=.9)")
-        if isinstance(cb, During): raise ValueError(f"During: {cb!r} has a phase already; give start and stop once")
+        if not isinstance(cb, Callback):
+            raise TypeError(f"During: {cb!r} is not a Callback; write During(MixUp(), stop=.9)")
+        if isinstance(cb, During):
+            raise ValueError(f"During: {cb!r} has a phase already; give start and stop once")
         end = stop if stop is not None else float('inf') if epochs else 1
-        if not epochs and not 0<=start<end<=1:
+        if not epochs and not 0 <= start < end <= 1:
             raise ValueError(f"During: need 0 <= start < stop <= 1, got {start} and {stop}; for epochs add epochs=True")
-        if start>=end and (start<0)==(end<0): raise ValueError(f"During: no epoch lies between {start} and {stop}; need start < stop")
+        if start >= end and (start < 0) == (end < 0):
+            raise ValueError(f"During: no epoch lies between {start} and {stop}; need start < stop")
         events = [e for e in BATCH_EVENTS if hasattr(kind, e)]
-        if not events: raise ValueError(f"During: {cb.name} does nothing in a batch, so it has no phase; use it as it is")
-        if both := {'accumulate', 'precision', 'opt_step', 'size', 'crop', 'normalise', 'lr', 'schedule of lr', 'warmup', *(('average',) if stop is not None else ())} & set(cb.owns):
-            raise ValueError(f"During: {cb.name} owns '{min(both)}' and must see the whole run; use it as it is, with a start of its own if it has one")
+        if not events:
+            raise ValueError(f"During: {cb.name} does nothing in a batch, so it has no phase; use it as it is")
+        if both := {
+            'accumulate',
+            'precision',
+            'opt_step',
+            'size',
+            'crop',
+            'normalise',
+            'lr',
+            'schedule of lr',
+            'warmup',
+            *(('average',) if stop is not None else ()),
+        } & set(cb.owns):
+            raise ValueError(
+                f"During: {cb.name} owns '{min(both)}' and must see the whole run; use it as it is, "
+                "with a start of its own if it has one"
+            )
         name = cb.name
-        self.__dict__ = vars(cb)        # one state under two names
-        self.__class__ = type(kind.__name__, (During, kind), {e: _only(getattr(kind, e)) for e in events} | dict(
-            name=property(lambda self: name), tells=(*cb.tells, 'on'), __module__=kind.__module__, __doc__=kind.__doc__))
-        self._phase,self.on = (start, stop, epochs),None
+        self.__dict__ = vars(cb)  # one state under two names
+        self.__class__ = type(
+            kind.__name__,
+            (During, kind),
+            {e: _only(getattr(kind, e)) for e in events}
+            | dict(
+                name=property(lambda self: name),
+                tells=(*cb.tells, 'on'),
+                __module__=kind.__module__,
+                __doc__=kind.__doc__,
+            ),
+        )
+        self._phase = (start, stop, epochs)
+        self.on = None
 
     def __reduce__(self):
         "Its class was made here, so it is made again where it is unpickled"
-        return _with_phase, (type(self).__mro__[2], {k: v for k,v in vars(self).items() if k not in ('_phase', 'on')}, self._phase, self.on)
+        return _with_phase, (
+            type(self).__mro__[2],
+            {k: v for k, v in vars(self).items() if k not in ('_phase', 'on')},
+            self._phase,
+            self.on,
+        )
 
-    def settings(self): return {**settings_of(self, type(self).__mro__[2]), 'phase': self._phase}
+    def settings(self):
+        return {**settings_of(self, type(self).__mro__[2]), 'phase': self._phase}
 
     def __repr__(self):
         kind = type(self).__mro__[2]
-        cb = kind.__new__(kind); cb.__dict__ = vars(self)
-        start,stop,epochs = self._phase
+        cb = kind.__new__(kind)
+        cb.__dict__ = vars(self)
+        start, stop, epochs = self._phase
         return f"During({cb!r}, start={start}, stop={stop}{', epochs=True' if epochs else ''})"

@@ -6,7 +6,9 @@
 __all__ = ['ACTIVATIONS', 'loss_name', 'ZeroRows', 'LossFacts', 'share', 'read_loss', 'counted', 'unreduced']
 
 # %% ../../nbs/loop/04_read_loss.ipynb #67eb25c0
-import copy, inspect, warnings
+import copy
+import inspect
+import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,185 +20,263 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..core.draws import generator_state, is_generator, reachable, set_generator_state
 from ..core.threads import keep_rng
 from .targets import soft_targets
-from ..core.draws import generator_state, is_generator, reachable, set_generator_state
-
 
 # %% ../../nbs/loop/04_read_loss.ipynb #a15ac2e2
-def _softmax(pred): return pred.softmax(1)
-def _identity(pred): return pred
+def _softmax(pred):
+    return pred.softmax(1)
+
+
+def _identity(pred):
+    return pred
+
 
 ACTIVATIONS = dict(softmax=_softmax, sigmoid=torch.sigmoid, exp=torch.exp, identity=_identity)
 
 # What each of torch's losses expects its first argument to be the inverse of
 _FUSED = {
-    F.cross_entropy: 'softmax', F.nll_loss: 'exp', F.kl_div: 'exp', F.binary_cross_entropy: 'identity',
-    F.binary_cross_entropy_with_logits: 'sigmoid', F.multilabel_soft_margin_loss: 'sigmoid', F.soft_margin_loss: 'sigmoid',
+    F.cross_entropy: 'softmax',
+    F.nll_loss: 'exp',
+    F.kl_div: 'exp',
+    F.binary_cross_entropy: 'identity',
+    F.binary_cross_entropy_with_logits: 'sigmoid',
+    F.multilabel_soft_margin_loss: 'sigmoid',
+    F.soft_margin_loss: 'sigmoid',
 }
 _COMPARED = (torch.Tensor.ne, torch.ne, torch.Tensor.eq, torch.eq, torch.Tensor.__ne__, torch.Tensor.__eq__)
-_LOOKS = (*_COMPARED, torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.is_floating_point, torch.Tensor.__len__)
+_LOOKS = (
+    *_COMPARED,
+    torch.Tensor.size,
+    torch.Tensor.dim,
+    torch.Tensor.numel,
+    torch.Tensor.is_floating_point,
+    torch.Tensor.__len__,
+)
 _DISTANCES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 
-def loss_name(loss_func)->str:
+
+def loss_name(loss_func) -> str:
     "What to call a loss in a message"
-    while isinstance(loss_func, partial): loss_func = loss_func.func
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
     return getattr(loss_func, '__name__', type(loss_func).__name__)
 
+
 class ZeroRows(TorchFunctionMode):
-    "torch's cross entropy refuses probabilities beside an `ignore_index` >= 0. Ignored samples are rows of zeros here, so it need not know"
-    def __torch_function__(self, func, types, args=(), kwargs=None): return func(*args, **_without_ignore(func, args, kwargs or {}))
+    """torch's cross entropy refuses probabilities beside an `ignore_index` >= 0. Ignored samples are rows of zeros
+    here, so it need not know"""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **_without_ignore(func, args, kwargs or {}))
+
 
 def _without_ignore(func, args, kwargs):
-    return kwargs | {'ignore_index': -100} if func is F.cross_entropy and args[1].is_floating_point() and 'ignore_index' in kwargs else kwargs
+    return (
+        kwargs | {'ignore_index': -100}
+        if func is F.cross_entropy and args[1].is_floating_point() and 'ignore_index' in kwargs
+        else kwargs
+    )
 
 # %% ../../nbs/loop/04_read_loss.ipynb #4d4d9664
 @dataclass(eq=False)
 class LossFacts:
     "What a loss makes of scores and targets, as `read_loss` found it"
-    loss_func:Callable
-    indices:bool=False          # takes class indices, N
-    probabilities:bool=False    # takes probabilities, N x C
-    reduction:str=None          # 'mean', 'sum' or 'none'; None: neither mean nor sum
-    weight:torch.Tensor=None    # of each class, where the mean divides by the weights of the targets
-    ignore:int=None             # label of samples that the mean leaves out
-    by_samples:bool=False       # on probabilities its mean divides by samples, where on indices it divides by weights
-    agrees:bool=True            # one-hot targets give what class indices give, up to that
-    activation:Callable=None    # from scores to probabilities
-    denominator:Callable=None   # the loss's own `denominator(y)`, if it declares one
-    unread:bool=False           # it took nothing that was tried: what is wrong with it will show
-    swapped:bool=False          # it takes the targets for scores
-    _asked:torch.Tensor=None    # targets that `ignores` looked at last, in which version, and what it found
-    _version:int=0
-    _answer:bool=False
 
-    def act(self,
-        who:str='get_preds',    # for the error message
-    )->Callable:
+    loss_func: Callable
+    indices: bool = False  # takes class indices, N
+    probabilities: bool = False  # takes probabilities, N x C
+    reduction: str = None  # 'mean', 'sum' or 'none'; None: neither mean nor sum
+    weight: torch.Tensor = None  # of each class, where the mean divides by the weights of the targets
+    ignore: int = None  # label of samples that the mean leaves out
+    by_samples: bool = False  # on probabilities its mean divides by samples, where on indices it divides by weights
+    agrees: bool = True  # one-hot targets give what class indices give, up to that
+    activation: Callable = None  # from scores to probabilities
+    denominator: Callable = None  # the loss's own `denominator(y)`, if it declares one
+    unread: bool = False  # it took nothing that was tried: what is wrong with it will show
+    swapped: bool = False  # it takes the targets for scores
+    _asked: torch.Tensor = None  # targets that `ignores` looked at last, in which version, and what it found
+    _version: int = 0
+    _answer: bool = False
+
+    def act(
+        self,
+        who: str = 'get_preds',  # for the error message
+    ) -> Callable:
         "The function from scores to probabilities; ValueError if nothing says which"
-        if self.activation is not None: return self.activation
-        raise ValueError(f"{who}: nothing says what {loss_name(self.loss_func)} takes the scores for; give act=torch.sigmoid (or another function), "
-                         "or set it once: loss_func.activation = torch.sigmoid")
+        if self.activation is not None:
+            return self.activation
+        raise ValueError(
+            f"{who}: nothing says what {loss_name(self.loss_func)} takes the scores for; give "
+            "act=torch.sigmoid (or another function), or set it once: loss_func.activation = "
+            "torch.sigmoid"
+        )
 
     @property
-    def activation_name(self)->str|None:
+    def activation_name(self) -> str | None:
         "'softmax', 'sigmoid', 'exp' or 'identity'; None for another one, or if nothing says"
-        return next((n for n,f in ACTIVATIONS.items() if f is self.activation), None)
+        return next((n for n, f in ACTIVATIONS.items() if f is self.activation), None)
 
-    def n_class(self,
-        n_out:int,  # outputs of the model
-    )->int:
+    def n_class(
+        self,
+        n_out: int,  # outputs of the model
+    ) -> int:
         "How many classes class indices may name: one output tells two apart, unless the loss takes a softmax over it"
-        return 2 if n_out==1 and self.activation not in (_softmax, torch.exp) else n_out
+        return 2 if n_out == 1 and self.activation not in (_softmax, torch.exp) else n_out
 
-    def ignores(self,
-        y:torch.Tensor,     # clean targets
-    )->bool:
-        "Whether the batch has samples that the loss leaves out; True as well where to know it would mean to wait for a GPU"
-        if self.ignore is None or y is None or y.is_floating_point() or not y.numel(): return False
-        if y.device.type!='cpu': return True
+    def ignores(
+        self,
+        y: torch.Tensor,  # clean targets
+    ) -> bool:
+        """Whether the batch has samples that the loss leaves out; True as well where to know it would mean to wait for
+        a GPU"""
+        if self.ignore is None or y is None or y.is_floating_point() or not y.numel():
+            return False
+        if y.device.type != 'cpu':
+            return True
         # several callbacks ask it of one batch
-        if self._asked is not y or self._version!=y._version:
+        if self._asked is not y or self._version != y._version:
             self._asked = y
             self._version = y._version
-            self._answer = y.min().item()<0 if self.ignore<0 else bool((y==self.ignore).any())
+            self._answer = y.min().item() < 0 if self.ignore < 0 else bool((y == self.ignore).any())
         return self._answer
 
-    def size(self,
-        y:torch.Tensor,     # clean targets, as they came from the loader
-        n:int,              # samples
-    ):                      # a number, or a scalar tensor on the device of `y`
-        "What the mean of a batch divides by, up to a factor that is the same for all batches: the batch's share in a mean over batches"
-        if self.denominator is not None and y is not None: return self.denominator(y)
-        if y is None or y.is_floating_point() or (self.weight is None and self.ignore is None): return n
+    def size(
+        self,
+        y: torch.Tensor,  # clean targets, as they came from the loader
+        n: int,  # samples
+    ):  # a number, or a scalar tensor on the device of `y`
+        """What the mean of a batch divides by, up to a factor that is the same for all batches: the batch's share in a
+        mean over batches"""
+        if self.denominator is not None and y is not None:
+            return self.denominator(y)
+        if y is None or y.is_floating_point() or (self.weight is None and self.ignore is None):
+            return n
         if self.ignores(y):
-            kept = y!=self.ignore
-            return kept.sum() if self.weight is None else (self.weight[torch.where(kept, y, 0).long()]*kept).sum()
+            kept = y != self.ignore
+            return kept.sum() if self.weight is None else (self.weight[torch.where(kept, y, 0).long()] * kept).sum()
         return y.numel() if self.weight is None else self.weight[y.long()].sum()
 
-    def sizes(self,
-        ys:list,    # clean targets of batches
-    )->list:        # numbers
+    def sizes(
+        self,
+        ys: list,  # clean targets of batches
+    ) -> list:  # numbers
         "`size` of each of many batches, with one look at the device"
         plain = self.weight is None and self.denominator is None
-        if plain and not bool((torch.cat([y.flatten() for y in ys])==self.ignore).any()): return [y.numel() for y in ys]
+        if plain and not bool((torch.cat([y.flatten() for y in ys]) == self.ignore).any()):
+            return [y.numel() for y in ys]
         return torch.stack([torch.as_tensor(self.size(y, len(y)), device=y.device).float() for y in ys]).tolist()
 
-    def sample_sizes(self,
-        y:torch.Tensor,     # clean targets, N
-    )->torch.Tensor:        # N
+    def sample_sizes(
+        self,
+        y: torch.Tensor,  # clean targets, N
+    ) -> torch.Tensor:  # N
         "`size`, sample by sample"
-        if self.denominator is not None: return torch.stack([torch.as_tensor(self.denominator(o), device=y.device) for o in y.split(1)])
+        if self.denominator is not None:
+            return torch.stack([torch.as_tensor(self.denominator(o), device=y.device) for o in y.split(1)])
         kept = torch.ones(len(y), device=y.device)
-        if y.is_floating_point() or y.ndim!=1: return kept
-        if self.ignores(y): kept = (y!=self.ignore).float()
-        return kept if self.weight is None else kept*self.weight[torch.where(kept>0, y, 0).long()]
+        if y.is_floating_point() or y.ndim != 1:
+            return kept
+        if self.ignores(y):
+            kept = (y != self.ignore).float()
+        return kept if self.weight is None else kept * self.weight[torch.where(kept > 0, y, 0).long()]
 
-    def varies(self,
-        y:torch.Tensor,     # clean targets
-    )->bool:
+    def varies(
+        self,
+        y: torch.Tensor,  # clean targets
+    ) -> bool:
         "Whether batches of as many samples may differ in `size`"
-        if y is None: return False
-        return self.denominator is not None or (not y.is_floating_point() and (self.weight is not None or self.ignore is not None))
+        if y is None:
+            return False
+        return self.denominator is not None or (
+            not y.is_floating_point() and (self.weight is not None or self.ignore is not None)
+        )
 
-    def total(self,
-        loss:torch.Tensor,  # of a batch
-        size,               # of that batch
-    )->torch.Tensor:
+    def total(
+        self,
+        loss: torch.Tensor,  # of a batch
+        size,  # of that batch
+    ) -> torch.Tensor:
         "The sum over samples that the batch's loss stands for"
-        if self.reduction=='sum': return loss
-        if not isinstance(size, torch.Tensor): return loss*size
-        return torch.where(size>0, loss*size, 0)    # torch's loss of no sample is no number
+        if self.reduction == 'sum':
+            return loss
+        if not isinstance(size, torch.Tensor):
+            return loss * size
+        return torch.where(size > 0, loss * size, 0)  # torch's loss of no sample is no number
 
-    def of(self,
-        pred:torch.Tensor,  # scores
-        yb:torch.Tensor,    # targets, maybe softened or mixed
-        y:torch.Tensor,     # clean targets
-    )->torch.Tensor:
+    def of(
+        self,
+        pred: torch.Tensor,  # scores
+        yb: torch.Tensor,  # targets, maybe softened or mixed
+        y: torch.Tensor,  # clean targets
+    ) -> torch.Tensor:
         "The loss, divided by what the loss of the clean targets is divided by"
         soft = yb.is_floating_point() and y is not None and not y.is_floating_point()
-        if not soft or self.ignore is None or self.ignore<0: loss = self.loss_func(pred, yb)
+        if not soft or self.ignore is None or self.ignore < 0:
+            loss = self.loss_func(pred, yb)
         else:
-            with ZeroRows(): loss = self.loss_func(pred, yb)
-        if not soft or self.reduction!='mean' or not self.by_samples: return loss
+            with ZeroRows():
+                loss = self.loss_func(pred, yb)
+        if not soft or self.reduction != 'mean' or not self.by_samples:
+            return loss
         size = self.size(y, len(y))
-        if not isinstance(size, torch.Tensor): return loss
-        return loss*torch.where(size>0, y.numel()/size, 0).to(loss.dtype)
+        if not isinstance(size, torch.Tensor):
+            return loss
+        return loss * torch.where(size > 0, y.numel() / size, 0).to(loss.dtype)
 
 # %% ../../nbs/loop/04_read_loss.ipynb #9715dddf
 def share(
-    part,   # numbers, or scalar tensors
+    part,  # numbers, or scalar tensors
     whole,
 ):
     "The fraction; 0 of a whole that is 0 and lies on a device, where to look would mean to wait"
-    if isinstance(whole, torch.Tensor): return torch.where(whole>0, part/whole, 0).float()
-    return part/whole if whole else 0.
+    if isinstance(whole, torch.Tensor):
+        return torch.where(whole > 0, part / whole, 0).float()
+    return part / whole if whole else 0.0
+
 
 def _declared(f, name):
     "An attribute of a loss, or of what a partial stands for"
-    while not hasattr(f, name) and isinstance(f, partial): f = f.func
+    while not hasattr(f, name) and isinstance(f, partial):
+        f = f.func
     return getattr(f, name, None)
 
-def _cross_entropy(loss_func)->dict|None:
+
+def _cross_entropy(loss_func) -> dict | None:
     "Arguments of torch's own cross entropy, if that is what the loss is"
     if type(loss_func) is nn.CrossEntropyLoss and 'forward' not in vars(loss_func):
         return dict(weight=loss_func.weight, ignore_index=loss_func.ignore_index, reduction=loss_func.reduction)
     kw = {}
-    while type(loss_func) is partial and not loss_func.args: loss_func,kw = loss_func.func,loss_func.keywords | kw
-    return kw if loss_func is F.cross_entropy and set(kw)<={'weight', 'ignore_index', 'reduction', 'label_smoothing'} else None
+    while type(loss_func) is partial and not loss_func.args:
+        loss_func, kw = loss_func.func, loss_func.keywords | kw
+    return (
+        kw
+        if loss_func is F.cross_entropy and set(kw) <= {'weight', 'ignore_index', 'reduction', 'label_smoothing'}
+        else None
+    )
 
 # %% ../../nbs/loop/04_read_loss.ipynb #eccaaed7
 class _Watch(TorchFunctionMode):
     "See which functions of torch a loss calls, and what they are given and give"
+
     def __init__(self, pred, y):
         super().__init__()
-        self.pred,self.y,self.acts,self.weights,self.ignored,self.elsewhere,self.swapped = pred,y,set(),[],[],False,False
+        self.pred = pred
+        self.y = y
+        self.acts = set()
+        self.weights = []
+        self.ignored = []
+        self.elsewhere = False
+        self.swapped = False
         p = pred.double()
-        self.n_class = pred.shape[1] if pred.ndim>1 else 0
+        self.n_class = pred.shape[1] if pred.ndim > 1 else 0
         both = [p.sigmoid(), (-p).sigmoid(), F.logsigmoid(p), F.logsigmoid(-p), F.softplus(p), F.softplus(-p)]
-        self.values = [('sigmoid', v) for v in both]+[('identity', p.log()), ('identity', (1-p).log())]
-        if self.n_class>1: self.values += [('softmax', v) for v in (p.softmax(1), p.log_softmax(1), -p.log_softmax(1), p.logsumexp(1))]
-        if y is not None and y.is_floating_point() and y.shape==pred.shape: self.values += [('identity', p-y), ('identity', y-p)]
+        self.values = [('sigmoid', v) for v in both] + [('identity', p.log()), ('identity', (1 - p).log())]
+        if self.n_class > 1:
+            self.values += [('softmax', v) for v in (p.softmax(1), p.log_softmax(1), -p.log_softmax(1), p.logsumexp(1))]
+        if y is not None and y.is_floating_point() and y.shape == pred.shape:
+            self.values += [('identity', p - y), ('identity', y - p)]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -204,169 +284,250 @@ class _Watch(TorchFunctionMode):
         kwargs = _without_ignore(func, args, kwargs)
         out = func(*args, **kwargs)
         if isinstance(out, torch.Tensor) and out.is_floating_point():
-            self.acts |= {name for name,v in self.values if _alike(out, v)}
+            self.acts |= {name for name, v in self.values if _alike(out, v)}
         return out
 
     def _before(self, func, args, kwargs):
         a = args[0] if args else None
-        if not isinstance(a, torch.Tensor): return
-        if func in _FUSED and len(args)>1 and self._is(a)=='y' and self._is(args[1])=='pred': self.swapped = True
+        if not isinstance(a, torch.Tensor):
+            return
+        if func in _FUSED and len(args) > 1 and self._is(a) == 'y' and self._is(args[1]) == 'pred':
+            self.swapped = True
         elif func in _FUSED:
             act = ACTIVATIONS[_FUSED[func]]
-            try: same = _alike(act(a.double()), act(self.pred.double()))
-            except (IndexError, RuntimeError): same = False
-            if same: self.acts.add(_FUSED[func])
-        if func in _DISTANCES and len(args)>1 and {self._is(o) for o in args[:2]}=={'pred', 'y'}: self.acts.add('identity')
+            try:
+                same = _alike(act(a.double()), act(self.pred.double()))
+            except (IndexError, RuntimeError):
+                same = False
+            if same:
+                self.acts.add(_FUSED[func])
+        if func in _DISTANCES and len(args) > 1 and {self._is(o) for o in args[:2]} == {'pred', 'y'}:
+            self.acts.add('identity')
         if func in (F.cross_entropy, F.nll_loss):
             given = inspect.signature(func).bind(*args, **kwargs).arguments
             self._candidate(self.weights, given.get('weight'))
             self._candidate(self.ignored, given.get('ignore_index', -100))
-        elif func not in _LOOKS: self.elsewhere = self.elsewhere or any(o is self.y for o in (*args, *kwargs.values()))
-        if len(args)<2: return
-        if func is torch.Tensor.__getitem__ and a.shape==(self.n_class,) and self._is(args[1])=='y': self._candidate(self.weights, a)
-        if func is torch.index_select and a.shape==(self.n_class,): self._candidate(self.weights, a)
+        elif func not in _LOOKS:
+            self.elsewhere = self.elsewhere or any(o is self.y for o in (*args, *kwargs.values()))
+        if len(args) < 2:
+            return
+        if func is torch.Tensor.__getitem__ and a.shape == (self.n_class,) and self._is(args[1]) == 'y':
+            self._candidate(self.weights, a)
+        if func is torch.index_select and a.shape == (self.n_class,):
+            self._candidate(self.weights, a)
         if func in _COMPARED:
-            if isinstance(args[1], int) and self._is(a)=='y': self._candidate(self.ignored, args[1])
+            if isinstance(args[1], int) and self._is(a) == 'y':
+                self._candidate(self.ignored, args[1])
 
     def _candidate(self, found, o):
-        if o is not None and not any(o is f for f in found): found.append(o)
+        if o is not None and not any(o is f for f in found):
+            found.append(o)
 
     def _is(self, o):
-        if not isinstance(o, torch.Tensor): return None
-        if _alike(o, self.pred): return 'pred'
+        if not isinstance(o, torch.Tensor):
+            return None
+        if _alike(o, self.pred):
+            return 'pred'
         return 'y' if self.y is not None and _alike(o, self.y) else None
 
 # %% ../../nbs/loop/04_read_loss.ipynb #8a9be294
 def _alike(a, b):
     "Whether two tensors hold the same numbers, whatever their shapes and types"
-    if a.numel()!=b.numel(): return False
-    a,b = a.detach().flatten().double(),b.detach().flatten().double()
+    if a.numel() != b.numel():
+        return False
+    a = a.detach().flatten().double()
+    b = b.detach().flatten().double()
     return bool(torch.allclose(a, b, rtol=1e-3, atol=1e-5)) and bool(b.isfinite().all())
+
 
 class _Trial:
     "Calls of a loss whose failure is an answer"
-    def __init__(self, loss_func): self.loss_func,self.swapped,self.estimated = loss_func,False,False
+
+    def __init__(self, loss_func):
+        self.loss_func = loss_func
+        self.swapped = False
+        self.estimated = False
+
     def __call__(self, pred, y, watch=False):
         "The loss as a float; None if the loss does not take this. With `watch` also the watch"
         mode = _Watch(pred, y) if watch else nullcontext()
         try:
-            with mode: l = self.loss_func(pred, y)
-        except Exception: l = None  # whatever a loss says of targets that it does not take
-        if watch: self.swapped = self.swapped or mode.swapped
-        if not isinstance(l, (torch.Tensor, float)): l = None
-        if isinstance(l, torch.Tensor) and l.ndim==0: l = l.item() if l.isfinite() else None
+            with mode:
+                l = self.loss_func(pred, y)
+        except Exception:
+            l = None  # whatever a loss says of targets that it does not take
+        if watch:
+            self.swapped = self.swapped or mode.swapped
+        if not isinstance(l, (torch.Tensor, float)):
+            l = None
+        if isinstance(l, torch.Tensor) and l.ndim == 0:
+            l = l.item() if l.isfinite() else None
         return (l, mode) if watch else l
+
 
 def _each(f, o):
     "The same structure of tuples, lists and dicts, with `f` of each tensor in it"
-    if isinstance(o, dict): return {k: _each(f, v) for k,v in o.items()}
-    if isinstance(o, (list, tuple)): return [_each(f, v) for v in o]
+    if isinstance(o, dict):
+        return {k: _each(f, v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)):
+        return [_each(f, v) for v in o]
     return f(o) if isinstance(o, torch.Tensor) else o
+
 
 def _made_up(pred, n, kind):
     "Scores of `n` samples: any numbers, or probabilities, for the losses that take these"
-    if not isinstance(pred, torch.Tensor): return _each(lambda t: _made_up(t, n, kind), pred)
+    if not isinstance(pred, torch.Tensor):
+        return _each(lambda t: _made_up(t, n, kind), pred)
     g = torch.Generator().manual_seed(0)
-    s = 2*torch.randn(n, *pred.shape[1:], generator=g)
-    if kind=='probabilities': s = s.softmax(1) if s.ndim>1 and s.shape[1]>1 else s.sigmoid()
-    return s.to(pred.device, pred.dtype if pred.dtype==torch.float64 else torch.float32)
+    s = 2 * torch.randn(n, *pred.shape[1:], generator=g)
+    if kind == 'probabilities':
+        s = s.softmax(1) if s.ndim > 1 and s.shape[1] > 1 else s.sigmoid()
+    return s.to(pred.device, pred.dtype if pred.dtype == torch.float64 else torch.float32)
+
 
 def _tensors(o):
     found = []
     _each(found.append, o)
     return found
 
-def _close(a, b): return isinstance(a, float) and isinstance(b, float) and abs(a-b)<=2e-4*max(abs(a), abs(b), 1e-3)
+
+def _close(a, b):
+    return isinstance(a, float) and isinstance(b, float) and abs(a - b) <= 2e-4 * max(abs(a), abs(b), 1e-3)
 
 # %% ../../nbs/loop/04_read_loss.ipynb #48ed308a
 def _parts(trial, pred, y, cut):
     "The loss of all samples, of the first `cut`, and of the others"
-    first,last = (_each(lambda t: t[part], (pred, y)) for part in (slice(cut), slice(cut, None)))
+    first, last = (_each(lambda t: t[part], (pred, y)) for part in (slice(cut), slice(cut, None)))
     return trial(pred, y), trial(*first), trial(*last)
 
-def _means(trial, pred, y, cut, size)->bool:
+
+def _means(trial, pred, y, cut, size) -> bool:
     "Whether the loss of all samples is the mean of the losses of the first `cut` and of the others, weighted by `size`"
-    whole,a,b = _parts(trial, pred, y, cut)
-    if not all(isinstance(l, float) for l in (whole, a, b)): return False
-    m,n = float(size(y[:cut])),float(size(y[cut:]))
-    return m+n>0 and _close(whole*(m+n), a*m+b*n)
+    whole, a, b = _parts(trial, pred, y, cut)
+    if not all(isinstance(l, float) for l in (whole, a, b)):
+        return False
+    m = float(size(y[:cut]))
+    n = float(size(y[cut:]))
+    return m + n > 0 and _close(whole * (m + n), a * m + b * n)
 
-def _sums(trial, pred, y, cut)->bool:
+
+def _sums(trial, pred, y, cut) -> bool:
     "Whether it is their sum"
-    whole,a,b = _parts(trial, pred, y, cut)
-    return all(isinstance(l, float) for l in (whole, a, b)) and _close(whole, a+b)
+    whole, a, b = _parts(trial, pred, y, cut)
+    return all(isinstance(l, float) for l in (whole, a, b)) and _close(whole, a + b)
 
-def _labels(c, device, weights, ignored)->torch.Tensor:
-    "Class indices that tell weights apart: the heaviest class early, the lightest late, and what may be ignored in both parts"
-    first,last = [0, c//2],[c-1, c//3, c//4]
+
+def _labels(c, device, weights, ignored) -> torch.Tensor:
+    """Class indices that tell weights apart: the heaviest class early, the lightest late, and what may be ignored in
+    both parts"""
+    first = [0, c // 2]
+    last = [c - 1, c // 3, c // 4]
     for w in weights:
-        first += [int(w.argmax())]*2
-        last += [int(w.argmin())]*2
+        first += [int(w.argmax())] * 2
+        last += [int(w.argmin())] * 2
     first += ignored
-    last += 2*ignored
-    if len(first)+len(last)==c: last += [0]     # as many samples as classes could be taken for something else
-    return torch.tensor(first+last, device=device), len(first)
+    last += 2 * ignored
+    if len(first) + len(last) == c:
+        last += [0]  # as many samples as classes could be taken for something else
+    return torch.tensor(first + last, device=device), len(first)
 
 # %% ../../nbs/loop/04_read_loss.ipynb #2aa5a30d
-def _class_weights(trial, kind, c, pred)->torch.Tensor|None:
-    "Weights of the classes up to a factor, if the mean divides by those of the targets: from losses of single samples and of pairs"
+def _class_weights(trial, kind, c, pred) -> torch.Tensor | None:
+    """Weights of the classes up to a factor, if the mean divides by those of the targets: from losses of single
+    samples and of pairs"""
+
     # (a*w + b*v)/(w + v) is what a pair with the losses a and b and the weights w and v gives
     def scores(k, by):
         s = _made_up(pred, 1, 'any').double()
-        s[0, k if s.shape[1]>1 else 0] += by if s.shape[1]>1 or k else -by
-        if kind=='probabilities': s = s.softmax(1) if s.shape[1]>1 else s.sigmoid()
-        return s.to(pred.device, pred.dtype if pred.dtype==torch.float64 else torch.float32)
-    def loss(*samples): return trial(torch.cat([s for s,_ in samples]), torch.tensor([k for _,k in samples], device=pred.device))
-    for k0 in range(min(c, 8)):         # one whose weight is 0 says nothing of the others
-        first = scores(k0, 3.),k0
-        a,weights = loss(first),[]
-        if a is None: continue
-        for k in range(c):
-            other = scores(k, -3.),k
-            b,both = loss(other),loss(first, other)
-            if not isinstance(both, float): return None
-            if b is None: weights.append(0.)        # a mean over nothing is no number
-            elif not isinstance(b, float) or both==b: return None
-            else: weights.append((a-both)/(both-b))
-        w = torch.tensor(weights, device=pred.device)
-        return w if bool((w>-1e-4).all()) and bool(w.sum()>0) else None
+        s[0, k if s.shape[1] > 1 else 0] += by if s.shape[1] > 1 or k else -by
+        if kind == 'probabilities':
+            s = s.softmax(1) if s.shape[1] > 1 else s.sigmoid()
+        return s.to(pred.device, pred.dtype if pred.dtype == torch.float64 else torch.float32)
 
-_weights_found = WeakKeyDictionary()     # loss -> what was found for it: with many classes it takes a second
+    def loss(*samples):
+        return trial(torch.cat([s for s, _ in samples]), torch.tensor([k for _, k in samples], device=pred.device))
+
+    for k0 in range(min(c, 8)):  # one whose weight is 0 says nothing of the others
+        first = scores(k0, 3.0), k0
+        a = loss(first)
+        weights = []
+        if a is None:
+            continue
+        for k in range(c):
+            other = scores(k, -3.0), k
+            b = loss(other)
+            both = loss(first, other)
+            if not isinstance(both, float):
+                return None
+            if b is None:
+                weights.append(0.0)  # a mean over nothing is no number
+            elif not isinstance(b, float) or both == b:
+                return None
+            else:
+                weights.append((a - both) / (both - b))
+        w = torch.tensor(weights, device=pred.device)
+        return w if bool((w > -1e-4).all()) and bool(w.sum() > 0) else None
+
+
+_weights_found = WeakKeyDictionary()  # loss -> what was found for it: with many classes it takes a second
+
 
 def _found_before(loss_func):
-    try: return _weights_found.get(loss_func)
-    except TypeError: return None       # something that cannot be a key
+    try:
+        return _weights_found.get(loss_func)
+    except TypeError:
+        return None  # something that cannot be a key
 
-def _odd_labels(y, c)->list:
+
+def _odd_labels(y, c) -> list:
     "Labels of a batch on the CPU that are no classes: perhaps the loss ignores them"
-    if y is None or y.device.type!='cpu' or y.is_floating_point(): return []
-    return y[(y<0) | (y>=c)].unique()[:2].tolist()
+    if y is None or y.device.type != 'cpu' or y.is_floating_point():
+        return []
+    return y[(y < 0) | (y >= c)].unique()[:2].tolist()
 
 # %% ../../nbs/loop/04_read_loss.ipynb #652ef073
 def _read_indices(facts, trial, kind, c, pred, seen=()):
-    "What the loss does with class indices; its watch, or None if it takes none. `seen`: labels of the data that are no classes"
-    y,cut = _labels(c, pred.device, [], [])
-    l,watch = trial(_made_up(pred, len(y), kind), y, watch=True)
-    if l is None: return None
+    """What the loss does with class indices; its watch, or None if it takes none. `seen`: labels of the data that are
+    no classes"""
+    y, cut = _labels(c, pred.device, [], [])
+    l, watch = trial(_made_up(pred, len(y), kind), y, watch=True)
+    if l is None:
+        return None
     facts.indices = True
-    if isinstance(l, torch.Tensor): facts.reduction = 'none'
-    if not isinstance(l, float): return watch
-    safe = pred.device.type!='cuda' or not watch.elsewhere      # other functions may not bear a label out of range: on a GPU that ends the process
-    ignored = [*seen, *(i for i in watch.ignored if i not in seen), *((-1, 255) if watch.elsewhere and pred.device.type=='cpu' else ())]
+    if isinstance(l, torch.Tensor):
+        facts.reduction = 'none'
+    if not isinstance(l, float):
+        return watch
+    # other functions may not bear a label out of range: on a GPU that ends the process
+    safe = pred.device.type != 'cuda' or not watch.elsewhere
+    ignored = [
+        *seen,
+        *(i for i in watch.ignored if i not in seen),
+        *((-1, 255) if watch.elsewhere and pred.device.type == 'cpu' else ()),
+    ]
+
     def settled(w):
-        for i in [*(i for i in ignored if safe or 0<=i<c), None]:
-            facts.weight,facts.ignore = w,i
-            y,cut = _labels(c, pred.device, [w] if w is not None else [], [i] if i is not None else [])
+        for i in [*(i for i in ignored if safe or 0 <= i < c), None]:
+            facts.weight = w
+            facts.ignore = i
+            y, cut = _labels(c, pred.device, [w] if w is not None else [], [i] if i is not None else [])
             p = _made_up(pred, len(y), kind)
-            if _means(trial, p, y, cut, lambda y: facts.size(y, len(y))): facts.reduction = 'mean'
-            elif _sums(trial, p, y, cut): facts.reduction = 'sum'
-            if facts.reduction: return True
-    if any(settled(w) for w in [*watch.weights, None]): return watch
+            if _means(trial, p, y, cut, lambda y: facts.size(y, len(y))):
+                facts.reduction = 'mean'
+            elif _sums(trial, p, y, cut):
+                facts.reduction = 'sum'
+            if facts.reduction:
+                return True
+
+    if any(settled(w) for w in [*watch.weights, None]):
+        return watch
     # weights that it comes by in a way which the watch does not know
     for find in (lambda: _found_before(facts.loss_func), lambda: _class_weights(trial, kind, c, pred)):
-        if (w := find()) is None or len(w)!=c or not settled(w): continue
+        if (w := find()) is None or len(w) != c or not settled(w):
+            continue
         trial.estimated = facts.weight is not None
-        with suppress(TypeError): _weights_found[facts.loss_func] = w
+        with suppress(TypeError):
+            _weights_found[facts.loss_func] = w
         return watch
     facts.weight = facts.ignore = None
     return watch
@@ -374,133 +535,189 @@ def _read_indices(facts, trial, kind, c, pred, seen=()):
 # %% ../../nbs/loop/04_read_loss.ipynb #3cbd7b1f
 def _read_soft(facts, trial, kind, c, pred):
     "What it does with probabilities"
-    y,cut = _labels(max(c, 2), pred.device, [facts.weight] if facts.weight is not None else [], [facts.ignore] if facts.ignore is not None else [])
-    if c==1: y = y.clamp(0, 1)
-    p,one = _made_up(pred, len(y), kind),soft_targets(y, c, ignore=facts.ignore if c>1 else None)
-    l,watch = trial(p, one, watch=True)
-    if l is None: return None
+    y, cut = _labels(
+        max(c, 2),
+        pred.device,
+        [facts.weight] if facts.weight is not None else [],
+        [facts.ignore] if facts.ignore is not None else [],
+    )
+    if c == 1:
+        y = y.clamp(0, 1)
+    p = _made_up(pred, len(y), kind)
+    one = soft_targets(y, c, ignore=facts.ignore if c > 1 else None)
+    l, watch = trial(p, one, watch=True)
+    if l is None:
+        return None
     facts.probabilities = True
     if not facts.indices:
-        _read_rows(facts, trial, p, one*.9+.1/c)
+        _read_rows(facts, trial, p, one * 0.9 + 0.1 / c)
     elif facts.reduction in ('mean', 'sum') and isinstance(l, float):
         hard = trial(p, y)
-        facts.by_samples = facts.reduction=='mean' and not _close(l, hard)
-        # weights found by values are known up to a factor, which counts where a mean over samples becomes one over weights
-        if facts.by_samples and trial.estimated: facts.weight = facts.weight*(l*len(y)/hard/float(facts.size(y, len(y))))
-        facts.agrees = _close(l*len(y)/float(facts.size(y, len(y))) if facts.by_samples else l, hard)
+        facts.by_samples = facts.reduction == 'mean' and not _close(l, hard)
+        # weights found by values are known up to a factor, which counts where a mean over samples becomes one over
+        # weights
+        if facts.by_samples and trial.estimated:
+            facts.weight = facts.weight * (l * len(y) / hard / float(facts.size(y, len(y))))
+        facts.agrees = _close(l * len(y) / float(facts.size(y, len(y))) if facts.by_samples else l, hard)
     return watch
+
 
 def _read_rows(facts, trial, pred, y):
     "How it averages samples of any kind"
-    cut = len(y)//2-1
+    cut = len(y) // 2 - 1
     l = trial(pred, y)
-    if isinstance(l, torch.Tensor): facts.reduction = 'none'
-    elif _means(trial, pred, y, cut, len if facts.denominator is None else facts.denominator): facts.reduction = 'mean'
-    elif _sums(trial, pred, y, cut): facts.reduction = 'sum'
+    if isinstance(l, torch.Tensor):
+        facts.reduction = 'none'
+    elif _means(trial, pred, y, cut, len if facts.denominator is None else facts.denominator):
+        facts.reduction = 'mean'
+    elif _sums(trial, pred, y, cut):
+        facts.reduction = 'sum'
 
 # %% ../../nbs/loop/04_read_loss.ipynb #56e9230f
 def _read(facts, trial, pred, y):
     "Fill in what the calls of the loss show"
     watches = []
-    classes = pred.ndim==2 and (y is None or y.ndim==1 and not y.is_floating_point())
+    classes = pred.ndim == 2 and (y is None or y.ndim == 1 and not y.is_floating_point())
     for kind in ('any', 'probabilities'):
         if classes:
             seen = _odd_labels(y, facts.n_class(pred.shape[1]))
             # one output may stand for two classes
-            for c in ((2, 1) if pred.shape[1]==1 else (pred.shape[1],)):
+            for c in (2, 1) if pred.shape[1] == 1 else (pred.shape[1],):
                 watches = [_read_indices(facts, trial, kind, c, pred, seen)]
-                if watches[0]: break
-        if pred.ndim==2 and (classes or y.shape[1:]==pred.shape[1:]): watches.append(_read_soft(facts, trial, kind, pred.shape[1], pred))
+                if watches[0]:
+                    break
+        if pred.ndim == 2 and (classes or y.shape[1:] == pred.shape[1:]):
+            watches.append(_read_soft(facts, trial, kind, pred.shape[1], pred))
         if y is not None and not any(watches):
-            rows = torch.arange(8, device=pred.device)%len(y)
-            p,ys = _made_up(pred, 8, kind),y[rows]
-            l,watch = trial(p, ys, watch=True)
+            rows = torch.arange(8, device=pred.device) % len(y)
+            p = _made_up(pred, 8, kind)
+            ys = y[rows]
+            l, watch = trial(p, ys, watch=True)
             if l is not None:
                 watches.append(watch)
                 _read_rows(facts, trial, p, ys)
         elif y is None and not any(watches):
-            p,ys = _made_up(pred, 8, kind),_made_up(pred, 9, 'probabilities')[1:]
-            for ys in ((ys, ys[:, 0]) if pred.ndim==2 and pred.shape[1]==1 else (ys,)):
-                l,watch = trial(p, ys, watch=True)
-                if l is not None: watches.append(watch)
+            p = _made_up(pred, 8, kind)
+            ys = _made_up(pred, 9, 'probabilities')[1:]
+            for ys in (ys, ys[:, 0]) if pred.ndim == 2 and pred.shape[1] == 1 else (ys,):
+                l, watch = trial(p, ys, watch=True)
+                if l is not None:
+                    watches.append(watch)
         watches = [w for w in watches if w]
-        if watches: break
-    facts.unread,facts.swapped = not watches,trial.swapped
+        if watches:
+            break
+    facts.unread = not watches
+    facts.swapped = trial.swapped
     acts = set().union(*(w.acts for w in watches)) if watches else set()
-    if len(acts)==1: facts.activation = ACTIVATIONS[acts.pop()]
+    if len(acts) == 1:
+        facts.activation = ACTIVATIONS[acts.pop()]
 
 # %% ../../nbs/loop/04_read_loss.ipynb #d421becf
 def read_loss(
-    loss_func:Callable,     # `loss_func(pred, y)`
-    pred:torch.Tensor=None, # scores of the model; only their shape, type and device count. None: N x 3
-    y:torch.Tensor=None,    # clean targets of a batch; None if there are none
-)->LossFacts:
-    "Find out what a loss does: from what it is if it is torch's cross entropy, else from calling it on made-up scores and looking on"
+    loss_func: Callable,  # `loss_func(pred, y)`
+    pred: torch.Tensor = None,  # scores of the model; only their shape, type and device count. None: N x 3
+    y: torch.Tensor = None,  # clean targets of a batch; None if there are none
+) -> LossFacts:
+    """Find out what a loss does: from what it is if it is torch's cross entropy, else from calling it on made-up
+    scores and looking on"""
     facts = LossFacts(loss_func, denominator=_declared(loss_func, 'denominator'))
     if (kw := _cross_entropy(loss_func)) is not None and facts.denominator is None:
         facts.indices = facts.probabilities = facts.by_samples = True
-        facts.reduction,facts.weight,facts.ignore = kw.get('reduction', 'mean'),kw.get('weight'),kw.get('ignore_index', -100)
+        facts.reduction, facts.weight, facts.ignore = (
+            kw.get('reduction', 'mean'),
+            kw.get('weight'),
+            kw.get('ignore_index', -100),
+        )
         facts.activation = _softmax
     else:
         pred = torch.zeros(1, 3) if pred is None else pred
         one = next(t for t in (y, *_tensors(pred)) if t is not None)
         with torch.no_grad(), keep_rng(one.device), _keep_generators(loss_func), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            warnings.filterwarnings('error', 'Using a target size')     # broadcasting, which is no way to take class indices
+            # broadcasting, which is no way to take class indices
+            warnings.filterwarnings('error', 'Using a target size')
             trial = _Trial(_spare(loss_func))
-            if isinstance(pred, torch.Tensor): _read(facts, trial, pred, y)
-            elif y is not None: _read_rows(facts, trial, _made_up(pred, 8, 'any'), y[torch.arange(8, device=y.device)%len(y)])
-    if (act := _declared(loss_func, 'activation')) is not None: facts.activation = act
+            if isinstance(pred, torch.Tensor):
+                _read(facts, trial, pred, y)
+            elif y is not None:
+                _read_rows(facts, trial, _made_up(pred, 8, 'any'), y[torch.arange(8, device=y.device) % len(y)])
+    if (act := _declared(loss_func, 'activation')) is not None:
+        facts.activation = act
     return facts
+
 
 @contextmanager
 def _keep_generators(loss_func):
     "Give the generators that a loss holds back as they were found"
-    kept = [(o, generator_state(o)) for _,o,_ in reachable({'loss': loss_func}) if is_generator(o)]
-    try: yield
+    kept = [(o, generator_state(o)) for _, o, _ in reachable({'loss': loss_func}) if is_generator(o)]
+    try:
+        yield
     finally:
-        for g,state in kept: set_generator_state(g, state)
+        for g, state in kept:
+            set_generator_state(g, state)
+
 
 def _spare(loss_func):
     "A copy to try things on, where the loss can be copied"
-    if not isinstance(loss_func, nn.Module): return loss_func
-    try: return copy.deepcopy(loss_func)
-    except Exception: return loss_func  # holds something that cannot be copied
+    if not isinstance(loss_func, nn.Module):
+        return loss_func
+    try:
+        return copy.deepcopy(loss_func)
+    except Exception:
+        return loss_func  # holds something that cannot be copied
 
 # %% ../../nbs/loop/04_read_loss.ipynb #ad7a28f1
 def counted(
-    pred,               # scores of a batch, N first
-    y:torch.Tensor,     # its clean targets
-    facts:LossFacts,    # of the loss
-    host:torch.Tensor=None, # the targets on the CPU, if they came from there: to look at them costs no waiting
-)->tuple:               # scores and targets of the samples that the loss does not ignore
+    pred,  # scores of a batch, N first
+    y: torch.Tensor,  # its clean targets
+    facts: LossFacts,  # of the loss
+    host: torch.Tensor = None,  # the targets on the CPU, if they came from there: to look at them costs no waiting
+) -> tuple:  # scores and targets of the samples that the loss does not ignore
     "What a metric shall see of a batch"
-    if facts.ignore is None or y.is_floating_point() or y.ndim!=1 or not isinstance(pred, torch.Tensor): return pred,y
-    asked = y if host is None or host.shape!=y.shape else host
-    if not facts.ignores(asked): return pred,y
-    rows = (asked!=facts.ignore).nonzero()[:,0].to(y.device, non_blocking=True)     # found where it costs no waiting
-    return pred[rows],y[rows]
+    if facts.ignore is None or y.is_floating_point() or y.ndim != 1 or not isinstance(pred, torch.Tensor):
+        return pred, y
+    asked = y if host is None or host.shape != y.shape else host
+    if not facts.ignores(asked):
+        return pred, y
+    rows = (asked != facts.ignore).nonzero()[:, 0].to(y.device, non_blocking=True)  # found where it costs no waiting
+    return pred[rows], y[rows]
 
 # %% ../../nbs/loop/04_read_loss.ipynb #f67d6a88
 def unreduced(
-    loss_func,      # `loss_func(pred, y)` -> mean
-    who:str='unreduced',    # for the error message
-):                  # `f(pred, y)` -> N losses
+    loss_func,  # `loss_func(pred, y)` -> mean
+    who: str = 'unreduced',  # for the error message
+):  # `f(pred, y)` -> N losses
     "The same loss for each sample"
     if isinstance(loss_func, nn.Module) and hasattr(loss_func, 'reduction'):
-        f = copy.copy(loss_func); f.reduction = 'none'
-    elif not isinstance(loss_func, nn.Module) and _takes_reduction(loss_func): f = partial(loss_func, reduction='none')
+        f = copy.copy(loss_func)
+        f.reduction = 'none'
+    elif not isinstance(loss_func, nn.Module) and _takes_reduction(loss_func):
+        f = partial(loss_func, reduction='none')
     else:
-        raise ValueError(f"{who}: {_name(loss_func)} gives no loss for each sample; use one that takes reduction='none', such as nn.CrossEntropyLoss()")
+        raise ValueError(
+            f"{who}: {_name(loss_func)} gives no loss for each sample; use one that takes "
+            "reduction='none', such as nn.CrossEntropyLoss()"
+        )
+
     def each(pred, y):
-        with ZeroRows() if y.is_floating_point() else nullcontext(): l = f(pred, y)
-        if l.ndim==0 or len(l)!=len(pred):
-            raise ValueError(f"{who}: {_name(loss_func)} with reduction='none' gives {tuple(l.shape)} for {len(pred)} samples; use nn.CrossEntropyLoss()")
-        return l.flatten(1).mean(1) if l.ndim>1 else l
+        with ZeroRows() if y.is_floating_point() else nullcontext():
+            l = f(pred, y)
+        if l.ndim == 0 or len(l) != len(pred):
+            raise ValueError(
+                f"{who}: {_name(loss_func)} with reduction='none' gives {tuple(l.shape)} for "
+                f"{len(pred)} samples; use nn.CrossEntropyLoss()"
+            )
+        return l.flatten(1).mean(1) if l.ndim > 1 else l
+
     return each
 
-def _takes_reduction(f):
-    try: return 'reduction' in inspect.signature(f).parameters
-    except (TypeError, ValueError): return False
 
-def _name(f): return getattr(f, '__name__', type(f).__name__)
+def _takes_reduction(f):
+    try:
+        return 'reduction' in inspect.signature(f).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _name(f):
+    return getattr(f, '__name__', type(f).__name__)

@@ -11,11 +11,11 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from .read_loss import ACTIVATIONS, loss_name
 from ..core.modules import compiled_part, user_level
+from .read_loss import ACTIVATIONS, loss_name
 
 # %% ../../nbs/loop/09_rules.ipynb #f6510054
-OWNED = {   # what -> why there cannot be two, and the remedy
+OWNED = {  # what -> why there cannot be two, and the remedy
     'mix': 'samples would be mixed twice; keep one, or use MixOrCut()',
     'smooth': 'labels would be smoothed twice; keep one',
     'average': 'two averages would be put into the model; keep one',
@@ -43,129 +43,313 @@ OWNED = {   # what -> why there cannot be two, and the remedy
 # %% ../../nbs/loop/09_rules.ipynb #eb16a370
 class Rule(NamedTuple):
     "Two sides that must not meet"
-    a:str           # selector of the first side, as `owns mix`, `does compile`, `writes y`, or several joined by ` | `
-    b:str           # selector of the second, or 'the loss', 'the run', 'the model'
-    why:str         # what would go wrong; `{}` is where the detail goes
-    remedy:str      # what to do
-    when:Callable=None  # `when(learn, a, b)` -> detail (a text) if the rule is broken, else None; None: the meeting alone breaks it
-    warn:bool=False # a warning, not an error
-    late:bool=False # looked at in the first batch of a fit, before its step: `when` asks `learn.loss_facts`
+
+    a: str  # selector of the first side, as `owns mix`, `does compile`, `writes y`, or several joined by ` | `
+    b: str  # selector of the second, or 'the loss', 'the run', 'the model'
+    why: str  # what would go wrong; `{}` is where the detail goes
+    remedy: str  # what to do
+    # `when(learn, a, b)` -> detail (a text) if the rule is broken, else None; None: the meeting alone breaks it
+    when: Callable = None
+    warn: bool = False  # a warning, not an error
+    late: bool = False  # looked at in the first batch of a fit, before its step: `when` asks `learn.loss_facts`
+
 
 def _int_only(learn, a, b):
-    if learn.loss_facts.indices and not learn.loss_facts.probabilities: return loss_name(learn.loss_func)
+    if learn.loss_facts.indices and not learn.loss_facts.probabilities:
+        return loss_name(learn.loss_func)
+
 
 def _disagrees(learn, a, b):
-    if not learn.loss_facts.agrees: return loss_name(learn.loss_func)
+    if not learn.loss_facts.agrees:
+        return loss_name(learn.loss_func)
+
 
 def _one_class(learn, a, b):
-    if learn.loss_facts.activation is ACTIVATIONS['softmax']: return loss_name(learn.loss_func)
+    if learn.loss_facts.activation is ACTIVATIONS['softmax']:
+        return loss_name(learn.loss_func)
+
 
 def _no_probabilities(learn, a, b):
     y = learn.targ
-    if y.is_floating_point() and bool(((y<0) | (y>1)).any()): return f'{y.min().item():g} to {y.max().item():g}'
+    if y.is_floating_point() and bool(((y < 0) | (y > 1)).any()):
+        return f'{y.min().item():g} to {y.max().item():g}'
+
 
 def _weighed(learn, a, b):
     facts = learn.loss_facts
-    if facts.weight is not None or facts.denominator is not None: return 'the weights of their classes'
-    if facts.reduction=='sum': return '1, for it is a sum'
-    if facts.ignores(learn.targ) and bool((learn.targ==facts.ignore).any()): return 'those that it does not ignore'
+    if facts.weight is not None or facts.denominator is not None:
+        return 'the weights of their classes'
+    if facts.reduction == 'sum':
+        return '1, for it is a sum'
+    if facts.ignores(learn.targ) and bool((learn.targ == facts.ignore).any()):
+        return 'those that it does not ignore'
+
 
 def _fp16(learn, a, b):
-    if hasattr(b, 'format') and b.format(learn)==torch.float16: return 'fp16'
+    if hasattr(b, 'format') and b.format(learn) == torch.float16:
+        return 'fp16'
+
 
 def _classes(learn, a, b):
-    if not hasattr(a, 'n_teacher'): return
-    t,s = a.n_teacher(),a.n_student(learn)
-    if t and s and t!=s: return f'{t} classes, the model {s}'
+    if not hasattr(a, 'n_teacher'):
+        return
+    t = a.n_teacher()
+    s = a.n_student(learn)
+    if t and s and t != s:
+        return f'{t} classes, the model {s}'
+
 
 def _threshold(learn, a, b):
-    if getattr(a, 'threshold', None) is not None: return f'{a.threshold:g}'
+    if getattr(a, 'threshold', None) is not None:
+        return f'{a.threshold:g}'
+
 
 def _gates(learn, a, b):
-    if getattr(b, 'restore', True): return 'the gates'
+    if getattr(b, 'restore', True):
+        return 'the gates'
 
 # %% ../../nbs/loop/09_rules.ipynb #3a2d5547
 def _phase(learn, a, b):
-    if hasattr(a, 'on'): return f'the phase of {a.name}'
+    if hasattr(a, 'on'):
+        return f'the phase of {a.name}'
+
 
 def _long_warmup(learn, a, b):
-    if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'): return a.too_long(learn.n_epoch, learn.n_iter)
+    if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'):
+        return a.too_long(learn.n_epoch, learn.n_iter)
+
 
 def _compiled(learn, a, b):
-    if {'compile', 'tune the head'} & set(a.does): return     # the first refuses by itself, the second sets modes, which torch looks at
-    if (n := compiled_part(learn.model))=='' and not hasattr(learn.model, '_orig_mod') and any('compile' in cb.does for cb in learn.active): return
-    if n is not None: return f'the module {n!r}' if n else 'the model'
+    if {'compile', 'tune the head'} & set(a.does):
+        return  # the first refuses by itself, the second sets modes, which torch looks at
+    if (
+        (n := compiled_part(learn.model)) == ''
+        and not hasattr(learn.model, '_orig_mod')
+        and any('compile' in cb.does for cb in learn.active)
+    ):
+        return
+    if n is not None:
+        return f'the module {n!r}' if n else 'the model'
+
 
 def _two_sets(learn, a, b):
-    if callable(getattr(learn.opt, 'train', None)) and callable(getattr(learn.opt, 'eval', None)): return type(learn.opt).__name__
+    if callable(getattr(learn.opt, 'train', None)) and callable(getattr(learn.opt, 'eval', None)):
+        return type(learn.opt).__name__
+
 
 def _lag(learn, a, b):
     n_acc = max([getattr(cb, 'n_acc', 1) for cb in learn.active if 'accumulate' in cb.owns], default=1)
-    total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch
-    if total and hasattr(a, 'half_life_at') and (h := a.half_life_at(total))>max(total/5, 9): return f'{h:.0f} steps after all {total}'
+    total = -(-(learn.n_iter or 0) // n_acc) * learn.n_epoch
+    if total and hasattr(a, 'half_life_at') and (h := a.half_life_at(total)) > max(total / 5, 9):
+        return f'{h:.0f} steps after all {total}'
+
 
 RULES = [
-    Rule('writes y', 'the loss', 'targets become probabilities, which {} does not take', 'use nn.CrossEntropyLoss() or another loss on probabilities', _int_only, late=True),
-    Rule('writes y', 'the loss', 'targets become probabilities, and {} says something else of one-hot targets than of class indices', 'the numbers are not comparable with those of plain training; smooth with LabelSmoothing() and not in the loss', _disagrees, warn=True, late=True),
-    Rule('does threshold targets', 'the loss', '{} takes one class an image', 'use nn.BCEWithLogitsLoss()', _one_class, late=True),
-    Rule('owns smooth | does threshold targets', 'the loss', 'targets go from {}, so they are no probabilities', 'leave it out', _no_probabilities, late=True),
-    Rule('owns distillation', 'owns accumulate', "the loss is divided by {} and the teacher's terms by samples, so that a window is not the big batch", 'leave one out, or use a plain mean: nn.CrossEntropyLoss()', _weighed, late=True),
-    Rule('owns distillation', 'the model', 'the teacher has {}', 'use a teacher of the same classes, or give it a new head', _classes),
-    Rule('does threshold targets', 'owns smooth', 'smoothing does not survive the threshold of {}', 'remove the smoothing, or give BinaryTargets threshold=None', _threshold, True),
-    Rule('does tune the head', 'does drop features', 'the head would be tuned on features that the test never drops', 'leave it out of this fit'),
-    Rule('owns ascent', 'owns accumulate', '{} may begin or end within a window of batches', 'leave During or the accumulation out', _phase),
-    Rule('owns ascent', 'owns precision', 'the second gradient of SAM passes by the scaler of {}', "use MixedPrecision('bf16')", _fp16),
-    Rule('does tune the head', 'owns mix', 'the head would be tuned on mixed images, which the test never shows', 'leave the mixing out of this fit; FixRes is a fit of its own after training'),
-    Rule('does repeat images', 'does mirror by epoch', 'all copies of an image would be mirrored alike, and an image does not come in every epoch', 'use Flip()', None, True),
-    Rule('does decouple the decay', 'owns schedule of weight_decay', "the optimizer's weight decay is 0 then, so the schedule would do nothing", 'leave that schedule out; the decay follows the learning rate'),
-    Rule('does drop samples', 'owns accumulate', 'a window counts samples of which some were dropped', 'leave one out, or use a larger batch'),
+    Rule(
+        'writes y',
+        'the loss',
+        'targets become probabilities, which {} does not take',
+        'use nn.CrossEntropyLoss() or another loss on probabilities',
+        _int_only,
+        late=True,
+    ),
+    Rule(
+        'writes y',
+        'the loss',
+        'targets become probabilities, and {} says something else of one-hot targets than of class indices',
+        'the numbers are not comparable with those of plain training; smooth with LabelSmoothing() and not in the loss',
+        _disagrees,
+        warn=True,
+        late=True,
+    ),
+    Rule(
+        'does threshold targets',
+        'the loss',
+        '{} takes one class an image',
+        'use nn.BCEWithLogitsLoss()',
+        _one_class,
+        late=True,
+    ),
+    Rule(
+        'owns smooth | does threshold targets',
+        'the loss',
+        'targets go from {}, so they are no probabilities',
+        'leave it out',
+        _no_probabilities,
+        late=True,
+    ),
+    Rule(
+        'owns distillation',
+        'owns accumulate',
+        "the loss is divided by {} and the teacher's terms by samples, so that a window is not the big batch",
+        'leave one out, or use a plain mean: nn.CrossEntropyLoss()',
+        _weighed,
+        late=True,
+    ),
+    Rule(
+        'owns distillation',
+        'the model',
+        'the teacher has {}',
+        'use a teacher of the same classes, or give it a new head',
+        _classes,
+    ),
+    Rule(
+        'does threshold targets',
+        'owns smooth',
+        'smoothing does not survive the threshold of {}',
+        'remove the smoothing, or give BinaryTargets threshold=None',
+        _threshold,
+        True,
+    ),
+    Rule(
+        'does tune the head',
+        'does drop features',
+        'the head would be tuned on features that the test never drops',
+        'leave it out of this fit',
+    ),
+    Rule(
+        'owns ascent',
+        'owns accumulate',
+        '{} may begin or end within a window of batches',
+        'leave During or the accumulation out',
+        _phase,
+    ),
+    Rule(
+        'owns ascent',
+        'owns precision',
+        'the second gradient of SAM passes by the scaler of {}',
+        "use MixedPrecision('bf16')",
+        _fp16,
+    ),
+    Rule(
+        'does tune the head',
+        'owns mix',
+        'the head would be tuned on mixed images, which the test never shows',
+        'leave the mixing out of this fit; FixRes is a fit of its own after training',
+    ),
+    Rule(
+        'does repeat images',
+        'does mirror by epoch',
+        'all copies of an image would be mirrored alike, and an image does not come in every epoch',
+        'use Flip()',
+        None,
+        True,
+    ),
+    Rule(
+        'does decouple the decay',
+        'owns schedule of weight_decay',
+        "the optimizer's weight decay is 0 then, so the schedule would do nothing",
+        'leave that schedule out; the decay follows the learning rate',
+    ),
+    Rule(
+        'does drop samples',
+        'owns accumulate',
+        'a window counts samples of which some were dropped',
+        'leave one out, or use a larger batch',
+    ),
     Rule('owns warmup', 'the run', 'a warm-up of {}', 'lower warmup, or train for more epochs', _long_warmup),
-    Rule('does replace convolutions', 'does compile', "a compiled model keeps torch's convolutions, so Im2Col does nothing", 'leave one out; on a CPU Im2Col was the faster', None, True),
-    Rule('writes model', 'the model', 'it changes modules, but {} was compiled before and would not see it', 'give the model as it was before torch.compile, and Compile() in cbs', _compiled),
-    Rule('does recompute blocks', 'does compile', 'in a compiled model the compiler decides what is kept, so no block is recomputed as a whole',
-         'leave one out: without Compile training takes less memory', None, True),
+    Rule(
+        'does replace convolutions',
+        'does compile',
+        "a compiled model keeps torch's convolutions, so Im2Col does nothing",
+        'leave one out; on a CPU Im2Col was the faster',
+        None,
+        True,
+    ),
+    Rule(
+        'writes model',
+        'the model',
+        'it changes modules, but {} was compiled before and would not see it',
+        'give the model as it was before torch.compile, and Compile() in cbs',
+        _compiled,
+    ),
+    Rule(
+        'does recompute blocks',
+        'does compile',
+        'in a compiled model the compiler decides what is kept, so no block is recomputed as a whole',
+        'leave one out: without Compile training takes less memory',
+        None,
+        True,
+    ),
     Rule('owns average', 'the run', '{} averages weights by itself', 'leave the callback out', _two_sets),
-    Rule('does add layers', 'does restore the best', 'the file of the best weights lacks {}', 'use SaveBest(restore=False) with Checkpoint, or build the model with se=True', _gates),
+    Rule(
+        'does add layers',
+        'does restore the best',
+        'the file of the best weights lacks {}',
+        'use SaveBest(restore=False) with Checkpoint, or build the model with se=True',
+        _gates,
+    ),
     Rule('owns views', 'owns views', OWNED['views'].split(';')[0], 'keep one'),
-    Rule('does lag', 'the run', "the average's half-life is {}, more than a fifth of the run, so it lags behind", 'use half_life=.05, a smaller decay, or the default warmup', _lag, True),
+    Rule(
+        'does lag',
+        'the run',
+        "the average's half-life is {}, more than a fifth of the run, so it lags behind",
+        'use half_life=.05, a smaller decay, or the default warmup',
+        _lag,
+        True,
+    ),
 ]
 
 # %% ../../nbs/loop/09_rules.ipynb #cd13079e
 LEARNER = ('the loss', 'the run', 'the model')
-EXEMPT = 'targets as the loss takes them'   # who does this acts where the loss asks for it, so no rule speaks of it
+EXEMPT = 'targets as the loss takes them'  # who does this acts where the loss asks for it, so no rule speaks of it
+
 
 def picks(
-    side:str,   # a selector of `RULES`
-    cb,         # a callback
-)->bool:
+    side: str,  # a selector of `RULES`
+    cb,  # a callback
+) -> bool:
     "Whether the selector speaks of that callback"
+
     def one(o):
-        what,_,part = o.partition(' ')
+        what, _, part = o.partition(' ')
         return what in ('owns', 'does', 'reads', 'writes') and part in getattr(cb, what)
+
     return EXEMPT not in cb.does and any(one(o.strip()) for o in side.split('|'))
 
+
 def meetings(
-    cbs:list,   # composed callbacks
-)->list:        # (rule, a, b) where both sides are there; b is a callback or the text of the rule
+    cbs: list,  # composed callbacks
+) -> list:  # (rule, a, b) where both sides are there; b is a callback or the text of the rule
     "The rules that speak of these callbacks"
-    return [(r, a, b) for r in RULES for a in cbs if picks(r.a, a) for b in ([r.b] if r.b in LEARNER else cbs) if b is r.b or (b is not a and picks(r.b, b))]
+    return [
+        (r, a, b)
+        for r in RULES
+        for a in cbs
+        if picks(r.a, a)
+        for b in ([r.b] if r.b in LEARNER else cbs)
+        if b is r.b or (b is not a and picks(r.b, b))
+    ]
+
 
 def check_rules(
-    cbs:list,   # composed callbacks
-    learn=None, # the learner in which a fit begins; None checks only what names tell
-    late=False, # True: the rules that need the first batch, and no others
+    cbs: list,  # composed callbacks
+    learn=None,  # the learner in which a fit begins; None checks only what names tell
+    late=False,  # True: the rules that need the first batch, and no others
 ):
     "Raise ValueError, or warn, where a rule is broken"
     owners = {}
     for cb in cbs if learn is None else ():
         for o in cb.owns:
-            if o in owners: raise ValueError(f"cbs: {owners[o].name} and {cb.name} both own '{o}': {OWNED.get(o, 'remove one of them')}"
-                                                 + (' (phases do not count: one During(MixOrCut()), or two fits)' if hasattr(cb, 'on') or hasattr(owners[o], 'on') else ''))
+            if o in owners:
+                raise ValueError(
+                    f"cbs: {owners[o].name} and {cb.name} both own '{o}': "
+                    f"{OWNED.get(o, 'remove one of them')}"
+                    + (
+                        ' (phases do not count: one During(MixOrCut()), or two fits)'
+                        if hasattr(cb, 'on') or hasattr(owners[o], 'on')
+                        else ''
+                    )
+                )
             owners[o] = cb
-    for r,a,b in meetings(cbs):
-        if (r.when is None) != (learn is None) or r.late!=late: continue
+    for r, a, b in meetings(cbs):
+        if (r.when is None) != (learn is None) or r.late != late:
+            continue
         detail = '' if r.when is None else r.when(learn, a, b)
-        if detail is None: continue
+        if detail is None:
+            continue
         text = f"cbs: {a.name} and {b if b is r.b else b.name}: {r.why.format(detail)}; {r.remedy}"
-        if r.warn: warnings.warn(text, stacklevel=user_level())
-        else: raise ValueError(text)
+        if r.warn:
+            warnings.warn(text, stacklevel=user_level())
+        else:
+            raise ValueError(text)

@@ -6,7 +6,10 @@
 __all__ = ['described', 'describe_data', 'describe_opt', 'describe_fit', 'plain_name', 'differences']
 
 # %% ../../nbs/loop/11_same_fit.ipynb #fe945213
-import functools, os, types, zlib
+import functools
+import os
+import types
+import zlib
 
 import torch
 from torch import nn
@@ -16,160 +19,256 @@ from ..callback import Callback
 # %% ../../nbs/loop/11_same_fit.ipynb #49d31b83
 _PLAIN = (bool, int, float, str, type(None))
 
+
 def described(
-    o,              # anything
-    depth:int=6,    # of what lies within what; the rest is left out
-):                  # None, numbers, text, and lists and dicts of them: the same in another process
+    o,  # anything
+    depth: int = 6,  # of what lies within what; the rest is left out
+):  # None, numbers, text, and lists and dicts of them: the same in another process
     "Something as plain values that tell it from another"
-    if type(o) in _PLAIN: return o
-    if depth<0: return '...'
-    def inner(v): return described(v, depth-1)
-    if hasattr(o, 'dtype') and hasattr(o, 'item') and getattr(o, 'shape', None)==() and not isinstance(o, torch.Tensor): return inner(o.item())
-    if isinstance(o, torch.Tensor) or hasattr(o, '__array_interface__'): return _array(o)
+    if type(o) in _PLAIN:
+        return o
+    if depth < 0:
+        return '...'
+
+    def inner(v):
+        return described(v, depth - 1)
+
+    if (
+        hasattr(o, 'dtype')
+        and hasattr(o, 'item')
+        and getattr(o, 'shape', None) == ()
+        and not isinstance(o, torch.Tensor)
+    ):
+        return inner(o.item())
+    if isinstance(o, torch.Tensor) or hasattr(o, '__array_interface__'):
+        return _array(o)
     if isinstance(o, (list, tuple, set, frozenset)):
-        if len(o)>50: return f'{len(o)} items, {_checksum(map(repr, map(inner, o)))}'
+        if len(o) > 50:
+            return f'{len(o)} items, {_checksum(map(repr, map(inner, o)))}'
         return [inner(v) for v in (sorted(o, key=repr) if isinstance(o, (set, frozenset)) else o)]
-    if isinstance(o, dict): return {str(k): inner(v) for k,v in o.items()}
-    if isinstance(o, slice): return f'slice({inner(o.start)}, {inner(o.stop)})'
-    if isinstance(o, os.PathLike): return os.fspath(o)
-    if isinstance(o, Callback): return {'callback': o.name, **inner(o.settings())}
-    if isinstance(o, functools.partial): return {'partial': inner(o.func), 'args': inner(o.args), **inner(o.keywords)}
-    if isinstance(o, type): return o.__qualname__
-    if isinstance(o, types.MethodType): return f'{type(o.__self__).__name__}.{o.__name__}'
-    if isinstance(o, types.FunctionType): return _function(o, inner)
-    if isinstance(o, nn.Module): return _module(o, inner)
+    if isinstance(o, dict):
+        return {str(k): inner(v) for k, v in o.items()}
+    if isinstance(o, slice):
+        return f'slice({inner(o.start)}, {inner(o.stop)})'
+    if isinstance(o, os.PathLike):
+        return os.fspath(o)
+    if isinstance(o, Callback):
+        return {'callback': o.name, **inner(o.settings())}
+    if isinstance(o, functools.partial):
+        return {'partial': inner(o.func), 'args': inner(o.args), **inner(o.keywords)}
+    if isinstance(o, type):
+        return o.__qualname__
+    if isinstance(o, types.MethodType):
+        return f'{type(o.__self__).__name__}.{o.__name__}'
+    if isinstance(o, types.FunctionType):
+        return _function(o, inner)
+    if isinstance(o, nn.Module):
+        return _module(o, inner)
     text = repr(o)
-    return getattr(o, '__qualname__', type(o).__qualname__) if ' at 0x' in text or len(text)>200 else text
+    return getattr(o, '__qualname__', type(o).__qualname__) if ' at 0x' in text or len(text) > 200 else text
+
 
 def _array(o):
     "Type, shape, and a checksum of at most a few thousand values, evenly spaced"
     t = o.detach() if isinstance(o, torch.Tensor) else o
-    if isinstance(t, torch.Tensor) and t.layout!=torch.strided: return f'{t.dtype} {tuple(t.shape)} {t.layout}'
+    if isinstance(t, torch.Tensor) and t.layout != torch.strided:
+        return f'{t.dtype} {tuple(t.shape)} {t.layout}'
     flat = t.reshape(-1)
-    return f"{t.dtype} {tuple(t.shape)}, {_checksum(map(repr, flat[::max(1, len(flat)//4096)].tolist()))}"
+    return f"{t.dtype} {tuple(t.shape)}, {_checksum(map(repr, flat[:: max(1, len(flat) // 4096)].tolist()))}"
+
 
 def _closed_over(f):
-    for name,cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
-        try: yield name, cell.cell_contents
-        except ValueError: pass     # not filled yet
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            pass  # not filled yet
+
 
 def _function(f, inner):
-    inside = {n: inner(v) for n,v in _closed_over(f) if n!=f.__name__}
-    if f.__name__=='<lambda>': inside['constants'] = [c for c in f.__code__.co_consts if type(c) in _PLAIN]
-    if f.__defaults__: inside['defaults'] = inner(f.__defaults__)
+    inside = {n: inner(v) for n, v in _closed_over(f) if n != f.__name__}
+    if f.__name__ == '<lambda>':
+        inside['constants'] = [c for c in f.__code__.co_consts if type(c) in _PLAIN]
+    if f.__defaults__:
+        inside['defaults'] = inner(f.__defaults__)
     return {'function': f.__qualname__, **inside} if inside else f.__qualname__
+
 
 def _module(m, inner):
     "Class, settings, shapes of the parameters, and small buffers by value"
-    own = {k: inner(v) for k,v in vars(m).items() if k[0]!='_' and k!='training' and type(v) in _PLAIN}
-    shapes = [f'{n} {tuple(p.shape)}' for n,p in m.named_parameters()]
-    if shapes: own['parameters'] = f'{sum(p.numel() for p in m.parameters()):,}, {_checksum(shapes)}'
-    own |= {n: inner(b) for n,b in m.named_buffers() if b.numel()<=4096 and not shapes}
+    own = {k: inner(v) for k, v in vars(m).items() if k[0] != '_' and k != 'training' and type(v) in _PLAIN}
+    shapes = [f'{n} {tuple(p.shape)}' for n, p in m.named_parameters()]
+    if shapes:
+        own['parameters'] = f'{sum(p.numel() for p in m.parameters()):,}, {_checksum(shapes)}'
+    own |= {n: inner(b) for n, b in m.named_buffers() if b.numel() <= 4096 and not shapes}
     return {'module': type(m).__qualname__, **own}
 
-def _checksum(texts)->str:
+
+def _checksum(texts) -> str:
     crc = 0
-    for s in texts: crc = zlib.crc32(s.encode('utf-8', 'surrogateescape')+b'\0', crc)
+    for s in texts:
+        crc = zlib.crc32(s.encode('utf-8', 'surrogateescape') + b'\0', crc)
     return f'{crc:08x}'
 
 # %% ../../nbs/loop/11_same_fit.ipynb #8622b3fa
 def describe_data(
-    dl,                 # a loader
-    batches:bool=True,  # also how it makes batches
-)->dict|None:
+    dl,  # a loader
+    batches: bool = True,  # also how it makes batches
+) -> dict | None:
     "Which samples a loader has, and in which batches"
-    if dl is None: return None
+    if dl is None:
+        return None
     store = getattr(dl, 'store', None)
     data = store.source if hasattr(store, 'source') else getattr(dl, 'dataset', dl)
     out = dict(samples=_samples(data))
-    if not batches: return out
+    if not batches:
+        return out
     sampler = getattr(dl, 'sampler', None)
     bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
-    return out | dict(batch_size=described(bs), drop_last=described(getattr(dl, 'drop_last', None)), shuffle=described(getattr(dl, 'shuffle', None)),
-                      sampler=type(sampler).__name__ if sampler is not None else None, presize=described(getattr(store, 'presize', None)))
+    return out | dict(
+        batch_size=described(bs),
+        drop_last=described(getattr(dl, 'drop_last', None)),
+        shuffle=described(getattr(dl, 'shuffle', None)),
+        sampler=type(sampler).__name__ if sampler is not None else None,
+        presize=described(getattr(store, 'presize', None)),
+    )
 
-def _samples(data, depth=4)->dict:
-    if not hasattr(data, '__len__') or depth<0: return dict(kind=type(data).__name__)
-    n,out = len(data),dict(kind=type(data).__name__, n=len(data))
-    if isinstance(data, (list, tuple)): return out | ({'first': described(_tensors(data[0]))} if n else {})
-    for name,v in getattr(data, '__dict__', {}).items():
-        if name in ('dataset', 'ds'): out[name] = _samples(v, depth-1)      # of which it is a part
-        elif name[0]!='_' and (text := _by_sample(v, n)): out[name] = text
+
+def _samples(data, depth=4) -> dict:
+    if not hasattr(data, '__len__') or depth < 0:
+        return dict(kind=type(data).__name__)
+    n = len(data)
+    out = dict(kind=type(data).__name__, n=len(data))
+    if isinstance(data, (list, tuple)):
+        return out | ({'first': described(_tensors(data[0]))} if n else {})
+    for name, v in getattr(data, '__dict__', {}).items():
+        if name in ('dataset', 'ds'):
+            out[name] = _samples(v, depth - 1)  # of which it is a part
+        elif name[0] != '_' and (text := _by_sample(v, n)):
+            out[name] = text
     return out
 
-def _tensors(batch): return [t for t in batch if isinstance(t, torch.Tensor)] if isinstance(batch, (list, tuple)) else batch
+
+def _tensors(batch):
+    return [t for t in batch if isinstance(t, torch.Tensor)] if isinstance(batch, (list, tuple)) else batch
+
 
 def _by_sample(v, n):
     "A checksum of what has one entry a sample; None for anything else"
-    if isinstance(v, tuple) and v and all(isinstance(t, torch.Tensor) for t in v): return [t for t in (_by_sample(t, n) for t in v) if t] or None
-    try: return _of_entries(v, n)
-    except Exception: return None       # whatever a container of the user's own raises
+    if isinstance(v, tuple) and v and all(isinstance(t, torch.Tensor) for t in v):
+        return [t for t in (_by_sample(t, n) for t in v) if t] or None
+    try:
+        return _of_entries(v, n)
+    except Exception:
+        return None  # whatever a container of the user's own raises
+
 
 def _of_entries(v, n):
-    if hasattr(v, 'to_numpy'): v = v.to_numpy()     # a table or column of pandas, which counts by its index
+    if hasattr(v, 'to_numpy'):
+        v = v.to_numpy()  # a table or column of pandas, which counts by its index
     if isinstance(v, torch.Tensor) or hasattr(v, '__array_interface__'):
-        if v.shape[:1]!=(n,): return None
-        if isinstance(v, torch.Tensor) or v.dtype.kind not in 'OU': return _array(v)
-        v = v.tolist()      # text, such as paths
-    if not n or isinstance(v, (str, bytes, dict)) or not hasattr(v, '__getitem__') or len(v)!=n: return None
+        if v.shape[:1] != (n,):
+            return None
+        if isinstance(v, torch.Tensor) or v.dtype.kind not in 'OU':
+            return _array(v)
+        v = v.tolist()  # text, such as paths
+    if not n or isinstance(v, (str, bytes, dict)) or not hasattr(v, '__getitem__') or len(v) != n:
+        return None
     v = list(v)
-    if all(map(_is_path, v)): return _paths(list(map(os.fsdecode, v)))
+    if all(map(_is_path, v)):
+        return _paths(list(map(os.fsdecode, v)))
     if all(isinstance(row, (tuple, list)) and row and _is_path(row[0]) and _is_plain(row[1:]) for row in v):
         return f'{_paths([os.fsdecode(row[0]) for row in v])} {_checksum(repr(row[1:]) for row in v)}'
     return _checksum(map(repr, v)) if all(map(_is_plain, v)) else None
 
-def _is_path(o): return isinstance(o, (str, os.PathLike))
-def _is_plain(o): return type(o) in _PLAIN or isinstance(o, (tuple, list)) and all(type(part) in _PLAIN for part in o)
 
-def _paths(ps)->str:
+def _is_path(o):
+    return isinstance(o, (str, os.PathLike))
+
+
+def _is_plain(o):
+    return type(o) in _PLAIN or isinstance(o, (tuple, list)) and all(type(part) in _PLAIN for part in o)
+
+
+def _paths(ps) -> str:
     "A checksum of the part that paths do not share"
     k = len(os.path.commonprefix([min(ps), max(ps)]))
     return _checksum(p[k:] for p in ps)
 
 # %% ../../nbs/loop/11_same_fit.ipynb #3f4ca811
-_HOW = ('params', 'lr', 'fused', 'foreach', 'capturable')   # of an optimizer: not what it computes, or said elsewhere
+_HOW = ('params', 'lr', 'fused', 'foreach', 'capturable')  # of an optimizer: not what it computes, or said elsewhere
 
-def describe_opt(opt:torch.optim.Optimizer)->dict:
+
+def describe_opt(opt: torch.optim.Optimizer) -> dict:
     "Class and hyper-parameters of an optimizer that is new, with what its groups have of their own"
-    def part(d): return {k: described(v) for k,v in d.items() if k not in _HOW}
-    groups = [{k: v for k,v in part(g).items() if k in opt.defaults} for g in opt.param_groups]
-    return dict(kind=type(opt).__name__, **part(opt.defaults), groups=groups if len(groups)>1 else 1)
+
+    def part(d):
+        return {k: described(v) for k, v in d.items() if k not in _HOW}
+
+    groups = [{k: v for k, v in part(g).items() if k in opt.defaults} for g in opt.param_groups]
+    return dict(kind=type(opt).__name__, **part(opt.defaults), groups=groups if len(groups) > 1 else 1)
+
 
 def describe_fit(
-    learn,      # inside `fit`, before `before_fit`
-    lr,         # learning rate of the fit, as given
-    opt:dict,   # of the optimizer when it was new, see `describe_opt`
-)->dict:        # what two fits must share
+    learn,  # inside `fit`, before `before_fit`
+    lr,  # learning rate of the fit, as given
+    opt: dict,  # of the optimizer when it was new, see `describe_opt`
+) -> dict:  # what two fits must share
     "A fit as plain values, all but its data"
     own = [cb for cb in learn.active if cb.monitor is not True and not any(cb is o for o in learn.default_cbs)]
-    return dict(n_epoch=learn.n_epoch, n_iter=learn.n_iter, seed=described(learn.seed), lr=described(lr), optimizer=opt, loss=described(learn.loss_func),
-                callbacks={cb.name: described(cb.settings()) for cb in own},
-                frozen=[plain_name(n) for n,p in learn.model.named_parameters() if not p.requires_grad])
+    return dict(
+        n_epoch=learn.n_epoch,
+        n_iter=learn.n_iter,
+        seed=described(learn.seed),
+        lr=described(lr),
+        optimizer=opt,
+        loss=described(learn.loss_func),
+        callbacks={cb.name: described(cb.settings()) for cb in own},
+        frozen=[plain_name(n) for n, p in learn.model.named_parameters() if not p.requires_grad],
+    )
 
-def plain_name(name:str)->str:
+
+def plain_name(name: str) -> str:
     "The name of a parameter without what `torch.compile` and data parallel wrappers put into it"
     return name.replace('_orig_mod.', '').removeprefix('module.')
 
+
 def differences(
-    was:dict,   # from `describe_fit`, with `data`
-    now:dict,
-)->list:        # a text each
-    "In what two fits differ. Arguments of callbacks and optimizers of which only one of them speaks do not count: versions differ"
-    a,b = ({**d, 'callbacks': {}, 'frozen': []} for d in (was, now))
-    cbs,cbs2 = was['callbacks'],now['callbacks']
-    out = [f"{k}={_short(x)} then, {_short(y)} now" for k,x,y in _unlike(a, b)]
-    out += [f"{n} then, not now" for n in cbs if n not in cbs2]+[f"{n} now, not then" for n in cbs2 if n not in cbs]
-    out += [f"{k}={_short(x)} then, {_short(y)} now" for k,x,y in _unlike({n: cbs[n] for n in cbs if n in cbs2}, cbs2)]
-    for names,others,text in ((was['frozen'], now['frozen'], 'frozen then, trained now: freeze it first'), (now['frozen'], was['frozen'], 'trained then, frozen now: unfreeze it first')):
-        if odd := [n for n in names if n not in others]: out.append(f"{odd[0]}{f' and {len(odd)-1} more' if len(odd)>1 else ''} {text}")
+    was: dict,  # from `describe_fit`, with `data`
+    now: dict,
+) -> list:  # a text each
+    """In what two fits differ. Arguments of callbacks and optimizers of which only one of them speaks do not count:
+    versions differ"""
+    a, b = ({**d, 'callbacks': {}, 'frozen': []} for d in (was, now))
+    cbs = was['callbacks']
+    cbs2 = now['callbacks']
+    out = [f"{k}={_short(x)} then, {_short(y)} now" for k, x, y in _unlike(a, b)]
+    out += [f"{n} then, not now" for n in cbs if n not in cbs2] + [f"{n} now, not then" for n in cbs2 if n not in cbs]
+    out += [
+        f"{k}={_short(x)} then, {_short(y)} now" for k, x, y in _unlike({n: cbs[n] for n in cbs if n in cbs2}, cbs2)
+    ]
+    for names, others, text in (
+        (was['frozen'], now['frozen'], 'frozen then, trained now: freeze it first'),
+        (now['frozen'], was['frozen'], 'trained then, frozen now: unfreeze it first'),
+    ):
+        if odd := [n for n in names if n not in others]:
+            out.append(f"{odd[0]}{f' and {len(odd) - 1} more' if len(odd) > 1 else ''} {text}")
     return out
+
 
 def _unlike(a, b, path=''):
     "Path and both values where two dicts differ"
     for k in dict.fromkeys([*a, *b]):
-        if not (k in a and k in b) and not path.startswith(('loss', 'train', 'valid')): continue
-        x,y,here = a.get(k),b.get(k),f'{path}.{k}' if path else k
-        if isinstance(x, dict) and isinstance(y, dict): yield from _unlike(x, y, here)
-        elif x!=y and not (x!=x and y!=y): yield here,x,y
+        if not (k in a and k in b) and not path.startswith(('loss', 'train', 'valid')):
+            continue
+        x = a.get(k)
+        y = b.get(k)
+        here = f'{path}.{k}' if path else k
+        if isinstance(x, dict) and isinstance(y, dict):
+            yield from _unlike(x, y, here)
+        elif x != y and not (x != x and y != y):
+            yield here, x, y
 
-def _short(o)->str: return s if len(s := str(o))<=60 else s[:57]+'...'
+
+def _short(o) -> str:
+    return s if len(s := str(o)) <= 60 else s[:57] + '...'

@@ -18,302 +18,443 @@ from ..core.streams import InBlocks
 
 # %% ../../nbs/loop/07_schedule.ipynb #c4b4948b
 def run_position(
-    epoch:int, iter:int,        # of the batch; `iter` may run over into later epochs
-    n_epoch:int, n_iter:int,    # epochs of the run, batches of an epoch
-)->float:                       # 0. for the first batch of the run, exactly 1. for the last and beyond
+    epoch: int,
+    iter: int,  # of the batch; `iter` may run over into later epochs
+    n_epoch: int,
+    n_iter: int,  # epochs of the run, batches of an epoch
+) -> float:  # 0. for the first batch of the run, exactly 1. for the last and beyond
     "Where in the run a batch lies"
-    return _clamp((epoch*n_iter+iter)/max(n_epoch*n_iter-1, 1))
+    return _clamp((epoch * n_iter + iter) / max(n_epoch * n_iter - 1, 1))
 
-def _clamp(p): return p if 0.<=p<=1. else 0. if p<0. else 1.     # min and max take three times as long
+
+def _clamp(p):
+    return p if 0.0 <= p <= 1.0 else 0.0 if p < 0.0 else 1.0  # min and max take three times as long
+
 
 def as_share(
-    t:int|float|str,            # a number of epochs, or a share of the run as text: '10%'
-    n_epoch:int, n_iter:int,    # epochs of the run, batches of an epoch
-)->float:                       # position of the first batch after `t`; above 1 if the run is too short
+    t: int | float | str,  # a number of epochs, or a share of the run as text: '10%'
+    n_epoch: int,
+    n_iter: int,  # epochs of the run, batches of an epoch
+) -> float:  # position of the first batch after `t`; above 1 if the run is too short
     "A stretch of training as a share of the run"
-    return float(t[:-1])/100 if isinstance(t, str) else t*n_iter/max(n_epoch*n_iter-1, 1)
+    return float(t[:-1]) / 100 if isinstance(t, str) else t * n_iter / max(n_epoch * n_iter - 1, 1)
+
 
 # partials of functions of the module, not closures, so that a schedule can be pickled
-def _clamped(f, *args): return partial(_at_clamped, f, args)
-def _at_clamped(f, args, p): return f(_clamp(p), *args)
-def _lin(p, start, end): return start*(1-p)+end*p
+def _clamped(f, *args):
+    return partial(_at_clamped, f, args)
+
+
+def _at_clamped(f, args, p):
+    return f(_clamp(p), *args)
+
+
+def _lin(p, start, end):
+    return start * (1 - p) + end * p
+
+
 def _cos(p, start, end):
-    c = math.cos(math.pi*p)
-    return (start*(1+c)+end*(1-c))/2
-def _exp(p, start, end): return math.copysign(1, start)*abs(start)**(1-p)*abs(end)**p
-def _const(value, p): return value
-def _poly(p, start, end, power): return start*(1-p**power)+end*p**power
-def _poly_rest(p, start, end, power): return _poly(1-p, end, start, power)
+    c = math.cos(math.pi * p)
+    return (start * (1 + c) + end * (1 - c)) / 2
+
+
+def _exp(p, start, end):
+    return math.copysign(1, start) * abs(start) ** (1 - p) * abs(end) ** p
+
+
+def _const(value, p):
+    return value
+
+
+def _poly(p, start, end, power):
+    return start * (1 - p**power) + end * p**power
+
+
+def _poly_rest(p, start, end, power):
+    return _poly(1 - p, end, start, power)
+
+
 def _under_ramp(share, first, f, p):
     "`f`, with a straight line from `first` to 1 in place of its beginning"
-    return _lin(p/share, first, 1) if p<share else f(p)
-def _steps(milestones, gamma, p): return gamma**bisect_right(milestones, p)
-def _product(f, g, p): return f(p)*g(p)
+    return _lin(p / share, first, 1) if p < share else f(p)
+
+
+def _steps(milestones, gamma, p):
+    return gamma ** bisect_right(milestones, p)
+
+
+def _product(f, g, p):
+    return f(p) * g(p)
+
+
 def _in_turn(cuts, starts, ends, funcs, p):
     i = bisect_right(cuts, p)
-    return funcs[i](_clamp((p-starts[i])/(ends[i]-starts[i])))
+    return funcs[i](_clamp((p - starts[i]) / (ends[i] - starts[i])))
 
-def sched_lin(start:float, end:float):
+
+def sched_lin(start: float, end: float):
     "A straight line"
     return _clamped(_lin, start, end)
 
-def sched_cos(start:float, end:float):
+
+def sched_cos(start: float, end: float):
     "Half a cosine wave (Loshchilov and Hutter 2017)"
     return _clamped(_cos, start, end)
 
 # %% ../../nbs/loop/07_schedule.ipynb #5d821fc8
-def sched_exp(start:float, end:float):
+def sched_exp(start: float, end: float):
     "A straight line in the logarithm; `start` and `end` have the same sign and are not 0"
-    if start*end<=0: raise ValueError(f"sched_exp: start and end need one sign and no 0, got {start} and {end}; use sched_lin")
+    if start * end <= 0:
+        raise ValueError(f"sched_exp: start and end need one sign and no 0, got {start} and {end}; use sched_lin")
     return _clamped(_exp, start, end)
 
-def sched_const(value:float):
+
+def sched_const(value: float):
     "The same value everywhere"
     return partial(_const, value)
 
+
 def sched_poly(
-    start:float, end:float,
-    power:float,
-    rest:bool=False,    # True: a power of the way that is left, as torch, timm and Composer; False: of the way done, as fastai
+    start: float,
+    end: float,
+    power: float,
+    # True: a power of the way that is left, as torch, timm and Composer; False: of the way done, as fastai
+    rest: bool = False,
 ):
     "`start` to `end` as `p**power`; with `rest`, the distance from `end` falls as `(1-p)**power`"
-    if power<=0: raise ValueError(f"sched_poly: power must be > 0, got {power}; use sched_const")
+    if power <= 0:
+        raise ValueError(f"sched_poly: power must be > 0, got {power}; use sched_const")
     return _clamped(_poly_rest if rest else _poly, start, end, power)
 
+
 def sched_step(
-    milestones:list,    # increasing positions
-    gamma:float=.1,     # factor at each of them
+    milestones: list,  # increasing positions
+    gamma: float = 0.1,  # factor at each of them
 ):
     "1, and `gamma` times less from each milestone on"
-    if sorted(milestones)!=list(milestones): raise ValueError(f"sched_step: milestones must increase, got {milestones}")
+    if sorted(milestones) != list(milestones):
+        raise ValueError(f"sched_step: milestones must increase, got {milestones}")
     return partial(_steps, milestones, gamma)
 
+
 def combine_scheds(
-    shares:list,    # share of the run of each function, >= 0; sum 1 up to rounding
-    funcs:list,     # functions of a position in [0,1], each sees its own stretch as the whole
+    shares: list,  # share of the run of each function, >= 0; sum 1 up to rounding
+    funcs: list,  # functions of a position in [0,1], each sees its own stretch as the whole
 ):
     "One function after the other"
-    if len(shares)!=len(funcs): raise ValueError(f"combine_scheds: {len(shares)} shares for {len(funcs)} functions; give one a function")
-    if min(shares, default=-1)<0 or abs(sum(shares)-1)>1e-6:
+    if len(shares) != len(funcs):
+        raise ValueError(f"combine_scheds: {len(shares)} shares for {len(funcs)} functions; give one a function")
+    if min(shares, default=-1) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"combine_scheds: shares must be >= 0 and sum to 1, got {shares}")
-    parts = [(s, f) for s,f in zip(shares, funcs) if s>0]
-    cuts = [sum(s for s,_ in parts[:i+1]) for i in range(len(parts)-1)]
-    starts,ends = [0., *cuts],[*cuts, 1.]
-    return partial(_in_turn, cuts, starts, ends, [f for _,f in parts])
+    parts = [(s, f) for s, f in zip(shares, funcs) if s > 0]
+    cuts = [sum(s for s, _ in parts[: i + 1]) for i in range(len(parts) - 1)]
+    starts = [0.0, *cuts]
+    ends = [*cuts, 1.0]
+    return partial(_in_turn, cuts, starts, ends, [f for _, f in parts])
 
 # %% ../../nbs/loop/07_schedule.ipynb #6b2d871e
 def _time(who, what, t):
     "Check a number of epochs or a share like '10%'"
     if isinstance(t, str):
-        try: ok = t.endswith('%') and 0<=float(t[:-1])<=100
-        except ValueError: ok = False
-        if not ok: raise ValueError(f"{who}: {what}={t!r} is no share of the run; write '10%', or a number of epochs")
-    else: check_number(who, f'{what}, in epochs,', t, low=0)
+        try:
+            ok = t.endswith('%') and 0 <= float(t[:-1]) <= 100
+        except ValueError:
+            ok = False
+        if not ok:
+            raise ValueError(f"{who}: {what}={t!r} is no share of the run; write '10%', or a number of epochs")
+    else:
+        check_number(who, f'{what}, in epochs,', t, low=0)
     return t
 
-def _text(t): return t if isinstance(t, str) else f'{t:g} epochs'
-def _momentum(g): return g['betas'][0] if 'betas' in g else g.get('momentum')
+
+def _text(t):
+    return t if isinstance(t, str) else f'{t:g} epochs'
+
+
+def _momentum(g):
+    return g['betas'][0] if 'betas' in g else g.get('momentum')
 
 # %% ../../nbs/loop/07_schedule.ipynb #f97143f9
 class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
-    stage,train_only = 'schedule',True
-    writes,tells = ('lr', 'momentum', 'weight_decay', 'groups'),('set_to',)
+
+    stage = 'schedule'
+    train_only = True
+    writes = ('lr', 'momentum', 'weight_decay', 'groups')
+    tells = ('set_to',)
     set_to = None
-    factors = ('lr', 'weight_decay')    # scheduled as factors on what the group had when the fit began
-    def __init__(self,
-        f,                  # `f(p)` for p in [0,1], a function of p alone: a factor for `lr` and `weight_decay`, else the value
-        param:str='lr',     # `lr`, `weight_decay`, `momentum` (`betas[0]` where there are betas), or another entry of the parameter groups
+    factors = ('lr', 'weight_decay')  # scheduled as factors on what the group had when the fit began
+
+    def __init__(
+        self,
+        f,  # `f(p)` for p in [0,1], a function of p alone: a factor for `lr` and `weight_decay`, else the value
+        # `lr`, `weight_decay`, `momentum` (`betas[0]` where there are betas), or another entry of the parameter groups
+        param: str = 'lr',
     ):
-        if not callable(f): raise ValueError(f"Schedule: {f!r} is not a function of the position; for a constant write sched_const({f!r})")
-        self.f,self.param,self.owns = f,param,(f'schedule of {param}',)
+        if not callable(f):
+            raise ValueError(
+                f"Schedule: {f!r} is not a function of the position; for a constant write sched_const({f!r})"
+            )
+        self.f = f
+        self.param = param
+        self.owns = (f'schedule of {param}',)
 
     @property
-    def name(self)->str: return f'Schedule({self.param})' if type(self) is Schedule else type(self).__name__
+    def name(self) -> str:
+        return f'Schedule({self.param})' if type(self) is Schedule else type(self).__name__
 
-    def funcs(self, n_epoch:int, n_iter:int)->dict:
+    def funcs(self, n_epoch: int, n_iter: int) -> dict:
         "Hyper-parameter -> function, for a run of that length; raises ValueError if it does not fit in"
         return {self.param: self.f}
 
-    def _chosen(self, learn): return self.funcs(learn.n_epoch, learn.n_iter) if learn.n_epoch else {}
+    def _chosen(self, learn):
+        return self.funcs(learn.n_epoch, learn.n_iter) if learn.n_epoch else {}
 
     def check(self, learn):
         if learn.n_iter is None:
-            raise ValueError(f"{self.name}: the training loader has no length, so the end of the run is unknown; give it a __len__")
-        for k,f in self._chosen(learn).items():
-            for p in (0., .5, 1.): check_number(self.name, f'the function of {k}, at position {p:g} of the run,', f(p), low=0 if k=='lr' else None)
-            if any((_momentum(g) if k=='momentum' else g.get(k)) is None for g in learn.opt.param_groups):
-                has = ', '.join(k for k in learn.opt.param_groups[0] if k!='params')
+            raise ValueError(
+                f"{self.name}: the training loader has no length, so the end of the run is unknown; give it a __len__"
+            )
+        for k, f in self._chosen(learn).items():
+            for p in (0.0, 0.5, 1.0):
+                check_number(
+                    self.name, f'the function of {k}, at position {p:g} of the run,', f(p), low=0 if k == 'lr' else None
+                )
+            if any((_momentum(g) if k == 'momentum' else g.get(k)) is None for g in learn.opt.param_groups):
+                has = ', '.join(k for k in learn.opt.param_groups[0] if k != 'params')
                 raise ValueError(f"{self.name}: {type(learn.opt).__name__} has no {k}; it has {has}")
 
     def before_fit(self, learn):
         self._funcs = self._chosen(learn)
         self._base = {k: [g[k] for g in learn.opt.param_groups] for k in self._funcs if k in self.factors}
-        earlier = [cb for cb in learn.active[:learn.active.index(self)] if isinstance(cb, Schedule)]
-        self._times = {k for cb in earlier for k in cb._funcs}      # what these set, this one multiplies
+        earlier = [cb for cb in learn.active[: learn.active.index(self)] if isinstance(cb, Schedule)]
+        self._times = {k for cb in earlier for k in cb._funcs}  # what these set, this one multiplies
         self._values = InBlocks(self._at)
 
     def _at(self, iter, epoch, n_epoch, n_iter):
         p = run_position(epoch, iter, n_epoch, n_iter)
-        return {k: f(p) for k,f in self._funcs.items()}
+        return {k: f(p) for k, f in self._funcs.items()}
 
     def before_batch(self, learn):
         self.set_to = self._values(learn.iter, learn.epoch, learn.n_epoch, learn.n_iter)
-        for k,v in self.set_to.items():
-            for i,g in enumerate(learn.opt.param_groups):
-                if k in self._base: g[k] = v*(g[k] if k in self._times else self._base[k][i])
-                elif k=='momentum' and 'betas' in g: g['betas'] = (v, *g['betas'][1:])
-                else: g[k] = v
+        for k, v in self.set_to.items():
+            for i, g in enumerate(learn.opt.param_groups):
+                if k in self._base:
+                    g[k] = v * (g[k] if k in self._times else self._base[k][i])
+                elif k == 'momentum' and 'betas' in g:
+                    g['betas'] = (v, *g['betas'][1:])
+                else:
+                    g[k] = v
 
 # %% ../../nbs/loop/07_schedule.ipynb #4a347764
 class _Phases(Schedule):
     "Schedules of the learning rate that begin with an optional linear warm-up"
+
     def __init__(self, warmup, warmup_start, warmup_prefix=True):
         self.warmup_prefix = warmup_prefix
         check_number(self.name, 'warmup_start, a factor,', warmup_start, low=0, high=1)
-        self.warmup,self.warmup_start = _time(self.name, 'warmup', warmup),warmup_start
-        self.owns = ('schedule of lr',)+(('warmup',) if as_share(warmup, 1, 1) else ())
+        self.warmup = _time(self.name, 'warmup', warmup)
+        self.warmup_start = warmup_start
+        self.owns = ('schedule of lr',) + (('warmup',) if as_share(warmup, 1, 1) else ())
 
     def share(self, n_epoch, n_iter):
         "Share of the run that the warm-up takes"
-        if t := self.too_long(n_epoch, n_iter): raise ValueError(f"{self.name}: a warm-up of {t}; lower warmup, or train for more epochs")
+        if t := self.too_long(n_epoch, n_iter):
+            raise ValueError(f"{self.name}: a warm-up of {t}; lower warmup, or train for more epochs")
         return as_share(self.warmup, n_epoch, n_iter)
+
     def too_long(self, n_epoch, n_iter):
         "What is wrong if the warm-up does not end before the run, else None"
-        if as_share(self.warmup, n_epoch, n_iter)>=1: return f'{_text(self.warmup)} is not shorter than the run of {n_epoch} epochs ({n_epoch*n_iter} batches)'
+        if as_share(self.warmup, n_epoch, n_iter) >= 1:
+            return f'{_text(self.warmup)} is not shorter than the run of {n_epoch} epochs ({n_epoch * n_iter} batches)'
 
     def warmed(self, f, n_epoch, n_iter):
         w = self.share(n_epoch, n_iter)
-        if not self.warmup_prefix: return {'lr': partial(_under_ramp, w, self.warmup_start, f)}
-        return {'lr': combine_scheds([w, 1-w], [sched_lin(self.warmup_start, 1), f])}
+        if not self.warmup_prefix:
+            return {'lr': partial(_under_ramp, w, self.warmup_start, f)}
+        return {'lr': combine_scheds([w, 1 - w], [sched_lin(self.warmup_start, 1), f])}
+
 
 class Warmup(_Phases):
     "Linear warm-up by itself, or as a factor on whatever schedule of the learning rate there is"
-    def __init__(self,
-        warmup:float|str=5,         # epochs, or a share like '10%'; 5 as in Bag of Tricks
-        warmup_start:float=.01,     # factor at the first batch; torchvision's recipes use .01
+
+    def __init__(
+        self,
+        warmup: float | str = 5,  # epochs, or a share like '10%'; 5 as in Bag of Tricks
+        warmup_start: float = 0.01,  # factor at the first batch; torchvision's recipes use .01
     ):
         super().__init__(warmup, warmup_start)
         self.owns = ('warmup',)
-    def funcs(self, n_epoch, n_iter): return self.warmed(sched_const(1), n_epoch, n_iter)
+
+    def funcs(self, n_epoch, n_iter):
+        return self.warmed(sched_const(1), n_epoch, n_iter)
 
 # %% ../../nbs/loop/07_schedule.ipynb #c81e6049
 class Cosine(_Phases):
     "Half a cosine wave from the full learning rate to `end` times it, after an optional warm-up"
-    def __init__(self,
-        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'
-        warmup_start:float=.01,     # factor at the first batch
-        end:float=0.,               # factor at the last batch
-        warmup_prefix:bool=True,    # the wave begins after the warm-up; False, timm's default: the ramp stands in for its beginning
+
+    def __init__(
+        self,
+        warmup: float | str = 0,  # linear warm-up: epochs, or a share like '5%'
+        warmup_start: float = 0.01,  # factor at the first batch
+        end: float = 0.0,  # factor at the last batch
+        # the wave begins after the warm-up; False, timm's default: the ramp stands in for its beginning
+        warmup_prefix: bool = True,
     ):
         super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
-    def funcs(self, n_epoch, n_iter): return self.warmed(sched_cos(1, self.end), n_epoch, n_iter)
+
+    def funcs(self, n_epoch, n_iter):
+        return self.warmed(sched_cos(1, self.end), n_epoch, n_iter)
 
 # %% ../../nbs/loop/07_schedule.ipynb #151f3f6c
 class Linear(_Phases):
     "A straight line from the full learning rate to `end` times it, after an optional warm-up"
-    def __init__(self,
-        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'; FFCV's recipes take 2 epochs from a factor of 1e-4
-        warmup_start:float=.01,     # factor at the first batch
-        end:float=0.,               # factor at the last batch
-        warmup_prefix:bool=True,    # the line begins after the warm-up; False, timm's default: the ramp stands in for its beginning
+
+    def __init__(
+        self,
+        # linear warm-up: epochs, or a share like '5%'; FFCV's recipes take 2 epochs from a factor of 1e-4
+        warmup: float | str = 0,
+        warmup_start: float = 0.01,  # factor at the first batch
+        end: float = 0.0,  # factor at the last batch
+        # the line begins after the warm-up; False, timm's default: the ramp stands in for its beginning
+        warmup_prefix: bool = True,
     ):
         super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
-    def funcs(self, n_epoch, n_iter): return self.warmed(sched_lin(1, self.end), n_epoch, n_iter)
+
+    def funcs(self, n_epoch, n_iter):
+        return self.warmed(sched_lin(1, self.end), n_epoch, n_iter)
 
 # %% ../../nbs/loop/07_schedule.ipynb #1809d78b
 class FlatCos(Schedule):
     "The full learning rate, then half a cosine wave down"
-    def __init__(self,
-        pct_start:float=.75,        # share of the run before the wave; fastai's default
-        div_final:float=1e5,        # the last batch has `lr/div_final`
+
+    def __init__(
+        self,
+        pct_start: float = 0.75,  # share of the run before the wave; fastai's default
+        div_final: float = 1e5,  # the last batch has `lr/div_final`
     ):
         check_number('FlatCos', 'pct_start, a share,', pct_start, low=0, high=1)
         check_number('FlatCos', 'div_final', div_final, above=0)
-        super().__init__(combine_scheds([pct_start, 1-pct_start], [sched_const(1), sched_cos(1, 1/div_final)]))
-        self.pct_start,self.div_final = pct_start,div_final
+        super().__init__(combine_scheds([pct_start, 1 - pct_start], [sched_const(1), sched_cos(1, 1 / div_final)]))
+        self.pct_start = pct_start
+        self.div_final = div_final
 
 # %% ../../nbs/loop/07_schedule.ipynb #460a0e0b
 class OneCycle(Schedule):
     "Learning rate up and down in half cosine waves, momentum the other way (Smith 2018, in fastai's form)"
-    def __init__(self,
-        pct_start:float=.25,        # share of the run that rises
-        div:float=25.,              # the first batch has `lr/div`
-        div_final:float=1e5,        # the last batch has `lr/div_final`
-        moms:tuple=(.95, .85, .95), # momentum at the start, the top and the end; None leaves it alone, and 0 in the optimizer stays 0
+
+    def __init__(
+        self,
+        pct_start: float = 0.25,  # share of the run that rises
+        div: float = 25.0,  # the first batch has `lr/div`
+        div_final: float = 1e5,  # the last batch has `lr/div_final`
+        # momentum at the start, the top and the end; None leaves it alone, and 0 in the optimizer stays 0
+        moms: tuple = (0.95, 0.85, 0.95),
     ):
         check_number('OneCycle', 'pct_start, a share,', pct_start, low=0, high=1)
-        for n,v in (('div', div), ('div_final', div_final)): check_number('OneCycle', n, v, above=0)
-        if moms is not None and not (isinstance(moms, (list, tuple)) and len(moms)==3 and all((m := as_number(v)) is not None and 0<=m<1 for v in moms)):
+        for n, v in (('div', div), ('div_final', div_final)):
+            check_number('OneCycle', n, v, above=0)
+        if moms is not None and not (
+            isinstance(moms, (list, tuple))
+            and len(moms) == 3
+            and all((m := as_number(v)) is not None and 0 <= m < 1 for v in moms)
+        ):
             raise ValueError(f"OneCycle: moms are three numbers in [0,1) (start, top, end) or None, got {moms}")
-        self.pct_start,self.div,self.div_final,self.moms = pct_start,div,div_final,moms
-        self.owns = ('schedule of lr', 'warmup')+(('schedule of momentum',) if moms else ())     # its rise is a warm-up
+        self.pct_start = pct_start
+        self.div = div
+        self.div_final = div_final
+        self.moms = moms
+        self.owns = ('schedule of lr', 'warmup') + (('schedule of momentum',) if moms else ())  # its rise is a warm-up
 
     def funcs(self, n_epoch, n_iter):
-        def updown(a, b, c): return combine_scheds([self.pct_start, 1-self.pct_start], [sched_cos(a, b), sched_cos(b, c)])
-        return {'lr': updown(1/self.div, 1, 1/self.div_final)} | ({'momentum': updown(*self.moms)} if self.moms else {})
+        def updown(a, b, c):
+            return combine_scheds([self.pct_start, 1 - self.pct_start], [sched_cos(a, b), sched_cos(b, c)])
+
+        return {'lr': updown(1 / self.div, 1, 1 / self.div_final)} | (
+            {'momentum': updown(*self.moms)} if self.moms else {}
+        )
 
     def _chosen(self, learn):
         fs = super()._chosen(learn)
-        if not all(_momentum(g) for g in learn.opt.param_groups): fs.pop('momentum', None)
+        if not all(_momentum(g) for g in learn.opt.param_groups):
+            fs.pop('momentum', None)
         return fs
 
 # %% ../../nbs/loop/07_schedule.ipynb #22ff037d
 class StepDecay(_Phases):
     "The learning rate times `gamma` at milestones, after an optional warm-up"
-    def __init__(self,
-        milestones:list|float|str,  # epochs, or shares like '60%', counted from the start of the run; one number: every so many epochs
-        gamma:float=.1,             # factor at each
-        warmup:float|str=0,         # linear warm-up: epochs, or a share like '5%'
-        warmup_start:float=.01,     # factor at the first batch
+
+    def __init__(
+        self,
+        # epochs, or shares like '60%', counted from the start of the run; one number: every so many epochs
+        milestones: list | float | str,
+        gamma: float = 0.1,  # factor at each
+        warmup: float | str = 0,  # linear warm-up: epochs, or a share like '5%'
+        warmup_start: float = 0.01,  # factor at the first batch
     ):
         super().__init__(warmup, warmup_start)
         for m in milestones if isinstance(milestones, (list, tuple)) else [milestones]:
             if not as_share(_time(self.name, 'milestones', m), 1, 1):
                 raise ValueError(f"{self.name}: milestones must be > 0, got {milestones}")
-        self.milestones,self.gamma = milestones,check_number(self.name, 'gamma', gamma, low=0)
+        self.milestones = milestones
+        self.gamma = check_number(self.name, 'gamma', gamma, low=0)
 
     def funcs(self, n_epoch, n_iter):
         every = not isinstance(self.milestones, (list, tuple))
         ts = [self.milestones] if every else self.milestones
         ms = [as_share(t, n_epoch, n_iter) for t in ts]
-        for t,m in zip(ts, ms):
-            if m>1: raise ValueError(f"{self.name}: the milestone at {_text(t)} lies beyond the run of {n_epoch} epochs; lower it, "
-                                     "or train for more epochs")
-        if every: ms = [m*i if isinstance(t, str) else as_share(t*i, n_epoch, n_iter) for i in range(1, math.ceil(1/m)+1)]
-        warm,step = self.warmed(sched_const(1), n_epoch, n_iter)['lr'],sched_step(ms, self.gamma)
+        for t, m in zip(ts, ms):
+            if m > 1:
+                raise ValueError(
+                    f"{self.name}: the milestone at {_text(t)} lies beyond the run of {n_epoch} "
+                    "epochs; lower it, or train for more epochs"
+                )
+        if every:
+            ms = [
+                m * i if isinstance(t, str) else as_share(t * i, n_epoch, n_iter)
+                for i in range(1, math.ceil(1 / m) + 1)
+            ]
+        warm = self.warmed(sched_const(1), n_epoch, n_iter)['lr']
+        step = sched_step(ms, self.gamma)
         return {'lr': partial(_product, warm, step)}
 
 # %% ../../nbs/loop/07_schedule.ipynb #2e288915
 def schedule_values(
-    cbs,            # a schedule callback or a list of them
-    n_epoch:int,    # epochs of the run
-    n_iter:int=100, # batches of an epoch
-)->dict:            # hyper-parameter -> one value a batch; factors of several callbacks are multiplied
+    cbs,  # a schedule callback or a list of them
+    n_epoch: int,  # epochs of the run
+    n_iter: int = 100,  # batches of an epoch
+) -> dict:  # hyper-parameter -> one value a batch; factors of several callbacks are multiplied
     "What schedules would do in a run of that length"
-    res,n = {},n_epoch*n_iter
+    res = {}
+    n = n_epoch * n_iter
     for cb in cbs if isinstance(cbs, (list, tuple)) else [cbs]:
-        for k,f in cb.funcs(n_epoch, n_iter).items():
-            res[k] = [f(run_position(0, i, n_epoch, n_iter))*v for i,v in enumerate(res.get(k, [1]*n))]
+        for k, f in cb.funcs(n_epoch, n_iter).items():
+            res[k] = [f(run_position(0, i, n_epoch, n_iter)) * v for i, v in enumerate(res.get(k, [1] * n))]
     return res
 
+
 def plot_schedule(
-    cbs,            # a schedule callback or a list of them
-    n_epoch:int=10, # epochs of the run
-    n_iter:int=100, # batches of an epoch
-    lr:float=1.,    # learning rate to multiply by
-    ax=None,        # matplotlib axes; None makes new ones
+    cbs,  # a schedule callback or a list of them
+    n_epoch: int = 10,  # epochs of the run
+    n_iter: int = 100,  # batches of an epoch
+    lr: float = 1.0,  # learning rate to multiply by
+    ax=None,  # matplotlib axes; None makes new ones
 ):
     "Learning rate, and momentum if there is a schedule of it, over the epochs of a run"
-    import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
     from matplotlib.ticker import MaxNLocator
-    ax,vs = ax or plt.subplots(figsize=(5, 2.6), layout='constrained')[1],schedule_values(cbs, n_epoch, n_iter)
-    x = [i/n_iter for i in range(n_epoch*n_iter)]
-    ax.set(xlabel='epoch', ylabel='learning rate'); ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    if 'lr' in vs: ax.plot(x, [v*lr for v in vs['lr']])
+
+    ax = ax or plt.subplots(figsize=(5, 2.6), layout='constrained')[1]
+    vs = schedule_values(cbs, n_epoch, n_iter)
+    x = [i / n_iter for i in range(n_epoch * n_iter)]
+    ax.set(xlabel='epoch', ylabel='learning rate')
+    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    if 'lr' in vs:
+        ax.plot(x, [v * lr for v in vs['lr']])
     if 'momentum' in vs:
         ax2 = ax.twinx()
-        ax2.plot(x, vs['momentum'], c='C1'); ax2.set_ylabel('momentum', color='C1')
+        ax2.plot(x, vs['momentum'], c='C1')
+        ax2.set_ylabel('momentum', color='C1')
     return ax

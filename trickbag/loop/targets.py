@@ -10,24 +10,34 @@ import torch
 
 # %% ../../nbs/loop/01_targets.ipynb #f63e1b55
 def soft_targets(
-    y:torch.Tensor,     # class indices (N, integer) or probabilities (N x C, floating; returned unchanged)
-    n_out:int,          # number of classes C, the width of the model's output
-    on:float=1.,        # probability of the class of an index
-    off:float=0.,       # and of each other class
-    ignore:int=None,    # label of samples that get no probability at all: a row of zeros
-)->torch.Tensor:        # probabilities, float32, N x C
+    y: torch.Tensor,  # class indices (N, integer) or probabilities (N x C, floating; returned unchanged)
+    n_out: int,  # number of classes C, the width of the model's output
+    on: float = 1.0,  # probability of the class of an index
+    off: float = 0.0,  # and of each other class
+    ignore: int = None,  # label of samples that get no probability at all: a row of zeros
+) -> torch.Tensor:  # probabilities, float32, N x C
     "Class indices as probabilities, one-hot unless `on` and `off` say otherwise"
     if y.is_floating_point():
-        if y.ndim!=2: raise ValueError(f"soft_targets: floating targets must be N x C probabilities, got shape {tuple(y.shape)}; "
-                                       "give class indices (integers) or one column a class")
+        if y.ndim != 2:
+            raise ValueError(
+                "soft_targets: floating targets must be N x C probabilities, got shape "
+                f"{tuple(y.shape)}; give class indices (integers) or one column a class"
+            )
         return y
-    if y.ndim!=1: raise ValueError(f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}; "
-                                 "let the loader give y.squeeze(1), or y.float() for several labels an image")
-    if n_out==1:        # one output stands for the second of two classes
-        if ignore is not None or bool(((y<0) | (y>1)).any()):
-            raise ValueError("soft_targets: one output tells the classes 0 and 1 apart, and there are other labels; build the model with an output a class")
-        return (y.float()*(on-off)+off).unsqueeze(1)
+    if y.ndim != 1:
+        raise ValueError(
+            f"soft_targets: integer targets must be N class indices, got shape {tuple(y.shape)}; let "
+            "the loader give y.squeeze(1), or y.float() for several labels an image"
+        )
+    if n_out == 1:  # one output stands for the second of two classes
+        if ignore is not None or bool(((y < 0) | (y > 1)).any()):
+            raise ValueError(
+                "soft_targets: one output tells the classes 0 and 1 apart, and there are other labels; "
+                "build the model with an output a class"
+            )
+        return (y.float() * (on - off) + off).unsqueeze(1)
     rows = torch.full((len(y), n_out), off, dtype=torch.float32, device=y.device)
-    if ignore is None: return rows.scatter_(1, y.long().unsqueeze(1), on)
-    kept = (y!=ignore).unsqueeze(1)
+    if ignore is None:
+        return rows.scatter_(1, y.long().unsqueeze(1), on)
+    kept = (y != ignore).unsqueeze(1)
     return rows.scatter_(1, torch.where(kept, y.long().unsqueeze(1), 0), on).mul_(kept)

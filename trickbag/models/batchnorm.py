@@ -17,43 +17,61 @@ from ..core.modules import train_mode, uncompiled
 # %% ../../nbs/models/02_batchnorm.ipynb #cb649a4c
 class _Stats(Callback):
     "In this validation, BatchNorm's running statistics become means over its batches"
-    stage = 'model'
-    def __init__(self, norms): self.norms = [(m, m.momentum) for m in norms]
-    def before_validate(self, learn):
-        for m,_ in self.norms: m.train().reset_running_stats()
-    def before_batch(self, learn):
-        for m,_ in self.norms: m.momentum = 1/(learn.iter+1)      # what momentum=None does in torch, but without waiting for the device
-    def cleanup_validate(self, learn):
-        for m,old in self.norms: m.momentum = old
 
-def has_stats(m:nn.Module)->bool:
+    stage = 'model'
+
+    def __init__(self, norms):
+        self.norms = [(m, m.momentum) for m in norms]
+
+    def before_validate(self, learn):
+        for m, _ in self.norms:
+            m.train().reset_running_stats()
+
+    def before_batch(self, learn):
+        for m, _ in self.norms:
+            m.momentum = 1 / (learn.iter + 1)  # what momentum=None does in torch, but without waiting for the device
+
+    def cleanup_validate(self, learn):
+        for m, old in self.norms:
+            m.momentum = old
+
+
+def has_stats(m: nn.Module) -> bool:
     "Whether it is a BatchNorm that keeps running statistics"
     return isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
 
-def training_norms(learn)->list:
+
+def training_norms(learn) -> list:
     "The BatchNorms whose statistics move in a fit: not those that are frozen in eval mode"
     model = learn.model
     with keep_modes(model):
         # in the middle of training the modes are as they should be; elsewhere they become so
-        if not (learn.fitting and learn.training): train_mode(model)
+        if not (learn.fitting and learn.training):
+            train_mode(model)
         return [m for m in model.modules() if has_stats(m) and m.training]
 
-def last_batchnorm(model:nn.Module)->nn.Module|None:
+
+def last_batchnorm(model: nn.Module) -> nn.Module | None:
     "The last BatchNorm with running statistics that is not in a shortcut; None if there is none"
-    ms = [m for n,m in model.named_modules() if not {'idpath', 'downsample', 'shortcut'} & set(n.split('.'))]
+    ms = [m for n, m in model.named_modules() if not {'idpath', 'downsample', 'shortcut'} & set(n.split('.'))]
     return next(filter(has_stats, reversed(ms)), None)
 
+
 def update_bn(learn):
-    "Take the statistics of the BatchNorms that train anew, on the training images as validation would show them; after an error nothing is changed"
-    if isinstance(learn, nn.Module): raise TypeError("update_bn: takes the learner, which has the images, not the model")
+    """Take the statistics of the BatchNorms that train anew, on the training images as validation would show them;
+    after an error nothing is changed"""
+    if isinstance(learn, nn.Module):
+        raise TypeError("update_bn: takes the learner, which has the images, not the model")
     norms = training_norms(learn)
     bufs = [b for m in norms for b in m.buffers(recurse=False)]
-    if not bufs: return
+    if not bufs:
+        return
     was = [b.clone() for b in bufs]
-    with interrupts_held():     # but for the batches of `validate`
+    with interrupts_held():  # but for the batches of `validate`
         try:
             # uncompiled, as every batch has another momentum, which would be compiled anew
-            with uncompiled(learn.model), learn.composed(monitors=False): learn.validate(learn.dls.train, cbs=[_Stats(norms)], ordered=False)
-        except BaseException:       # all anew, or as they were
+            with uncompiled(learn.model), learn.composed(monitors=False):
+                learn.validate(learn.dls.train, cbs=[_Stats(norms)], ordered=False)
+        except BaseException:  # all anew, or as they were
             torch._foreach_copy_(bufs, was)
             raise

@@ -22,227 +22,453 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 # %% ../../nbs/models/01_xresnet.ipynb #ec216b82
 def conv_layer(
-    ni:int,            # channels in
-    nf:int,            # channels out
-    ks:int=3,          # kernel size, odd
-    stride:int=1,      # 2 halves height and width, rounded up
-    groups:int=1,      # groups of the convolution
-    act=nn.ReLU,       # class of the activation; None for a linear layer
-    blur:bool=False,   # leave the stride to a `BlurPool2d` after the activation
-)->nn.Sequential:      # `N ni H W` to `N nf H/stride W/stride`
+    ni: int,  # channels in
+    nf: int,  # channels out
+    ks: int = 3,  # kernel size, odd
+    stride: int = 1,  # 2 halves height and width, rounded up
+    groups: int = 1,  # groups of the convolution
+    act=nn.ReLU,  # class of the activation; None for a linear layer
+    blur: bool = False,  # leave the stride to a `BlurPool2d` after the activation
+) -> nn.Sequential:  # `N ni H W` to `N nf H/stride W/stride`
     "Convolution without bias, batch norm, activation"
-    blur = blur and stride>1
-    return nn.Sequential(nn.Conv2d(ni, nf, ks, 1 if blur else stride, ks//2, groups=groups, bias=False), nn.BatchNorm2d(nf),
-                         *([act()] if act else []), *([BlurPool2d()] if blur else []))
+    blur = blur and stride > 1
+    return nn.Sequential(
+        nn.Conv2d(ni, nf, ks, 1 if blur else stride, ks // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(nf),
+        *([act()] if act else []),
+        *([BlurPool2d()] if blur else []),
+    )
 
 # %% ../../nbs/models/01_xresnet.ipynb #cb34abe0
 class BlurPool2d(nn.Module):
     "Blur with the binomial 3x3 kernel, keep every second pixel: `N C H W` to `N C H/2 W/2`, rounded up (Zhang 2019)"
+
     def __init__(self):
         super().__init__()
-        k = torch.tensor([1., 2., 1.])/4
-        self.register_buffer('kernel', (k[:,None]*k)[None,None], persistent=False)   # state dicts do not depend on blurring
+        k = torch.tensor([1.0, 2.0, 1.0]) / 4
+        # state dicts do not depend on blurring
+        self.register_buffer('kernel', (k[:, None] * k)[None, None], persistent=False)
 
     def forward(self, x):
-        x,c = F.pad(x, (1,1,1,1), mode='reflect' if min(x.shape[-2:])>1 else 'replicate'),x.shape[1]   # one pixel has no reflection
+        # one pixel has no reflection
+        x, c = F.pad(x, (1, 1, 1, 1), mode='reflect' if min(x.shape[-2:]) > 1 else 'replicate'), x.shape[1]
         return F.conv2d(x, self.kernel.to(x.dtype).expand(c, 1, 3, 3), stride=2, groups=c)
 
 # %% ../../nbs/models/01_xresnet.ipynb #f4e2932d
 class SqueezeExcite2d(nn.Module):
     "Each channel times a gate in (0, 1) computed from the means of all channels (Hu et al. 2018)"
-    def __init__(self,
-        n:int,             # channels, in and out
-        reduction:int=16,  # the layer between has `n/reduction` channels, rounded up to a multiple of 8
-        act=nn.ReLU,       # class of the activation between
+
+    def __init__(
+        self,
+        n: int,  # channels, in and out
+        reduction: int = 16,  # the layer between has `n/reduction` channels, rounded up to a multiple of 8
+        act=nn.ReLU,  # class of the activation between
     ):
         super().__init__()
-        nh = math.ceil(n/reduction/8)*8
-        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Conv2d(n, nh, 1), act()),
-                                    nn.Sequential(nn.Conv2d(nh, n, 1), nn.Sigmoid()))
+        nh = math.ceil(n / reduction / 8) * 8
+        self.layers = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Sequential(nn.Conv2d(n, nh, 1), act()),
+            nn.Sequential(nn.Conv2d(nh, n, 1), nn.Sigmoid()),
+        )
 
-    def forward(self, x): return x*self.layers(x)
+    def forward(self, x):
+        return x * self.layers(x)
 
 # %% ../../nbs/models/01_xresnet.ipynb #aeb21259
 class SimpleSelfAttention(nn.Module):
-    "`x + gamma * x x' W x` for `x` as channels x positions; `W` has spectral norm 1, `gamma` starts at 0 (as in fastai)"
-    def __init__(self,
-        n:int,   # channels, in and out
+    """`x + gamma * x x' W x` for `x` as channels x positions; `W` has spectral norm 1, `gamma` starts at 0 (as in
+    fastai)"""
+
+    def __init__(
+        self,
+        n: int,  # channels, in and out
     ):
         super().__init__()
-        self.conv  = spectral_norm(nn.Conv1d(n, n, 1, bias=False))   # the parametrization: the older function breaks deepcopy
+        # the parametrization: the older function breaks deepcopy
+        self.conv = spectral_norm(nn.Conv1d(n, n, 1, bias=False))
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
         y = x.flatten(2)
-        return x + (self.gamma*(y@y.mT@self.conv(y))).view_as(x)
+        return x + (self.gamma * (y @ y.mT @ self.conv(y))).view_as(x)
 
 # %% ../../nbs/models/01_xresnet.ipynb #12cb9212
 class DropPath(nn.Module):
-    "In training, a sample is zeroed with probability `p`, else divided by `1-p`; draws from torch's global generator, as dropout does"
-    def __init__(self,
-        p:float=0.,   # probability of dropping a sample, `0 <= p < 1`
+    """In training, a sample is zeroed with probability `p`, else divided by `1-p`; draws from torch's global
+    generator, as dropout does"""
+
+    def __init__(
+        self,
+        p: float = 0.0,  # probability of dropping a sample, `0 <= p < 1`
     ):
         super().__init__()
-        if not 0<=p<1: raise ValueError(f'DropPath: p is a probability below 1, not {p}')
+        if not 0 <= p < 1:
+            raise ValueError(f'DropPath: p is a probability below 1, not {p}')
         self.p = p
 
     def forward(self, x):
-        if not self.training or self.p==0: return x
-        return x*x.new_empty(len(x), *[1]*(x.ndim-1)).bernoulli_(1-self.p).div_(1-self.p)
+        if not self.training or self.p == 0:
+            return x
+        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.p).div_(1 - self.p)
 
-    def extra_repr(self): return f'p={self.p:.3g}'
+    def extra_repr(self):
+        return f'p={self.p:.3g}'
 
 # %% ../../nbs/models/01_xresnet.ipynb #650bbc64
 class ResBlock(nn.Module):
     "A residual block: `act(path(x) + shortcut(x))`"
-    def __init__(self,
-        ni:int,                # channels in
-        nf:int,                # channels out
-        expansion:int=4,       # 1: two 3x3 convolutions; 4: 1x1, 3x3, 1x1 with a quarter of the channels between
-        stride:int=1,          # 2 halves height and width, rounded up
-        groups:int=1,          # groups of the first 3x3
-        base_width:int=64,     # the 3x3 has `nf/expansion*base_width/64*groups` channels; ResNeXt: groups 32, base_width 4
-        shortcut:str='D',      # 'B' and 'C': 1x1 convolution of stride 2; 'D': 2x2 mean, then 1x1 convolution
-        zero_gamma:bool=True,  # the path's last norm starts at 0
-        act=nn.ReLU,           # class of the activations
-        se:bool=False,         # squeeze-and-excitation at the end of the path
-        sa:bool=False,         # simple self-attention at the end of the path
-        blur_pool:bool=False,  # the stride is taken by `BlurPool2d`: in the path, and in a 'B' shortcut (D's mean is a blur already)
-        drop_path:float=0.,    # probability of dropping the path, per sample
+
+    def __init__(
+        self,
+        ni: int,  # channels in
+        nf: int,  # channels out
+        expansion: int = 4,  # 1: two 3x3 convolutions; 4: 1x1, 3x3, 1x1 with a quarter of the channels between
+        stride: int = 1,  # 2 halves height and width, rounded up
+        groups: int = 1,  # groups of the first 3x3
+        # the 3x3 has `nf/expansion*base_width/64*groups` channels; ResNeXt: groups 32, base_width 4
+        base_width: int = 64,
+        shortcut: str = 'D',  # 'B' and 'C': 1x1 convolution of stride 2; 'D': 2x2 mean, then 1x1 convolution
+        zero_gamma: bool = True,  # the path's last norm starts at 0
+        act=nn.ReLU,  # class of the activations
+        se: bool = False,  # squeeze-and-excitation at the end of the path
+        sa: bool = False,  # simple self-attention at the end of the path
+        # the stride is taken by `BlurPool2d`: in the path, and in a 'B' shortcut (D's mean is a blur already)
+        blur_pool: bool = False,
+        drop_path: float = 0.0,  # probability of dropping the path, per sample
     ):
         super().__init__()
-        w = nf//expansion*base_width//64*groups
-        if w<groups: raise ValueError(f'ResBlock: no channel left, {nf} channels are too few for base_width={base_width}')
-        convs = [conv_layer(ni, w, 3, stride, groups, act, blur_pool), conv_layer(w, nf, 3, act=None)] if expansion==1 else [
-                 conv_layer(ni, w, 1, act=act), conv_layer(w, w, 3, stride, groups, act, blur_pool), conv_layer(w, nf, 1, act=None)]
-        self.n_conv   = len(convs)
-        self.convpath = nn.Sequential(*convs, *([SqueezeExcite2d(nf, act=act)] if se else []), *([SimpleSelfAttention(nf)] if sa else []))
-        pool = [] if stride==1 else [nn.AvgPool2d(2, ceil_mode=True)] if shortcut=='D' else [BlurPool2d()] if blur_pool else []
-        conv = [conv_layer(ni, nf, 1, 1 if pool else stride, act=None)] if ni!=nf or (stride>1 and shortcut!='D') else []
-        self.idpath,self.drop_path,self.act = nn.Sequential(*pool, *conv),DropPath(drop_path),act()
-        if zero_gamma: nn.init.zeros_(self.last_norm.weight)
+        w = nf // expansion * base_width // 64 * groups
+        if w < groups:
+            raise ValueError(f'ResBlock: no channel left, {nf} channels are too few for base_width={base_width}')
+        convs = (
+            [conv_layer(ni, w, 3, stride, groups, act, blur_pool), conv_layer(w, nf, 3, act=None)]
+            if expansion == 1
+            else [
+                conv_layer(ni, w, 1, act=act),
+                conv_layer(w, w, 3, stride, groups, act, blur_pool),
+                conv_layer(w, nf, 1, act=None),
+            ]
+        )
+        self.n_conv = len(convs)
+        self.convpath = nn.Sequential(
+            *convs, *([SqueezeExcite2d(nf, act=act)] if se else []), *([SimpleSelfAttention(nf)] if sa else [])
+        )
+        pool = (
+            []
+            if stride == 1
+            else [nn.AvgPool2d(2, ceil_mode=True)]
+            if shortcut == 'D'
+            else [BlurPool2d()]
+            if blur_pool
+            else []
+        )
+        conv = (
+            [conv_layer(ni, nf, 1, 1 if pool else stride, act=None)]
+            if ni != nf or (stride > 1 and shortcut != 'D')
+            else []
+        )
+        self.idpath, self.drop_path, self.act = nn.Sequential(*pool, *conv), DropPath(drop_path), act()
+        if zero_gamma:
+            nn.init.zeros_(self.last_norm.weight)
 
     @property
     def last_norm(self):
         "The norm that ends the path"
-        return self.convpath[self.n_conv-1][1]
+        return self.convpath[self.n_conv - 1][1]
 
-    def forward(self, x): return self.act(self.drop_path(self.convpath(x)) + self.idpath(x))
+    def forward(self, x):
+        return self.act(self.drop_path(self.convpath(x)) + self.idpath(x))
 
 # %% ../../nbs/models/01_xresnet.ipynb #8062eda0
 class XResNet(nn.Sequential):
     "A ResNet with the switches of Bag of Tricks (He et al. 2018): images `N c_in H W`, float, to logits `N n_out`"
-    def __init__(self,
-        expansion:int,         # 1 for 18 and 34 layers, 4 for 50 and more: see `ResBlock`
-        layers:list,           # blocks in each stage
-        n_out:int=1000,        # outputs; 1000 as in fastai and torchvision
-        c_in:int=3,            # channels of the images
-        stem:str='deep',       # 'deep': 3x3/2, 3x3, 3x3, max pool/2; '7x7': 7x7/2, max pool/2; 'small': 3x3, for images of 32 to 64 px
-        shortcut:str='D',      # 'B' and 'C': 1x1 convolution of stride 2 (C is B with a deep stem); 'D': 2x2 mean, then 1x1 convolution
-        zero_gamma:bool=True,  # the last norm of each block starts at 0
-        act=nn.ReLU,           # class of the activations, as `nn.SiLU` or `partial(nn.LeakyReLU, .1)`
-        se:bool=False,         # squeeze-and-excitation, reduction 16
-        sa:bool=False,         # simple self-attention in the last block of stage `len(layers)-4`, the first of the usual four (as fastai)
-        groups:int=1,          # groups of the 3x3 convolutions; ResNeXt: 32
-        base_width:int=64,     # width of a group in the first stage; ResNeXt: 4
-        widen:float=1.,        # factor of the channels of all stages
-        blur_pool:bool=False,  # strides of blocks and max pool are taken by `BlurPool2d`; the stem's first convolution keeps its own
-        drop_path:float=0.,    # stochastic depth of the last block, rising linearly from 0 in the first (as timm; RSB A1 and A2: .05)
-        dropout:float=0.,      # dropout before the linear layer
+
+    def __init__(
+        self,
+        expansion: int,  # 1 for 18 and 34 layers, 4 for 50 and more: see `ResBlock`
+        layers: list,  # blocks in each stage
+        n_out: int = 1000,  # outputs; 1000 as in fastai and torchvision
+        c_in: int = 3,  # channels of the images
+        # 'deep': 3x3/2, 3x3, 3x3, max pool/2; '7x7': 7x7/2, max pool/2; 'small': 3x3, for images of 32 to 64 px
+        stem: str = 'deep',
+        # 'B' and 'C': 1x1 convolution of stride 2 (C is B with a deep stem); 'D': 2x2 mean, then 1x1 convolution
+        shortcut: str = 'D',
+        zero_gamma: bool = True,  # the last norm of each block starts at 0
+        act=nn.ReLU,  # class of the activations, as `nn.SiLU` or `partial(nn.LeakyReLU, .1)`
+        se: bool = False,  # squeeze-and-excitation, reduction 16
+        # simple self-attention in the last block of stage `len(layers)-4`, the first of the usual four (as fastai)
+        sa: bool = False,
+        groups: int = 1,  # groups of the 3x3 convolutions; ResNeXt: 32
+        base_width: int = 64,  # width of a group in the first stage; ResNeXt: 4
+        widen: float = 1.0,  # factor of the channels of all stages
+        # strides of blocks and max pool are taken by `BlurPool2d`; the stem's first convolution keeps its own
+        blur_pool: bool = False,
+        # stochastic depth of the last block, rising linearly from 0 in the first (as timm; RSB A1 and A2: .05)
+        drop_path: float = 0.0,
+        dropout: float = 0.0,  # dropout before the linear layer
     ):
-        if shortcut not in ('B','C','D'): raise ValueError(f"XResNet: shortcut is 'B', 'C' or 'D', not {shortcut!r}")
-        if isinstance(act, nn.Module): raise TypeError(f'XResNet: act is a class, not an instance: give {type(act).__name__}')
-        sizes = [int(o*widen)*expansion for o in (64,128,256,512) + (256,)*(len(layers)-4)][:len(layers)]
-        n,i,ni,stages = sum(layers),0,64,[]
-        for s,(nf,nb) in enumerate(zip(sizes, layers)):
+        if shortcut not in ('B', 'C', 'D'):
+            raise ValueError(f"XResNet: shortcut is 'B', 'C' or 'D', not {shortcut!r}")
+        if isinstance(act, nn.Module):
+            raise TypeError(f'XResNet: act is a class, not an instance: give {type(act).__name__}')
+        sizes = [int(o * widen) * expansion for o in (64, 128, 256, 512) + (256,) * (len(layers) - 4)][: len(layers)]
+        n = sum(layers)
+        i = 0
+        ni = 64
+        stages = []
+        for s, (nf, nb) in enumerate(zip(sizes, layers)):
             blocks = []
             for b in range(nb):
-                blocks.append(ResBlock(ni, nf, expansion, stride=2 if s>0 and b==0 else 1, groups=groups, base_width=base_width,
-                    shortcut=shortcut, zero_gamma=zero_gamma, act=act, se=se, sa=sa and s==max(0, len(layers)-4) and b==nb-1,
-                    blur_pool=blur_pool, drop_path=drop_path*i/max(1, n-1)))
-                ni,i = nf,i+1
+                blocks.append(
+                    ResBlock(
+                        ni,
+                        nf,
+                        expansion,
+                        stride=2 if s > 0 and b == 0 else 1,
+                        groups=groups,
+                        base_width=base_width,
+                        shortcut=shortcut,
+                        zero_gamma=zero_gamma,
+                        act=act,
+                        se=se,
+                        sa=sa and s == max(0, len(layers) - 4) and b == nb - 1,
+                        blur_pool=blur_pool,
+                        drop_path=drop_path * i / max(1, n - 1),
+                    )
+                )
+                ni = nf
+                i = i + 1
             stages.append(nn.Sequential(*blocks))
-        super().__init__(*self._stem(stem, c_in, act, blur_pool), *stages,
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(ni, n_out))
+        super().__init__(
+            *self._stem(stem, c_in, act, blur_pool),
+            *stages,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(ni, n_out),
+        )
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(m.weight)
-                if m.bias is not None: nn.init.zeros_(m.bias)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
 
     @staticmethod
     def _stem(stem, c_in, act, blur_pool):
         "Four modules from images to 64 channels"
         pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), BlurPool2d()) if blur_pool else nn.MaxPool2d(3, 2, 1)
         match stem:
-            case 'deep':  return conv_layer(c_in, 32, 3, 2, act=act), conv_layer(32, 32, act=act), conv_layer(32, 64, act=act), pool
-            case '7x7':   return conv_layer(c_in, 64, 7, 2, act=act), nn.Identity(), nn.Identity(), pool
-            case 'small': return conv_layer(c_in, 64, act=act), nn.Identity(), nn.Identity(), nn.Identity()
-            case _: raise ValueError(f"XResNet: stem is 'deep', '7x7' or 'small', not {stem!r}")
+            case 'deep':
+                return (
+                    conv_layer(c_in, 32, 3, 2, act=act),
+                    conv_layer(32, 32, act=act),
+                    conv_layer(32, 64, act=act),
+                    pool,
+                )
+            case '7x7':
+                return conv_layer(c_in, 64, 7, 2, act=act), nn.Identity(), nn.Identity(), pool
+            case 'small':
+                return conv_layer(c_in, 64, act=act), nn.Identity(), nn.Identity(), nn.Identity()
+            case _:
+                raise ValueError(f"XResNet: stem is 'deep', '7x7' or 'small', not {stem!r}")
 
-    def __getitem__(self, i):   # `nn.Sequential` would call this class with the slice's modules
-        return nn.Sequential(OrderedDict(list(self._modules.items())[i])) if isinstance(i, slice) else super().__getitem__(i)
+    def __getitem__(self, i):  # `nn.Sequential` would call this class with the slice's modules
+        return (
+            nn.Sequential(OrderedDict(list(self._modules.items())[i]))
+            if isinstance(i, slice)
+            else super().__getitem__(i)
+        )
 
 # %% ../../nbs/models/01_xresnet.ipynb #7441f276
-def xresnet18 (n_out=1000, **kwargs): "ResNet-18-D, 11.7 M parameters";  return XResNet(1, [2,2,2,2],  n_out, **kwargs)
-def xresnet34 (n_out=1000, **kwargs): "ResNet-34-D, 21.8 M parameters";  return XResNet(1, [3,4,6,3],  n_out, **kwargs)
-def xresnet50 (n_out=1000, **kwargs): "ResNet-50-D, 25.6 M parameters";  return XResNet(4, [3,4,6,3],  n_out, **kwargs)
-def xresnet101(n_out=1000, **kwargs): "ResNet-101-D, 44.6 M parameters"; return XResNet(4, [3,4,23,3], n_out, **kwargs)
-def xresnet152(n_out=1000, **kwargs): "ResNet-152-D, 60.2 M parameters"; return XResNet(4, [3,8,36,3], n_out, **kwargs)
+def xresnet18(n_out=1000, **kwargs):
+    "ResNet-18-D, 11.7 M parameters"
+    return XResNet(1, [2, 2, 2, 2], n_out, **kwargs)
 
-def xresnet18_deep  (n_out=1000, **kwargs): "6 stages, 14.5 M parameters"; return XResNet(1, [2,2,2,2,1,1],     n_out, **kwargs)
-def xresnet34_deep  (n_out=1000, **kwargs): "6 stages, 24.6 M parameters"; return XResNet(1, [3,4,6,3,1,1],     n_out, **kwargs)
-def xresnet50_deep  (n_out=1000, **kwargs): "6 stages, 29.1 M parameters"; return XResNet(4, [3,4,6,3,1,1],     n_out, **kwargs)
-def xresnet18_deeper(n_out=1000, **kwargs): "8 stages, 11.0 M parameters"; return XResNet(1, [2,2,1,1,1,1,1,1], n_out, **kwargs)
-def xresnet34_deeper(n_out=1000, **kwargs): "8 stages, 27.0 M parameters"; return XResNet(1, [3,4,6,3,1,1,1,1], n_out, **kwargs)
-def xresnet50_deeper(n_out=1000, **kwargs): "8 stages, 31.4 M parameters"; return XResNet(4, [3,4,6,3,1,1,1,1], n_out, **kwargs)
+
+def xresnet34(n_out=1000, **kwargs):
+    "ResNet-34-D, 21.8 M parameters"
+    return XResNet(1, [3, 4, 6, 3], n_out, **kwargs)
+
+
+def xresnet50(n_out=1000, **kwargs):
+    "ResNet-50-D, 25.6 M parameters"
+    return XResNet(4, [3, 4, 6, 3], n_out, **kwargs)
+
+
+def xresnet101(n_out=1000, **kwargs):
+    "ResNet-101-D, 44.6 M parameters"
+    return XResNet(4, [3, 4, 23, 3], n_out, **kwargs)
+
+
+def xresnet152(n_out=1000, **kwargs):
+    "ResNet-152-D, 60.2 M parameters"
+    return XResNet(4, [3, 8, 36, 3], n_out, **kwargs)
+
+
+def xresnet18_deep(n_out=1000, **kwargs):
+    "6 stages, 14.5 M parameters"
+    return XResNet(1, [2, 2, 2, 2, 1, 1], n_out, **kwargs)
+
+
+def xresnet34_deep(n_out=1000, **kwargs):
+    "6 stages, 24.6 M parameters"
+    return XResNet(1, [3, 4, 6, 3, 1, 1], n_out, **kwargs)
+
+
+def xresnet50_deep(n_out=1000, **kwargs):
+    "6 stages, 29.1 M parameters"
+    return XResNet(4, [3, 4, 6, 3, 1, 1], n_out, **kwargs)
+
+
+def xresnet18_deeper(n_out=1000, **kwargs):
+    "8 stages, 11.0 M parameters"
+    return XResNet(1, [2, 2, 1, 1, 1, 1, 1, 1], n_out, **kwargs)
+
+
+def xresnet34_deeper(n_out=1000, **kwargs):
+    "8 stages, 27.0 M parameters"
+    return XResNet(1, [3, 4, 6, 3, 1, 1, 1, 1], n_out, **kwargs)
+
+
+def xresnet50_deeper(n_out=1000, **kwargs):
+    "8 stages, 31.4 M parameters"
+    return XResNet(4, [3, 4, 6, 3, 1, 1, 1, 1], n_out, **kwargs)
 
 # %% ../../nbs/models/01_xresnet.ipynb #37da81e1
-def _variant(kwargs, expansion, layers, n_out, **own): return XResNet(expansion, layers, n_out, **{**own, **kwargs})
+def _variant(kwargs, expansion, layers, n_out, **own):
+    return XResNet(expansion, layers, n_out, **{**own, **kwargs})
+
 
 _nx = dict(groups=32, base_width=4)
-def xresnext18 (n_out=1000, **kwargs): "32x4d, 13.6 M parameters";            return _variant(kwargs, 1, [2,2,2,2],  n_out, **_nx)
-def xresnext34 (n_out=1000, **kwargs): "32x4d, 24.0 M parameters";            return _variant(kwargs, 1, [3,4,6,3],  n_out, **_nx)
-def xresnext50 (n_out=1000, **kwargs): "ResNeXt-50 32x4d, 25.0 M parameters"; return _variant(kwargs, 4, [3,4,6,3],  n_out, **_nx)
-def xresnext101(n_out=1000, **kwargs): "ResNeXt-101 32x4d, 44.2 M parameters"; return _variant(kwargs, 4, [3,4,23,3], n_out, **_nx)
+
+
+def xresnext18(n_out=1000, **kwargs):
+    "32x4d, 13.6 M parameters"
+    return _variant(kwargs, 1, [2, 2, 2, 2], n_out, **_nx)
+
+
+def xresnext34(n_out=1000, **kwargs):
+    "32x4d, 24.0 M parameters"
+    return _variant(kwargs, 1, [3, 4, 6, 3], n_out, **_nx)
+
+
+def xresnext50(n_out=1000, **kwargs):
+    "ResNeXt-50 32x4d, 25.0 M parameters"
+    return _variant(kwargs, 4, [3, 4, 6, 3], n_out, **_nx)
+
+
+def xresnext101(n_out=1000, **kwargs):
+    "ResNeXt-101 32x4d, 44.2 M parameters"
+    return _variant(kwargs, 4, [3, 4, 23, 3], n_out, **_nx)
 
 # %% ../../nbs/models/01_xresnet.ipynb #afe088fd
-def xse_resnet18 (n_out=1000, **kwargs): "SE-ResNet-18, 11.8 M parameters";  return _variant(kwargs, 1, [2,2,2,2],  n_out, se=True)
-def xse_resnet34 (n_out=1000, **kwargs): "SE-ResNet-34, 22.0 M parameters";  return _variant(kwargs, 1, [3,4,6,3],  n_out, se=True)
-def xse_resnet50 (n_out=1000, **kwargs): "SE-ResNet-50, 28.1 M parameters";  return _variant(kwargs, 4, [3,4,6,3],  n_out, se=True)
-def xse_resnet101(n_out=1000, **kwargs): "SE-ResNet-101, 49.3 M parameters"; return _variant(kwargs, 4, [3,4,23,3], n_out, se=True)
-def xse_resnet152(n_out=1000, **kwargs): "SE-ResNet-152, 66.8 M parameters"; return _variant(kwargs, 4, [3,8,36,3], n_out, se=True)
+def xse_resnet18(n_out=1000, **kwargs):
+    "SE-ResNet-18, 11.8 M parameters"
+    return _variant(kwargs, 1, [2, 2, 2, 2], n_out, se=True)
+
+
+def xse_resnet34(n_out=1000, **kwargs):
+    "SE-ResNet-34, 22.0 M parameters"
+    return _variant(kwargs, 1, [3, 4, 6, 3], n_out, se=True)
+
+
+def xse_resnet50(n_out=1000, **kwargs):
+    "SE-ResNet-50, 28.1 M parameters"
+    return _variant(kwargs, 4, [3, 4, 6, 3], n_out, se=True)
+
+
+def xse_resnet101(n_out=1000, **kwargs):
+    "SE-ResNet-101, 49.3 M parameters"
+    return _variant(kwargs, 4, [3, 4, 23, 3], n_out, se=True)
+
+
+def xse_resnet152(n_out=1000, **kwargs):
+    "SE-ResNet-152, 66.8 M parameters"
+    return _variant(kwargs, 4, [3, 8, 36, 3], n_out, se=True)
+
 
 _sx = dict(se=True, **_nx)
-def xse_resnext18 (n_out=1000, **kwargs): "SE, 32x4d, 13.6 M parameters"; return _variant(kwargs, 1, [2,2,2,2],  n_out, **_sx)
-def xse_resnext34 (n_out=1000, **kwargs): "SE, 32x4d, 24.1 M parameters"; return _variant(kwargs, 1, [3,4,6,3],  n_out, **_sx)
-def xse_resnext50 (n_out=1000, **kwargs): "SE, 32x4d, 27.6 M parameters"; return _variant(kwargs, 4, [3,4,6,3],  n_out, **_sx)
-def xse_resnext101(n_out=1000, **kwargs): "SE, 32x4d, 49.0 M parameters"; return _variant(kwargs, 4, [3,4,23,3], n_out, **_sx)
 
-def xse_resnext18_deep  (n_out=1000, **kwargs): "6 stages, 16.0 M parameters"; return _variant(kwargs, 1, [2,2,2,2,1,1],     n_out, **_sx)
-def xse_resnext34_deep  (n_out=1000, **kwargs): "6 stages, 26.5 M parameters"; return _variant(kwargs, 1, [3,4,6,3,1,1],     n_out, **_sx)
-def xse_resnext50_deep  (n_out=1000, **kwargs): "6 stages, 31.7 M parameters"; return _variant(kwargs, 4, [3,4,6,3,1,1],     n_out, **_sx)
-def xse_resnext18_deeper(n_out=1000, **kwargs): "8 stages, 12.3 M parameters"; return _variant(kwargs, 1, [2,2,1,1,1,1,1,1], n_out, **_sx)
-def xse_resnext34_deeper(n_out=1000, **kwargs): "8 stages, 22.8 M parameters"; return _variant(kwargs, 1, [3,4,4,2,2,1,1,1], n_out, **_sx)
-def xse_resnext50_deeper(n_out=1000, **kwargs): "8 stages, 27.9 M parameters"; return _variant(kwargs, 4, [3,4,4,2,2,1,1,1], n_out, **_sx)
+
+def xse_resnext18(n_out=1000, **kwargs):
+    "SE, 32x4d, 13.6 M parameters"
+    return _variant(kwargs, 1, [2, 2, 2, 2], n_out, **_sx)
+
+
+def xse_resnext34(n_out=1000, **kwargs):
+    "SE, 32x4d, 24.1 M parameters"
+    return _variant(kwargs, 1, [3, 4, 6, 3], n_out, **_sx)
+
+
+def xse_resnext50(n_out=1000, **kwargs):
+    "SE, 32x4d, 27.6 M parameters"
+    return _variant(kwargs, 4, [3, 4, 6, 3], n_out, **_sx)
+
+
+def xse_resnext101(n_out=1000, **kwargs):
+    "SE, 32x4d, 49.0 M parameters"
+    return _variant(kwargs, 4, [3, 4, 23, 3], n_out, **_sx)
+
+
+def xse_resnext18_deep(n_out=1000, **kwargs):
+    "6 stages, 16.0 M parameters"
+    return _variant(kwargs, 1, [2, 2, 2, 2, 1, 1], n_out, **_sx)
+
+
+def xse_resnext34_deep(n_out=1000, **kwargs):
+    "6 stages, 26.5 M parameters"
+    return _variant(kwargs, 1, [3, 4, 6, 3, 1, 1], n_out, **_sx)
+
+
+def xse_resnext50_deep(n_out=1000, **kwargs):
+    "6 stages, 31.7 M parameters"
+    return _variant(kwargs, 4, [3, 4, 6, 3, 1, 1], n_out, **_sx)
+
+
+def xse_resnext18_deeper(n_out=1000, **kwargs):
+    "8 stages, 12.3 M parameters"
+    return _variant(kwargs, 1, [2, 2, 1, 1, 1, 1, 1, 1], n_out, **_sx)
+
+
+def xse_resnext34_deeper(n_out=1000, **kwargs):
+    "8 stages, 22.8 M parameters"
+    return _variant(kwargs, 1, [3, 4, 4, 2, 2, 1, 1, 1], n_out, **_sx)
+
+
+def xse_resnext50_deeper(n_out=1000, **kwargs):
+    "8 stages, 27.9 M parameters"
+    return _variant(kwargs, 4, [3, 4, 4, 2, 2, 1, 1, 1], n_out, **_sx)
 
 # %% ../../nbs/models/01_xresnet.ipynb #b7f0f131
 def last_norms(
-    model:nn.Module,   # an `XResNet`, a ResNet of torchvision or timm, or any model whose blocks have a `last_norm`; wrapped or not
-)->list:               # norm layers, in the model's order
+    # an `XResNet`, a ResNet of torchvision or timm, or any model whose blocks have a `last_norm`; wrapped or not
+    model: nn.Module,
+) -> list:  # norm layers, in the model's order
     "The norm that ends the path of each residual block: the ones that zero gamma sets to 0"
     res = [norm for m in model.modules() if (norm := _last_norm(m)) is not None]
-    if not res: raise ValueError(f'last_norms: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property')
-    return list(dict.fromkeys(res))   # a wrapper that forwards attributes counts once
+    if not res:
+        raise ValueError(
+            f'last_norms: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property'
+        )
+    return list(dict.fromkeys(res))  # a wrapper that forwards attributes counts once
+
 
 def last_stages(
-    model:nn.Module,    # as for `last_norms`
-    n:int=2,            # how many
-)->list:                # lists of residual blocks, input side first
+    model: nn.Module,  # as for `last_norms`
+    n: int = 2,  # how many
+) -> list:  # lists of residual blocks, input side first
     "The last modules that hold residual blocks"
     stages = [bs for m in model.modules() if (bs := [c for c in m.children() if _last_norm(c) is not None])]
-    if not stages: raise ValueError(f'last_stages: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property')
+    if not stages:
+        raise ValueError(
+            f'last_stages: no residual block found in {type(model).__name__}; give its blocks a `last_norm` property'
+        )
     return stages[-n:]
 
+
 def _last_norm(m):
-    if hasattr(m, 'last_norm'): return m.last_norm
-    if hasattr(m, 'downsample'): return getattr(m, 'bn3', getattr(m, 'bn2', None))      # blocks of torchvision and timm
+    if hasattr(m, 'last_norm'):
+        return m.last_norm
+    if hasattr(m, 'downsample'):
+        return getattr(m, 'bn3', getattr(m, 'bn2', None))  # blocks of torchvision and timm

@@ -18,62 +18,78 @@ from .recorder import Recorder
 
 # %% ../../nbs/monitors/early_stopping.ipynb #f9a2ebd5
 def monitor_mode(
-    monitor:str,            # name of the monitored value
-    mode:str|None=None,     # 'min', 'max', or None
-    higher:bool|None=None,  # whether its metric says that higher is better, see `higher_is_better`
-)->str|None:                # 'min' or 'max'; None: nothing says so
+    monitor: str,  # name of the monitored value
+    mode: str | None = None,  # 'min', 'max', or None
+    higher: bool | None = None,  # whether its metric says that higher is better, see `higher_is_better`
+) -> str | None:  # 'min' or 'max'; None: nothing says so
     "Which way is better: `mode`, if given; down for the losses of the fit; else what the metric says"
-    if mode not in (None, 'min', 'max'): raise ValueError(f"mode is {mode!r}; it must be 'min', 'max' or None")
-    if monitor in ('train_loss', 'valid_loss'): higher = False
+    if mode not in (None, 'min', 'max'):
+        raise ValueError(f"mode is {mode!r}; it must be 'min', 'max' or None")
+    if monitor in ('train_loss', 'valid_loss'):
+        higher = False
     return mode or {True: 'max', False: 'min', None: None}[higher]
 
+
 def better(
-    new:float,
-    old:float|None,         # None: there was none yet
-    mode:str,               # 'min' or 'max'
-    min_delta:float=0.,     # smaller changes do not count
-)->bool:
+    new: float,
+    old: float | None,  # None: there was none yet
+    mode: str,  # 'min' or 'max'
+    min_delta: float = 0.0,  # smaller changes do not count
+) -> bool:
     "Whether `new` improves on `old`; NaN never does"
-    return new==new and (old is None or (old-new if mode=='min' else new-old)>min_delta)
+    return new == new and (old is None or (old - new if mode == 'min' else new - old) > min_delta)
+
 
 def known_columns(
     learn,
-    train:bool=True,        # False: only of the validation
-)->dict:                    # column -> whether higher is better, None if nothing says so
+    train: bool = True,  # False: only of the validation
+) -> dict:  # column -> whether higher is better, None if nothing says so
     "What a fit of `learn` measures, as far as it is known before the first batch: not what metric objects give"
     funcs = {metric_name(m): higher_is_better(m) for m in learn.metrics if not is_metric_object(m)}
     cols = {'valid_loss': False, **funcs} if learn.dls.valid is not None else {}
     for recorder in [cb for cb in learn.active if train and isinstance(cb, Recorder)]:
         cols['train_loss'] = False
-        if recorder.train_metrics: cols |= {f'train_{n}': higher for n,higher in funcs.items()}
+        if recorder.train_metrics:
+            cols |= {f'train_{n}': higher for n, higher in funcs.items()}
     return cols
 
 # %% ../../nbs/monitors/early_stopping.ipynb #259dbe61
 class BestEpoch(Callback):
     "What `SaveBest` and `EarlyStopping` share: a monitored value, and which way it gets better"
+
     state = ('direction',)
-    train = True            # False: it needs a value of the validation
+    train = True  # False: it needs a value of the validation
+
     def __init__(self, monitor, mode, min_delta):
-        self.monitor = monitor      # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
-        self.mode,self.direction = mode,monitor_mode(monitor, mode)
+        self.monitor = monitor  # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
+        self.mode, self.direction = mode, monitor_mode(monitor, mode)
         self.min_delta = check_number(type(self).__name__, 'min_delta', min_delta)
 
     def check(self, learn):
         # what metric objects give is known when they have seen a batch
-        cols,self.direction = known_columns(learn, self.train),None
+        cols = known_columns(learn, self.train)
+        self.direction = None
         late = learn.dls.valid is not None and any(map(is_metric_object, learn.metrics))
-        if self.monitor in cols or not late: self._settle(cols)
+        if self.monitor in cols or not late:
+            self._settle(cols)
 
     def check_batch(self, learn):
-        if self.direction is None: self._settle_late(learn)
+        if self.direction is None:
+            self._settle_late(learn)
         value = learn.columns.get(self.monitor)
         if isinstance(value, torch.Tensor):
-            raise ValueError(f"{self.name}: '{self.monitor}' is {value.numel()} numbers, of which none is the best; monitor a single number")
+            raise ValueError(
+                f"{self.name}: '{self.monitor}' is {value.numel()} numbers, of which none is the best; "
+                "monitor a single number"
+            )
 
-    def load_state_dict(self, sd): super().load_state_dict({'direction': self.direction} | sd)
+    def load_state_dict(self, sd):
+        super().load_state_dict({'direction': self.direction} | sd)
 
     def _settle_late(self, learn):
-        self._settle(known_columns(learn, self.train) | {c: higher for c,higher in learn.directions.items() if c!='loss'})
+        self._settle(
+            known_columns(learn, self.train) | {c: higher for c, higher in learn.directions.items() if c != 'loss'}
+        )
 
     def _settle(self, cols):
         if self.monitor not in cols:
@@ -82,49 +98,76 @@ class BestEpoch(Callback):
         said = monitor_mode(self.monitor, None, cols[self.monitor])
         self.direction = self.mode or said
         if self.direction is None:
-            raise ValueError(f"{self.name}: nothing says whether a lower '{self.monitor}' is better; "
-                             "give mode='min' or mode='max', or set the metric's higher_is_better")
-        if said and said!=self.direction:
-            warnings.warn(f"{self.name}: mode='{self.mode}' is taken, although '{self.monitor}' says that "
-                          f"{'higher' if said=='max' else 'lower'} is better", stacklevel=2)
+            raise ValueError(
+                f"{self.name}: nothing says whether a lower '{self.monitor}' is better; give "
+                "mode='min' or mode='max', or set the metric's higher_is_better"
+            )
+        if said and said != self.direction:
+            warnings.warn(
+                f"{self.name}: mode='{self.mode}' is taken, although '{self.monitor}' says that "
+                f"{'higher' if said == 'max' else 'lower'} is better",
+                stacklevel=2,
+            )
 
-    def improves(self,
-        value,          # of the newest epoch
-        best:float|None # of those before; None: there is none
-    )->bool:
+    def improves(
+        self,
+        value,  # of the newest epoch
+        best: float | None,  # of those before; None: there is none
+    ) -> bool:
         "Whether an epoch is the best so far; what is not one number never is"
         return not isinstance(value, torch.Tensor) and better(float(value), best, self.direction, self.min_delta)
 
 # %% ../../nbs/monitors/early_stopping.ipynb #6b24abfc
 class EarlyStopping(BestEpoch):
     "End the fit after some epochs without improvement"
+
     stage = 'stop'
     state = ('start', 'direction')
-    def __init__(self,
-        monitor:str='valid_loss',   # a column of `learn.history`: train_loss, valid_loss, or a metric
-        patience:int=3,             # epochs without improvement after which to stop; Lightning's default, fastai's is 1
-        min_delta:float=0.,         # smaller changes are no improvement
-        mode:str|None=None,         # 'min' or 'max'; None: as the metric says, see `monitor_mode`
+
+    def __init__(
+        self,
+        monitor: str = 'valid_loss',  # a column of `learn.history`: train_loss, valid_loss, or a metric
+        patience: int = 3,  # epochs without improvement after which to stop; Lightning's default, fastai's is 1
+        min_delta: float = 0.0,  # smaller changes are no improvement
+        mode: str | None = None,  # 'min' or 'max'; None: as the metric says, see `monitor_mode`
     ):
-        if patience<1: raise ValueError(f"EarlyStopping: patience must be 1 or more epochs, got {patience}")
-        if min_delta<0: raise ValueError(f"EarlyStopping: min_delta must be >= 0, got {min_delta}; `mode` gives the direction")
+        if patience < 1:
+            raise ValueError(f"EarlyStopping: patience must be 1 or more epochs, got {patience}")
+        if min_delta < 0:
+            raise ValueError(f"EarlyStopping: min_delta must be >= 0, got {min_delta}; `mode` gives the direction")
         super().__init__(monitor, mode, min_delta)
-        self.patience,self.start = patience,0
+        self.patience = patience
+        self.start = 0
 
-    def before_fit(self, learn): self.start = len(learn.history)    # the first row of this fit
+    def before_fit(self, learn):
+        self.start = len(learn.history)  # the first row of this fit
 
-    def before_epoch(self, learn): self._look(learn)    # a checkpoint of the last epoch, resumed, must not train another
+    def before_epoch(self, learn):
+        self._look(learn)  # a checkpoint of the last epoch, resumed, must not train another
 
-    def after_epoch(self, learn): self._look(learn)
+    def after_epoch(self, learn):
+        self._look(learn)
 
     def _look(self, learn):
-        "Stop if the rows of this fit say so; there is no other memory, so it does not matter when a checkpoint is saved"
-        best,at,n = None,-1,0
-        for row in learn.history[self.start:]:
-            if self.monitor not in row: continue        # an epoch without validation says nothing
-            if self.improves(row[self.monitor], best): best,at,epoch = float(row[self.monitor]),n,row['epoch']
+        """Stop if the rows of this fit say so; there is no other memory, so it does not matter when a checkpoint is
+        saved"""
+        best = None
+        at = -1
+        n = 0
+        for row in learn.history[self.start :]:
+            if self.monitor not in row:
+                continue  # an epoch without validation says nothing
+            if self.improves(row[self.monitor], best):
+                best = float(row[self.monitor])
+                at = n
+                epoch = row['epoch']
             n += 1
-        if n-1-at<self.patience: return
+        if n - 1 - at < self.patience:
+            return
         was = 'has never been a number' if best is None else f'was best, {format_value(best)}, in epoch {epoch}'
-        if not learn.rank: say(f'EarlyStopping: {self.monitor} {was}; no improvement since, for {n-1-at} epoch{"s"*(n-1-at>1)}')
+        if not learn.rank:
+            say(
+                f'EarlyStopping: {self.monitor} {was}; no improvement since, for {n - 1 - at} '
+                f'epoch{"s" * (n - 1 - at > 1)}'
+            )
         raise CancelFit

@@ -6,271 +6,399 @@
 __all__ = ['surroundings', 'format_time', 'format_value', 'Bar', 'bar', 'say', 'Progress']
 
 # %% ../../nbs/monitors/progress.ipynb #5cfd9977
-import atexit, errno, html, math, os, shutil, sys, warnings
+import atexit
+import errno
+import html
+import math
+import os
+import shutil
+import sys
+import warnings
 from time import perf_counter
 
 from ..callback import Callback
 from ..loop.loading import batches_in
 
 # %% ../../nbs/monitors/progress.ipynb #2ef792c8
-def surroundings()->str:
-    "Where this process writes: 'kernel', 'tty', 'plain' (a pipe or a file) or 'off'. ValueError if `TRICKBAG_PROGRESS` makes no sense"
+def surroundings() -> str:
+    """Where this process writes: 'kernel', 'tty', 'plain' (a pipe or a file) or 'off'. ValueError if
+    `TRICKBAG_PROGRESS` makes no sense"""
     env = os.environ.get('TRICKBAG_PROGRESS', '')
     if env not in ('', '0', '1', 'plain'):
-        raise ValueError(f"TRICKBAG_PROGRESS is {env!r}; set it to 0 (nothing) or plain (one line an epoch), or unset it")
-    if env in ('0', 'plain'): return 'off' if env=='0' else env
+        raise ValueError(
+            f"TRICKBAG_PROGRESS is {env!r}; set it to 0 (nothing) or plain (one line an epoch), or unset it"
+        )
+    if env in ('0', 'plain'):
+        return 'off' if env == '0' else env
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if getattr(shell, 'kernel', None) is not None: return 'kernel'      # IPython in a terminal has no kernel
-    if sys.stdout is None: return 'off'                                 # pythonw
-    try: tty = sys.stdout.isatty()
-    except AttributeError: tty = False                                  # an object that can write, and no more
-    except ValueError: return 'off'                                     # it is closed
-    return 'tty' if tty and os.environ.get('TERM')!='dumb' else 'plain'
+    if getattr(shell, 'kernel', None) is not None:
+        return 'kernel'  # IPython in a terminal has no kernel
+    if sys.stdout is None:
+        return 'off'  # pythonw
+    try:
+        tty = sys.stdout.isatty()
+    except AttributeError:
+        tty = False  # an object that can write, and no more
+    except ValueError:
+        return 'off'  # it is closed
+    return 'tty' if tty and os.environ.get('TERM') != 'dumb' else 'plain'
+
 
 class _Output:
     "Standard output, for those who only watch: where it cannot be written, that is said once, and the training goes on"
-    def __init__(self): self.gone,self.told = None,False    # the stream that is gone for good; whether that was said
 
-    def write(self, text:str):
+    def __init__(self):
+        # the stream that is gone for good; whether that was said
+        self.gone = None
+        self.told = False
+
+    def write(self, text: str):
         out = sys.stdout
-        if out is None or out is self.gone: return
+        if out is None or out is self.gone:
+            return
         try:
-            try: out.write(text)
-            except UnicodeEncodeError:      # a terminal that knows fewer letters
+            try:
+                out.write(text)
+            except UnicodeEncodeError:  # a terminal that knows fewer letters
                 code = getattr(out, 'encoding', None) or 'ascii'
                 out.write(text.encode(code, 'replace').decode(code))
-            if hasattr(out, 'flush'): out.flush()
-        except (OSError, ValueError) as e: self.failed(e, out)
+            if hasattr(out, 'flush'):
+                out.flush()
+        except (OSError, ValueError) as e:
+            self.failed(e, out)
 
-    def failed(self, e:Exception, out=None):
+    def failed(self, e: Exception, out=None):
         # a closed pipe, terminal or file stays so; a full disk may be emptied
-        if isinstance(e, (BrokenPipeError, ValueError)) or getattr(e, 'errno', None) in (errno.EIO, errno.EBADF, errno.ENXIO): self.gone = out
-        if self.told: return
+        if isinstance(e, (BrokenPipeError, ValueError)) or getattr(e, 'errno', None) in (
+            errno.EIO,
+            errno.EBADF,
+            errno.ENXIO,
+        ):
+            self.gone = out
+        if self.told:
+            return
         self.told = True
         atexit.register(_end_quietly)
-        try: warnings.warn(f"Progress: nothing can be shown any more ({type(e).__name__}: {e}); the training goes on", stacklevel=2)
-        except (OSError, ValueError): pass      # standard error is gone, too
+        try:
+            warnings.warn(
+                f"Progress: nothing can be shown any more ({type(e).__name__}: {e}); the training goes on", stacklevel=2
+            )
+        except (OSError, ValueError):
+            pass  # standard error is gone, too
+
 
 def _end_quietly():
     "What could not be written is no error at the end of the program either"
-    try: sys.stdout.flush()
+    try:
+        sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
-        try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (OSError, ValueError, AttributeError): pass
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, ValueError, AttributeError):
+            pass
+
 
 _output = _Output()
 
-def format_time(secs:float)->str:
+
+def format_time(secs: float) -> str:
     "0:07, 12:34 or 1:02:03"
-    m,s = divmod(round(secs), 60)
-    return f'{m//60}:{m%60:02d}:{s:02d}' if m>=60 else f'{m}:{s:02d}'
+    m, s = divmod(round(secs), 60)
+    return f'{m // 60}:{m % 60:02d}:{s:02d}' if m >= 60 else f'{m}:{s:02d}'
 
-def format_value(v)->str:
+
+def format_value(v) -> str:
     "A number as tables show it: four digits after the point, or an exponent where these would say nothing"
-    if not isinstance(v, float): return str(v.tolist() if hasattr(v, 'tolist') else v)
-    return f'{v:.4f}' if v==0 or not math.isfinite(v) or 1e-3<=abs(v)<1e5 else f'{v:.2e}'
+    if not isinstance(v, float):
+        return str(v.tolist() if hasattr(v, 'tolist') else v)
+    return f'{v:.4f}' if v == 0 or not math.isfinite(v) or 1e-3 <= abs(v) < 1e5 else f'{v:.2e}'
 
-def _count(n): return str(n) if n<1e6 else f'{n/1e6:.1f}M'
+
+def _count(n):
+    return str(n) if n < 1e6 else f'{n / 1e6:.1f}M'
 
 # %% ../../nbs/monitors/progress.ipynb #4798436f
 class Bar:
     "A live line with a bar, below a table; in a log only the table's rows"
-    _live = None                # the one that is on the screen; others are silent meanwhile
-    def __init__(self,
-        total:int|None=None,    # steps; None: not known
-        label:str='',
-        how:str|None=None,      # as `surroundings` gives it, and asks it if None
-        every:float=.1,         # seconds between two drawings, at least; 0 draws always
-        delay:float=0.,         # seconds before the first
+
+    _live = None  # the one that is on the screen; others are silent meanwhile
+
+    def __init__(
+        self,
+        total: int | None = None,  # steps; None: not known
+        label: str = '',
+        how: str | None = None,  # as `surroundings` gives it, and asks it if None
+        every: float = 0.1,  # seconds between two drawings, at least; 0 draws always
+        delay: float = 0.0,  # seconds before the first
     ):
-        self.how,self.every,self.rows,self.line,self.handle,self.last = how or surroundings(),every,[],'',None,perf_counter()
+        self.how, self.every, self.rows, self.line, self.handle, self.last = (
+            how or surroundings(),
+            every,
+            [],
+            '',
+            None,
+            perf_counter(),
+        )
         self.begin(total, label, delay=delay)
 
-    def begin(self,
-        total:int|None=None,
-        label:str='',
-        done:int=0,             # steps done before, which took no time of ours
-        delay:float=0.,
+    def begin(
+        self,
+        total: int | None = None,
+        label: str = '',
+        done: int = 0,  # steps done before, which took no time of ours
+        delay: float = 0.0,
     ):
         "Start another stretch"
-        self.total,self.label,self.done,self.start = total,label,done,perf_counter()
-        self.next = max(self.last+self.every, self.start+delay) if self.how in ('kernel', 'tty') else math.inf   # when to draw
+        self.total, self.label, self.done, self.start = total, label, done, perf_counter()
+        # when to draw
+        self.next = max(self.last + self.every, self.start + delay) if self.how in ('kernel', 'tty') else math.inf
 
-    def update(self,
-        i:int,                  # steps done
-        total:int|None=None,    # if it became known; so `Bar().update` fits where a function of (done, total) is asked for
+    def update(
+        self,
+        i: int,  # steps done
+        # if it became known; so `Bar().update` fits where a function of (done, total) is asked for
+        total: int | None = None,
     ):
         "Draw, if it is time to"
-        if perf_counter()<self.next: return
+        if perf_counter() < self.next:
+            return
         self.total = total or self.total
         self.draw(i)
 
-    def draw(self,
-        i:int,          # steps done
-        text:str='',    # shown at the end of the line
+    def draw(
+        self,
+        i: int,  # steps done
+        text: str = '',  # shown at the end of the line
     ):
         "Draw now"
         t = perf_counter()
         if Bar._live in (None, self):
-            Bar._live,spent = self,t-self.start
-            left = f'{format_time(spent/(i-self.done)*(self.total-i))} left' if self.total and i>self.done else format_time(spent)
-            stats = '  '.join(filter(None, [f'{_count(i)}/{_count(self.total)}' if self.total else _count(i), left, text]))
-            if self.how=='kernel':
+            Bar._live = self
+            spent = t - self.start
+            left = (
+                f'{format_time(spent / (i - self.done) * (self.total - i))} left'
+                if self.total and i > self.done
+                else format_time(spent)
+            )
+            stats = '  '.join(
+                filter(None, [f'{_count(i)}/{_count(self.total)}' if self.total else _count(i), left, text])
+            )
+            if self.how == 'kernel':
                 self.line = _html_bar(i, self.total, f'{self.label}  {stats}')
                 self._show()
-            elif self.how=='tty': self._put(_text_bar(i, self.total, self.label, stats))
+            elif self.how == 'tty':
+                self._put(_text_bar(i, self.total, self.label, stats))
         self.last = perf_counter()
-        self.next = self.last+(self.every and max(self.every, min(1., 20*(self.last-t))))   # a slow screen: a twentieth of the time
+        # a slow screen: a twentieth of the time
+        self.next = self.last + (self.every and max(self.every, min(1.0, 20 * (self.last - t))))
 
-    def row(self,
-        row:dict,   # name -> number; 'time' is in seconds
+    def row(
+        self,
+        row: dict,  # name -> number; 'time' is in seconds
     ):
         "Add a row to the table"
-        row = {k: format_time(v) if k=='time' else format_value(v) for k,v in row.items()}
-        if self.how=='plain': _output.write('  '.join(f'{k} {v}' for k,v in row.items())+'\n')
-        if self.how=='tty':
+        row = {k: format_time(v) if k == 'time' else format_value(v) for k, v in row.items()}
+        if self.how == 'plain':
+            _output.write('  '.join(f'{k} {v}' for k, v in row.items()) + '\n')
+        if self.how == 'tty':
             self.wipe()
             lines = _text_table([row])
-            _output.write('\n'.join(lines if not self.rows or self.rows[-1].keys()!=row.keys() else lines[1:])+'\n')
+            _output.write('\n'.join(lines if not self.rows or self.rows[-1].keys() != row.keys() else lines[1:]) + '\n')
         self.rows.append(row)
-        if self.how=='kernel':
+        if self.how == 'kernel':
             self.line = ''
-            if perf_counter()>=self.next: self._show()      # else with the next drawing, or at the end
+            if perf_counter() >= self.next:
+                self._show()  # else with the next drawing, or at the end
 
     def wipe(self):
         "Take the bar off the screen"
-        if self.how=='tty' and self.line:
+        if self.how == 'tty' and self.line:
             self._put('')
             _output.write('\r')
         self.line = ''
-        if Bar._live is self: Bar._live = None
+        if Bar._live is self:
+            Bar._live = None
 
-    def close(self,
-        broken:bool=False,  # True: leave the bar as it stands, and start a new line
+    def close(
+        self,
+        broken: bool = False,  # True: leave the bar as it stands, and start a new line
     ):
         "The end: the table stays"
-        line,self.next = self.line,math.inf
-        if broken and self.how=='tty' and line:
+        line = self.line
+        self.next = math.inf
+        if broken and self.how == 'tty' and line:
             self.line = ''
             _output.write('\n')
         self.wipe()
-        if self.how=='kernel' and (self.rows or self.handle):
+        if self.how == 'kernel' and (self.rows or self.handle):
             self.line = f'{line}<div>interrupted</div>' if broken and line else ''
             self._show()
 
     def _put(self, line):
-        old,self.line = len(self.line),line
-        _output.write('\r'+line.ljust(min(old, _columns())))
+        old = len(self.line)
+        self.line = line
+        _output.write('\r' + line.ljust(min(old, _columns())))
 
     def _show(self):
         try:
             from IPython.display import display
-            out = {'text/plain': '\n'.join(_text_table(self.rows)), 'text/html': _html_table(self.rows)+self.line}
-            if self.handle: self.handle.update(out, raw=True)
-            else: self.handle = display(out, raw=True, display_id=True)
-        except Exception as e:      # whatever a front end raises that has gone away: it only watches
+
+            out = {'text/plain': '\n'.join(_text_table(self.rows)), 'text/html': _html_table(self.rows) + self.line}
+            if self.handle:
+                self.handle.update(out, raw=True)
+            else:
+                self.handle = display(out, raw=True, display_id=True)
+        except Exception as e:  # whatever a front end raises that has gone away: it only watches
             self.how = 'off'
             _output.failed(e)
-        self.last = perf_counter(); self.next = max(self.next, self.last+self.every)
+        self.last = perf_counter()
+        self.next = max(self.next, self.last + self.every)
 
 # %% ../../nbs/monitors/progress.ipynb #a299ce13
-def _columns(): return shutil.get_terminal_size().columns-1     # a full line would wrap
+def _columns():
+    return shutil.get_terminal_size().columns - 1  # a full line would wrap
+
 
 def _text_bar(i, total, label, stats):
-    room = min(30, _columns()-len(label)-len(stats)-5)
-    if not total or room<5: return f'{label}  {stats}'.lstrip()[:_columns()]
-    n = min(room, room*i//total)
+    room = min(30, _columns() - len(label) - len(stats) - 5)
+    if not total or room < 5:
+        return f'{label}  {stats}'.lstrip()[: _columns()]
+    n = min(room, room * i // total)
     utf = (getattr(sys.stdout, 'encoding', None) or '').lower().startswith('utf')
-    return f"{label} |{('█' if utf else '#')*n}{'-'*(room-n)}| {stats}".lstrip()
+    return f"{label} |{('█' if utf else '#') * n}{'-' * (room - n)}| {stats}".lstrip()
+
 
 def _text_table(rows):
     cols = _cols(rows)
     ws = [max(len(c), 0 if c in ('epoch', 'time') else 8) for c in cols]
-    return ['  '.join(s.rjust(w) for s,w in zip(line, ws)) for line in [cols, *([r.get(c, '') for c in cols] for r in rows)]]
+    return [
+        '  '.join(s.rjust(w) for s, w in zip(line, ws))
+        for line in [cols, *([r.get(c, '') for c in cols] for r in rows)]
+    ]
 
-def _cols(rows): return sorted(dict.fromkeys(k for r in rows for k in r), key=lambda k: k=='time')     # as they came, time last
+
+def _cols(rows):
+    return sorted(dict.fromkeys(k for r in rows for k in r), key=lambda k: k == 'time')  # as they came, time last
+
 
 def _html_bar(i, total, text):
     from fastprogress.fastprogress import NBProgressBar
+
     b = NBProgressBar(range(0), total=total or 'noinfer', display=False)
     b.on_update(i, '')
-    b = b.progress if isinstance(b.progress, str) else b.progress._repr_html_()     # a string before 1.1
+    b = b.progress if isinstance(b.progress, str) else b.progress._repr_html_()  # a string before 1.1
     return f'<div style="display:flex;gap:.6em">{b}<span>{html.escape(text)}</span></div>'
 
+
 def _html_table(rows):
-    if not rows: return ''
-    def tr(tag, cells): return f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
+    if not rows:
+        return ''
+
+    def tr(tag, cells):
+        return f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
+
     cols = _cols(rows)
     body = '\n'.join(tr('td', [r.get(c, '') for c in cols]) for r in rows)
     return f'<table class="dataframe">\n<thead>{tr("th", cols)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 # %% ../../nbs/monitors/progress.ipynb #3e43016e
 def bar(
-    it,                     # any iterable
-    total:int|None=None,    # None is `len(it)`, if it has one
-    label:str='',
-):                          # yields what `it` yields
-    "Iterate with a bar, from half a second on, gone at the end. In a log: a line at the end, given a `label` and if it took a second"
-    b,i = Bar(batches_in(it) if total is None else total, label, delay=.5),0
+    it,  # any iterable
+    total: int | None = None,  # None is `len(it)`, if it has one
+    label: str = '',
+):  # yields what `it` yields
+    """Iterate with a bar, from half a second on, gone at the end. In a log: a line at the end, given a `label` and if
+    it took a second"""
+    b = Bar(batches_in(it) if total is None else total, label, delay=0.5)
+    i = 0
     try:
-        for i,o in enumerate(it, 1):
+        for i, o in enumerate(it, 1):
             yield o
-            if perf_counter()>=b.next: b.draw(i)
-        secs = perf_counter()-b.start
-        if b.how=='plain' and label and secs>=1: _output.write(f'{label}  {_count(i)}  {format_time(secs)}\n')
-    finally: b.close()
+            if perf_counter() >= b.next:
+                b.draw(i)
+        secs = perf_counter() - b.start
+        if b.how == 'plain' and label and secs >= 1:
+            _output.write(f'{label}  {_count(i)}  {format_time(secs)}\n')
+    finally:
+        b.close()
+
 
 def say(
-    text:str,   # one line
+    text: str,  # one line
 ):
     "Print a line where it does not run into a bar; nothing if `TRICKBAG_PROGRESS=0`"
-    if surroundings()=='off': return
-    if Bar._live: Bar._live.wipe()
-    _output.write(text+'\n')
+    if surroundings() == 'off':
+        return
+    if Bar._live:
+        Bar._live.wipe()
+    _output.write(text + '\n')
 
 # %% ../../nbs/monitors/progress.ipynb #be8eb979
 class Progress(Callback):
     "Show a table of epochs and a bar of batches; every learner has one"
-    stage,monitor = 'report',True
-    def __init__(self,
-        every:float=.1,         # seconds between two drawings of the bar, at least; each waits for the loss of its batch
-        how:str|None=None,      # 'kernel', 'tty', 'plain' or 'off'; None finds out, see `surroundings`
+
+    stage = 'report'
+    monitor = True
+
+    def __init__(
+        self,
+        every: float = 0.1,  # seconds between two drawings of the bar, at least; each waits for the loss of its batch
+        how: str | None = None,  # 'kernel', 'tty', 'plain' or 'off'; None finds out, see `surroundings`
     ):
         if how not in (None, 'kernel', 'tty', 'plain', 'off'):
             raise ValueError(f"Progress: how is {how!r}; it must be kernel, tty, plain, off or None")
-        self.every,self.how,self._bar,self._n,self._ended,self._outer = every,how,Bar(how='off'),0,True,[]
+        self.every, self.how, self._bar, self._n, self._ended, self._outer = every, how, Bar(how='off'), 0, True, []
 
-    def _new(self, learn, *args, **kw): return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)
+    def _new(self, learn, *args, **kw):
+        return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)
 
-    def before_fit(self, learn): self._bar,self._ended = self._new(learn),False
+    def before_fit(self, learn):
+        self._bar = self._new(learn)
+        self._ended = False
 
-    def before_epoch(self, learn): self._n = len(learn.history)
+    def before_epoch(self, learn):
+        self._n = len(learn.history)
 
     def before_train(self, learn):
         self._bar.begin(learn.n_iter, f'epoch {learn.epoch} of {learn.n_epoch}  train', done=learn.position[1])
 
     def after_batch(self, learn):
         b = self._bar
-        if perf_counter()<b.next: return
-        b.draw(learn.iter+1, f'loss {format_value(learn.loss.item())}' if learn.training and learn.loss is not None else '')
+        if perf_counter() < b.next:
+            return
+        b.draw(
+            learn.iter + 1,
+            f'loss {format_value(learn.loss.item())}' if learn.training and learn.loss is not None else '',
+        )
 
     def before_validate(self, learn):
-        n,b = batches_in(learn.dl),self._bar
-        self._outer.append((b, {k: getattr(b, k) for k in ('total', 'label', 'done', 'start')}))    # a callback may validate in mid-epoch
-        if learn.fitting: b.begin(n, f'epoch {learn.epoch} of {learn.n_epoch}  valid')
-        else: self._bar = Bar(how='off') if n==1 else self._new(learn, n, 'validate', delay=1.)     # one batch, as in predict, needs no bar
+        n = batches_in(learn.dl)
+        b = self._bar
+        # a callback may validate in mid-epoch
+        self._outer.append((b, {k: getattr(b, k) for k in ('total', 'label', 'done', 'start')}))
+        if learn.fitting:
+            b.begin(n, f'epoch {learn.epoch} of {learn.n_epoch}  valid')
+        else:
+            # one batch, as in predict, needs no bar
+            self._bar = Bar(how='off') if n == 1 else self._new(learn, n, 'validate', delay=1.0)
 
     def cleanup_validate(self, learn):
-        if not self._outer: return
-        b,was = self._outer.pop()
-        if b is not self._bar: self._bar.close()
-        self._bar = b; vars(b).update(was)
+        if not self._outer:
+            return
+        b, was = self._outer.pop()
+        if b is not self._bar:
+            self._bar.close()
+        self._bar = b
+        vars(b).update(was)
 
     def after_epoch(self, learn):
-        if len(learn.history)>self._n: self._bar.row(learn.history[-1])
+        if len(learn.history) > self._n:
+            self._bar.row(learn.history[-1])
 
-    def after_fit(self, learn): self._ended = True
+    def after_fit(self, learn):
+        self._ended = True
 
     def cleanup_fit(self, learn):
         self._bar.close(broken=not self._ended)
-        self._ended = True; self._outer.clear()
+        self._ended = True
+        self._outer.clear()

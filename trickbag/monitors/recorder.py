@@ -6,129 +6,181 @@
 __all__ = ['Recorder']
 
 # %% ../../nbs/monitors/recorder.ipynb #5aab9aa0
-import time, warnings
+import time
+import warnings
 
 import torch
 
 from ..callback import Callback
-from ..loop.read_loss import counted
 from ..loop.metrics import batch_value, is_metric_object, metric_name
+from ..loop.read_loss import counted
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d
 class Recorder(Callback):
     "Record loss and hyper-parameters a batch, and a row of `learn.history` an epoch"
-    stage,monitor = 'monitor',True
+
+    stage = 'monitor'
+    monitor = True
     state = ('losses', 'lrs', 'moms', 'ns', 'sizes', 'is_sum', 'sums', 'start')
-    def __init__(self,
-        train_metrics:bool=False,   # also the learner's function metrics on the training batches, against clean labels
+
+    def __init__(
+        self,
+        # also the learner's function metrics on the training batches, against clean labels
+        train_metrics: bool = False,
     ):
-        self.train_metrics,self._time = train_metrics,0.
+        self.train_metrics = train_metrics
+        self._time = 0.0
         self._clear()
 
     def _clear(self):
-        self.losses,self.lrs,self.moms,self.ns = [],[],[],[]    # one entry a batch: loss, rate, momentum, samples
-        self.sums,self.start,self._new = [],0,[]                # of metrics and of samples, this epoch; first batch of this epoch; losses still on the device
-        self.sizes,self.is_sum = [],False                       # what the losses of this epoch are divided by, if not by samples
-        self._facts,self._targs = None,[]                       # of the loss; targets whose sizes are still to be found, or these
+        # one entry a batch: loss, rate, momentum, samples
+        self.losses = []
+        self.lrs = []
+        self.moms = []
+        self.ns = []
+        # of metrics and of samples, this epoch; first batch of this epoch; losses still on the device
+        self.sums = []
+        self.start = 0
+        self._new = []
+        # what the losses of this epoch are divided by, if not by samples
+        self.sizes = []
+        self.is_sum = False
+        # of the loss; targets whose sizes are still to be found, or these
+        self._facts = None
+        self._targs = []
 
     def before_fit(self, learn):
         self._clear()
         g = learn.opt.param_groups[-1]
         self._mom = _momentum if 'momentum' in g else _first_beta if 'betas' in g else None
-        self._read = torch.Tensor.item if learn.device.type=='cpu' else torch.Tensor.detach   # a number costs nothing to read on a CPU
+        # a number costs nothing to read on a CPU
+        self._read = torch.Tensor.item if learn.device.type == 'cpu' else torch.Tensor.detach
         self._funcs = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
 
     def before_epoch(self, learn):
         self._flush()
-        self.start,self._time,self.sums = len(self.losses),time.perf_counter(),[]
-        self._facts,self.sizes = None,[]
+        self.start = len(self.losses)
+        self._time = time.perf_counter()
+        self.sums = []
+        self._facts = None
+        self.sizes = []
 
     def after_batch(self, learn):
-        if not learn.training or learn.loss is None: return
+        if not learn.training or learn.loss is None:
+            return
         self._new.append(self._read(learn.loss))
         y = learn.targ
         n = (learn.xb if y is None else y).size(0)
         self.ns.append(n)
-        if self._facts is None: self._look(learn.loss_facts, y)
+        if self._facts is None:
+            self._look(learn.loss_facts, y)
         # of many labels a sample the targets would fill the memory, so they are counted at once
-        if self._counts: self._targs.append(y if y.ndim==1 else self._facts.size(y, n))
+        if self._counts:
+            self._targs.append(y if y.ndim == 1 else self._facts.size(y, n))
         g = learn.opt.param_groups[-1]
         self.lrs.append(g['lr'])
-        if self._mom: self.moms.append(self._mom(g))
+        if self._mom:
+            self.moms.append(self._mom(g))
         if self._funcs:
-            pred,y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._host_targ)
+            pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._host_targ)
             k = len(y)
-            new = [*(k*self._value(f, pred, y, learn) if k else 0. for f in self._funcs), k]
-            self.sums = [a+b for a,b in zip(self.sums, new)] if self.sums else new
-        if len(self._new)==1000: self._flush()
+            new = [*(k * self._value(f, pred, y, learn) if k else 0.0 for f in self._funcs), k]
+            self.sums = [a + b for a, b in zip(self.sums, new)] if self.sums else new
+        if len(self._new) == 1000:
+            self._flush()
 
     def _value(self, f, pred, y, learn):
         "The metric of this batch; NaN, with a warning, if it fails: a run does not end for that"
-        try: return batch_value(metric_name(f), f(pred, y), learn.device)
+        try:
+            return batch_value(metric_name(f), f(pred, y), learn.device)
         except Exception as e:
-            warnings.warn(f"metric {metric_name(f)} failed on a training batch, so it is NaN: {type(e).__name__}: {e}", stacklevel=2)
+            warnings.warn(
+                f"metric {metric_name(f)} failed on a training batch, so it is NaN: {type(e).__name__}: {e}",
+                stacklevel=2,
+            )
             return torch.full((), float('nan'), device=learn.device)
 
-    def after_train(self, learn): self._flush()
+    def after_train(self, learn):
+        self._flush()
 
     def after_epoch(self, learn):
-        ns,losses = self.ns[self.start:],self.losses[self.start:]
-        row,n,sizes = dict(epoch=learn.epoch),max(sum(ns), 1),self.sizes or ns
-        total = sum(losses) if self.is_sum else sum(l*k for l,k in zip(losses, sizes) if k)
-        row['train_loss'] = total/sum(sizes) if sum(sizes) else float('nan')
+        ns = self.ns[self.start :]
+        losses = self.losses[self.start :]
+        row = dict(epoch=learn.epoch)
+        n = max(sum(ns), 1)
+        sizes = self.sizes or ns
+        total = sum(losses) if self.is_sum else sum(l * k for l, k in zip(losses, sizes) if k)
+        row['train_loss'] = total / sum(sizes) if sum(sizes) else float('nan')
         k = self.sums[-1] if self.sums else 0
-        row |= {f'train_{metric_name(f)}': float(v)/k if k else float('nan') for f,v in zip(self._funcs, self.sums)}
-        row |= {'valid_loss' if k=='loss' else k: v for k,v in learn.results.items()}
-        learn.history.append(row | dict(time=time.perf_counter()-self._time))
+        row |= {f'train_{metric_name(f)}': float(v) / k if k else float('nan') for f, v in zip(self._funcs, self.sums)}
+        row |= {'valid_loss' if k == 'loss' else k: v for k, v in learn.results.items()}
+        learn.history.append(row | dict(time=time.perf_counter() - self._time))
 
     def _flush(self):
         "Fetch the losses that still lie on the device; the one place that waits for it"
-        if self._new: self.losses += self._new if isinstance(self._new[0], float) else torch.stack(self._new).tolist()
-        if self._targs: self.sizes += self._sizes_of(self._targs)
-        self._new,self._targs = [],[]
+        if self._new:
+            self.losses += self._new if isinstance(self._new[0], float) else torch.stack(self._new).tolist()
+        if self._targs:
+            self.sizes += self._sizes_of(self._targs)
+        self._new = []
+        self._targs = []
 
     def _sizes_of(self, targs):
-        if isinstance(targs[0], torch.Tensor) and targs[0].ndim: return self._facts.sizes(targs)
+        if isinstance(targs[0], torch.Tensor) and targs[0].ndim:
+            return self._facts.sizes(targs)
         device = next((t.device for t in targs if isinstance(t, torch.Tensor)), None)
         return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targs]).tolist()
 
     def _look(self, facts, y):
         "At the first batch of an epoch"
-        self._facts,self.is_sum = facts,facts.reduction=='sum'
+        self._facts = facts
+        self.is_sum = facts.reduction == 'sum'
         self._counts = facts.varies(y) and not self.is_sum
 
     def state_dict(self):
         self._flush()
         return super().state_dict()
 
-    def plot_loss(self,
-        smooth:float=.98,   # share of the old value in the running mean (fastai's `beta`)
-        skip:int=5,         # first batches left out of the picture
-        ax=None,            # matplotlib axes; None makes new ones
+    def plot_loss(
+        self,
+        smooth: float = 0.98,  # share of the old value in the running mean (fastai's `beta`)
+        skip: int = 5,  # first batches left out of the picture
+        ax=None,  # matplotlib axes; None makes new ones
     ):
         "Training loss a batch, smoothed, over the raw values"
-        ax,avg,out = ax or _axes(),0.,[]
-        for i,l in enumerate(self.losses):
-            avg = smooth*avg+(1-smooth)*l
-            out.append(avg/(1-smooth**(i+1)))
+        ax = ax or _axes()
+        avg = 0.0
+        out = []
+        for i, l in enumerate(self.losses):
+            avg = smooth * avg + (1 - smooth) * l
+            out.append(avg / (1 - smooth ** (i + 1)))
         x = range(skip, len(out))
-        ax.plot(x, self.losses[skip:], lw=.5, alpha=.4); ax.plot(x, out[skip:], c='C0')
+        ax.plot(x, self.losses[skip:], lw=0.5, alpha=0.4)
+        ax.plot(x, out[skip:], c='C0')
         ax.set(xlabel='batch', ylabel='training loss')
         return ax
 
     def plot_lr(self, ax=None):
         "Learning rate a batch, and momentum if it moved"
         ax = ax or _axes()
-        ax.plot(self.lrs); ax.set(xlabel='batch', ylabel='learning rate')
-        if len(set(self.moms))>1:
+        ax.plot(self.lrs)
+        ax.set(xlabel='batch', ylabel='learning rate')
+        if len(set(self.moms)) > 1:
             ax2 = ax.twinx()
-            ax2.plot(self.moms, c='C1'); ax2.set_ylabel('momentum', color='C1')
+            ax2.plot(self.moms, c='C1')
+            ax2.set_ylabel('momentum', color='C1')
         return ax
 
 # %% ../../nbs/monitors/recorder.ipynb #106e7322
 def _axes():
-    import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
+
     return plt.subplots(figsize=(5, 3), layout='constrained')[1]
 
-def _momentum(group): return group['momentum']
-def _first_beta(group): return group['betas'][0]
+
+def _momentum(group):
+    return group['momentum']
+
+
+def _first_beta(group):
+    return group['betas'][0]

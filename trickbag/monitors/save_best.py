@@ -13,55 +13,77 @@ from pathlib import Path
 import torch
 
 from ..callback import Callback
-from ..loop.checkpoint import content, own_names, write_checkpoint
 from ..core.files import atomic_save, check_writable
+from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
+from ..loop.checkpoint import content, own_names, write_checkpoint
 from .early_stopping import BestEpoch
 from .progress import say
-from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 
 # %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
 class SaveBest(BestEpoch):
     "Save the weights of the best validation of a fit, and restore them at its end"
-    stage,does = 'report',('restore the best',)
+
+    stage = 'report'
+    does = ('restore the best',)
     state = ('best', 'best_epoch', 'direction')
     train = False
-    def __init__(self,
-        monitor:str='valid_loss',       # valid_loss or a metric
-        file:str|Path='models/best',    # relative to `learn.path`; `.pt` is added where there is no suffix
-        mode:str|None=None,             # 'min' or 'max'; None: as the metric says, see `monitor_mode`
-        min_delta:float=0.,             # smaller changes are no improvement
-        restore:bool=True,              # put the best weights into the model when the fit ends; not after an error
+
+    def __init__(
+        self,
+        monitor: str = 'valid_loss',  # valid_loss or a metric
+        file: str | Path = 'models/best',  # relative to `learn.path`; `.pt` is added where there is no suffix
+        mode: str | None = None,  # 'min' or 'max'; None: as the metric says, see `monitor_mode`
+        min_delta: float = 0.0,  # smaller changes are no improvement
+        restore: bool = True,  # put the best weights into the model when the fit ends; not after an error
     ):
         super().__init__(monitor, mode, min_delta)
-        self.file,self.restore = file,restore
-        self.best,self.best_epoch,self._due,self._on = None,None,False,False
+        self.file = file
+        self.restore = restore
+        self.best = None
+        self.best_epoch = None
+        self._due = False
+        self._on = False
 
-    def settings(self): return {k: v for k,v in super().settings().items() if k!='file'}     # a run may go on in another folder
+    def settings(self):
+        return {k: v for k, v in super().settings().items() if k != 'file'}  # a run may go on in another folder
 
     def check(self, learn):
         super().check(learn)
-        if not learn.rank: check_writable(learn._file(self.file), 'SaveBest')
+        if not learn.rank:
+            check_writable(learn._file(self.file), 'SaveBest')
 
     def before_fit(self, learn):
-        self.best,self.best_epoch,self._due,self._on = None,None,False,True
+        self.best = None
+        self.best_epoch = None
+        self._due = False
+        self._on = True
         self._weights = None
 
-    def after_train(self, learn): self._due = learn.fitting     # the next validation is the epoch's own
+    def after_train(self, learn):
+        self._due = learn.fitting  # the next validation is the epoch's own
 
     def after_validate(self, learn):
-        if not self._due: return
+        if not self._due:
+            return
         self._due = False
-        if self.direction is None: self._settle_late(learn)     # no batch was trained before: a run that went on after its last one
-        if self.best is not None and self._weights is None: self._take_back(learn)      # of a run that goes on
-        v = learn.results.get('loss' if self.monitor=='valid_loss' else self.monitor, float('nan'))
-        if not self.improves(v, self.best): return
+        if self.direction is None:
+            self._settle_late(learn)  # no batch was trained before: a run that went on after its last one
+        if self.best is not None and self._weights is None:
+            self._take_back(learn)  # of a run that goes on
+        v = learn.results.get('loss' if self.monitor == 'valid_loss' else self.monitor, float('nan'))
+        if not self.improves(v, self.best):
+            return
         self._keep(learn)
-        self.best,self.best_epoch = float(v),learn.epoch
+        self.best = float(v)
+        self.best_epoch = learn.epoch
 
     def after_fit(self, learn):
-        if not self._on or not self.restore or self.best is None: return
-        if self._weights is None: self._take_back(learn)     # it was complete, and has been started again
-        if self._weights is not None: learn.model.load_state_dict(self._weights)
+        if not self._on or not self.restore or self.best is None:
+            return
+        if self._weights is None:
+            self._take_back(learn)  # it was complete, and has been started again
+        if self._weights is not None:
+            learn.model.load_state_dict(self._weights)
 
     def cleanup_fit(self, learn):
         self._due = self._on = False
@@ -69,78 +91,115 @@ class SaveBest(BestEpoch):
 
     def _keep(self, learn):
         "In memory, from which they are restored, and in the file, which another process may read, or remove"
-        self._weights = {k: v.detach().to('cpu', copy=True) if isinstance(v, torch.Tensor) else deepcopy(v)
-                         for k,v in learn.model.state_dict().items()}
-        if learn.rank: return
-        try: atomic_save(plain_model(self._weights), learn._file(self.file))
-        except OSError as e: warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
+        self._weights = {
+            k: v.detach().to('cpu', copy=True) if isinstance(v, torch.Tensor) else deepcopy(v)
+            for k, v in learn.model.state_dict().items()
+        }
+        if learn.rank:
+            return
+        try:
+            atomic_save(plain_model(self._weights), learn._file(self.file))
+        except OSError as e:
+            warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
 
     def _take_back(self, learn):
         "Read the best weights of the part of the run that another process trained"
         try:
             there = read_file(learn._file(self.file))
             to = own_names(learn.model, there)
-            if {*to.values()}!=learn.model.state_dict().keys(): raise DamagedFile(f"{learn._file(self.file)} is of another model")
-            self._weights = {to[n]: t for n,t in there.items()}
+            if {*to.values()} != learn.model.state_dict().keys():
+                raise DamagedFile(f"{learn._file(self.file)} is of another model")
+            self._weights = {to[n]: t for n, t in there.items()}
         except (OSError, DamagedFile) as e:
             self.best = self.best_epoch = None
-            warnings.warn(f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of the others is kept")
+            warnings.warn(
+                f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of "
+                "the others is kept"
+            )
 
 # %% ../../nbs/monitors/save_best.ipynb #62fc4eb6
 class Checkpoint(Callback):
     "Save, now and then, a point from which `learn.fit(..., resume=file)` goes on to the bit"
-    stage,monitor = 'report',True
-    def __init__(self,
-        every:int|None=1,               # epochs between two saves; None: only by batches. The last epoch is always saved
-        every_batches:int|None=None,    # also after each so many training batches of an epoch
-        file:str|Path='models/last',    # relative to `learn.path`; `.pt` is added where there is no suffix
-        keep:int=1,                     # files kept: last.pt, last-1.pt (the one before), ...
+
+    stage = 'report'
+    monitor = True
+
+    def __init__(
+        self,
+        every: int | None = 1,  # epochs between two saves; None: only by batches. The last epoch is always saved
+        every_batches: int | None = None,  # also after each so many training batches of an epoch
+        file: str | Path = 'models/last',  # relative to `learn.path`; `.pt` is added where there is no suffix
+        keep: int = 1,  # files kept: last.pt, last-1.pt (the one before), ...
     ):
-        if not every and not every_batches: raise ValueError("Checkpoint: it would never save; give every (epochs) or every_batches")
-        if min(every or 1, every_batches or 1, keep)<1:
-            raise ValueError(f"Checkpoint: every={every}, every_batches={every_batches} and keep={keep} must be 1 or more")
-        self.every,self.every_batches,self.file,self.keep = every,every_batches,file,keep
-        self._looked,self._failed = False,None      # whether this fit's state can be written; the error of the last save
+        if not every and not every_batches:
+            raise ValueError("Checkpoint: it would never save; give every (epochs) or every_batches")
+        if min(every or 1, every_batches or 1, keep) < 1:
+            raise ValueError(
+                f"Checkpoint: every={every}, every_batches={every_batches} and keep={keep} must be 1 or more"
+            )
+        self.every = every
+        self.every_batches = every_batches
+        self.file = file
+        self.keep = keep
+        # whether this fit's state can be written; the error of the last save
+        self._looked = False
+        self._failed = None
 
     def check(self, learn):
         f = learn._file(self.file)
-        if f.suffix=='.safetensors': raise ValueError(f"Checkpoint: {f.name} would hold weights only, from which no run goes on; give a name in .pt")
-        if not learn.rank: check_writable(f, 'Checkpoint')
+        if f.suffix == '.safetensors':
+            raise ValueError(
+                f"Checkpoint: {f.name} would hold weights only, from which no run goes on; give a name in .pt"
+            )
+        if not learn.rank:
+            check_writable(f, 'Checkpoint')
 
-    def before_fit(self, learn): self._looked,self._failed = False,None
+    def before_fit(self, learn):
+        self._looked = False
+        self._failed = None
 
     def before_epoch(self, learn):
         "What could not be read back is told before the first step"
-        if self._looked or learn.rank: return
+        if self._looked or learn.rank:
+            return
         content(learn)
         self._set_damaged_aside(learn._file(self.file))
         self._looked = True
 
     def after_batch(self, learn):
-        if self.every_batches and learn.training and (learn.iter+1)%self.every_batches==0: self._save(learn)
+        if self.every_batches and learn.training and (learn.iter + 1) % self.every_batches == 0:
+            self._save(learn)
 
     def after_epoch(self, learn):
-        if learn.epoch+1==learn.n_epoch or self.every and (learn.epoch+1)%self.every==0: self._save(learn)
+        if learn.epoch + 1 == learn.n_epoch or self.every and (learn.epoch + 1) % self.every == 0:
+            self._save(learn)
 
     def cleanup_fit(self, learn):
-        if self._failed and learn.position[0]>=learn.n_epoch: raise self._failed
+        if self._failed and learn.position[0] >= learn.n_epoch:
+            raise self._failed
 
     def _set_damaged_aside(self, f):
         "A damaged file must not take the place of a whole older one"
-        if self.keep==1 or not f.exists(): return
-        try: check_whole(f)
+        if self.keep == 1 or not f.exists():
+            return
+        try:
+            check_whole(f)
         except DamagedFile as e:
             f.replace(f.with_suffix('.damaged'))
             warnings.warn(f"Checkpoint: {e}; it is called {f.with_suffix('.damaged').name} now")
 
     def _save(self, learn):
-        if learn.rank: return
+        if learn.rank:
+            return
         ps = [p.isfinite().all() for p in learn.model.parameters() if p.is_floating_point()]
         if ps and not torch.stack(ps).all():
-            return say(f'Checkpoint: the weights are not finite after epoch {learn.epoch}, batch {learn.iter}; the older file stays')
+            return say(
+                f'Checkpoint: the weights are not finite after epoch {learn.epoch}, batch {learn.iter}; the '
+                'older file stays'
+            )
         try:
             write_checkpoint(learn, learn._file(self.file), self.keep)
             self._failed = None
-        except OSError as e:    # a full disk is no reason to stop training; the next save may find room
+        except OSError as e:  # a full disk is no reason to stop training; the next save may find room
             self._failed = e
             warnings.warn(f"Checkpoint: not saved after epoch {learn.epoch}, batch {learn.iter}: {e}")

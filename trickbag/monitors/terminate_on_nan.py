@@ -15,44 +15,67 @@ from ..callback import Callback
 # %% ../../nbs/monitors/terminate_on_nan.ipynb #0db2ce37
 class TerminateOnNaN(Callback):
     "Raise FloatingPointError when the training or validation loss is NaN or infinite"
-    stage,monitor = 'stop',True
-    def __init__(self,
-        every:int=50,   # training batches between two looks, each of which waits for the device; 1 stops before the bad step is taken
+
+    stage = 'stop'
+    monitor = True
+
+    def __init__(
+        self,
+        # training batches between two looks, each of which waits for the device; 1 stops before the bad step is taken
+        every: int = 50,
     ):
-        if every<1: raise ValueError(f"TerminateOnNaN: every must be 1 or more batches, got {every}")
+        if every < 1:
+            raise ValueError(f"TerminateOnNaN: every must be 1 or more batches, got {every}")
         self.every = every
         self._clear()
 
-    def _clear(self): self._losses,self._sizes,self._iters = [],[],[]
+    def _clear(self):
+        self._losses = []
+        self._sizes = []
+        self._iters = []
 
-    def before_train(self, learn): self._clear()
+    def before_train(self, learn):
+        self._clear()
 
     def after_loss(self, learn):
-        if not learn.training: return
+        if not learn.training:
+            return
         self._losses.append(learn.loss.detach())
         # what the loss divides by; of one label a sample that can be found later
         y = learn.targ
-        self._sizes.append(y if y is None or y.ndim==1 else learn.loss_facts.size(y, len(y)))
+        self._sizes.append(y if y is None or y.ndim == 1 else learn.loss_facts.size(y, len(y)))
         self._iters.append(learn.iter)
-        if len(self._losses)==self.every: self._look(learn)
+        if len(self._losses) == self.every:
+            self._look(learn)
 
-    def after_train(self, learn): self._look(learn)
+    def after_train(self, learn):
+        self._look(learn)
 
     def after_validate(self, learn):
-        if learn.fitting: self._stop(learn.results.get('loss', 0.), f'validation loss is {{}} after epoch {learn.epoch}')
+        if learn.fitting:
+            self._stop(learn.results.get('loss', 0.0), f'validation loss is {{}} after epoch {learn.epoch}')
 
-    def cleanup_fit(self, learn): self._clear()
+    def cleanup_fit(self, learn):
+        self._clear()
 
     def _look(self, learn):
-        losses,sizes,iters = self._losses,self._sizes,self._iters
+        losses = self._losses
+        sizes = self._sizes
+        iters = self._iters
         self._clear()
-        if not losses or torch.stack(losses).isfinite().all(): return      # here the host waits
-        for l,size,i in zip(torch.stack(losses).tolist(), sizes, iters):
+        if not losses or torch.stack(losses).isfinite().all():
+            return  # here the host waits
+        for l, size, i in zip(torch.stack(losses).tolist(), sizes, iters):
             # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
-            if isinstance(size, torch.Tensor) and size.ndim: size = learn.loss_facts.size(size, len(size))
+            if isinstance(size, torch.Tensor) and size.ndim:
+                size = learn.loss_facts.size(size, len(size))
             of_none = math.isnan(l) and size is not None and not bool(size)
-            if not of_none: self._stop(l, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')
+            if not of_none:
+                self._stop(l, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')
 
     def _stop(self, loss, what):
-        if math.isfinite(loss): return
-        raise FloatingPointError(f"TerminateOnNaN: {what.format(loss)}; lower the learning rate, warm up, clip gradients, or avoid fp16")
+        if math.isfinite(loss):
+            return
+        raise FloatingPointError(
+            f"TerminateOnNaN: {what.format(loss)}; lower the learning rate, warm up, clip gradients, or avoid fp16"
+        )

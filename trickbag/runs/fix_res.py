@@ -20,33 +20,64 @@ from ..tricks.fix_res import FixRes
 # %% ../../nbs/runs/04_fix_res.ipynb #df55340f
 class _Still(Callback):
     "Stands in for a callback of the data, and does nothing"
-    stage = 'augment'
-    def __init__(self, name): self._name = name
-    @property
-    def name(self): return self._name
 
-_sgd = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-4)
+    stage = 'augment'
+
+    def __init__(self, name):
+        self._name = name
+
+    @property
+    def name(self):
+        return self._name
+
+
+_sgd = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
+
 
 @patch
 @asks_back
-def fix_res(self:Learner,
-    size:int,           # test size in pixels
-    n_epoch:int=1,      # the authors take 1 to 56, with `StepDecay(30)`
-    lr:float=None,      # None: the authors' .008 for batches of 512, in proportion to the batch size
-    boxes:str='center', norm:bool=True, affine:bool=False,  # as in `FixRes`
-    opt_func=_sgd,      # the authors': momentum .9, weight decay 1e-4
-    cbs=(),             # callbacks for this fit
-    resume=False,       # a file, as in `fit`
-    resume_anyway=False,    # as in `fit`
-)->Learner:             # itself, with the learner's own optimizer as it was
-    "A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data, model or monitoring"
-    cbs,dl = listed(cbs),self.dls.train
+def fix_res(
+    self: Learner,
+    size: int,  # test size in pixels
+    n_epoch: int = 1,  # the authors take 1 to 56, with `StepDecay(30)`
+    lr: float = None,  # None: the authors' .008 for batches of 512, in proportion to the batch size
+    boxes: str = 'center',
+    norm: bool = True,
+    affine: bool = False,  # as in `FixRes`
+    opt_func=_sgd,  # the authors': momentum .9, weight decay 1e-4
+    cbs=(),  # callbacks for this fit
+    resume=False,  # a file, as in `fit`
+    resume_anyway=False,  # as in `fit`
+) -> Learner:  # itself, with the learner's own optimizer as it was
+    """A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data,
+    model or monitoring"""
+    cbs = listed(cbs)
+    dl = self.dls.train
     if lr is None:
-        if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)): raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
-        lr = 8e-3*bs/512
-    stay = {'surgery', 'device', 'crop', 'normalise', 'model', 'accumulate', 'precision', 'monitor', 'report', 'stop'} | ({'augment'} if boxes=='train' else set())
+        if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)):
+            raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
+        lr = 8e-3 * bs / 512
+    stay = {
+        'surgery',
+        'device',
+        'crop',
+        'normalise',
+        'model',
+        'accumulate',
+        'precision',
+        'monitor',
+        'report',
+        'stop',
+    } | ({'augment'} if boxes == 'train' else set())
     mirrors = [cb for cb in getattr(self.dls, 'cbs', ()) if 'flip' in cb.owns]
-    if boxes=='center' and mirrors and not any('flip' in cb.owns for cb in cbs): cbs.append(_Still(mirrors[0].name))     # the test does not mirror
+    if boxes == 'center' and mirrors and not any('flip' in cb.owns for cb in cbs):
+        cbs.append(_Still(mirrors[0].name))  # the test does not mirror
     with keep_attrs(self, 'cbs', 'opt', 'opt_func'):
-        self.cbs,self.opt,self.opt_func = [cb for cb in self.cbs if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does],None,opt_func
+        self.cbs = [
+            cb
+            for cb in self.cbs
+            if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does
+        ]
+        self.opt = None
+        self.opt_func = opt_func
         return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume, resume_anyway)

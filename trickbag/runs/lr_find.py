@@ -13,123 +13,171 @@ from collections import namedtuple
 from fastcore.basics import patch
 
 from ..callback import Callback, CancelEpoch, CancelFit
-from ..loop.checkpoint import dry_fit
 from ..core.arguments import asks_back, check_number, check_whole
-from ..loop.loading import batches_in
 from ..learner import Learner
+from ..loop.checkpoint import dry_fit
+from ..loop.loading import batches_in
 from ..loop.schedule import sched_exp
 
 # %% ../../nbs/runs/02_lr_find.ipynb #e7da2cfb
 def valley(
-    lrs:list,       # learning rates, increasing
-    losses:list,    # smoothed losses, finite
-)->float:
+    lrs: list,  # learning rates, increasing
+    losses: list,  # smoothed losses, finite
+) -> float:
     "The rate half way into the longest decreasing subsequence of the losses"
-    tails,end = [],0    # tails[k]: minus the best last value of a decreasing subsequence of length k+1
-    for i,l in enumerate(losses):
+    # tails[k]: minus the best last value of a decreasing subsequence of length k+1
+    tails = []
+    end = 0
+    for i, l in enumerate(losses):
         k = bisect_left(tails, -l)
-        if k==len(tails): end = i
-        tails[k:k+1] = [-l]
+        if k == len(tails):
+            end = i
+        tails[k : k + 1] = [-l]
     n = len(tails)
-    return lrs[max(end-n+n//3+n//6, 0)]
+    return lrs[max(end - n + n // 3 + n // 6, 0)]
 
-def steep(lrs:list, losses:list)->float:
+
+def steep(lrs: list, losses: list) -> float:
     "The rate where the loss falls fastest over the logarithm of the rate"
-    slopes = [(b-a)/math.log(m/l) for a,b,l,m in zip(losses, losses[1:], lrs, lrs[1:])]
+    slopes = [(b - a) / math.log(m / l) for a, b, l, m in zip(losses, losses[1:], lrs, lrs[1:])]
     return lrs[slopes.index(min(slopes))]
 
-def minimum(lrs:list, losses:list)->float:
+
+def minimum(lrs: list, losses: list) -> float:
     "A tenth of the rate with the lowest loss"
-    return lrs[losses.index(min(losses))]/10
+    return lrs[losses.index(min(losses))] / 10
+
 
 SUGGESTIONS = dict(valley=valley, steep=steep, minimum=minimum)
 
 # %% ../../nbs/runs/02_lr_find.ipynb #1159c41b
 class _Sweep(Callback):
     "Move the learning rate from `start` to `end` in `num_it` batches, then end the run"
-    stage,owns,train_only = 'schedule',('schedule of lr', 'warmup'),True     # a callback may validate on its own
+
+    # a callback may validate on its own
+    stage = 'schedule'
+    owns = ('schedule of lr', 'warmup')
+    train_only = True
+
     def __init__(self, start, end, num_it, stop_div):
-        self.f,self.num_it,self.stop_div = sched_exp(start, end),num_it,stop_div
-        self.lrs,self.losses,self.i,self.avg,self.whole,self.first,self.best = [],[],0,0.,0.,None,math.inf
+        self.f = sched_exp(start, end)
+        self.num_it = num_it
+        self.stop_div = stop_div
+        self.lrs = []
+        self.losses = []
+        self.i = 0
+        self.avg = 0.0
+        self.whole = 0.0
+        self.first = None
+        self.best = math.inf
 
     def before_fit(self, learn):
         top = max(g['lr'] for g in learn.opt.param_groups)
-        self.ratios = [g['lr']/top if top else 1. for g in learn.opt.param_groups]
+        self.ratios = [g['lr'] / top if top else 1.0 for g in learn.opt.param_groups]
 
     def before_batch(self, learn):
-        self.lr = self.f(self.i/(self.num_it-1))
-        for g,r in zip(learn.opt.param_groups, self.ratios): g['lr'] = self.lr*r
+        self.lr = self.f(self.i / (self.num_it - 1))
+        for g, r in zip(learn.opt.param_groups, self.ratios):
+            g['lr'] = self.lr * r
 
     def after_batch(self, learn):
-        if learn.loss is None: return       # the batch was held back or skipped
+        if learn.loss is None:
+            return  # the batch was held back or skipped
         # an average of sums over one of what they are divided by, so that every sample counts alike
         size = float(learn.loss_facts.size(learn.targ, len(learn.xb)))
-        if not size: return                 # all its samples are ignored
+        if not size:
+            return  # all its samples are ignored
         self.first = self.first or size
         self.i += 1
-        self.avg = .98*self.avg+.02*float(learn.loss_facts.total(learn.loss.detach(), size))/self.first
-        self.whole = .98*self.whole+.02*size/self.first
-        loss = self.avg/self.whole
-        if not math.isfinite(loss): raise CancelFit
-        self.lrs.append(self.lr); self.losses.append(loss)
+        self.avg = 0.98 * self.avg + 0.02 * float(learn.loss_facts.total(learn.loss.detach(), size)) / self.first
+        self.whole = 0.98 * self.whole + 0.02 * size / self.first
+        loss = self.avg / self.whole
+        if not math.isfinite(loss):
+            raise CancelFit
+        self.lrs.append(self.lr)
+        self.losses.append(loss)
         self.best = min(self.best, loss)
-        if self.i==self.num_it or (self.stop_div and loss>4*self.best): raise CancelFit
+        if self.i == self.num_it or (self.stop_div and loss > 4 * self.best):
+            raise CancelFit
 
-    def after_train(self, learn): raise CancelEpoch     # no validation
+    def after_train(self, learn):
+        raise CancelEpoch  # no validation
+
 
 def _takes_part(cb):
-    return not (cb.monitor or cb.stage in ('monitor', 'report', 'stop') or {'lr', 'schedule of lr', 'warmup'} & set(cb.owns))
+    return not (
+        cb.monitor or cb.stage in ('monitor', 'report', 'stop') or {'lr', 'schedule of lr', 'warmup'} & set(cb.owns)
+    )
+
 
 def lr_sweep(
-    learn:Learner,
-    start_lr:float=1e-7, end_lr:float=10.,  # first and last rate; other parameter groups keep their ratio to the fastest one
-    num_it:int=100,         # batches; as many epochs as that takes
-    stop_div:bool=True,     # stop when the smoothed loss exceeds 4 times its lowest value; when it is no number, it always stops
-    cbs=(),                 # further callbacks for the sweep
-)->tuple:                   # rates and smoothed losses, lists of equal length
-    "Train with growing learning rates, then put everything back. Tricks take part; monitors and schedules of the rate do not"
-    start_lr,end_lr = (check_number('lr_find', n, v, above=0) for n,v in (('start_lr', start_lr), ('end_lr', end_lr)))
-    if not start_lr<end_lr: raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
+    learn: Learner,
+    start_lr: float = 1e-7,
+    end_lr: float = 10.0,  # first and last rate; other parameter groups keep their ratio to the fastest one
+    num_it: int = 100,  # batches; as many epochs as that takes
+    # stop when the smoothed loss exceeds 4 times its lowest value; when it is no number, it always stops
+    stop_div: bool = True,
+    cbs=(),  # further callbacks for the sweep
+) -> tuple:  # rates and smoothed losses, lists of equal length
+    """Train with growing learning rates, then put everything back. Tricks take part; monitors and schedules of the
+    rate do not"""
+    start_lr, end_lr = (check_number('lr_find', n, v, above=0) for n, v in (('start_lr', start_lr), ('end_lr', end_lr)))
+    if not start_lr < end_lr:
+        raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
     num_it = check_whole('lr_find', 'num_it', num_it, low=20)
-    sweep,n = _Sweep(start_lr, end_lr, num_it, stop_div),batches_in(learn.dls.train)
-    dry_fit(learn, math.ceil(num_it/max(n, 1)) if n is not None else num_it, cbs, sweep, _takes_part, 'lr_find')
+    sweep = _Sweep(start_lr, end_lr, num_it, stop_div)
+    n = batches_in(learn.dls.train)
+    dry_fit(learn, math.ceil(num_it / max(n, 1)) if n is not None else num_it, cbs, sweep, _takes_part, 'lr_find')
     return sweep.lrs, sweep.losses
 
 # %% ../../nbs/runs/02_lr_find.ipynb #83045f1e
 def plot_lr_find(
-    lrs:list, losses:list,  # from `lr_sweep`
-    suggestions:dict={},    # name -> rate
-    skip_end:int=5,         # last points left out, where the loss explodes
-    ax=None,                # matplotlib axes; None makes new ones
+    lrs: list,
+    losses: list,  # from `lr_sweep`
+    suggestions: dict = {},  # name -> rate
+    skip_end: int = 5,  # last points left out, where the loss explodes
+    ax=None,  # matplotlib axes; None makes new ones
 ):
     "Smoothed loss over learning rate, suggestions marked"
-    import matplotlib.pyplot as plt     # here: importing it takes longer than all of trickbag
-    ax,n = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1],max(len(lrs)-skip_end, 1)
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
+
+    ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
+    n = max(len(lrs) - skip_end, 1)
     ax.plot(lrs[:n], losses[:n], c='grey')
-    for i,(name,lr) in enumerate(suggestions.items()):
-        j = min(range(len(lrs)), key=lambda j: abs(math.log(lrs[j]/lr)))
+    for i, (name, lr) in enumerate(suggestions.items()):
+        j = min(range(len(lrs)), key=lambda j: abs(math.log(lrs[j] / lr)))
         ax.plot(lr, losses[j], 'o', c=f'C{i}', label=f'{name} {lr:.2g}')
     ax.set(xscale='log', xlabel='learning rate', ylabel='smoothed loss')
-    if suggestions: ax.legend()
+    if suggestions:
+        ax.legend()
     return ax
+
 
 @patch
 @asks_back
-def lr_find(self:Learner,
-    start_lr:float=1e-7, end_lr:float=10.,  # first and last rate
-    num_it:int=100,                         # batches
-    stop_div:bool=True,                     # stop when the smoothed loss exceeds 4 times its lowest value
-    show_plot:bool=True,                    # draw `plot_lr_find`
-    suggest:tuple=('valley', 'steep'),      # names from `SUGGESTIONS`: valley, steep, minimum
-    cbs=(),                                 # further callbacks for the sweep
-)->tuple:                                   # namedtuple with one rate a suggestion
-    "Suggest learning rates for the fastest parameter group; model, optimizer, loaders, logs and random state are left as found"
+def lr_find(
+    self: Learner,
+    start_lr: float = 1e-7,
+    end_lr: float = 10.0,  # first and last rate
+    num_it: int = 100,  # batches
+    stop_div: bool = True,  # stop when the smoothed loss exceeds 4 times its lowest value
+    show_plot: bool = True,  # draw `plot_lr_find`
+    suggest: tuple = ('valley', 'steep'),  # names from `SUGGESTIONS`: valley, steep, minimum
+    cbs=(),  # further callbacks for the sweep
+) -> tuple:  # namedtuple with one rate a suggestion
+    """Suggest learning rates for the fastest parameter group; model, optimizer, loaders, logs and random state are
+    left as found"""
     suggest = (suggest,) if isinstance(suggest, str) else tuple(suggest)
     odd = [n for n in suggest if n not in SUGGESTIONS]
-    if odd: raise ValueError(f"lr_find: there is no suggestion '{odd[0]}'; there are {', '.join(SUGGESTIONS)}")
-    lrs,losses = lr_sweep(self, start_lr, end_lr, num_it, stop_div, cbs)
-    a,b = num_it//10,len(lrs)-5     # the mean has not settled, the loss explodes: fastai's margins
-    if b-a<3: raise ValueError(f"lr_find: the loss diverged after {len(lrs)} of {num_it} batches; lower start_lr")
+    if odd:
+        raise ValueError(f"lr_find: there is no suggestion '{odd[0]}'; there are {', '.join(SUGGESTIONS)}")
+    lrs, losses = lr_sweep(self, start_lr, end_lr, num_it, stop_div, cbs)
+    # the mean has not settled, the loss explodes: fastai's margins
+    a = num_it // 10
+    b = len(lrs) - 5
+    if b - a < 3:
+        raise ValueError(f"lr_find: the loss diverged after {len(lrs)} of {num_it} batches; lower start_lr")
     res = {n: SUGGESTIONS[n](lrs[a:b], losses[a:b]) for n in suggest}
-    if show_plot: plot_lr_find(lrs, losses, res)
+    if show_plot:
+        plot_lr_find(lrs, losses, res)
     return namedtuple('SuggestedLRs', suggest)(**res)

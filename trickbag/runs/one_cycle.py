@@ -14,67 +14,84 @@ from ..learner import Learner
 from ..loop.schedule import FlatCos, OneCycle
 
 # %% ../../nbs/runs/01_one_cycle.ipynb #91feeb02
-def _also(cb, cbs): return [cb, *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]
+def _also(cb, cbs):
+    return [cb, *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]
+
 
 @patch
 @asks_back
-def fit_one_cycle(self:Learner,
-    n_epoch:int,                # epochs to train
-    lr_max=None,                # highest learning rate: number, slice or list, see `spread_lr`; None is `learn.lr`
-    div:float=25.,              # the first batch has `lr_max/div`
-    div_final:float=1e5,        # the last batch has `lr_max/div_final`
-    pct_start:float=.25,        # share of the run that rises
-    moms:tuple=(.95, .85, .95), # momentum at the start, the top and the end; None leaves it alone
-    cbs=(),                     # further callbacks for this fit only
-    resume=False,               # as in `fit`
-    resume_anyway=False,        # as in `fit`
-)->Learner:                     # itself
+def fit_one_cycle(
+    self: Learner,
+    n_epoch: int,  # epochs to train
+    lr_max=None,  # highest learning rate: number, slice or list, see `spread_lr`; None is `learn.lr`
+    div: float = 25.0,  # the first batch has `lr_max/div`
+    div_final: float = 1e5,  # the last batch has `lr_max/div_final`
+    pct_start: float = 0.25,  # share of the run that rises
+    moms: tuple = (0.95, 0.85, 0.95),  # momentum at the start, the top and the end; None leaves it alone
+    cbs=(),  # further callbacks for this fit only
+    resume=False,  # as in `fit`
+    resume_anyway=False,  # as in `fit`
+) -> Learner:  # itself
     "Train with one cycle of learning rate and momentum; defaults as in fastai"
     return self.fit(n_epoch, lr_max, _also(OneCycle(pct_start, div, div_final, moms), cbs), resume, resume_anyway)
 
+
 @patch
 @asks_back
-def fit_flat_cos(self:Learner,
-    n_epoch:int,                # epochs to train
-    lr=None,                    # learning rate of the flat part: number, slice or list, see `spread_lr`; None is `learn.lr`
-    div_final:float=1e5,        # the last batch has `lr/div_final`
-    pct_start:float=.75,        # share of the run that is flat
-    cbs=(),                     # further callbacks for this fit only
-    resume=False,               # as in `fit`
-    resume_anyway=False,        # as in `fit`
-)->Learner:                     # itself
+def fit_flat_cos(
+    self: Learner,
+    n_epoch: int,  # epochs to train
+    lr=None,  # learning rate of the flat part: number, slice or list, see `spread_lr`; None is `learn.lr`
+    div_final: float = 1e5,  # the last batch has `lr/div_final`
+    pct_start: float = 0.75,  # share of the run that is flat
+    cbs=(),  # further callbacks for this fit only
+    resume=False,  # as in `fit`
+    resume_anyway=False,  # as in `fit`
+) -> Learner:  # itself
     "Train at one learning rate, then anneal it by a cosine; defaults as in fastai"
     return self.fit(n_epoch, lr, _also(FlatCos(pct_start, div_final), cbs), resume, resume_anyway)
 
 # %% ../../nbs/runs/01_one_cycle.ipynb #fd88d96c
 @patch
 @asks_back
-def fine_tune(self:Learner,
-    epochs:int,                 # epochs with the whole model
-    base_lr:float=2e-3,         # highest learning rate of the head while the body is frozen; half of it afterwards
-    freeze_epochs:int=1,        # epochs with the body frozen (all but the splitter's last group; norm layers train)
-    lr_mult:float=100,          # afterwards the first group trains with 1/`lr_mult` of the head's rate, those between geometrically
-    pct_start:float=.3,         # share of the second part that rises
-    div:float=5.,               # the second part starts with 1/`div` of its rates
-    cbs=(),                     # further callbacks, for both parts
-    resume=False,               # a file, as in `fit`: whichever part it was saved in is taken up
-    resume_anyway=False,        # as in `fit`
-)->Learner:                     # itself
-    "Train the head of a pretrained model, then all of it; defaults as in fastai. The model ends unfrozen; after an error, as it was found"
-    epochs,freeze_epochs = check_whole('fine_tune', 'epochs', epochs),check_whole('fine_tune', 'freeze_epochs', freeze_epochs)
-    base_lr,lr_mult = check_number('fine_tune', 'base_lr', base_lr, above=0),check_number('fine_tune', 'lr_mult', lr_mult, above=0)
+def fine_tune(
+    self: Learner,
+    epochs: int,  # epochs with the whole model
+    base_lr: float = 2e-3,  # highest learning rate of the head while the body is frozen; half of it afterwards
+    freeze_epochs: int = 1,  # epochs with the body frozen (all but the splitter's last group; norm layers train)
+    # afterwards the first group trains with 1/`lr_mult` of the head's rate, those between geometrically
+    lr_mult: float = 100,
+    pct_start: float = 0.3,  # share of the second part that rises
+    div: float = 5.0,  # the second part starts with 1/`div` of its rates
+    cbs=(),  # further callbacks, for both parts
+    resume=False,  # a file, as in `fit`: whichever part it was saved in is taken up
+    resume_anyway=False,  # as in `fit`
+) -> Learner:  # itself
+    """Train the head of a pretrained model, then all of it; defaults as in fastai. The model ends unfrozen; after an
+    error, as it was found"""
+    epochs = check_whole('fine_tune', 'epochs', epochs)
+    freeze_epochs = check_whole('fine_tune', 'freeze_epochs', freeze_epochs)
+    base_lr = check_number('fine_tune', 'base_lr', base_lr, above=0)
+    lr_mult = check_number('fine_tune', 'lr_mult', lr_mult, above=0)
     with _frozen_as_found_after_an_error(self.model):
         if freeze_epochs:
             self.freeze()
-            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, cbs=cbs, resume=resume, resume_anyway=resume_anyway)
+            self.fit_one_cycle(
+                freeze_epochs, slice(base_lr), pct_start=0.99, cbs=cbs, resume=resume, resume_anyway=resume_anyway
+            )
         self.unfreeze()
-        lrs = slice(base_lr/2/lr_mult, base_lr/2)
-        return self.fit_one_cycle(epochs, lrs, div=div, pct_start=pct_start, cbs=cbs, resume=resume, resume_anyway=resume_anyway)
+        lrs = slice(base_lr / 2 / lr_mult, base_lr / 2)
+        return self.fit_one_cycle(
+            epochs, lrs, div=div, pct_start=pct_start, cbs=cbs, resume=resume, resume_anyway=resume_anyway
+        )
+
 
 @uninterrupted
 def _frozen_as_found_after_an_error(model):
     was = [(p, p.requires_grad) for p in model.parameters()]
-    try: yield
+    try:
+        yield
     except BaseException:
-        for p,r in was: p.requires_grad_(r)
+        for p, r in was:
+            p.requires_grad_(r)
         raise

@@ -21,81 +21,120 @@ from ..vision.crop import active_crop, resize_batch, tta_views
 
 # %% ../../nbs/runs/03_tta.ipynb #6283205d
 def tta_fold(
-    pred:torch.Tensor,      # scores of the views, V*N x C, view by view
-    v:int,                  # number of views V
-    agg:str='mean',         # 'mean' or 'max' of the probabilities
-    act:str='softmax',      # how scores become probabilities: 'softmax', 'sigmoid', 'exp' (scores are log-probabilities) or 'identity'
-)->torch.Tensor:            # N x C, float32: scores whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
+    pred: torch.Tensor,  # scores of the views, V*N x C, view by view
+    v: int,  # number of views V
+    agg: str = 'mean',  # 'mean' or 'max' of the probabilities
+    # how scores become probabilities: 'softmax', 'sigmoid', 'exp' (scores are log-probabilities) or 'identity'
+    act: str = 'softmax',
+) -> (
+    torch.Tensor
+):  # N x C, float32: scores whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
     "Average the views' probabilities, as scores that the loss and the metrics take"
     s = pred.float().unflatten(0, (v, -1))
-    if act=='identity': return s.mean(0) if agg=='mean' else s.amax(0)
-    if act=='sigmoid': return s.amax(0) if agg=='max' else F.logsigmoid(s).logsumexp(0)-F.logsigmoid(-s).logsumexp(0)
-    if act=='softmax': s = s.log_softmax(-1)
-    return s.logsumexp(0)-math.log(v) if agg=='mean' else s.amax(0).log_softmax(-1)
+    if act == 'identity':
+        return s.mean(0) if agg == 'mean' else s.amax(0)
+    if act == 'sigmoid':
+        return s.amax(0) if agg == 'max' else F.logsigmoid(s).logsumexp(0) - F.logsigmoid(-s).logsumexp(0)
+    if act == 'softmax':
+        s = s.log_softmax(-1)
+    return s.logsumexp(0) - math.log(v) if agg == 'mean' else s.amax(0).log_softmax(-1)
 
 # %% ../../nbs/runs/03_tta.ipynb #5dd63ab1
 class TTA(Callback):
     "Evaluate on several views of each image; training is left alone. The defaults are ten-crop"
-    stage,owns,reads = 'resize',('views',),('x', 'pred')    # writes in evaluation only
-    def __init__(self,
-        crops:int=5,            # 5: corners and centre; 1: no crops
-        flip:bool=True,         # also the mirror images
-        crop_pct:float=.875,    # side of a crop as a share of the image's; .875 = 224/256
-        agg:str='mean',         # 'mean' or 'max' of the probabilities
-        sizes:list=(1.,),       # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
-        at_once:int=None,       # views of an image in one forward pass; None: all of one size
-        act=None,               # function from scores to probabilities; None is the one that fits the loss
-        on:str='probabilities', # what is averaged: or 'logits', the scores as they are, as in FFCV and airbench
+
+    # writes in evaluation only
+    stage = 'resize'
+    owns = ('views',)
+    reads = ('x', 'pred')
+
+    def __init__(
+        self,
+        crops: int = 5,  # 5: corners and centre; 1: no crops
+        flip: bool = True,  # also the mirror images
+        crop_pct: float = 0.875,  # side of a crop as a share of the image's; .875 = 224/256
+        agg: str = 'mean',  # 'mean' or 'max' of the probabilities
+        # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
+        sizes: list = (1.0,),
+        at_once: int = None,  # views of an image in one forward pass; None: all of one size
+        act=None,  # function from scores to probabilities; None is the one that fits the loss
+        on: str = 'probabilities',  # what is averaged: or 'logits', the scores as they are, as in FFCV and airbench
     ):
-        if crops not in (1, 5) or crops*(1+flip)*len(sizes)<2:
+        if crops not in (1, 5) or crops * (1 + flip) * len(sizes) < 2:
             raise ValueError(f"TTA: crops must be 5, or 1 with flip=True or two sizes, got {crops} with flip={flip}")
-        if not 0<crop_pct<1 or min(sizes)<=0 or agg not in ('mean', 'max'):
-            raise ValueError(f"TTA: crop_pct must be in (0,1), sizes > 0 and agg 'mean' or 'max', got {crop_pct}, {sizes} and {agg!r}")
-        if on not in ('probabilities', 'logits'): raise ValueError(f"TTA: on must be 'probabilities' or 'logits', got {on!r}")
-        self.crops,self.flip,self.crop_pct,self.agg,self.sizes,self.at_once,self.act = crops,flip,crop_pct,agg,sizes,at_once,act
+        if not 0 < crop_pct < 1 or min(sizes) <= 0 or agg not in ('mean', 'max'):
+            raise ValueError(
+                f"TTA: crop_pct must be in (0,1), sizes > 0 and agg 'mean' or 'max', got {crop_pct}, "
+                f"{sizes} and {agg!r}"
+            )
+        if on not in ('probabilities', 'logits'):
+            raise ValueError(f"TTA: on must be 'probabilities' or 'logits', got {on!r}")
+        self.crops = crops
+        self.flip = flip
+        self.crop_pct = crop_pct
+        self.agg = agg
+        self.sizes = sizes
+        self.at_once = at_once
+        self.act = act
         self.on = on
 
-    def pixels(self, usual:int)->list: return [max(round(s if s>=8 else s*usual), 1) for s in self.sizes]
+    def pixels(self, usual: int) -> list:
+        return [max(round(s if s >= 8 else s * usual), 1) for s in self.sizes]
 
     def before_validate(self, learn):
-        self._act,self._seen = None if self.on=='probabilities' else 'identity',None
-        if crop := active_crop(learn):      # let the data come as large as the largest view needs
+        self._act = None if self.on == 'probabilities' else 'identity'
+        self._seen = None
+        if crop := active_crop(learn):  # let the data come as large as the largest view needs
             self._seen = self.pixels(learn.view.get('size') or getattr(crop, 'valid_size', None) or crop.size)
-            top,whole = max(self._seen),{'crop_pct': 1.} if self.crops>1 else {}
-            learn.view = {**learn.view, 'size': round(top/self.crop_pct) if whole else top, **whole}    # the learner puts it back
+            top = max(self._seen)
+            whole = {'crop_pct': 1.0} if self.crops > 1 else {}
+            # the learner puts it back
+            learn.view = {**learn.view, 'size': round(top / self.crop_pct) if whole else top, **whole}
 
     def before_batch(self, learn):
-        if learn.training: return
-        x,crop,views = learn.xb,self.crops>1,[]
-        top = max(self._seen) if self._seen else round(self.crop_pct*min(x.shape[-2:])) if crop else x.shape[-1]
+        if learn.training:
+            return
+        x = learn.xb
+        crop = self.crops > 1
+        views = []
+        top = max(self._seen) if self._seen else round(self.crop_pct * min(x.shape[-2:])) if crop else x.shape[-1]
         for s in self._seen or self.pixels(top):
-            z = tta_views(resize_batch(x, round(x.shape[-1]*s/top)), s if crop else None, self.crops, self.flip)
-            views += z.split(len(x)*(self.at_once or 10))
-        learn.xb,*self._rest = views
+            z = tta_views(resize_batch(x, round(x.shape[-1] * s / top)), s if crop else None, self.crops, self.flip)
+            views += z.split(len(x) * (self.at_once or 10))
+        learn.xb, *self._rest = views
 
     def after_pred(self, learn):
-        if learn.training: return
-        if learn.pred.ndim!=2: raise ValueError(f"TTA: works for classifiers (scores N x C), got {tuple(learn.pred.shape)}; leave it out")
+        if learn.training:
+            return
+        if learn.pred.ndim != 2:
+            raise ValueError(f"TTA: works for classifiers (scores N x C), got {tuple(learn.pred.shape)}; leave it out")
         self._act = self._act or _activation(self.act or learn.loss_facts.act('TTA'))
         pred = torch.cat([learn.pred, *map(learn.model, vars(self).pop('_rest'))])
-        learn.pred = tta_fold(pred, self.crops*(1+self.flip)*len(self.sizes), self.agg, self._act)
+        learn.pred = tta_fold(pred, self.crops * (1 + self.flip) * len(self.sizes), self.agg, self._act)
 
     def cleanup_validate(self, learn):
         self._act = self._seen = None
-        vars(self).pop('_rest', None)       # where a batch was broken off
+        vars(self).pop('_rest', None)  # where a batch was broken off
 
 # %% ../../nbs/runs/03_tta.ipynb #4e2820ad
 def _activation(act):
     "Name of a function from scores to probabilities"
-    t = torch.tensor([[.5, -1., 2.]])
+    t = torch.tensor([[0.5, -1.0, 2.0]])
     p = act(t)
-    for name,f in ACTIVATIONS.items():
-        if p.shape==t.shape and torch.allclose(p, f(t)): return name
-    raise ValueError("TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out")
+    for name, f in ACTIVATIONS.items():
+        if p.shape == t.shape and torch.allclose(p, f(t)):
+            return name
+    raise ValueError(
+        "TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out"
+    )
+
 
 @patch
 @asks_back
 @delegates(TTA)
-def tta(self:Learner, dl=None, cbs=(), **kwargs)->tuple:
-    "`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics: `learn.validate(cbs=[TTA()])`"
-    return self.get_preds(dl, cbs=[TTA(**kwargs), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])], act=kwargs.get('act'))
+def tta(self: Learner, dl=None, cbs=(), **kwargs) -> tuple:
+    """`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics:
+    `learn.validate(cbs=[TTA()])`"""
+    return self.get_preds(
+        dl, cbs=[TTA(**kwargs), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])], act=kwargs.get('act')
+    )

@@ -13,23 +13,30 @@ from ..loop.optimizer import follow_params
 
 # %% ../../nbs/speed/02_channels_last.ipynb #dc535527
 def to_channels_last(
-    tensors,    # any; those with other than 4 dimensions, and those laid out so already, are left alone
-)->list:        # (tensor, strides it had) for each that changed
+    tensors,  # any; those with other than 4 dimensions, and those laid out so already, are left alone
+) -> list:  # (tensor, strides it had) for each that changed
     "Lay out tensors N H W C in memory, the values unchanged"
     fmt = torch.channels_last
-    old = [(t, t.stride()) for t in tensors if t.ndim==4 and not t.is_contiguous(memory_format=fmt)]
-    for t,_ in old: t.data = t.data.contiguous(memory_format=fmt)
+    old = [(t, t.stride()) for t in tensors if t.ndim == 4 and not t.is_contiguous(memory_format=fmt)]
+    for t, _ in old:
+        t.data = t.data.contiguous(memory_format=fmt)
     return old
 
+
 def from_channels_last(
-    old:list,   # what `to_channels_last` gave
+    old: list,  # what `to_channels_last` gave
 ):
     "Give tensors their strides back"
-    for t,stride in old: t.data = torch.empty_strided(t.shape, stride, dtype=t.dtype, device=t.device).copy_(t.data)
+    for t, stride in old:
+        t.data = torch.empty_strided(t.shape, stride, dtype=t.dtype, device=t.device).copy_(t.data)
+
 
 class ChannelsLast(Callback):
     "Model and batches in `torch.channels_last` layout for a fit"
-    stage,owns = 'model',('memory_format',)     # values stay, their places in memory change: it writes no part
+
+    # values stay, their places in memory change: it writes no part
+    stage = 'model'
+    owns = ('memory_format',)
     _old = ()
 
     def before_fit(self, learn):
@@ -37,9 +44,11 @@ class ChannelsLast(Callback):
         follow_params(learn.opt)
 
     def before_batch(self, learn):
-        if learn.xb.ndim==4: learn.xb = learn.xb.contiguous(memory_format=torch.channels_last)
+        if learn.xb.ndim == 4:
+            learn.xb = learn.xb.contiguous(memory_format=torch.channels_last)
 
     def cleanup_fit(self, learn):
         from_channels_last(self._old)
-        if self._old: follow_params(learn.opt)
+        if self._old:
+            follow_params(learn.opt)
         self._old = ()

@@ -15,52 +15,87 @@ from ..callback import Callback
 
 # %% ../../nbs/speed/04_compile.ipynb #c6925121
 def compile_call(
-    model:torch.nn.Module,
-    **kw        # passed to `torch.compile`
-):              # a function of `x`, compiled when it is called
+    model: torch.nn.Module,
+    **kw,  # passed to `torch.compile`
+):  # a function of `x`, compiled when it is called
     "A compiled call of the model that shares its count of recompilations with no other"
-    if kw.get('backend')=='inductor':       # draws come from torch's generators, so that they are the uncompiled model's
+    if kw.get('backend') == 'inductor':  # draws come from torch's generators, so that they are the uncompiled model's
         mode = kw.pop('mode', None)
         kw['options'] = dict(torch._inductor.list_mode_options(mode) if mode else {}, fallback_random=True)
-    def call(x): return model._call_impl(x)         # a call of the model with its hooks, that is not itself compiled
-    own = FunctionType(call.__code__.replace(), globals(), 'call', None, call.__closure__)      # torch counts, and keeps, by code object
+
+    def call(x):
+        return model._call_impl(x)  # a call of the model with its hooks, that is not itself compiled
+
+    # torch counts, and keeps, by code object
+    own = FunctionType(call.__code__.replace(), globals(), 'call', None, call.__closure__)
     run = torch.compile(own, **kw)
+
     def guarded(x):
-        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False): return run(x)
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+            return run(x)
+
     return guarded
+
 
 class Compile(Callback):
     "Compile the model for a fit; batches of odd sizes run uncompiled"
-    stage,reads,writes,state,tells,does = 'surgery',('model', 'x'),('model',),('seen',),('compiled',),('compile',)
-    def __init__(self,
-        mode:str=None,              # as for `torch.compile`: 'reduce-overhead', 'max-autotune', ...; None is torch's default
-        backend:str='inductor',     # as for `torch.compile`: name or function; inductor needs a C++ compiler, or Triton on a GPU
-        dynamic:bool=False,         # True: one graph for all sizes of batch and image, somewhat slower; only single samples run uncompiled
-    ): self.mode,self.backend,self.dynamic,self.seen,self.compiled,self._calls,self._model = mode,backend,dynamic,{},0,{},None
+
+    stage = 'surgery'
+    reads = ('model', 'x')
+    writes = ('model',)
+    state = ('seen',)
+    tells = ('compiled',)
+    does = ('compile',)
+
+    def __init__(
+        self,
+        mode: str = None,  # as for `torch.compile`: 'reduce-overhead', 'max-autotune', ...; None is torch's default
+        # as for `torch.compile`: name or function; inductor needs a C++ compiler, or Triton on a GPU
+        backend: str = 'inductor',
+        # True: one graph for all sizes of batch and image, somewhat slower; only single samples run uncompiled
+        dynamic: bool = False,
+    ):
+        self.mode = mode
+        self.backend = backend
+        self.dynamic = dynamic
+        self.seen = {}
+        self.compiled = 0
+        self._calls = {}
+        self._model = None
 
     def check(self, learn):
-        if hasattr(learn.model, '_orig_mod'): raise ValueError("Compile: the model is compiled already; give model._orig_mod")
+        if hasattr(learn.model, '_orig_mod'):
+            raise ValueError("Compile: the model is compiled already; give model._orig_mod")
         known = torch._dynamo.list_backends(exclude_tags=())
         if isinstance(self.backend, str) and self.backend not in known:
             raise ValueError(f"Compile: there is no backend {self.backend!r}; torch knows {', '.join(known)}")
 
     def before_fit(self, learn):
-        self.seen,self.compiled,self._calls,self._model = {},0,{},learn.model
+        self.seen = {}
+        self.compiled = 0
+        self._calls = {}
+        self._model = learn.model
         self._was = vars(learn.model).get('_compiled_call_impl')
         learn.model._compiled_call_impl = partial(self._call, learn)
 
     def cleanup_fit(self, learn):
         if self._model is not None:
             del self._model._compiled_call_impl
-            if self._was is not None: self._model._compiled_call_impl = self._was
-        self._calls,self._model = {},None
+            if self._was is not None:
+                self._model._compiled_call_impl = self._was
+        self._calls = {}
+        self._model = None
 
     def _call(self, learn, x, *args, **kw):
-        m,size = self._model,'any size' if self.dynamic else tuple(x.shape)
+        m = self._model
+        size = 'any size' if self.dynamic else tuple(x.shape)
         key = f"{size} {x.dtype} {'train' if m.training else 'eval'} {'grad' if torch.is_grad_enabled() else 'no grad'}"
-        now,was = [learn.epochs_run, learn.training, learn.iter],self.seen.get(key)
-        if was!='often': self.seen[key] = 'often' if was and was[:2]==now[:2] and was[2]!=now[2] else now
-        if self.seen[key]!='often' or args or kw or len(x)==1 and self.dynamic: return m._call_impl(x, *args, **kw)
+        now = [learn.epochs_run, learn.training, learn.iter]
+        was = self.seen.get(key)
+        if was != 'often':
+            self.seen[key] = 'often' if was and was[:2] == now[:2] and was[2] != now[2] else now
+        if self.seen[key] != 'often' or args or kw or len(x) == 1 and self.dynamic:
+            return m._call_impl(x, *args, **kw)
         if key not in self._calls:
             self._calls[key] = compile_call(m, mode=self.mode, backend=self.backend, dynamic=self.dynamic)
             self.compiled = len(self._calls)

@@ -11,75 +11,99 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/speed/05_conv.ipynb #acdd30f4
-def _out_size(size, k, stride, padding): return [(n+2*p-m)//s+1 for n,m,s,p in zip(size, k, stride, padding)]
+def _out_size(size, k, stride, padding):
+    return [(n + 2 * p - m) // s + 1 for n, m, s, p in zip(size, k, stride, padding)]
+
 
 def im2col(
-    x:torch.Tensor,         # N x C x H x W
-    k:tuple,                # height and width of the kernel
-    stride:tuple=(1, 1),    # vertical and horizontal
-    padding:tuple=(0, 0),   # with zeros, above and below, left and right
-)->torch.Tensor:            # a row for each of N Ho Wo, with kh kw C numbers
+    x: torch.Tensor,  # N x C x H x W
+    k: tuple,  # height and width of the kernel
+    stride: tuple = (1, 1),  # vertical and horizontal
+    padding: tuple = (0, 0),  # with zeros, above and below, left and right
+) -> torch.Tensor:  # a row for each of N Ho Wo, with kh kw C numbers
     "The patches that a kernel sees, a row each"
-    (n,c),(ho,wo) = x.shape[:2],_out_size(x.shape[2:], k, stride, padding)
+    (n, c), (ho, wo) = x.shape[:2], _out_size(x.shape[2:], k, stride, padding)
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
-    sn,sh,sw,sc = x.stride()
-    return x.as_strided((n, ho, wo, *k, c), (sn, sh*stride[0], sw*stride[1], sh, sw, sc)).reshape(-1, k[0]*k[1]*c)
+    sn, sh, sw, sc = x.stride()
+    return x.as_strided((n, ho, wo, *k, c), (sn, sh * stride[0], sw * stride[1], sh, sw, sc)).reshape(
+        -1, k[0] * k[1] * c
+    )
+
 
 def col2im(
-    cols:torch.Tensor,      # as `im2col` gives it
-    shape:tuple,            # N, C, H, W of the image
-    k:tuple,                # these three as for `im2col`
-    stride:tuple=(1, 1),
-    padding:tuple=(0, 0),
-)->torch.Tensor:            # N x C x H x W
+    cols: torch.Tensor,  # as `im2col` gives it
+    shape: tuple,  # N, C, H, W of the image
+    k: tuple,  # these three as for `im2col`
+    stride: tuple = (1, 1),
+    padding: tuple = (0, 0),
+) -> torch.Tensor:  # N x C x H x W
     "Sum of the patches where they came from: the transpose of `im2col`"
-    (n,c,h,w),(ho,wo),(p,q) = shape,_out_size(shape[2:], k, stride, padding),padding
-    cols,x = cols.view(n, ho, wo, *k, c),cols.new_zeros(n, h+2*p, w+2*q, c)
+    (n, c, h, w), (ho, wo), (p, q) = shape, _out_size(shape[2:], k, stride, padding), padding
+    cols, x = cols.view(n, ho, wo, *k, c), cols.new_zeros(n, h + 2 * p, w + 2 * q, c)
     for i in range(k[0]):
-        for j in range(k[1]): x[:, i:i+stride[0]*(ho-1)+1:stride[0], j:j+stride[1]*(wo-1)+1:stride[1]] += cols[:, :, :, i, j]
-    return x[:, p:p+h, q:q+w].permute(0, 3, 1, 2)
+        for j in range(k[1]):
+            x[:, i : i + stride[0] * (ho - 1) + 1 : stride[0], j : j + stride[1] * (wo - 1) + 1 : stride[1]] += cols[
+                :, :, :, i, j
+            ]
+    return x[:, p : p + h, q : q + w].permute(0, 3, 1, 2)
+
 
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, stride, padding, whole):
-        ctx.save_for_backward(x, w); ctx.how = stride,padding,whole
-        if not whole: return F.conv2d(x, w, None, stride, padding)
+        ctx.save_for_backward(x, w)
+        ctx.how = stride, padding, whole
+        if not whole:
+            return F.conv2d(x, w, None, stride, padding)
         y = im2col(x, w.shape[2:], stride, padding) @ w.permute(0, 2, 3, 1).reshape(len(w), -1).T
         return y.view(len(x), *_out_size(x.shape[2:], w.shape[2:], stride, padding), len(w)).permute(0, 3, 1, 2)
+
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        (x,w),(stride,padding,whole),gx,gw = ctx.saved_tensors,ctx.how,None,None
-        (o,c,*k),rows = w.shape,g.permute(0, 2, 3, 1).reshape(-1, len(w))
-        if ctx.needs_input_grad[1]: gw = (rows.T @ im2col(x, k, stride, padding)).view(o, *k, c).permute(0, 3, 1, 2)
-        if ctx.needs_input_grad[0]: gx = (col2im(rows @ w.permute(0, 2, 3, 1).reshape(o, -1), x.shape, k, stride, padding) if whole
-                                          else nn.grad.conv2d_input(x.shape, w, g, stride, padding))
-        return gx,gw,None,None,None
+        (x, w), (stride, padding, whole), gx, gw = ctx.saved_tensors, ctx.how, None, None
+        (o, c, *k), rows = w.shape, g.permute(0, 2, 3, 1).reshape(-1, len(w))
+        if ctx.needs_input_grad[1]:
+            gw = (rows.T @ im2col(x, k, stride, padding)).view(o, *k, c).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[0]:
+            gx = (
+                col2im(rows @ w.permute(0, 2, 3, 1).reshape(o, -1), x.shape, k, stride, padding)
+                if whole
+                else nn.grad.conv2d_input(x.shape, w, g, stride, padding)
+            )
+        return gx, gw, None, None, None
 
 # %% ../../nbs/speed/05_conv.ipynb #ac4cb1ab
 def channel_share(
-    shape:tuple,            # C, H, W of an image that goes in
-    weight:torch.Tensor,    # O x C x kh x kw
-    size:list,              # height and width of what comes out
-)->float:
+    shape: tuple,  # C, H, W of an image that goes in
+    weight: torch.Tensor,  # O x C x kh x kw
+    size: list,  # height and width of what comes out
+) -> float:
     "Weights under one point of the kernel, over the numbers of one image, in and out"
-    c,o = shape[0],len(weight)
-    return c*o/max(c*shape[1]*shape[2]+o*size[0]*size[1], 1)
+    c = shape[0]
+    o = len(weight)
+    return c * o / max(c * shape[1] * shape[2] + o * size[0] * size[1], 1)
+
 
 def im2col_conv2d(
-    x:torch.Tensor,             # N x C x H x W
-    weight:torch.Tensor,        # O x C x kh x kw
-    bias:torch.Tensor=None,     # O
-    stride:tuple=(1, 1),        # vertical and horizontal
-    padding:tuple=(0, 0),       # with zeros
-    whole:float=10.,            # a larger `channel_share`: all as matrix products
-    grad:float=2.,              # a larger one: the gradient of the weights
-)->torch.Tensor:                # N x O x Ho x Wo, in the layout of `x`
+    x: torch.Tensor,  # N x C x H x W
+    weight: torch.Tensor,  # O x C x kh x kw
+    bias: torch.Tensor = None,  # O
+    stride: tuple = (1, 1),  # vertical and horizontal
+    padding: tuple = (0, 0),  # with zeros
+    whole: float = 10.0,  # a larger `channel_share`: all as matrix products
+    grad: float = 2.0,  # a larger one: the gradient of the weights
+) -> torch.Tensor:  # N x O x Ho x Wo, in the layout of `x`
     "`F.conv2d` of one group without dilation, equal up to rounding; its gradient has none of its own"
     size = _out_size(x.shape[2:], weight.shape[2:], stride, padding)
     share = channel_share(x.shape[1:], weight, size)
-    if share<=min(whole, grad) or min(size)<1 or x.shape[1]!=weight.shape[1]: return F.conv2d(x, weight, bias, stride, padding)    # which says what is wrong
-    if torch.is_autocast_enabled(x.device.type): x,weight = (t if t.dtype==torch.float64 else t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight))
-    y = _Conv.apply(x, weight, stride, padding, share>whole)
-    if not x.is_contiguous(memory_format=torch.channels_last): y = y.contiguous()
-    return y if bias is None else y+bias.to(y.dtype).view(-1, 1, 1)
+    if share <= min(whole, grad) or min(size) < 1 or x.shape[1] != weight.shape[1]:
+        return F.conv2d(x, weight, bias, stride, padding)  # which says what is wrong
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight = (
+            t if t.dtype == torch.float64 else t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight)
+        )
+    y = _Conv.apply(x, weight, stride, padding, share > whole)
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        y = y.contiguous()
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)

@@ -6,7 +6,9 @@
 __all__ = ['fast_bf16', 'has_compiler', 'Fast', 'keep_heap', 'waiting_threads', 'Backends', 'device_cbs']
 
 # %% ../../nbs/speed/01_fast.ipynb #7bf2318a
-import ctypes, os, shutil
+import ctypes
+import os
+import shutil
 
 import torch
 
@@ -18,92 +20,152 @@ from .mixed_precision import MixedPrecision
 
 # %% ../../nbs/speed/01_fast.ipynb #629f8bc0
 def fast_bf16(
-    device:torch.device=None,   # None is the CUDA device if there is one, else the CPU
-)->bool:
-    "Whether it computes in bfloat16 faster than in float32: a GPU of Ampere's kind or newer, or a CPU with instructions for it"
-    if (device.type if device else 'cuda' if torch.cuda.is_available() else 'cpu')=='cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
+    device: torch.device = None,  # None is the CUDA device if there is one, else the CPU
+) -> bool:
+    """Whether it computes in bfloat16 faster than in float32: a GPU of Ampere's kind or newer, or a CPU with
+    instructions for it"""
+    if (device.type if device else 'cuda' if torch.cuda.is_available() else 'cpu') == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        with open('/proc/cpuinfo') as f: flags = f.read()
-    except OSError: return False
+        with open('/proc/cpuinfo') as f:
+            flags = f.read()
+    except OSError:
+        return False
     return 'avx512_bf16' in flags or 'amx_bf16' in flags
 
-def has_compiler(device:torch.device)->bool:
+
+def has_compiler(device: torch.device) -> bool:
     "Whether `torch.compile` can make kernels: Triton on a GPU, a C++ compiler on a CPU"
-    if device.type=='cuda': return torch.utils._triton.has_triton()
+    if device.type == 'cuda':
+        return torch.utils._triton.has_triton()
     return any(shutil.which(o) for o in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
+
 
 class Fast(list):
     "The callbacks that make training fast on a device, as a list for `cbs`; says what it chose and why"
-    def __init__(self,
-        compile:bool=None,      # True: with `Compile`, where there is a compiler. None: on a GPU only, as compiling on a CPU took longer than it saved
-        device:str=None,        # None is the CUDA device if there is one, else the CPU
-        verbose:bool=True,      # print what was chosen
+
+    def __init__(
+        self,
+        # True: with `Compile`, where there is a compiler. None: on a GPU only, as compiling on a CPU took longer than
+        # it saved
+        compile: bool = None,
+        device: str = None,  # None is the CUDA device if there is one, else the CPU
+        verbose: bool = True,  # print what was chosen
     ):
         d = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        gpu = d.type=='cuda'
-        half,want = gpu or fast_bf16(d),gpu if compile is None else compile
+        gpu = d.type == 'cuda'
+        half = gpu or fast_bf16(d)
+        want = gpu if compile is None else compile
         comp = want and has_compiler(d)
-        super().__init__([ChannelsLast(), *([Im2Col()] if d.type=='cpu' and not comp else []), *([MixedPrecision()] if half else []), *([Compile()] if comp else [])])
-        why = ({} if half else dict(MixedPrecision='no instructions for 16 bits')) | (dict(Im2Col='nothing to do in a compiled model') if comp and d.type=='cpu' else {})
-        if not comp: why['Compile'] = 'there is no compiler' if want else 'not asked for' if compile is False else 'saves too little here'
-        self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self) or 'nothing'}"+(f"; without {', '.join(f'{n} ({o})' for n,o in why.items())}" if why else '')
-        if verbose: print(self.said)
-    def __repr__(self): return self.said
+        super().__init__(
+            [
+                ChannelsLast(),
+                *([Im2Col()] if d.type == 'cpu' and not comp else []),
+                *([MixedPrecision()] if half else []),
+                *([Compile()] if comp else []),
+            ]
+        )
+        why = ({} if half else dict(MixedPrecision='no instructions for 16 bits')) | (
+            dict(Im2Col='nothing to do in a compiled model') if comp and d.type == 'cpu' else {}
+        )
+        if not comp:
+            why['Compile'] = (
+                'there is no compiler' if want else 'not asked for' if compile is False else 'saves too little here'
+            )
+        self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self) or 'nothing'}" + (
+            f"; without {', '.join(f'{n} ({o})' for n, o in why.items())}" if why else ''
+        )
+        if verbose:
+            print(self.said)
+
+    def __repr__(self):
+        return self.said
+
 
 def keep_heap(
-    keep:bool,  # True: freed memory stays with the process; False: large blocks go back to the system
+    keep: bool,  # True: freed memory stays with the process; False: large blocks go back to the system
 ):
     "Tell glibc's allocator what to do with freed memory; nothing where there is no glibc"
-    try: set_option = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError): return
-    set_option(-3, 2**30 if keep else 2**25); set_option(-1, 2**31-1 if keep else 2**26)    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD; else: where glibc's own settle
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    set_option(-3, 2**30 if keep else 2**25)
+    set_option(-1, 2**31 - 1 if keep else 2**26)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD; else: where glibc's own settle
 
 # %% ../../nbs/speed/01_fast.ipynb #bf4d1950
 def waiting_threads(
-    device:torch.device,
-)->str|None:    # None where it makes no difference: on a GPU, or with one thread
+    device: torch.device,
+) -> str | None:  # None where it makes no difference: on a GPU, or with one thread
     "How torch's CPU threads wait for one another, and what can be done about it"
-    if device.type!='cpu' or torch.get_num_threads()==1: return None
+    if device.type != 'cpu' or torch.get_num_threads() == 1:
+        return None
     policy = os.environ.get('OMP_WAIT_POLICY', '').lower()
-    if policy=='passive' or os.environ.get('GOMP_SPINCOUNT')=='0' or os.environ.get('KMP_BLOCKTIME')=='0':
+    if policy == 'passive' or os.environ.get('GOMP_SPINCOUNT') == '0' or os.environ.get('KMP_BLOCKTIME') == '0':
         return 'threads sleep while they wait for one another'
-    return ('threads spin while they wait for one another, which is several times slower where other programs use the same cores: '
-            'set OMP_WAIT_POLICY=passive before Python starts, or leave it if nothing else runs')
+    return 'threads spin while they wait for one another, which is several times slower where other programs use the same cores: set OMP_WAIT_POLICY=passive before Python starts, or leave it if nothing else runs'
+
 
 class Backends(Callback):
-    "For a fit. On a GPU cuDNN looks for its fastest kernels, and float32 products are in TF32. On a CPU freed memory is kept for the next step"
-    stage,_old = 'surgery',None
-    def __init__(self,
-        benchmark:bool=True,    # GPU: cuDNN tries its kernels at each new size
-        tf32:bool=True,         # GPU: 10 bits of mantissa for factors, float32 sums: 8 times the speed on Ampere's kind of GPU or newer
-        heap:bool=True,         # CPU: glibc gives and takes back large blocks else, 15,000 page faults a step of xresnet18 at 64 px, batch 32: 195 ms in place of 186
-    ): self.benchmark,self.tf32,self.heap = benchmark,tf32,heap
-    def said(self, device:torch.device)->str:
+    """For a fit. On a GPU cuDNN looks for its fastest kernels, and float32 products are in TF32. On a CPU freed memory
+    is kept for the next step"""
+
+    stage = 'surgery'
+    _old = None
+
+    def __init__(
+        self,
+        benchmark: bool = True,  # GPU: cuDNN tries its kernels at each new size
+        # GPU: 10 bits of mantissa for factors, float32 sums: 8 times the speed on Ampere's kind of GPU or newer
+        tf32: bool = True,
+        # CPU: glibc gives and takes back large blocks else, 15,000 page faults a step of xresnet18 at 64 px, batch 32:
+        # 195 ms in place of 186
+        heap: bool = True,
+    ):
+        self.benchmark = benchmark
+        self.tf32 = tf32
+        self.heap = heap
+
+    def said(self, device: torch.device) -> str:
         "What it sets on that device"
-        if device.type!='cuda':
+        if device.type != 'cuda':
             kept = 'freed memory is kept' if self.heap else 'nothing'
             waiting = waiting_threads(device)
             return f'{kept}; {waiting}' if waiting else kept
         return f"cuDNN {'tries its kernels at each new size' if self.benchmark else 'takes its first choice'}, float32 products in {'TF32' if self.tf32 else 'float32'}"
-    def _flags(self): return torch.backends.cudnn.benchmark,torch.backends.cudnn.allow_tf32,torch.get_float32_matmul_precision()
+
+    def _flags(self):
+        return torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
     def _set(self, benchmark, conv, prod):
-        torch.backends.cudnn.benchmark,torch.backends.cudnn.allow_tf32 = benchmark,conv
+        torch.backends.cudnn.benchmark = benchmark
+        torch.backends.cudnn.allow_tf32 = conv
         torch.set_float32_matmul_precision(prod)
+
     def before_fit(self, learn):
         self._old = self._flags()
-        if learn.device.type=='cuda': self._set(self.benchmark, self.tf32, 'high' if self.tf32 else 'highest')
-        elif self.heap: keep_heap(True)
+        if learn.device.type == 'cuda':
+            self._set(self.benchmark, self.tf32, 'high' if self.tf32 else 'highest')
+        elif self.heap:
+            keep_heap(True)
+
     def cleanup_fit(self, learn):
-        if self._old is None: return
-        if learn.device.type=='cuda': self._set(*self._old)
-        elif self.heap: keep_heap(False)
+        if self._old is None:
+            return
+        if learn.device.type == 'cuda':
+            self._set(*self._old)
+        elif self.heap:
+            keep_heap(False)
         self._old = None
 
 # %% ../../nbs/speed/01_fast.ipynb #189c8ffb
 def device_cbs(
-    device:torch.device,
-    model:torch.nn.Module,
-)->list:
-    "The default callbacks for a device: `Backends`, and, on a GPU whose tensor cores take bfloat16 or TF32, `ChannelsLast` for models of trickbag, torchvision and timm: others may `.view` what a convolution gives"
-    known = type(model).__module__.split('.')[0] in ('trickbag', 'torchvision', 'timm') and any(p.ndim==4 for p in model.parameters())
-    return [Backends(), *([ChannelsLast()] if device.type=='cuda' and known and fast_bf16(device) else [])]
+    device: torch.device,
+    model: torch.nn.Module,
+) -> list:
+    """The default callbacks for a device: `Backends`, and, on a GPU whose tensor cores take bfloat16 or TF32,
+    `ChannelsLast` for models of trickbag, torchvision and timm: others may `.view` what a convolution gives"""
+    known = type(model).__module__.split('.')[0] in ('trickbag', 'torchvision', 'timm') and any(
+        p.ndim == 4 for p in model.parameters()
+    )
+    return [Backends(), *([ChannelsLast()] if device.type == 'cuda' and known and fast_bf16(device) else [])]

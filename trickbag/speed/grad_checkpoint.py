@@ -19,52 +19,78 @@ from ..core.modules import wrap_forward
 # %% ../../nbs/speed/07_grad_checkpoint.ipynb #927d427b
 @uninterrupted
 def keep_buffers(
-    m:torch.nn.Module,
+    m: torch.nn.Module,
 ):
     "Put the buffers of a module back at the end of a `with`"
     old = [(b, b.clone()) for b in m.buffers()]
-    try: yield
+    try:
+        yield
     finally:
         with torch.no_grad():
-            for b,o in old: b.copy_(o)
+            for b, o in old:
+                b.copy_(o)
+
 
 def residual_blocks(
-    model:torch.nn.Module,
-    names=(),       # patterns of module names, as `'layer3.*'`, for other models; () is every residual block
-)->dict:            # name -> module; none lies in another
+    model: torch.nn.Module,
+    names=(),  # patterns of module names, as `'layer3.*'`, for other models; () is every residual block
+) -> dict:  # name -> module; none lies in another
     "What is recomputed as a whole"
+
     def block(n, m):
-        if names: return any(fnmatch(n, o) for o in names)
+        if names:
+            return any(fnmatch(n, o) for o in names)
         return any(hasattr(m, o) for o in ('last_norm', 'downsample', 'stochastic_depth', 'drop_path', 'drop_path1'))
+
     res = {}
-    for n,m in model.named_modules():       # parents come before their children
-        if n and block(n, m) and not any(n.startswith(o+'.') for o in res): res[n] = m
+    for n, m in model.named_modules():  # parents come before their children
+        if n and block(n, m) and not any(n.startswith(o + '.') for o in res):
+            res[n] = m
     return res
+
 
 def _forward(m, forward, *args, **kw):
     # a compiler decides by itself what to keep; torch's (2.14) fails on checkpointed blocks with hooks that draw
-    if torch.compiler.is_compiling() or not (m.training and torch.is_grad_enabled()): return forward(*args, **kw)
-    def contexts(): return nullcontext(), keep_buffers(m)
+    if torch.compiler.is_compiling() or not (m.training and torch.is_grad_enabled()):
+        return forward(*args, **kw)
+
+    def contexts():
+        return nullcontext(), keep_buffers(m)
+
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kw)
+
 
 class GradientCheckpointing(Callback):
     "Recompute residual blocks in the backward pass instead of keeping what they computed"
-    stage,reads,writes,does = 'surgery',('model',),('model',),('recompute blocks',)
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('model',)
+    does = ('recompute blocks',)
     _undo = ()
-    def __init__(self,
-        names=(),       # patterns of names of the modules to recompute, as `['layer1.*', 'layer2.*']`; () is every residual block
+
+    def __init__(
+        self,
+        # patterns of names of the modules to recompute, as `['layer1.*', 'layer2.*']`; () is every residual block
+        names=(),
     ):
-        if isinstance(names, str): raise ValueError(f"GradientCheckpointing: names is a list of patterns; write [{names!r}]")
+        if isinstance(names, str):
+            raise ValueError(f"GradientCheckpointing: names is a list of patterns; write [{names!r}]")
         self.names = tuple(names)
 
     def check(self, learn):
         if not residual_blocks(learn.model, self.names):
-            what,own = ' or '.join(self.names) or 'residual block',', '.join([n for n,_ in learn.model.named_children()][:3])
-            raise ValueError(f"GradientCheckpointing: {type(learn.model).__name__} has no {what}; give names of modules, such as {own}")
+            what = ' or '.join(self.names) or 'residual block'
+            own = ', '.join([n for n, _ in learn.model.named_children()][:3])
+            raise ValueError(
+                f"GradientCheckpointing: {type(learn.model).__name__} has no {what}; give names of "
+                f"modules, such as {own}"
+            )
 
     def before_fit(self, learn):
         self._undo = [wrap_forward(m, _forward) for m in residual_blocks(learn.model, self.names).values()]
 
     def cleanup_fit(self, learn):
-        for undo in self._undo: undo()
+        for undo in self._undo:
+            undo()
         self._undo = ()

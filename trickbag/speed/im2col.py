@@ -15,39 +15,74 @@ from .conv import im2col_conv2d
 # %% ../../nbs/speed/06_im2col.ipynb #148b5942
 class _Im2ColConv2d(nn.Conv2d):
     def forward(self, x):
-        if x.ndim!=4 or x.device.type!='cpu' or torch.compiler.is_compiling(): return super().forward(x)
+        if x.ndim != 4 or x.device.type != 'cpu' or torch.compiler.is_compiling():
+            return super().forward(x)
         return im2col_conv2d(x, self.weight, self.bias, self.stride, self.padding, *self._above)
 
+
 def use_im2col(
-    model:nn.Module,        # its convolutions become others; those with groups, dilation or other padding than zeros do not
-    whole:float=10.,        # these two as for `im2col_conv2d`
-    grad:float=2.,
-):                          # `undo()` puts the model back as it was
+    model: nn.Module,  # its convolutions become others; those with groups, dilation or other padding than zeros do not
+    whole: float = 10.0,  # these two as for `im2col_conv2d`
+    grad: float = 2.0,
+):  # `undo()` puts the model back as it was
     "Let a model's convolutions compute by `im2col_conv2d`; a second call changes nothing"
-    layers = [m for m in model.modules() if type(m) is nn.Conv2d and m.groups==1 and m.dilation==(1, 1) and m.padding_mode=='zeros' and not isinstance(m.padding, str)]
-    for m in layers: m.__class__,m._above = _Im2ColConv2d,(whole, grad)
+    layers = [
+        m
+        for m in model.modules()
+        if type(m) is nn.Conv2d
+        and m.groups == 1
+        and m.dilation == (1, 1)
+        and m.padding_mode == 'zeros'
+        and not isinstance(m.padding, str)
+    ]
+    for m in layers:
+        m.__class__ = _Im2ColConv2d
+        m._above = (whole, grad)
+
     def undo():
-        while layers: m = layers.pop(); m.__class__ = nn.Conv2d; del m._above
+        while layers:
+            m = layers.pop()
+            m.__class__ = nn.Conv2d
+            del m._above
+
     return undo
+
 
 class Im2Col(Callback):
     "Convolutions with many channels and few pixels as matrix products, whenever the learner runs the model; for CPUs"
-    stage,reads,writes,does = 'surgery',('model',),('model',),('replace convolutions',)
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('model',)
+    does = ('replace convolutions',)
     _undo = None
-    def __init__(self,
-        whole:float=10.,    # `channel_share` above which all of a layer is matrix products; here and below: measured, see the picture
-        grad:float=2.,      # above which the gradient of its weights is
+
+    def __init__(
+        self,
+        # `channel_share` above which all of a layer is matrix products; here and below: measured, see the picture
+        whole: float = 10.0,
+        grad: float = 2.0,  # above which the gradient of its weights is
     ):
-        if not (whole>=0 and grad>=0): raise ValueError(f"Im2Col: whole and grad are shares, 0 or more, got {whole} and {grad}")
-        self.whole,self.grad = whole,grad
+        if not (whole >= 0 and grad >= 0):
+            raise ValueError(f"Im2Col: whole and grad are shares, 0 or more, got {whole} and {grad}")
+        self.whole = whole
+        self.grad = grad
 
     def check(self, learn):
-        if learn.device.type!='cpu': raise ValueError(f"Im2Col: made for CPUs, but the learner trains on {learn.device}; leave it out, or let Fast() choose for this device")
+        if learn.device.type != 'cpu':
+            raise ValueError(
+                f"Im2Col: made for CPUs, but the learner trains on {learn.device}; leave it out, or "
+                "let Fast() choose for this device"
+            )
 
     def before_fit(self, learn):
-        if not self._undo: self._undo = use_im2col(learn.model, self.whole, self.grad)
+        if not self._undo:
+            self._undo = use_im2col(learn.model, self.whole, self.grad)
+
     before_validate = before_fit
 
     def cleanup_fit(self, learn):
-        if self._undo and not learn.fitting and learn.depth<2: self._undo = self._undo()
+        if self._undo and not learn.fitting and learn.depth < 2:
+            self._undo = self._undo()
+
     cleanup_validate = cleanup_fit

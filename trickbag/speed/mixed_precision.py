@@ -14,76 +14,106 @@ from ..callback import Callback, CancelStep
 
 # %% ../../nbs/speed/03_mixed_precision.ipynb #231387a8
 def half_dtype(
-    device:torch.device,
-)->torch.dtype:     # bfloat16 or float16
+    device: torch.device,
+) -> torch.dtype:  # bfloat16 or float16
     "The 16-bit format to train with: bf16 on CPUs and on GPUs that compute with it, else fp16"
-    if device.type!='cuda': return torch.bfloat16
-    with torch.cuda.device(device): return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type != 'cuda':
+        return torch.bfloat16
+    with torch.cuda.device(device):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 # %% ../../nbs/speed/03_mixed_precision.ipynb #be2682f1
 class MixedPrecision(Callback):
     "Forward pass and loss under `torch.autocast`; with fp16, scaled losses and checked steps"
+
     stage = 'precision'
-    reads,writes = ('pred', 'loss', 'grads'),('pred', 'grads', 'step')
-    def __init__(self,
-        dtype:str=None,             # 'bf16' or 'fp16'; None is what `half_dtype` says
-        init_scale:float=2.**16,    # fp16: first scale of the loss; torch's default
-        growth_interval:int=2000,   # fp16: steps without overflow after which the scale doubles; torch's default
+    reads = ('pred', 'loss', 'grads')
+    writes = ('pred', 'grads', 'step')
+
+    def __init__(
+        self,
+        dtype: str = None,  # 'bf16' or 'fp16'; None is what `half_dtype` says
+        init_scale: float = 2.0**16,  # fp16: first scale of the loss; torch's default
+        growth_interval: int = 2000,  # fp16: steps without overflow after which the scale doubles; torch's default
     ):
-        if dtype not in (None, 'bf16', 'fp16'): raise ValueError(f"MixedPrecision: dtype is 'bf16', 'fp16' or None, got {dtype!r}")
-        self.owns = ('precision',)+(() if dtype=='bf16' else ('opt_step',))     # None may turn out to be fp16
-        self.dtype,self.init_scale,self.growth_interval = dtype,init_scale,growth_interval
-        self.scaler,self._outside = None,None
+        if dtype not in (None, 'bf16', 'fp16'):
+            raise ValueError(f"MixedPrecision: dtype is 'bf16', 'fp16' or None, got {dtype!r}")
+        self.owns = ('precision',) + (() if dtype == 'bf16' else ('opt_step',))  # None may turn out to be fp16
+        self.dtype = dtype
+        self.init_scale = init_scale
+        self.growth_interval = growth_interval
+        self.scaler = None
+        self._outside = None
 
     def check(self, learn):
-        if self.format(learn)==torch.float16 and any(p.dtype==torch.float16 for p in learn.model.parameters()):
-            raise ValueError("MixedPrecision: the model's weights are fp16, which cannot be trained; call model.float()")
+        if self.format(learn) == torch.float16 and any(p.dtype == torch.float16 for p in learn.model.parameters()):
+            raise ValueError(
+                "MixedPrecision: the model's weights are fp16, which cannot be trained; call model.float()"
+            )
 
-    def format(self, learn)->torch.dtype:
+    def format(self, learn) -> torch.dtype:
         "The 16-bit format of this callback on that learner's device"
         return dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.dtype) or half_dtype(learn.device)
 
     def before_validate(self, learn):
-        if self._outside is None: self._outside,learn.autocast = learn.autocast,partial(torch.autocast, learn.device.type, dtype=self.format(learn))
+        if self._outside is None:
+            self._outside, learn.autocast = (
+                learn.autocast,
+                partial(torch.autocast, learn.device.type, dtype=self.format(learn)),
+            )
 
     def cleanup_validate(self, learn):
-        if not learn.fitting and learn.depth<2 and self._outside is not None: learn.autocast,self._outside = self._outside,None
+        if not learn.fitting and learn.depth < 2 and self._outside is not None:
+            learn.autocast = self._outside
+            self._outside = None
 
     def before_fit(self, learn):
         self.before_validate(learn)
-        if self.format(learn)!=torch.float16: return
-        self.scaler = torch.amp.GradScaler(learn.device.type, init_scale=self.init_scale, growth_interval=self.growth_interval)
-        self.scaler.scale(torch.zeros((), device=learn.device))     # makes its state, which a checkpoint may overwrite
+        if self.format(learn) != torch.float16:
+            return
+        self.scaler = torch.amp.GradScaler(
+            learn.device.type, init_scale=self.init_scale, growth_interval=self.growth_interval
+        )
+        self.scaler.scale(torch.zeros((), device=learn.device))  # makes its state, which a checkpoint may overwrite
         learn.opt_step = partial(self._step, learn)
 
     def cleanup_fit(self, learn):
         self.cleanup_validate(learn)
-        if self.scaler: vars(learn).pop('opt_step', None)
+        if self.scaler:
+            vars(learn).pop('opt_step', None)
         self.scaler = None
 
     def after_pred(self, learn):
-        if isinstance(learn.pred, torch.Tensor): learn.pred = learn.pred.float()
+        if isinstance(learn.pred, torch.Tensor):
+            learn.pred = learn.pred.float()
 
     def before_backward(self, learn):
-        if self.scaler: learn.loss.register_hook(self.scaler.scale)     # scales the gradient that enters the backward pass
+        if self.scaler:
+            learn.loss.register_hook(self.scaler.scale)  # scales the gradient that enters the backward pass
 
     def before_step(self, learn):
-        if self.scaler and _has_grads(learn.opt): self.scaler.unscale_(learn.opt)
+        if self.scaler and _has_grads(learn.opt):
+            self.scaler.unscale_(learn.opt)
 
     def _step(self, learn):
-        "Step unless a gradient is not finite; `get_scale` waits for the device, as deciding whether a step was taken must"
-        if not _has_grads(learn.opt): return learn.opt.step()      # the backward pass was cancelled
+        """Step unless a gradient is not finite; `get_scale` waits for the device, as deciding whether a step was taken
+        must"""
+        if not _has_grads(learn.opt):
+            return learn.opt.step()  # the backward pass was cancelled
         before = self.scaler.get_scale()
         self.scaler.step(learn.opt)
         self.scaler.update()
-        if self.scaler.get_scale()<before:
+        if self.scaler.get_scale() < before:
             learn.opt.zero_grad()
             raise CancelStep
 
-    def state_dict(self)->dict: return dict(scaler=self.scaler.state_dict()) if self.scaler else {}
+    def state_dict(self) -> dict:
+        return dict(scaler=self.scaler.state_dict()) if self.scaler else {}
 
-    def load_state_dict(self, sd:dict):
-        if self.scaler and sd: self.scaler.load_state_dict(sd['scaler'])
+    def load_state_dict(self, sd: dict):
+        if self.scaler and sd:
+            self.scaler.load_state_dict(sd['scaler'])
 
 # %% ../../nbs/speed/03_mixed_precision.ipynb #d272bfdf
-def _has_grads(opt): return any(p.grad is not None for g in opt.param_groups for p in g['params'])
+def _has_grads(opt):
+    return any(p.grad is not None for g in opt.param_groups for p in g['params'])

@@ -15,132 +15,218 @@ from torch import nn
 from .. import all as tb
 from ..callback import Callback, CancelFit
 from ..core.threads import keep_rng
-from .prove import found, tiny_learner, weights
 from ..look.steps import trace_step
+from .prove import found, tiny_learner, weights
 
 # %% ../../nbs/testing/02_pairs.ipynb #34b5ab2c
 class Trial:
     "How a trick is tried"
-    def __init__(self,
-        make,       # `make()` -> a new callback
-        loss=None,  # `loss()` -> the loss it needs; None is cross entropy
-        opt=None,   # the `opt_func` it needs; None is SGD with momentum and weight decay
-    ): self.make,self.loss,self.opt = make,loss,opt
 
-def small_model(n_out:int=4)->nn.Module:
+    def __init__(
+        self,
+        make,  # `make()` -> a new callback
+        loss=None,  # `loss()` -> the loss it needs; None is cross entropy
+        opt=None,  # the `opt_func` it needs; None is SGD with momentum and weight decay
+    ):
+        self.make = make
+        self.loss = loss
+        self.opt = opt
+
+
+def small_model(n_out: int = 4) -> nn.Module:
     "A ResNet of two blocks, the same at every call"
     with keep_rng():
         torch.manual_seed(0)
-        return tb.XResNet(1, [1, 1], n_out, stem='small', widen=.125, zero_gamma=False)
+        return tb.XResNet(1, [1, 1], n_out, stem='small', widen=0.125, zero_gamma=False)
+
 
 class SmallImages:
     "uint8 images that carry sample numbers and sizes, in batches of 8, the last one short"
-    def __init__(self, n:int, c:int=4, size:int=18, bs:int=8, shuffle:bool=True, seed:int=0):
+
+    def __init__(self, n: int, c: int = 4, size: int = 18, bs: int = 8, shuffle: bool = True, seed: int = 0):
         g = torch.Generator().manual_seed(seed)
-        self.y,self.wh,self.bs,self.shuffle = torch.randint(0, c, (n,), generator=g),torch.full((n, 2), size),bs,shuffle
-        self.x = (torch.randint(0, 200, (n, 3, size, size), generator=g)+self.y[:, None, None, None]*15).to(torch.uint8)
-    def __len__(self): return -(-len(self.y)//self.bs)
+        self.y, self.wh, self.bs, self.shuffle = (
+            torch.randint(0, c, (n,), generator=g),
+            torch.full((n, 2), size),
+            bs,
+            shuffle,
+        )
+        self.x = (torch.randint(0, 200, (n, 3, size, size), generator=g) + self.y[:, None, None, None] * 15).to(
+            torch.uint8
+        )
+
+    def __len__(self):
+        return -(-len(self.y) // self.bs)
+
     def __iter__(self):
         idx = torch.randperm(len(self.y)) if self.shuffle else torch.arange(len(self.y))
-        for i in idx.split(self.bs): yield self.x[i],self.y[i],i
+        for i in idx.split(self.bs):
+            yield self.x[i], self.y[i], i
 
-def small_data(): return tb.DataLoaders(SmallImages(21), SmallImages(9, shuffle=False, seed=1), cbs=[tb.Crop(12), tb.Normalize()], vocab=list('abcd'))
 
-bag_opt = partial(torch.optim.SGD, momentum=.9, weight_decay=1e-3)
+def small_data():
+    return tb.DataLoaders(
+        SmallImages(21), SmallImages(9, shuffle=False, seed=1), cbs=[tb.Crop(12), tb.Normalize()], vocab=list('abcd')
+    )
+
+
+bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 
 # %% ../../nbs/testing/02_pairs.ipynb #5fefee1f
-BAG = {n: Trial(getattr(tb, n)) for n in (
-    'AGC', 'AlternatingFlip', 'AugMix', 'AutoAugment', 'ChannelsLast', 'ColOut', 'CutMix', 'CutOut', 'DecoupledDecay', 'EMA', 'FlatCos', 'Flip', 'FMix',
-    'GradientCentralization', 'GradientCheckpointing', 'HeadBias', 'LabelSmoothing', 'Linear', 'LinearScaling', 'MixedPrecision', 'MixOrCut', 'MixUp', 'NoBiasDecay',
-    'OHEM', 'OneCycle', 'PCALighting', 'RandAugment', 'RandomErasing', 'RepeatedAugmentation', 'ResizeMix', 'SAM', 'StochasticDepth', 'SyncBatchNorm', 'TrivialAugment', 'TTA', 'ZeroGamma')} | dict(
+BAG = {
+    n: Trial(getattr(tb, n))
+    for n in (
+        'AGC',
+        'AlternatingFlip',
+        'AugMix',
+        'AutoAugment',
+        'ChannelsLast',
+        'ColOut',
+        'CutMix',
+        'CutOut',
+        'DecoupledDecay',
+        'EMA',
+        'FlatCos',
+        'Flip',
+        'FMix',
+        'GradientCentralization',
+        'GradientCheckpointing',
+        'HeadBias',
+        'LabelSmoothing',
+        'Linear',
+        'LinearScaling',
+        'MixedPrecision',
+        'MixOrCut',
+        'MixUp',
+        'NoBiasDecay',
+        'OHEM',
+        'OneCycle',
+        'PCALighting',
+        'RandAugment',
+        'RandomErasing',
+        'RepeatedAugmentation',
+        'ResizeMix',
+        'SAM',
+        'StochasticDepth',
+        'SyncBatchNorm',
+        'TrivialAugment',
+        'TTA',
+        'ZeroGamma',
+    )
+} | dict(
     BlurPool=Trial(lambda: tb.BlurPool(min_channels=8)),
     BinaryTargets=Trial(tb.BinaryTargets, loss=nn.BCEWithLogitsLoss),
-    ColorJitter=Trial(lambda: tb.ColorJitter(hue=.1)),
+    ColorJitter=Trial(lambda: tb.ColorJitter(hue=0.1)),
     Compile=Trial(lambda: tb.Compile(backend='aot_eager')),
     Cosine=Trial(lambda: tb.Cosine(warmup='40%')),
     DiracInit=Trial(lambda: tb.DiracInit()),
     Distillation=Trial(lambda: tb.Distillation(small_model())),
-    DropBlock=Trial(lambda: tb.DropBlock(.5)),
+    DropBlock=Trial(lambda: tb.DropBlock(0.5)),
     FixRes=Trial(lambda: tb.FixRes(16)),
     GaussianBlur=Trial(lambda: tb.GaussianBlur(3)),
     GhostBatchNorm=Trial(lambda: tb.GhostBatchNorm(4)),
     GradientAccumulation=Trial(lambda: tb.GradientAccumulation(2)),
-    GradientClip=Trial(lambda: tb.GradientClip(.1)),
-    Grayscale=Trial(lambda: tb.Grayscale(.5)),
+    GradientClip=Trial(lambda: tb.GradientClip(0.1)),
+    Grayscale=Trial(lambda: tb.Grayscale(0.5)),
     Im2Col=Trial(lambda: tb.Im2Col(0, 0)),
     LAMB=Trial(tb.LAMB),
     LARS=Trial(tb.LARS),
-    LayerFreezing=Trial(lambda: tb.LayerFreezing(0, .5)),
+    LayerFreezing=Trial(lambda: tb.LayerFreezing(0, 0.5)),
     Lookahead=Trial(lambda: tb.Lookahead(2)),
     PadCrop=Trial(lambda: tb.PadCrop(2)),
-    ProgressiveResize=Trial(lambda: tb.ProgressiveResize(.5, step=2)),
+    ProgressiveResize=Trial(lambda: tb.ProgressiveResize(0.5, step=2)),
     RandomAffine=Trial(lambda: tb.RandomAffine(30)),
     SelectiveBackprop=Trial(lambda: tb.SelectiveBackprop(start=0, interrupt=0)),
     SqueezeExcite=Trial(lambda: tb.SqueezeExcite(min_channels=8, latent=4)),
     StepDecay=Trial(lambda: tb.StepDecay(['50%'])),
-    SWA=Trial(lambda: tb.SWA(.3)),
+    SWA=Trial(lambda: tb.SWA(0.3)),
     Warmup=Trial(lambda: tb.Warmup('40%')),
-    Whiten=Trial(lambda: tb.Whiten()))
+    Whiten=Trial(lambda: tb.Whiten()),
+)
 
 # %% ../../nbs/testing/02_pairs.ipynb #fdeeeffa
 def trial(
-    name:str,       # in `BAG`
-    bag:dict=None,  # name -> `Trial`; None is `BAG`
-)->Trial:
+    name: str,  # in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
+) -> Trial:
     "How that trick is tried"
     bag = BAG if bag is None else bag
-    if name not in bag: raise ValueError(f"pairs: there is no trial of {name}; add one: bag=BAG | {{'{name}': Trial({name})}}")
+    if name not in bag:
+        raise ValueError(f"pairs: there is no trial of {name}; add one: bag=BAG | {{'{name}': Trial({name})}}")
     return bag[name]
 
+
 class _Enough(Callback):
-    stage,monitor = 'stop',True
-    def before_fit(self, learn): raise CancelFit
+    stage = 'stop'
+    monitor = True
+
+    def before_fit(self, learn):
+        raise CancelFit
+
 
 def pair_learner(
-    *names:str,     # names in `BAG`
-    bag:dict=None,  # name -> `Trial`; None is `BAG`
+    *names: str,  # names in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
 ):
     "A learner with those tricks, in that order"
     ts = [trial(n, bag) for n in names]
-    loss,opt = (next((getattr(t, o) for t in ts if getattr(t, o)), None) for o in ('loss', 'opt'))
-    return tiny_learner([t.make() for t in ts], small_data(), small_model(), loss_func=loss and loss(), opt_func=opt or bag_opt)
+    loss, opt = (next((getattr(t, o) for t in ts if getattr(t, o)), None) for o in ('loss', 'opt'))
+    return tiny_learner(
+        [t.make() for t in ts], small_data(), small_model(), loss_func=loss and loss(), opt_func=opt or bag_opt
+    )
+
 
 def refused(
-    *names:str,     # names in `BAG`
-    bag:dict=None,  # name -> `Trial`; None is `BAG`
-)->str|None:        # the message, or None if the tricks go together
+    *names: str,  # names in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
+) -> str | None:  # the message, or None if the tricks go together
     "Why these tricks do not go together; nothing is trained to find out"
-    try: pair_learner(*names, bag=bag).fit(1, cbs=_Enough())
-    except ValueError as e: return str(e)
+    try:
+        pair_learner(*names, bag=bag).fit(1, cbs=_Enough())
+    except ValueError as e:
+        return str(e)
+
 
 def prove_pair(
-    a:str, b:str,   # names in `BAG`
-    bag:dict=None,  # name -> `Trial`; None is `BAG`
-)->str|None:        # the message if they are refused
-    "A legal pair trains three steps to finite weights, the same in both orders, and leaves no trace; an illegal one is refused before the first step"
+    a: str,
+    b: str,  # names in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
+) -> str | None:  # the message if they are refused
+    """A legal pair trains three steps to finite weights, the same in both orders, and leaves no trace; an illegal one
+    is refused before the first step"""
     ws = []
     for names in ((a, b), (b, a)):
         learn = pair_learner(*names, bag=bag)
-        was,w = found(learn),weights(learn)
-        try: learn.fit(1)
-        except ValueError as e: err = str(e)
-        else: err = None
-        assert found(learn)==was, f"{names} left a trace: {[k for k in was if was[k]!=found(learn)[k]]}"
-        assert err==refused(*names, bag=bag), f"{names}: {err} in a fit, {refused(*names, bag=bag)} before it"
-        if err: assert learn.step==0 and torch.equal(weights(learn), w) and a in err and b in err and ';' in err, f"{names}: {err}"
-        else: assert weights(learn).isfinite().all() and not torch.equal(weights(learn), w), f"{names} did not train"
+        was = found(learn)
+        w = weights(learn)
+        try:
+            learn.fit(1)
+        except ValueError as e:
+            err = str(e)
+        else:
+            err = None
+        assert found(learn) == was, f"{names} left a trace: {[k for k in was if was[k] != found(learn)[k]]}"
+        assert err == refused(*names, bag=bag), f"{names}: {err} in a fit, {refused(*names, bag=bag)} before it"
+        if err:
+            assert learn.step == 0 and torch.equal(weights(learn), w) and a in err and b in err and ';' in err, (
+                f"{names}: {err}"
+            )
+        else:
+            assert weights(learn).isfinite().all() and not torch.equal(weights(learn), w), f"{names} did not train"
         ws.append(weights(learn))
-    assert torch.equal(*ws), f"{a} and {b}: the order of the list matters, by {(ws[0]-ws[1]).abs().max():.1e}"
+    assert torch.equal(*ws), f"{a} and {b}: the order of the list matters, by {(ws[0] - ws[1]).abs().max():.1e}"
     return err
 
 # %% ../../nbs/testing/02_pairs.ipynb #3cdc6b47
 def prove_writes(
-    name:str,       # in `BAG`
-    bag:dict=None,  # name -> `Trial`; None is `BAG`
+    name: str,  # in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
 ):
     "What a trick changes in each of three batches lies within what it declares in `writes`"
     for at in (0, 1, 2):
         learn = pair_learner(name, bag=bag)
-        cb, = learn.cbs
-        did = {p for n,_,d in trace_step(learn, at=at, timed=1).did if n==cb.name for p in d}
-        assert did<=set(cb.writes), f"{cb.name} changed {', '.join(sorted(did-set(cb.writes)))}, which is not in its writes"
+        (cb,) = learn.cbs
+        did = {p for n, _, d in trace_step(learn, at=at, timed=1).did if n == cb.name for p in d}
+        assert did <= set(cb.writes), (
+            f"{cb.name} changed {', '.join(sorted(did - set(cb.writes)))}, which is not in its writes"
+        )

@@ -7,7 +7,13 @@ __all__ = ['TinyData', 'tiny_model', 'tiny_learner', 'weights', 'StopAt', 'prove
            'LateBomb', 'process_state', 'found', 'prove_undone', 'prove_own_stream', 'prove']
 
 # %% ../../nbs/testing/01_prove.ipynb #4ef66337
-import itertools, logging, random, signal, sys, tempfile, warnings
+import itertools
+import logging
+import random
+import signal
+import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,112 +27,164 @@ from ..monitors.progress import Progress
 # %% ../../nbs/testing/01_prove.ipynb #b448f602
 class TinyData:
     "Random images in batches of 8, the last one short; `train` is shuffled by torch's own DataLoader"
-    def __init__(self,
-        n:int=45,       # training images; 45 in batches of 8 leaves an odd last batch of 5
-        c:int=4,        # classes
-        size:int=8,     # height and width
-        bs:int=8,
+
+    def __init__(
+        self,
+        n: int = 45,  # training images; 45 in batches of 8 leaves an odd last batch of 5
+        c: int = 4,  # classes
+        size: int = 8,  # height and width
+        bs: int = 8,
     ):
         g = torch.Generator().manual_seed(0)
-        x,y = torch.randn(n+19, 3, size, size, generator=g),torch.randint(0, c, (n+19,), generator=g)
-        x += y[:, None, None, None]/2
+        x = torch.randn(n + 19, 3, size, size, generator=g)
+        y = torch.randint(0, c, (n + 19,), generator=g)
+        x += y[:, None, None, None] / 2
         ds = torch.utils.data.TensorDataset
         self.train = torch.utils.data.DataLoader(ds(x[:n], y[:n]), bs, shuffle=True)
         self.valid = torch.utils.data.DataLoader(ds(x[n:], y[n:]), bs)
         self.c = c
 
-def tiny_model(c:int=4)->nn.Module:
+
+def tiny_model(c: int = 4) -> nn.Module:
     "A convolution, BatchNorm, dropout and a head: a little of everything that has state or draws"
     with keep_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(.1),
-                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, c))
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, c),
+        )
+
 
 def tiny_learner(
-    cbs=(),     # callbacks
-    dls=None,   # None is `TinyData()`
-    model=None, # None is `tiny_model()`
-    **kw        # passed to `Learner`
-)->Learner:
+    cbs=(),  # callbacks
+    dls=None,  # None is `TinyData()`
+    model=None,  # None is `tiny_model()`
+    **kw,  # passed to `Learner`
+) -> Learner:
     "A learner that trains an epoch in milliseconds, on the CPU, without a progress bar"
-    learn = Learner(TinyData() if dls is None else dls, tiny_model() if model is None else model, cbs=cbs, **{'lr': 1e-2, 'device': 'cpu', **kw})
+    learn = Learner(
+        TinyData() if dls is None else dls,
+        tiny_model() if model is None else model,
+        cbs=cbs,
+        **{'lr': 1e-2, 'device': 'cpu', **kw},
+    )
     learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
     return learn
 
-def weights(learn)->torch.Tensor:
+
+def weights(learn) -> torch.Tensor:
     "All parameters and buffers of the model as one vector"
-    return torch.cat([t.detach().double().flatten() for t in learn.model.state_dict().values() if isinstance(t, torch.Tensor)])
+    return torch.cat(
+        [t.detach().double().flatten() for t in learn.model.state_dict().values() if isinstance(t, torch.Tensor)]
+    )
 
 # %% ../../nbs/testing/01_prove.ipynb #652d452a
 class StopAt(Callback):
     "Save and end the run after one batch or epoch, as a kill would"
-    stage,monitor = 'stop',True
-    def __init__(self,
-        at:tuple,   # (epoch, batch) after which to stop; batch None: at the end of the epoch
-        file:Path,  # where to save
-    ): self.at,self.file = at,file
+
+    stage = 'stop'
+    monitor = True
+
+    def __init__(
+        self,
+        at: tuple,  # (epoch, batch) after which to stop; batch None: at the end of the epoch
+        file: Path,  # where to save
+    ):
+        self.at = at
+        self.file = file
+
     def after_batch(self, learn):
-        if learn.training and (learn.epoch, learn.iter)==self.at: self._stop(learn)
+        if learn.training and (learn.epoch, learn.iter) == self.at:
+            self._stop(learn)
+
     def after_epoch(self, learn):
-        if (learn.epoch, None)==self.at: self._stop(learn)
+        if (learn.epoch, None) == self.at:
+            self._stop(learn)
+
     def _stop(self, learn):
         learn.save(self.file)
         raise CancelFit
 
+
 def prove_resume(
-    make_cbs,           # `make_cbs()` -> new callbacks
-    fit=lambda learn, **kw: learn.fit(2, **kw),    # how to train; must pass `cbs` and `resume` on
-    model=tiny_model,   # `model()` -> a new model
-    at=((0, 0), (0, 3), (0, None), (1, 2), (1, 5)), # (epoch, batch) after which each run is stopped; a `TinyData` epoch has 6 batches
-    **kw                # passed to `tiny_learner`
+    make_cbs,  # `make_cbs()` -> new callbacks
+    fit=lambda learn, **kw: learn.fit(2, **kw),  # how to train; must pass `cbs` and `resume` on
+    model=tiny_model,  # `model()` -> a new model
+    # (epoch, batch) after which each run is stopped; a `TinyData` epoch has 6 batches
+    at=((0, 0), (0, 3), (0, None), (1, 2), (1, 5)),
+    **kw,  # passed to `tiny_learner`
 ):
     "A run that was stopped, saved, loaded into a fresh learner and continued ends with the same bits as one left alone"
     whole = fit(tiny_learner(make_cbs(), model=model(), **kw))
     for a in at:
         with tempfile.TemporaryDirectory() as d:
-            file = Path(d)/'stop.pt'
+            file = Path(d) / 'stop.pt'
             fit(tiny_learner(make_cbs(), model=model(), **kw), cbs=[StopAt(a, file)])
             assert file.exists(), f"the run never reached epoch {a[0]}, batch {a[1]}"
-            torch.manual_seed(random.randrange(2**31))      # whatever the global state is
+            torch.manual_seed(random.randrange(2**31))  # whatever the global state is
             rest = fit(tiny_learner(make_cbs(), model=model(), **kw), resume=file)
-        assert torch.equal(weights(whole), weights(rest)), f"stopped after {a}: {(weights(whole)-weights(rest)).abs().max():.1e} apart; is there state that no checkpoint carries? list it in `state`"
-        a,b = ([{k: v for k,v in r.items() if k!='time'} for r in l.history] for l in (whole, rest))
-        assert a==b, f"history differs: {a} and {b}"
+        assert torch.equal(weights(whole), weights(rest)), (
+            f"stopped after {a}: {(weights(whole) - weights(rest)).abs().max():.1e} apart; is there state that no "
+            "checkpoint carries? list it in `state`"
+        )
+        a, b = ([{k: v for k, v in r.items() if k != 'time'} for r in l.history] for l in (whole, rest))
+        assert a == b, f"history differs: {a} and {b}"
+
 
 def prove_order(
-    make_cbs,       # `make_cbs()` -> new callbacks
-    n:int=24,       # permutations tried, drawn by seed if there are more
+    make_cbs,  # `make_cbs()` -> new callbacks
+    n: int = 24,  # permutations tried, drawn by seed if there are more
     fit=lambda learn: learn.fit(1),
-    model=tiny_model,   # `model()` -> a new model
-    **kw            # passed to `tiny_learner`
+    model=tiny_model,  # `model()` -> a new model
+    **kw,  # passed to `tiny_learner`
 ):
     "Every order of the list trains to the same bits"
-    k,ref = len(make_cbs()),None
+    k = len(make_cbs())
+    ref = None
     perms = list(itertools.islice(itertools.permutations(range(k)), 1000))
-    if k>6: perms = [random.Random(i).sample(range(k), k) for i in range(n)]
+    if k > 6:
+        perms = [random.Random(i).sample(range(k), k) for i in range(n)]
     for perm in random.Random(0).sample(perms, min(n, len(perms))):
         cbs = make_cbs()
         w = weights(fit(tiny_learner([cbs[i] for i in perm], model=model(), **kw)))
         ref = w if ref is None else ref
-        assert torch.equal(w, ref), f"order {perm} differs by {(w-ref).abs().max():.1e}"
+        assert torch.equal(w, ref), f"order {perm} differs by {(w - ref).abs().max():.1e}"
 
 # %% ../../nbs/testing/01_prove.ipynb #099198c0
 class Bomb(Callback):
     "Raise at one event"
+
     monitor = True
-    def __init__(self,
-        event:str,      # one of `EVENTS`
+
+    def __init__(
+        self,
+        event: str,  # one of `EVENTS`
         error=ZeroDivisionError('bomb'),
     ):
-        self.event,self.error = event,error
+        self.event = event
+        self.error = error
         setattr(self, event, self._raise)
-    def _raise(self, learn): raise self.error
 
-class EarlyBomb(Bomb): stage = 'surgery'
-class LateBomb(Bomb):  stage = 'stop'
+    def _raise(self, learn):
+        raise self.error
 
-def process_state()->dict:
-    "What is set for the whole process, or thread: grad mode, autocast, threads, signal handlers, logging, warnings, random states ..."
+
+class EarlyBomb(Bomb):
+    stage = 'surgery'
+
+
+class LateBomb(Bomb):
+    stage = 'stop'
+
+
+def process_state() -> dict:
+    """What is set for the whole process, or thread: grad mode, autocast, threads, signal handlers, logging, warnings,
+    random states ..."""
     np = sys.modules.get('numpy')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -134,54 +192,103 @@ def process_state()->dict:
         top_hooks = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda _: None)(True)
     nesting = torch.autocast_increment_nesting()
     torch.autocast_decrement_nesting()
-    cudnn,log = torch.backends.cudnn,logging.getLogger()
+    cudnn = torch.backends.cudnn
+    log = logging.getLogger()
     return dict(
-        grad_mode=(torch.is_grad_enabled(), torch.is_inference_mode_enabled()), autocast=(autocast, nesting, torch.is_autocast_cache_enabled()),
-        hooks_of_saved_tensors=top_hooks, threads=torch.get_num_threads(), defaults=(torch.get_default_dtype(), torch.get_default_device()),
-        backends=(cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()),
-        handlers={s: signal.getsignal(s) for s in signal.valid_signals()}, logging=(log.level, list(log.handlers), logging.root.manager.disable),
-        warnings=(list(warnings.filters), warnings.showwarning), numpy_rng=None if np is None else repr(np.random.get_state()))
+        grad_mode=(torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        autocast=(autocast, nesting, torch.is_autocast_cache_enabled()),
+        hooks_of_saved_tensors=top_hooks,
+        threads=torch.get_num_threads(),
+        defaults=(torch.get_default_dtype(), torch.get_default_device()),
+        backends=(
+            cudnn.benchmark,
+            cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+        ),
+        handlers={s: signal.getsignal(s) for s in signal.valid_signals()},
+        logging=(log.level, list(log.handlers), logging.root.manager.disable),
+        warnings=(list(warnings.filters), warnings.showwarning),
+        numpy_rng=None if np is None else repr(np.random.get_state()),
+    )
+
 
 def _settings(m):
     "A module's own plain attributes, such as the stride of a convolution, and the names of all"
-    return sorted(vars(m)),{k: v for k,v in vars(m).items() if isinstance(v, (bool, int, float, str, tuple, type(None)))}
+    return sorted(vars(m)), {
+        k: v for k, v in vars(m).items() if isinstance(v, (bool, int, float, str, tuple, type(None)))
+    }
 
 # %% ../../nbs/testing/01_prove.ipynb #45878063
-def found(learn)->dict:
+def found(learn) -> dict:
     "What a fit must leave as it was, beside the weights that it trains"
     m = learn.model
-    mods = {n: (type(o), o.training, o.forward.__func__ if hasattr(o.forward, '__func__') else o.forward, len(o._forward_hooks), len(o._forward_pre_hooks), _settings(o)) for n,o in m.named_modules()}
-    ps = {n: (id(p), p.requires_grad, p.grad is None, p.dtype, p.stride()) for n,p in m.named_parameters()}
-    groups = [{k: ([id(p) for p in v] if k=='params' else v) for k,v in g.items()} for g in learn.make_opt().param_groups]
+    mods = {
+        n: (
+            type(o),
+            o.training,
+            o.forward.__func__ if hasattr(o.forward, '__func__') else o.forward,
+            len(o._forward_hooks),
+            len(o._forward_pre_hooks),
+            _settings(o),
+        )
+        for n, o in m.named_modules()
+    }
+    ps = {n: (id(p), p.requires_grad, p.grad is None, p.dtype, p.stride()) for n, p in m.named_parameters()}
+    groups = [
+        {k: ([id(p) for p in v] if k == 'params' else v) for k, v in g.items()} for g in learn.make_opt().param_groups
+    ]
     rng = torch.get_rng_state().tolist(), random.getstate()
-    own = {n: getattr(learn, n) for n in ('loss_func', 'dls', 'autocast', 'view', 'fitting', 'training', 'device', 'splitter')}
-    return dict(modules=mods, params=ps, keys=list(m.state_dict()), groups=groups, rng=rng, own=own, opt_step='opt_step' in vars(learn),
-                cbs=[id(cb) for cb in learn.cbs], active=list(learn.active), **process_state())
+    own = {
+        n: getattr(learn, n)
+        for n in ('loss_func', 'dls', 'autocast', 'view', 'fitting', 'training', 'device', 'splitter')
+    }
+    return dict(
+        modules=mods,
+        params=ps,
+        keys=list(m.state_dict()),
+        groups=groups,
+        rng=rng,
+        own=own,
+        opt_step='opt_step' in vars(learn),
+        cbs=[id(cb) for cb in learn.cbs],
+        active=list(learn.active),
+        **process_state(),
+    )
+
 
 def prove_undone(
-    make_cbs,       # `make_cbs()` -> new callbacks
+    make_cbs,  # `make_cbs()` -> new callbacks
     events=EVENTS,  # where to raise
-    model=tiny_model,   # `model()` -> a new model
-    **kw            # passed to `tiny_learner`
+    model=tiny_model,  # `model()` -> a new model
+    **kw,  # passed to `tiny_learner`
 ):
-    "Whatever event raises, before or after the callbacks' own: the true error comes out, everything is as found, and training goes on"
+    """Whatever event raises, before or after the callbacks' own: the true error comes out, everything is as found, and
+    training goes on"""
     for bomb in (EarlyBomb, LateBomb):
         for e in events:
             learn = tiny_learner(make_cbs(), model=model(), **kw)
             was = found(learn)
-            try: learn.fit(1, cbs=[bomb(e)])
-            except ZeroDivisionError as err: assert any(f'{bomb.__name__}.{e}' in n for n in err.__notes__), err.__notes__
-            else: raise AssertionError(f"{e} never fired")
+            try:
+                learn.fit(1, cbs=[bomb(e)])
+            except ZeroDivisionError as err:
+                assert any(f'{bomb.__name__}.{e}' in n for n in err.__notes__), err.__notes__
+            else:
+                raise AssertionError(f"{e} never fired")
             now = found(learn)
-            diff = [k for k in was if was[k]!=now[k]]
-            assert not diff, f"after an error in {e} ({bomb.__name__}) these differ: {diff}: {[(was[k], now[k]) for k in diff if k!='rng']}"
+            diff = [k for k in was if was[k] != now[k]]
+            assert not diff, (
+                f"after an error in {e} ({bomb.__name__}) these differ: {diff}: "
+                f"{[(was[k], now[k]) for k in diff if k != 'rng']}"
+            )
             learn.validate()
-            assert found(learn)==was, f"validate after an error in {e} left a trace"
+            assert found(learn) == was, f"validate after an error in {e} left a trace"
             learn.fit(1)
-            assert found(learn)==was, f"a fit after an error in {e} left a trace"
+            assert found(learn) == was, f"a fit after an error in {e} left a trace"
             assert weights(learn).isfinite().all()
 
-def _global_random_state()->tuple:
+
+def _global_random_state() -> tuple:
     "Of torch on the CPU, of Python, and of numpy if it is loaded"
     numpy = sys.modules.get('numpy')
     return torch.get_rng_state().tolist(), random.getstate(), numpy and str(numpy.random.get_state())
@@ -189,42 +296,60 @@ def _global_random_state()->tuple:
 # %% ../../nbs/testing/01_prove.ipynb #0c13c1a5
 class _DrawWatch(Callback):
     "Note each call of a watched callback that moves a global random state"
-    stage,monitor = 'stop',True
-    def __init__(self, watched): self.watched,self.drawn = watched,[]
+
+    stage = 'stop'
+    monitor = True
+
+    def __init__(self, watched):
+        self.watched = watched
+        self.drawn = []
 
     def check(self, learn):
         def around(hook, event):
             owner = hook.__self__
+
             def call(learn):
                 before = _global_random_state()
                 hook(learn)
-                if _global_random_state()!=before: self.drawn.append(f'{owner.name}.{event}')
+                if _global_random_state() != before:
+                    self.drawn.append(f'{owner.name}.{event}')
+
             # errors name the callback by the method's owner
             call.__self__ = owner
             return call
-        for event,event_hooks in learn._hooks.items():
+
+        for event, event_hooks in learn._hooks.items():
             learn._hooks[event] = [around(h, event) if h.__self__ in self.watched else h for h in event_hooks]
 
+
 def prove_own_stream(
-    make_cbs,       # `make_cbs()` -> new callbacks
-    fit=lambda learn, **kw: learn.fit(2, **kw),    # how to train; must pass `cbs` on
-    model=tiny_model,   # `model()` -> a new model; its dropout is switched off, so that only the callbacks draw
-    **kw            # passed to `tiny_learner`
+    make_cbs,  # `make_cbs()` -> new callbacks
+    fit=lambda learn, **kw: learn.fit(2, **kw),  # how to train; must pass `cbs` on
+    model=tiny_model,  # `model()` -> a new model; its dropout is switched off, so that only the callbacks draw
+    **kw,  # passed to `tiny_learner`
 ):
-    "No callback draws from the global generators of torch, Python or numpy: what it takes, dropout and the loader would miss"
-    net,cbs = model(),make_cbs()
+    """No callback draws from the global generators of torch, Python or numpy: what it takes, dropout and the loader
+    would miss"""
+    net = model()
+    cbs = make_cbs()
     for m in net.modules():
-        if isinstance(m, nn.modules.dropout._DropoutNd): m.p = 0.
+        if isinstance(m, nn.modules.dropout._DropoutNd):
+            m.p = 0.0
     watch = _DrawWatch(cbs)
     fit(tiny_learner(cbs, model=net, **kw), cbs=[watch])
-    assert not watch.drawn, (f"{watch.drawn[0]} draws from a global random generator ({len(watch.drawn)} calls); "
-                             "draw from learn.rng(self): torch.rand(n, generator=learn.rng(self))")
+    assert not watch.drawn, (
+        f"{watch.drawn[0]} draws from a global random generator ({len(watch.drawn)} calls); draw from "
+        "learn.rng(self): torch.rand(n, generator=learn.rng(self))"
+    )
+
 
 def prove(
-    make_cbs,   # `make_cbs()` -> new callbacks
-    **kw        # passed to them: `model`, and what `tiny_learner` takes
+    make_cbs,  # `make_cbs()` -> new callbacks
+    **kw,  # passed to them: `model`, and what `tiny_learner` takes
 ):
     "`prove_resume`, `prove_order`, `prove_undone` and `prove_own_stream`"
-    if isinstance(make_cbs, (Callback, list, tuple)): raise TypeError("prove: give a function that makes new callbacks: prove(lambda: [MyTrick()])")
+    if isinstance(make_cbs, (Callback, list, tuple)):
+        raise TypeError("prove: give a function that makes new callbacks: prove(lambda: [MyTrick()])")
     new = make_cbs if isinstance(make_cbs(), (list, tuple)) else lambda: [make_cbs()]
-    for p in (prove_resume, prove_order, prove_undone, prove_own_stream): p(new, **kw)
+    for p in (prove_resume, prove_order, prove_undone, prove_own_stream):
+        p(new, **kw)

@@ -13,39 +13,54 @@ from ..loop.optimizer import split_head
 
 # %% ../../nbs/tricks/agc.ipynb #d0f436d5
 def unit_norms(
-    t:torch.Tensor,     # a weight or its gradient, units first
-)->torch.Tensor:        # norms, in a shape that broadcasts against `t`
+    t: torch.Tensor,  # a weight or its gradient, units first
+) -> torch.Tensor:  # norms, in a shape that broadcasts against `t`
     "Norm of each row or filter; of the whole for fewer than two dimensions"
-    return torch.linalg.vector_norm(t, dim=tuple(range(1, t.ndim)) or None, keepdim=t.ndim>1)
+    return torch.linalg.vector_norm(t, dim=tuple(range(1, t.ndim)) or None, keepdim=t.ndim > 1)
+
 
 def adaptive_clip(
-    params:list,        # parameters with their gradients; those without one are left out
-    clip:float=.01,     # λ, bound on the ratio of gradient to weight
-    eps:float=1e-3,     # least norm that a unit's weights count with
-)->torch.Tensor:        # share of units that were bounded, scalar
+    params: list,  # parameters with their gradients; those without one are left out
+    clip: float = 0.01,  # λ, bound on the ratio of gradient to weight
+    eps: float = 1e-3,  # least norm that a unit's weights count with
+) -> torch.Tensor:  # share of units that were bounded, scalar
     "Bound gradients unit by unit, in place (Brock et al. 2021)"
     params = [p for p in params if p.grad is not None]
-    if not params: return torch.zeros(())
+    if not params:
+        return torch.zeros(())
     norms = [unit_norms(p.grad) for p in params]
-    limits = [unit_norms(p).clamp(min=eps)*clip for p in params]
-    scales = [torch.where(n<l, 1., l/n.clamp(min=1e-6)) for n,l in zip(norms, limits)]
+    limits = [unit_norms(p).clamp(min=eps) * clip for p in params]
+    scales = [torch.where(n < l, 1.0, l / n.clamp(min=1e-6)) for n, l in zip(norms, limits)]
     torch._foreach_mul_([p.grad for p in params], scales)
-    return (torch.cat([s.flatten() for s in scales])<1).float().mean()
+    return (torch.cat([s.flatten() for s in scales]) < 1).float().mean()
+
 
 class AGC(Callback):
     "Bound each unit's gradient by the norm of its weights; the share of units bounded in the last step is in `bounded`"
-    stage,owns = 'clip',('clip',)
-    reads,writes,tells = ('grads', 'weights'),('grads',),('bounded',)
-    def __init__(self,
-        clip:float=.01,             # λ; the paper's for batches of 4096
-        eps:float=1e-3,             # least norm that a unit's weights count with; the paper's
-        exclude_head:bool=True,     # leave the last linear layer alone, as the paper and timm do
+
+    stage = 'clip'
+    owns = ('clip',)
+    reads = ('grads', 'weights')
+    writes = ('grads',)
+    tells = ('bounded',)
+
+    def __init__(
+        self,
+        clip: float = 0.01,  # λ; the paper's for batches of 4096
+        eps: float = 1e-3,  # least norm that a unit's weights count with; the paper's
+        exclude_head: bool = True,  # leave the last linear layer alone, as the paper and timm do
     ):
-        if not (clip>0 and eps>0): raise ValueError(f"AGC: clip and eps must be > 0, got {clip} and {eps}; the paper uses .01 and 1e-3")
-        self.clip,self.eps,self.exclude_head,self.bounded = clip,eps,exclude_head,None
+        if not (clip > 0 and eps > 0):
+            raise ValueError(f"AGC: clip and eps must be > 0, got {clip} and {eps}; the paper uses .01 and 1e-3")
+        self.clip = clip
+        self.eps = eps
+        self.exclude_head = exclude_head
+        self.bounded = None
 
     @torch.no_grad()
     def before_step(self, learn):
         groups = split_head(learn.model)
-        head = {id(p) for p in groups[1]} if self.exclude_head and len(groups)>1 else set()
-        self.bounded = adaptive_clip([p for o in learn.opt.param_groups for p in o['params'] if id(p) not in head], self.clip, self.eps)
+        head = {id(p) for p in groups[1]} if self.exclude_head and len(groups) > 1 else set()
+        self.bounded = adaptive_clip(
+            [p for o in learn.opt.param_groups for p in o['params'] if id(p) not in head], self.clip, self.eps
+        )

@@ -13,20 +13,28 @@ from ..loop.targets import soft_targets
 
 # %% ../../nbs/tricks/binary_targets.ipynb #80a1e2c6
 def binary_targets(
-    y:torch.Tensor,         # probabilities N x C
-    threshold:float=.2,     # in [0,1)
-)->torch.Tensor:            # 0. or 1., N x C, dtype of `y`
+    y: torch.Tensor,  # probabilities N x C
+    threshold: float = 0.2,  # in [0,1)
+) -> torch.Tensor:  # 0. or 1., N x C, dtype of `y`
     "1 where a class has more than `threshold` of the target"
-    return (y>threshold).to(y.dtype)
+    return (y > threshold).to(y.dtype)
+
 
 class BinaryTargets(Callback):
     "After mixing, make the targets of training batches 0 or 1 for each class, for a loss that takes them so"
-    stage,train_only,does = 'target',True,('threshold targets',)
-    reads,writes = ('y',),('y',)
-    def __init__(self,
-        threshold:float=.2,     # a class counts above this share; timm's recipes' `--bce-target-thresh`. None leaves soft targets
+
+    stage = 'target'
+    train_only = True
+    does = ('threshold targets',)
+    reads = ('y',)
+    writes = ('y',)
+
+    def __init__(
+        self,
+        # a class counts above this share; timm's recipes' `--bce-target-thresh`. None leaves soft targets
+        threshold: float = 0.2,
     ):
-        if threshold is not None and not 0<=threshold<1:
+        if threshold is not None and not 0 <= threshold < 1:
             raise ValueError(f"BinaryTargets: threshold must be in [0,1), got {threshold}; None leaves soft targets")
         self.threshold = threshold
 

@@ -14,67 +14,105 @@ from torch import nn
 from ..callback import Callback
 
 # %% ../../nbs/tricks/blur_pool.ipynb #15c9e903
-def binomial_kernel(device=None)->torch.Tensor:     # 1 x 1 x 3 x 3, float32, sum 1
+def binomial_kernel(device=None) -> torch.Tensor:  # 1 x 1 x 3 x 3, float32, sum 1
     "[1,2,1] in both directions"
-    k = torch.tensor([1., 2., 1.], device=device)/4
-    return (k[:, None]*k)[None, None]
+    k = torch.tensor([1.0, 2.0, 1.0], device=device) / 4
+    return (k[:, None] * k)[None, None]
+
 
 def blur(
-    x:torch.Tensor,         # N x C x H x W
-    kernel:torch.Tensor,    # 1 x 1 x k x k, k odd, on the device of `x`
-    stride=1,               # 2 keeps every second pixel
-)->torch.Tensor:            # N x C x H/stride x W/stride, rounded up
+    x: torch.Tensor,  # N x C x H x W
+    kernel: torch.Tensor,  # 1 x 1 x k x k, k odd, on the device of `x`
+    stride=1,  # 2 keeps every second pixel
+) -> torch.Tensor:  # N x C x H/stride x W/stride, rounded up
     "Blur each channel, with zeros beyond the border"
-    return nn.functional.conv2d(x, kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1), None, stride, kernel.shape[-1]//2, 1, x.shape[1])
+    return nn.functional.conv2d(
+        x, kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1), None, stride, kernel.shape[-1] // 2, 1, x.shape[1]
+    )
+
 
 def strided(
-    model:nn.Module,
-    min_channels:int=16,    # convolutions with fewer channels in are left out
-    convs:bool=True, maxpools:bool=True,
-)->list:                    # `nn.Conv2d` and `nn.MaxPool2d` modules
+    model: nn.Module,
+    min_channels: int = 16,  # convolutions with fewer channels in are left out
+    convs: bool = True,
+    maxpools: bool = True,
+) -> list:  # `nn.Conv2d` and `nn.MaxPool2d` modules
     "The layers that throw pixels away"
-    def conv(m): return convs and isinstance(m, nn.Conv2d) and m.in_channels>=min_channels
-    def pool(m): return maxpools and isinstance(m, nn.MaxPool2d) and not m.return_indices
-    return [m for m in model.modules() if (conv(m) or pool(m)) and max(nn.modules.utils._pair(m.stride))>1]
 
-def _blur_in(kernel, m, args): return blur(args[0], kernel)
-def _blur_out(kernel, stride, m, args, out): return blur(out, kernel, stride)
+    def conv(m):
+        return convs and isinstance(m, nn.Conv2d) and m.in_channels >= min_channels
+
+    def pool(m):
+        return maxpools and isinstance(m, nn.MaxPool2d) and not m.return_indices
+
+    return [m for m in model.modules() if (conv(m) or pool(m)) and max(nn.modules.utils._pair(m.stride)) > 1]
+
+
+def _blur_in(kernel, m, args):
+    return blur(args[0], kernel)
+
+
+def _blur_out(kernel, stride, m, args, out):
+    return blur(out, kernel, stride)
+
 
 def blur_pool(
-    model:nn.Module,    # changed: hooks on its strided layers, and max pools get stride 1
-    **kw                # passed to `strided`
-):                      # `undo()` puts the model back as it was
+    model: nn.Module,  # changed: hooks on its strided layers, and max pools get stride 1
+    **kw,  # passed to `strided`
+):  # `undo()` puts the model back as it was
     "Let the model blur before it drops pixels (Zhang 2019, as Composer does it); a second call changes nothing"
-    k,done = binomial_kernel(next((p.device for p in model.parameters()), None)),[]
+    k = binomial_kernel(next((p.device for p in model.parameters()), None))
+    done = []
     for m in strided(model, **kw):
         if isinstance(m, nn.MaxPool2d):
             done.append((m, m.stride, m.register_forward_hook(partial(_blur_out, k, m.stride))))
             m.stride = 1
         elif not any(getattr(h, 'func', None) is _blur_in for h in m._forward_pre_hooks.values()):
             done.append((m, m.stride, m.register_forward_pre_hook(partial(_blur_in, k))))
+
     def undo():
-        for m,stride,hook in done: m.stride = stride; hook.remove()
+        for m, stride, hook in done:
+            m.stride = stride
+            hook.remove()
+
     return undo
 
 # %% ../../nbs/tricks/blur_pool.ipynb #d0dac596
 class BlurPool(Callback):
     "Blur before strided convolutions and max pools, whenever the learner runs the model"
-    stage,reads,writes = 'surgery',('model',),('model',)
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('model',)
     _undo = None
-    def __init__(self,
-        min_channels:int=16,    # convolutions with fewer channels in are left alone; Composer's default
-        convs:bool=True,        # blur before strided convolutions
-        maxpools:bool=True,     # blur in max pools
-    ): self.min_channels,self.convs,self.maxpools = min_channels,convs,maxpools
+
+    def __init__(
+        self,
+        min_channels: int = 16,  # convolutions with fewer channels in are left alone; Composer's default
+        convs: bool = True,  # blur before strided convolutions
+        maxpools: bool = True,  # blur in max pools
+    ):
+        self.min_channels = min_channels
+        self.convs = convs
+        self.maxpools = maxpools
 
     def check(self, learn):
-        if not strided(learn.model, self.min_channels, self.convs, self.maxpools): raise ValueError(
-            f"BlurPool: {type(learn.model).__name__} has no strided convolution or max pool; lower min_channels, or leave BlurPool out")
+        if not strided(learn.model, self.min_channels, self.convs, self.maxpools):
+            raise ValueError(
+                f"BlurPool: {type(learn.model).__name__} has no strided convolution or max pool; lower "
+                "min_channels, or leave BlurPool out"
+            )
 
     def before_fit(self, learn):
-        if not self._undo: self._undo = blur_pool(learn.model, min_channels=self.min_channels, convs=self.convs, maxpools=self.maxpools)
+        if not self._undo:
+            self._undo = blur_pool(
+                learn.model, min_channels=self.min_channels, convs=self.convs, maxpools=self.maxpools
+            )
+
     before_validate = before_fit
 
     def cleanup_fit(self, learn):
-        if self._undo and not learn.fitting and learn.depth<2: self._undo = self._undo()
+        if self._undo and not learn.fitting and learn.depth < 2:
+            self._undo = self._undo()
+
     cleanup_validate = cleanup_fit

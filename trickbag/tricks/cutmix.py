@@ -14,27 +14,36 @@ from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/cutmix.ipynb #d09e8cb2
 def cutmix(
-    x:torch.Tensor,     # images N x C x H x W
-    y:torch.Tensor,     # probabilities N x C
-    boxes:torch.Tensor, # x, y, width, height of the part that comes from the partner, in pixels, inside the image, N x 4
-    perm:torch.Tensor,  # partner of each sample, N, integer
-)->tuple:               # mixed x and y
+    x: torch.Tensor,  # images N x C x H x W
+    y: torch.Tensor,  # probabilities N x C
+    # x, y, width, height of the part that comes from the partner, in pixels, inside the image, N x 4
+    boxes: torch.Tensor,
+    perm: torch.Tensor,  # partner of each sample, N, integer
+) -> tuple:  # mixed x and y
     "Images with a box from their partners, labels weighted by area (Yun et al. 2019)"
-    lam = 1-boxes[:, 2]*boxes[:, 3]/(x.shape[-2]*x.shape[-1])
+    lam = 1 - boxes[:, 2] * boxes[:, 3] / (x.shape[-2] * x.shape[-1])
     return torch.where(box_mask(boxes, x), x[perm], x), torch.lerp(y[perm], y, lam.to(y.dtype)[:, None])
+
 
 class CutMix(Callback):
     "Paste a box from a random partner into each image of a training batch, and mix the labels by area"
-    stage,owns,train_only = 'mix',('mix',),True
-    reads,writes = ('x', 'y'),('x', 'y')
-    def __init__(self,
-        alpha:float=1.,     # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
+
+    stage = 'mix'
+    owns = ('mix',)
+    train_only = True
+    reads = ('x', 'y')
+    writes = ('x', 'y')
+
+    def __init__(
+        self,
+        alpha: float = 1.0,  # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
     ):
-        if not 0<alpha<float('inf'): raise ValueError(f"CutMix: alpha must be > 0, got {alpha}; leave CutMix out for no mixing")
+        if not 0 < alpha < float('inf'):
+            raise ValueError(f"CutMix: alpha must be > 0, got {alpha}; leave CutMix out for no mixing")
         self.alpha = alpha
 
     def before_batch(self, learn):
-        g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]
+        g, n, (h, w) = learn.rng(self), len(learn.xb), learn.xb.shape[-2:]
         boxes = cut_boxes(sample_beta(self.alpha, n, g), h, w, g)
         perm = torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = cutmix(learn.xb, learn.soft_targets(), boxes, perm)
+        learn.xb, learn.yb = cutmix(learn.xb, learn.soft_targets(), boxes, perm)

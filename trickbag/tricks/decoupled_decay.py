@@ -12,46 +12,71 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/decoupled_decay.ipynb #3ca57437
 def decay_weights(
-    ws:list,            # parameters, changed in place
-    share:float,        # what each loses, in [0,1)
+    ws: list,  # parameters, changed in place
+    share: float,  # what each loses, in [0,1)
 ):
     "Shrink weights"
-    if ws and share: torch._foreach_mul_(ws, 1-share)
+    if ws and share:
+        torch._foreach_mul_(ws, 1 - share)
+
 
 class DecoupledDecay(Callback):
     "Before each step, weights shrink by `lr/lr0*wd` of themselves; the optimizer's own weight decay is 0 for the fit"
-    stage,state,does = 'weights',('due',),('decouple the decay',)     # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
-    reads,writes,tells = ('weights', 'weight_decay', 'groups', 'lr'),('weights', 'weight_decay'),('shares',)
-    def __init__(self,
-        wd:float=None,  # share of each weight lost in a step at the full rate, Composer's scale; None: `weight_decay` times it, AdamW's
+
+    # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
+    stage = 'weights'
+    state = ('due',)
+    does = ('decouple the decay',)
+    reads = ('weights', 'weight_decay', 'groups', 'lr')
+    writes = ('weights', 'weight_decay')
+    tells = ('shares',)
+
+    def __init__(
+        self,
+        # share of each weight lost in a step at the full rate, Composer's scale; None: `weight_decay` times it, AdamW's
+        wd: float = None,
     ):
-        if wd is not None and not 0<wd<1:
-            raise ValueError(f"DecoupledDecay: wd is a share of the weights in (0,1), got {wd}; leave DecoupledDecay out for none")
-        self.wd,self.shares,self.due = wd,[],True
+        if wd is not None and not 0 < wd < 1:
+            raise ValueError(
+                f"DecoupledDecay: wd is a share of the weights in (0,1), got {wd}; leave DecoupledDecay out for none"
+            )
+        self.wd = wd
+        self.shares = []
+        self.due = True
 
     def check(self, learn):
         if self.wd is None and not any(o.get('weight_decay') for o in learn.opt.param_groups):
-            raise ValueError(f"DecoupledDecay: {type(learn.opt).__name__} has no weight_decay; say how much: DecoupledDecay(5e-4)")
+            raise ValueError(
+                f"DecoupledDecay: {type(learn.opt).__name__} has no weight_decay; say how much: DecoupledDecay(5e-4)"
+            )
 
     def before_fit(self, learn):
         self.due = True
-        for o in learn.opt.param_groups: o['fit_lr'] = o['lr']
+        for o in learn.opt.param_groups:
+            o['fit_lr'] = o['lr']
 
     def before_epoch(self, learn):
-        "After every `before_fit`: what splits groups by their decay has done so. A resumed run brings its groups with it"
+        """After every `before_fit`: what splits groups by their decay has done so. A resumed run brings its groups
+        with it"""
         gs = learn.opt.param_groups
-        if any('fit_decay' in o for o in gs): return
+        if any('fit_decay' in o for o in gs):
+            return
         some = any(o.get('weight_decay') for o in gs)
         for o in gs:
-            own = o.get('weight_decay') or 0.
-            o['fit_decay'] = own*o['fit_lr'] if self.wd is None else self.wd if own or not some else 0.
-            if own: o['weight_decay'] = 0.
+            own = o.get('weight_decay') or 0.0
+            o['fit_decay'] = own * o['fit_lr'] if self.wd is None else self.wd if own or not some else 0.0
+            if own:
+                o['weight_decay'] = 0.0
 
     @torch.no_grad()
     def before_step(self, learn):
-        top = 1. if self.wd else float('inf')       # rates above the fit's own are those that `lr_find` tries
-        self.shares = [o['fit_decay']*(min(o['lr']/o['fit_lr'], top) if o['fit_lr'] else 1.) for o in learn.opt.param_groups]
-        for o,s in zip(learn.opt.param_groups, self.shares if self.due else ()): decay_weights([p for p in o['params'] if p.grad is not None], s)
+        top = 1.0 if self.wd else float('inf')  # rates above the fit's own are those that `lr_find` tries
+        self.shares = [
+            o['fit_decay'] * (min(o['lr'] / o['fit_lr'], top) if o['fit_lr'] else 1.0) for o in learn.opt.param_groups
+        ]
+        for o, s in zip(learn.opt.param_groups, self.shares if self.due else ()):
+            decay_weights([p for p in o['params'] if p.grad is not None], s)
         self.due = False
 
-    def after_step(self, learn): self.due = True
+    def after_step(self, learn):
+        self.due = True

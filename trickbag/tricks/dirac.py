@@ -15,28 +15,46 @@ from ..loop.optimizer import trained_norms
 # %% ../../nbs/tricks/dirac.ipynb #49471e5b
 @torch.no_grad()
 def dirac_init(
-    convs,      # `nn.Conv2d` with one group and no fewer outputs than inputs; changed in place
+    convs,  # `nn.Conv2d` with one group and no fewer outputs than inputs; changed in place
 ):
     "Let the first outputs of convolutions be their inputs; the other filters keep their values"
-    for m in convs: nn.init.dirac_(m.weight[:m.in_channels])
+    for m in convs:
+        nn.init.dirac_(m.weight[: m.in_channels])
+
 
 def inner_convs(
-    model:nn.Module,
-)->list:        # `nn.Conv2d` modules, in the order of registration
+    model: nn.Module,
+) -> list:  # `nn.Conv2d` modules, in the order of registration
     "The 3 x 3 convolutions after the first convolution that can pass all their inputs on"
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]
-    return [m for m in convs if m.kernel_size==(3, 3) and m.groups==1 and m.out_channels>=m.in_channels and 'weight' in m._parameters]
+    return [
+        m
+        for m in convs
+        if m.kernel_size == (3, 3) and m.groups == 1 and m.out_channels >= m.in_channels and 'weight' in m._parameters
+    ]
+
 
 class DiracInit(Callback):
     "At the start of a new training, let the inner 3 x 3 convolutions pass on their inputs"
-    stage,reads,writes = 'surgery',('model',),('weights',)
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('weights',)
 
     def check(self, learn):
-        if learn.step: return
+        if learn.step:
+            return
         if not inner_convs(learn.model):
-            raise ValueError(f"DiracInit: {type(learn.model).__name__} has no 3 x 3 convolution after the first that keeps its channels; leave it out")
+            raise ValueError(
+                f"DiracInit: {type(learn.model).__name__} has no 3 x 3 convolution after the first "
+                "that keeps its channels; leave it out"
+            )
         if trained_norms(learn.model):
-            raise ValueError("DiracInit: the model's norms are trained already, and other filters would undo that; leave DiracInit out")
+            raise ValueError(
+                "DiracInit: the model's norms are trained already, and other filters would undo that; "
+                "leave DiracInit out"
+            )
 
     def before_fit(self, learn):
-        if not learn.step: dirac_init(inner_convs(learn.model))
+        if not learn.step:
+            dirac_init(inner_convs(learn.model))

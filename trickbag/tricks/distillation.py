@@ -20,72 +20,122 @@ from ..loop.optimizer import linear_width
 
 # %% ../../nbs/tricks/distillation.ipynb #ee0d8129
 def distill_kl(
-    pred:torch.Tensor,      # student's scores N x C
-    teacher:torch.Tensor,   # teacher's scores N x C
-    T:float=4.,             # temperature
-)->torch.Tensor:            # scalar, float32
-    "`T**2` times the KL divergence of the student's softened probabilities from the teacher's, mean over samples (Hinton et al. 2015)"
-    a,b = tuple(teacher.shape),tuple(pred.shape)
-    if a!=b: raise ValueError(f"Distillation: the teacher gives {a}, the model {b}; use a teacher of the same classes")
-    return F.kl_div((pred.float()/T).log_softmax(1), (teacher.float()/T).log_softmax(1), reduction='batchmean', log_target=True)*T**2
+    pred: torch.Tensor,  # student's scores N x C
+    teacher: torch.Tensor,  # teacher's scores N x C
+    T: float = 4.0,  # temperature
+) -> torch.Tensor:  # scalar, float32
+    """`T**2` times the KL divergence of the student's softened probabilities from the teacher's, mean over samples
+    (Hinton et al. 2015)"""
+    a = tuple(teacher.shape)
+    b = tuple(pred.shape)
+    if a != b:
+        raise ValueError(f"Distillation: the teacher gives {a}, the model {b}; use a teacher of the same classes")
+    return (
+        F.kl_div(
+            (pred.float() / T).log_softmax(1),
+            (teacher.float() / T).log_softmax(1),
+            reduction='batchmean',
+            log_target=True,
+        )
+        * T**2
+    )
 
 # %% ../../nbs/tricks/distillation.ipynb #62c6e83d
 class Distillation(Callback):
-    "Add to the loss of training batches how far the student's scores, and outputs of named layers, are from a teacher's"
-    stage,owns,train_only = 'target',('distillation',),True
-    reads,writes,tells = ('x', 'pred', 'loss'),('loss',),('kl', 'distance')
-    def __init__(self,
-        teacher:nn.Module,  # a trained model; takes the same `xb`
-        T:float=4.,         # temperature; 4 as timm's script, 20 as gluon-cv's
-        hard:float=.5,      # weight of the loss itself; gluon-cv's
-        soft:float=None,    # weight of the teacher's term; None is `1-hard`
-        layers=(),          # names of modules whose outputs shall agree; a dict student's name -> teacher's name if they differ
-        how:str='mse',      # how they are compared: 'mse' or 'attention'
-        weight:float=1.,    # of their term, the sum over `layers`; the authors of 'attention' use 1000
-    ):
-        soft = 1-hard if soft is None else soft
-        if not isinstance(teacher, nn.Module): raise ValueError(f"Distillation: teacher is a {type(teacher).__name__}; give a trained nn.Module")
-        if not (T>0 and min(hard, soft, weight)>=0):
-            raise ValueError(f"Distillation: need T > 0 and weights >= 0, got T={T}, hard={hard}, soft={soft}, weight={weight}")
-        if how not in ('mse', 'attention'): raise ValueError(f"Distillation: how must be 'mse' or 'attention', got {how!r}")
-        self.teacher,self.T,self.hard,self.soft,self.how,self.weight = teacher,T,hard,soft,how,weight
-        self.layers = layers if isinstance(layers, dict) else {n: n for n in ([layers] if isinstance(layers, str) else layers)}
-        self.kl = self.distance = self._x = self._out = None
-        self._undo,self._s,self._t,self.writes = ExitStack(),{},{},('loss', 'model') if self.layers else ('loss',)     # hooks that watch
+    """Add to the loss of training batches how far the student's scores, and outputs of named layers, are from a
+    teacher's"""
 
-    def n_teacher(self)->int|None: return linear_width(self.teacher)
-    def n_student(self, learn)->int|None: return linear_width(learn.model)
+    stage = 'target'
+    owns = ('distillation',)
+    train_only = True
+    reads = ('x', 'pred', 'loss')
+    writes = ('loss',)
+    tells = ('kl', 'distance')
+
+    def __init__(
+        self,
+        teacher: nn.Module,  # a trained model; takes the same `xb`
+        T: float = 4.0,  # temperature; 4 as timm's script, 20 as gluon-cv's
+        hard: float = 0.5,  # weight of the loss itself; gluon-cv's
+        soft: float = None,  # weight of the teacher's term; None is `1-hard`
+        layers=(),  # names of modules whose outputs shall agree; a dict student's name -> teacher's name if they differ
+        how: str = 'mse',  # how they are compared: 'mse' or 'attention'
+        weight: float = 1.0,  # of their term, the sum over `layers`; the authors of 'attention' use 1000
+    ):
+        soft = 1 - hard if soft is None else soft
+        if not isinstance(teacher, nn.Module):
+            raise ValueError(f"Distillation: teacher is a {type(teacher).__name__}; give a trained nn.Module")
+        if not (T > 0 and min(hard, soft, weight) >= 0):
+            raise ValueError(
+                f"Distillation: need T > 0 and weights >= 0, got T={T}, hard={hard}, soft={soft}, weight={weight}"
+            )
+        if how not in ('mse', 'attention'):
+            raise ValueError(f"Distillation: how must be 'mse' or 'attention', got {how!r}")
+        self.teacher = teacher
+        self.T = T
+        self.hard = hard
+        self.soft = soft
+        self.how = how
+        self.weight = weight
+        self.layers = (
+            layers if isinstance(layers, dict) else {n: n for n in ([layers] if isinstance(layers, str) else layers)}
+        )
+        self.kl = self.distance = self._x = self._out = None
+        # hooks that watch
+        self._undo = ExitStack()
+        self._s = {}
+        self._t = {}
+        self.writes = ('loss', 'model') if self.layers else ('loss',)
+
+    def n_teacher(self) -> int | None:
+        return linear_width(self.teacher)
+
+    def n_student(self, learn) -> int | None:
+        return linear_width(learn.model)
 
     def check(self, learn):
         if {id(p) for p in self.teacher.parameters()} & {id(p) for p in learn.model.parameters()}:
             raise ValueError("Distillation: the teacher shares weights with the model; give copy.deepcopy(model)")
-        for who,m,names in (('model', learn.model, self.layers), ('teacher', self.teacher, self.layers.values())):
-            for n in set(names)-{n for n,_ in m.named_modules()}:
-                raise ValueError(f"Distillation: the {who} has no layer {n!r}; names are in [n for n,_ in {who}.named_modules()]")
+        for who, m, names in (('model', learn.model, self.layers), ('teacher', self.teacher, self.layers.values())):
+            for n in set(names) - {n for n, _ in m.named_modules()}:
+                raise ValueError(
+                    f"Distillation: the {who} has no layer {n!r}; names are in [n for n,_ in {who}.named_modules()]"
+                )
 
     def before_fit(self, learn):
         device = next((t.device for t in [*self.teacher.parameters(), *self.teacher.buffers()]), learn.device)
-        self._undo.enter_context(keep_modes(self.teacher)); self._undo.callback(self.teacher.to, device)
+        self._undo.enter_context(keep_modes(self.teacher))
+        self._undo.callback(self.teacher.to, device)
         self.teacher.to(learn.device).eval()
-        for s,t in self.layers.items():
-            for model,name,kept in ((learn.model, s, self._s), (self.teacher, t, self._t)):
-                self._undo.callback(model.get_submodule(name).register_forward_hook(partial(_keep, kept, s, model is learn.model)).remove)
+        for s, t in self.layers.items():
+            for model, name, kept in ((learn.model, s, self._s), (self.teacher, t, self._t)):
+                self._undo.callback(
+                    model.get_submodule(name)
+                    .register_forward_hook(partial(_keep, kept, s, model is learn.model))
+                    .remove
+                )
 
     def after_loss(self, learn):
-        if learn.xb is not self._x:     # else a second pass with the same images
-            with torch.no_grad(): self._x,self._out = learn.xb,self.teacher(learn.xb)
+        if learn.xb is not self._x:  # else a second pass with the same images
+            with torch.no_grad():
+                self._x, self._out = learn.xb, self.teacher(learn.xb)
         kl = distill_kl(learn.pred, self._out, self.T)
-        learn.loss,self.kl = self.hard*learn.loss+self.soft*kl,kl.detach()
+        learn.loss, self.kl = self.hard * learn.loss + self.soft * kl, kl.detach()
         if self.layers:
             d = sum(feature_distance(self._s[n], self._t[n], self.how) for n in self.layers)
-            learn.loss,self.distance = learn.loss+self.weight*d,d.detach()
+            learn.loss, self.distance = learn.loss + self.weight * d, d.detach()
 
     def after_batch(self, learn):
         self._x = self._out = None
-        for o in (self._s, self._t): o.clear()
+        for o in (self._s, self._t):
+            o.clear()
 
-    def cleanup_fit(self, learn): self._undo.close(); self.after_batch(learn)
+    def cleanup_fit(self, learn):
+        self._undo.close()
+        self.after_batch(learn)
 
 # %% ../../nbs/tricks/distillation.ipynb #beeffef7
-def _keep(kept, name, grad, module, inp, out):      # a forward hook; with `grad` only where the output has a graph, so not in validation
-    if torch.is_grad_enabled() or not grad: kept[name] = out
+# a forward hook; with `grad` only where the output has a graph, so not in validation
+def _keep(kept, name, grad, module, inp, out):
+    if torch.is_grad_enabled() or not grad:
+        kept[name] = out

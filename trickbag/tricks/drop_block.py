@@ -12,72 +12,115 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
-from ..models.xresnet import last_stages
 from ..loop.optimizer import NORMS
 from ..loop.schedule import run_position, sched_lin
+from ..models.xresnet import last_stages
 
 # %% ../../nbs/tricks/drop_block.ipynb #58b51c8b
 def drop_block(
-    x:torch.Tensor,         # feature maps, N x C x H x W
-    p:float|torch.Tensor,   # share to blank, in [0,1); a tensor of no dimensions on the device of `x` is as good
-    block:int=7,            # side of the squares; no longer than the map
-)->torch.Tensor:            # as `x`
+    x: torch.Tensor,  # feature maps, N x C x H x W
+    p: float | torch.Tensor,  # share to blank, in [0,1); a tensor of no dimensions on the device of `x` is as good
+    block: int = 7,  # side of the squares; no longer than the map
+) -> torch.Tensor:  # as `x`
     "Blank squares of each map and scale up the rest; draws from torch's global generator, as dropout does"
-    if x.ndim!=4: raise ValueError(f"drop_block: maps must be N x C x H x W, got shape {tuple(x.shape)}; choose modules that give such")
-    n,c,h,w = x.shape
-    kh,kw = min(block, h),min(block, w)
-    gamma = p*(h*w/(kh*kw*(h-kh+1)*(w-kw+1)))
+    if x.ndim != 4:
+        raise ValueError(
+            f"drop_block: maps must be N x C x H x W, got shape {tuple(x.shape)}; choose modules that give such"
+        )
+    n, c, h, w = x.shape
+    kh = min(block, h)
+    kw = min(block, w)
+    gamma = p * (h * w / (kh * kw * (h - kh + 1) * (w - kw + 1)))
     with torch.no_grad():
-        seeds = (torch.rand(n, c, h-kh+1, w-kw+1, device=x.device)<gamma).to(x.dtype)
-        gone = F.max_pool2d(F.pad(seeds, (kw-1, kw-1, kh-1, kh-1)), (kh, 1), 1)
-        keep = 1-F.max_pool2d(gone, (1, kw), 1)       # a maximum over columns of one over rows: 2k reads a value in place of k^2
-        keep = keep*(keep.numel()/keep.sum(dtype=torch.float32).clamp(min=1)).to(x.dtype)
-    return x*keep
+        seeds = (torch.rand(n, c, h - kh + 1, w - kw + 1, device=x.device) < gamma).to(x.dtype)
+        gone = F.max_pool2d(F.pad(seeds, (kw - 1, kw - 1, kh - 1, kh - 1)), (kh, 1), 1)
+        # a maximum over columns of one over rows: 2k reads a value in place of k^2
+        keep = 1 - F.max_pool2d(gone, (1, kw), 1)
+        keep = keep * (keep.numel() / keep.sum(dtype=torch.float32).clamp(min=1)).to(x.dtype)
+    return x * keep
 
-def _hook(p, scale, block, m, args, out): return drop_block(out, p*scale, block) if m.training else None
+
+def _hook(p, scale, block, m, args, out):
+    return drop_block(out, p * scale, block) if m.training else None
 
 # %% ../../nbs/tricks/drop_block.ipynb #a1128d1e
 class DropBlock(Callback):
-    "Blank squares of the feature maps of the last stages in training, at a rate that rises over the run; off again after the fit"
-    stage,train_only,tells,does = 'surgery',True,('drop',),('drop features',)
-    reads,writes = ('model',),('model',)
-    def __init__(self,
-        keep_prob:float=.9,     # share of values kept at the end of the run; the paper's
-        block:int=7,            # side of the squares; the paper's
-        start:float=1.,         # share kept at its start; `start=keep_prob` keeps one share
-        scales:tuple=(.25, 1.), # factors of the rate in the last stages, input side first; the paper's and Assembled-CNN's
-        names:tuple=None,       # names of modules after which to blank, at the full rate, in place of the stages
-    ):
-        if not (0<keep_prob<1 and 0<start<=1): raise ValueError(f"DropBlock: need 0 < keep_prob < 1, 0 < start <= 1, got {keep_prob}, {start}")
-        if not isinstance(block, int) or block<1: raise ValueError(f"DropBlock: block is a side in whole values, 1 or more, got {block!r}")
-        if not scales or not all(0<=s<=1 for s in scales): raise ValueError(f"DropBlock: scales are factors in [0,1], got {scales}")
-        self.keep_prob,self.block,self.start,self.scales,self.names,self.drop,self._hooks = keep_prob,block,start,scales,names,0.,[]
+    """Blank squares of the feature maps of the last stages in training, at a rate that rises over the run; off again
+    after the fit"""
 
-    def places(self, model)->list:
+    stage = 'surgery'
+    train_only = True
+    tells = ('drop',)
+    does = ('drop features',)
+    reads = ('model',)
+    writes = ('model',)
+
+    def __init__(
+        self,
+        keep_prob: float = 0.9,  # share of values kept at the end of the run; the paper's
+        block: int = 7,  # side of the squares; the paper's
+        start: float = 1.0,  # share kept at its start; `start=keep_prob` keeps one share
+        # factors of the rate in the last stages, input side first; the paper's and Assembled-CNN's
+        scales: tuple = (0.25, 1.0),
+        names: tuple = None,  # names of modules after which to blank, at the full rate, in place of the stages
+    ):
+        if not (0 < keep_prob < 1 and 0 < start <= 1):
+            raise ValueError(f"DropBlock: need 0 < keep_prob < 1, 0 < start <= 1, got {keep_prob}, {start}")
+        if not isinstance(block, int) or block < 1:
+            raise ValueError(f"DropBlock: block is a side in whole values, 1 or more, got {block!r}")
+        if not scales or not all(0 <= s <= 1 for s in scales):
+            raise ValueError(f"DropBlock: scales are factors in [0,1], got {scales}")
+        self.keep_prob = keep_prob
+        self.block = block
+        self.start = start
+        self.scales = scales
+        self.names = names
+        self.drop = 0.0
+        self._hooks = []
+
+    def places(self, model) -> list:
         "(module, factor of the rate) wherever squares are blanked"
         if self.names is None:
             stages = last_stages(model, len(self.scales))
-            return [(m, s) for bs,s in zip(stages, self.scales[-len(stages):]) if s for b in bs for m in b.modules() if isinstance(m, NORMS)]
+            return [
+                (m, s)
+                for bs, s in zip(stages, self.scales[-len(stages) :])
+                if s
+                for b in bs
+                for m in b.modules()
+                if isinstance(m, NORMS)
+            ]
         mods = dict(model.named_modules())
         for n in self.names:
-            if n not in mods: raise ValueError(f"DropBlock: the model has no module {n!r}; take names from model.named_modules()")
-        return [(mods[n], 1.) for n in self.names]
+            if n not in mods:
+                raise ValueError(f"DropBlock: the model has no module {n!r}; take names from model.named_modules()")
+        return [(mods[n], 1.0) for n in self.names]
 
     def check(self, learn):
-        if not self.places(learn.model): raise ValueError("DropBlock: the last stages have no norm to blank after; give modules as names")
-        if self.start!=self.keep_prob and learn.n_iter is None:
-            raise ValueError("DropBlock: the rate rises to the end of the run, but the training loader has no length; give start=keep_prob")
+        if not self.places(learn.model):
+            raise ValueError("DropBlock: the last stages have no norm to blank after; give modules as names")
+        if self.start != self.keep_prob and learn.n_iter is None:
+            raise ValueError(
+                "DropBlock: the rate rises to the end of the run, but the training loader has no "
+                "length; give start=keep_prob"
+            )
 
     def before_fit(self, learn):
-        self._p = torch.zeros((), device=learn.device)      # a tensor: hooks that are compiled see no new number at each step
-        self._hooks = [m.register_forward_hook(partial(_hook, self._p, s, self.block)) for m,s in self.places(learn.model)]
+        # a tensor: hooks that are compiled see no new number at each step
+        self._p = torch.zeros((), device=learn.device)
+        self._hooks = [
+            m.register_forward_hook(partial(_hook, self._p, s, self.block)) for m, s in self.places(learn.model)
+        ]
 
     def before_batch(self, learn):
-        pos = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter) if learn.n_iter else 1.
-        self.drop = 1-sched_lin(self.start, self.keep_prob)(pos)
+        pos = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter) if learn.n_iter else 1.0
+        self.drop = 1 - sched_lin(self.start, self.keep_prob)(pos)
         self._p.fill_(self.drop)
 
-    def after_batch(self, learn): self._p.zero_()           # other calls of the model in training mode are left alone
+    def after_batch(self, learn):
+        self._p.zero_()  # other calls of the model in training mode are left alone
+
     def cleanup_fit(self, learn):
-        for h in self._hooks: h.remove()
+        for h in self._hooks:
+            h.remove()
         self._hooks = []

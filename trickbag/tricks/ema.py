@@ -15,79 +15,132 @@ from ..core.modules import found_tensors
 
 # %% ../../nbs/tricks/ema.ipynb #3cbe417f
 def ema_decay(
-    t:int,                  # updates so far; 0 gives 0, a copy
-    decay:float=.9998,      # upper bound
-    warmup:float=2/3,       # exponent p of 1-(1+t)^-p, in [0,1]: 1 is the plain mean of all weights so far, 0 no warm-up
-)->float:
+    t: int,  # updates so far; 0 gives 0, a copy
+    decay: float = 0.9998,  # upper bound
+    # exponent p of 1-(1+t)^-p, in [0,1]: 1 is the plain mean of all weights so far, 0 no warm-up
+    warmup: float = 2 / 3,
+) -> float:
     "Decay of the next update, equal to timm's `ModelEmaV3.get_decay`"
-    return min(decay, 1-(1+t)**-warmup) if t and warmup else decay*(t>0)
+    return min(decay, 1 - (1 + t) ** -warmup) if t and warmup else decay * (t > 0)
+
 
 def ema_update(
-    avg:list,       # floating tensors, changed in place
-    new:list,       # tensors of the same shapes and dtypes
-    decay:float,    # share of the old average; 0 copies
+    avg: list,  # floating tensors, changed in place
+    new: list,  # tensors of the same shapes and dtypes
+    decay: float,  # share of the old average; 0 copies
 ):
     "`avg = decay*avg + (1-decay)*new`"
-    with torch.no_grad(): torch._foreach_lerp_(avg, new, 1-decay)
+    with torch.no_grad():
+        torch._foreach_lerp_(avg, new, 1 - decay)
 
 # %% ../../nbs/tricks/ema.ipynb #37401242
 class EMA(Callback):
-    "Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it after the fit"
-    stage,owns,state,does = 'average',('average',),('avg','raw','n','pos'),('lag',)
-    reads,writes,tells = ('weights',),('weights',),('decay_used',)
-    def __init__(self,
-        decay:float=.9998,          # after the warm-up, share of the old average at each step; timm's and fastxtend's default
-        half_life:float=None,       # in place of `decay`: old weights lose half their share in this fraction of the run, say .05
-        warmup:float=2/3,           # exponent of the warm-up; 2/3 as timm, 0 for none
+    """Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it
+    after the fit"""
+
+    stage = 'average'
+    owns = ('average',)
+    state = ('avg', 'raw', 'n', 'pos')
+    does = ('lag',)
+    reads = ('weights',)
+    writes = ('weights',)
+    tells = ('decay_used',)
+
+    def __init__(
+        self,
+        # after the warm-up, share of the old average at each step; timm's and fastxtend's default
+        decay: float = 0.9998,
+        # in place of `decay`: old weights lose half their share in this fraction of the run, say .05
+        half_life: float = None,
+        warmup: float = 2 / 3,  # exponent of the warm-up; 2/3 as timm, 0 for none
     ):
-        if half_life is not None and not 0<half_life<=1: raise ValueError(f"EMA: half_life is a share of the run in (0,1], got {half_life}; or give decay")
-        if not 0<=decay<1 or not 0<=warmup<=1: raise ValueError(f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup <= 1, got {decay} and {warmup}")
-        self.decay,self.half_life,self.warmup = decay,half_life,warmup
+        if half_life is not None and not 0 < half_life <= 1:
+            raise ValueError(f"EMA: half_life is a share of the run in (0,1], got {half_life}; or give decay")
+        if not 0 <= decay < 1 or not 0 <= warmup <= 1:
+            raise ValueError(
+                f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup <= 1, got {decay} and {warmup}"
+            )
+        self.decay = decay
+        self.half_life = half_life
+        self.warmup = warmup
         self._clear()
 
-    def _clear(self): self.avg,self.raw,self._places,self._lists,self.n,self.pos,self.decay_used = {},{},{},None,0,0,None
+    def _clear(self):
+        self.avg = {}
+        self.raw = {}
+        self._places = {}
+        self._lists = None
+        self.n = 0
+        self.pos = 0
+        self.decay_used = None
 
     @property
-    def _own(self)->dict: return {n: d[k] for n,(d,k) in self._places.items()}
+    def _own(self) -> dict:
+        return {n: d[k] for n, (d, k) in self._places.items()}
 
     def check(self, learn):
-        if self.half_life and learn.n_iter is None: raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
+        if self.half_life and learn.n_iter is None:
+            raise ValueError(
+                "EMA: half_life is a fraction of the run, but the training loader has no length; give decay"
+            )
 
-    def half_life_at(self, t:int)->float:
+    def half_life_at(self, t: int) -> float:
         "Half-life of the average, in steps, after all `t` steps of a run"
-        d = ema_decay(t, .5**(1/(self.half_life*t)) if self.half_life and t else self.decay, self.warmup)
-        return math.log(.5)/math.log(d) if d else 0.
+        d = ema_decay(t, 0.5 ** (1 / (self.half_life * t)) if self.half_life and t else self.decay, self.warmup)
+        return math.log(0.5) / math.log(d) if d else 0.0
 
     def before_fit(self, learn):
         self._clear()
-        own = {n: t for n,t in learn.model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
-        self._places = found_tensors(learn.model, own)      # looked up at each step, as modules may assign other tensors
-        self.avg = {n: own[n].detach().to(torch.promote_types(own[n].dtype, torch.float32), copy=True) for n in self._places}
+        own = {
+            n: t
+            for n, t in learn.model.state_dict(keep_vars=True).items()
+            if isinstance(t, torch.Tensor) and t.is_floating_point()
+        }
+        self._places = found_tensors(learn.model, own)  # looked up at each step, as modules may assign other tensors
+        self.avg = {
+            n: own[n].detach().to(torch.promote_types(own[n].dtype, torch.float32), copy=True) for n in self._places
+        }
 
     def after_step(self, learn):
         d = self.decay
-        if self.half_life:      # counted in batches, so that accumulation and skipped steps change nothing
-            old,self.pos = self.pos,learn.epoch*learn.n_iter+learn.iter+1
-            d = .5**((self.pos-old)/(self.half_life*learn.n_iter*learn.n_epoch))
-        self.n,self.decay_used = self.n+1,ema_decay(self.n, d, self.warmup)
-        if not self._lists: self._lists = list(self.avg.values()),list(self._places.values()),any(t.dtype.itemsize<4 for t in self._own.values())
-        avg,places,half = self._lists
-        new = [d[k] for d,k in places]
-        ema_update(avg, [t.to(a.dtype) for a,t in zip(avg, new)] if half else new, self.decay_used)
+        if self.half_life:  # counted in batches, so that accumulation and skipped steps change nothing
+            old = self.pos
+            self.pos = learn.epoch * learn.n_iter + learn.iter + 1
+            d = 0.5 ** ((self.pos - old) / (self.half_life * learn.n_iter * learn.n_epoch))
+        self.n, self.decay_used = self.n + 1, ema_decay(self.n, d, self.warmup)
+        if not self._lists:
+            self._lists = (
+                list(self.avg.values()),
+                list(self._places.values()),
+                any(t.dtype.itemsize < 4 for t in self._own.values()),
+            )
+        avg, places, half = self._lists
+        new = [d[k] for d, k in places]
+        ema_update(avg, [t.to(a.dtype) for a, t in zip(avg, new)] if half else new, self.decay_used)
 
     def before_validate(self, learn):
-        if self._places: self.raw[learn.depth] = {n: t.detach().clone() for n,t in self._own.items()}     # a callback may validate in a validation
-        if self.n: self._put(self.avg)
+        if self._places:
+            # a callback may validate in a validation
+            self.raw[learn.depth] = {n: t.detach().clone() for n, t in self._own.items()}
+        if self.n:
+            self._put(self.avg)
 
     def cleanup_validate(self, learn):
-        if learn.depth in self.raw: self._put(self.raw.pop(learn.depth))
+        if learn.depth in self.raw:
+            self._put(self.raw.pop(learn.depth))
 
-    def after_fit(self, learn): self._put(self.avg if self.n else self._own)
-    def cleanup_fit(self, learn): self._clear()
+    def after_fit(self, learn):
+        self._put(self.avg if self.n else self._own)
 
-    def load_state_dict(self, sd:dict):
-        super().load_state_dict(sd); self._lists = None
-        while self.raw and self._places: self._put(self.raw.popitem()[1])      # saved during a validation: the model that was loaded is the average
+    def cleanup_fit(self, learn):
+        self._clear()
+
+    def load_state_dict(self, sd: dict):
+        super().load_state_dict(sd)
+        self._lists = None
+        while self.raw and self._places:
+            self._put(self.raw.popitem()[1])  # saved during a validation: the model that was loaded is the average
 
     @torch.no_grad()
-    def _put(self, src): torch._foreach_copy_(list(self._own.values()), list(src.values()))
+    def _put(self, src):
+        torch._foreach_copy_(list(self._own.values()), list(src.values()))

@@ -12,35 +12,58 @@ from ..vision.at_size import AtSize
 # %% ../../nbs/tricks/fix_res.ipynb #22d463dc
 class FixRes(AtSize):
     "Train only the head and the last BatchNorm's statistics, at the test's size and with its crops"
-    owns,writes,does = ('size', 'frozen'),('size', 'x', 'model', 'groups'),('tune the head',)
-    def __init__(self,
-        size:int,               # test size in pixels
-        boxes:str='center',     # training crops: 'center', as the test; 'shift', at a random horizontal place (transforms_v2 of the authors); 'train', random boxes
-        norm:bool=True,         # let the last BatchNorm follow the new statistics
-        affine:bool=False,      # and train its weight and bias
+
+    owns = ('size', 'frozen')
+    writes = ('size', 'x', 'model', 'groups')
+    does = ('tune the head',)
+
+    def __init__(
+        self,
+        size: int,  # test size in pixels
+        # training crops: 'center', as the test; 'shift', at a random horizontal place (transforms_v2 of the authors);
+        # 'train', random boxes
+        boxes: str = 'center',
+        norm: bool = True,  # let the last BatchNorm follow the new statistics
+        affine: bool = False,  # and train its weight and bias
     ):
         super().__init__(size)
-        if boxes not in ('center', 'shift', 'train'): raise ValueError(f"FixRes: boxes must be 'center', 'shift' or 'train', got {boxes!r}")
-        if affine and not norm: raise ValueError("FixRes: affine=True trains the last BatchNorm; leave norm=True")
-        self.boxes,self.norm,self.affine,self._was = boxes,norm,affine,[]
+        if boxes not in ('center', 'shift', 'train'):
+            raise ValueError(f"FixRes: boxes must be 'center', 'shift' or 'train', got {boxes!r}")
+        if affine and not norm:
+            raise ValueError("FixRes: affine=True trains the last BatchNorm; leave norm=True")
+        self.boxes = boxes
+        self.norm = norm
+        self.affine = affine
+        self._was = []
 
     def check(self, learn):
-        if len(learn.splitter(learn.model))<2: raise ValueError("FixRes: the splitter gives one parameter group, so it is unknown what the head is; give Learner a splitter with two or more")
+        if len(learn.splitter(learn.model)) < 2:
+            raise ValueError(
+                "FixRes: the splitter gives one parameter group, so it is unknown what the head is; "
+                "give Learner a splitter with two or more"
+            )
 
     def before_fit(self, learn):
         super().before_fit(learn)
-        if self.boxes!='train': learn.view = {**learn.view, 'boxes': self.boxes}
+        if self.boxes != 'train':
+            learn.view = {**learn.view, 'boxes': self.boxes}
         self._norm = last_batchnorm(learn.model) if self.norm else None
         if self._norm and not self._norm.training:
-            raise ValueError("FixRes: the last BatchNorm is frozen in eval mode; give norm=False, or call model.train() before")
+            raise ValueError(
+                "FixRes: the last BatchNorm is frozen in eval mode; give norm=False, or call model.train() before"
+            )
         trained = {*learn.splitter(learn.model)[-1], *(self._norm.parameters() if self.affine and self._norm else ())}
         self._was = [(p, p.requires_grad) for p in learn.model.parameters()]
-        for p,_ in self._was: p.requires_grad_(p in trained)
+        for p, _ in self._was:
+            p.requires_grad_(p in trained)
 
-    def before_train(self, learn):      # the learner puts modes back, after each validation and after the fit
+    def before_train(self, learn):  # the learner puts modes back, after each validation and after the fit
         learn.model.eval()
-        if self._norm: self._norm.train()
+        if self._norm:
+            self._norm.train()
 
     def cleanup_fit(self, learn):
-        for p,r in self._was: p.requires_grad_(r)
-        self._was,self._norm = [],None
+        for p, r in self._was:
+            p.requires_grad_(r)
+        self._was = []
+        self._norm = None

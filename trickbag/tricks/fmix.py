@@ -13,51 +13,69 @@ from ..core.streams import sample_beta
 
 # %% ../../nbs/tricks/fmix.ipynb #a5bf16a1
 def fourier_noise(
-    n:int,              # number of images
-    h:int,              # their height
-    w:int,              # their width
-    generator:torch.Generator,  # stream; the result lies on its device
-    decay:float=3.,     # power δ by which high frequencies are weakened; larger makes larger blobs
-)->torch.Tensor:        # N x H x W, float32
+    n: int,  # number of images
+    h: int,  # their height
+    w: int,  # their width
+    generator: torch.Generator,  # stream; the result lies on its device
+    decay: float = 3.0,  # power δ by which high frequencies are weakened; larger makes larger blobs
+) -> torch.Tensor:  # N x H x W, float32
     "Smooth random grey images (Harris et al. 2020)"
-    z = torch.randn(n, h, w//2+1, 2, generator=generator, device=generator.device)
+    z = torch.randn(n, h, w // 2 + 1, 2, generator=generator, device=generator.device)
     f = torch.hypot(torch.fft.fftfreq(h, device=z.device)[:, None], torch.fft.rfftfreq(w, device=z.device))
-    return torch.fft.irfft2(torch.view_as_complex(z)/f.clamp(min=1/max(h, w))**decay, (h, w))
+    return torch.fft.irfft2(torch.view_as_complex(z) / f.clamp(min=1 / max(h, w)) ** decay, (h, w))
+
 
 def brightest(
-    grey:torch.Tensor,  # N x H x W
-    lam:torch.Tensor,   # share of the pixels, N, in [0,1]
-)->torch.Tensor:        # N x 1 x H x W, bool: round(lam*H*W) pixels of each image
+    grey: torch.Tensor,  # N x H x W
+    lam: torch.Tensor,  # share of the pixels, N, in [0,1]
+) -> torch.Tensor:  # N x 1 x H x W, bool: round(lam*H*W) pixels of each image
     "Mask of the brightest pixels of each image"
     flat = grey.flatten(1)
-    take = torch.arange(flat.shape[1], device=lam.device)<(lam*flat.shape[1]).round()[:, None]
+    take = torch.arange(flat.shape[1], device=lam.device) < (lam * flat.shape[1]).round()[:, None]
     return torch.zeros_like(take).scatter_(1, flat.argsort(1, descending=True), take).view_as(grey)[:, None]
 
+
 def fmix(
-    x:torch.Tensor,     # images N x C x H x W
-    y:torch.Tensor,     # probabilities N x C
-    mask:torch.Tensor,  # N x 1 x H x W, bool, where a sample stays its own
-    perm:torch.Tensor,  # partner of each sample, N, integer
-)->tuple:               # mixed x and y
+    x: torch.Tensor,  # images N x C x H x W
+    y: torch.Tensor,  # probabilities N x C
+    mask: torch.Tensor,  # N x 1 x H x W, bool, where a sample stays its own
+    perm: torch.Tensor,  # partner of each sample, N, integer
+) -> tuple:  # mixed x and y
     "Images with the rest from their partners, labels weighted by area"
     return torch.where(mask, x, x[perm]), torch.lerp(y[perm], y, mask.flatten(1).to(y.dtype).mean(1)[:, None])
 
+
 class FMix(Callback):
     "Mix each image of a training batch with a random partner by a mask of blobs, and the labels by area"
-    stage,owns,train_only = 'mix',('mix',),True
-    reads,writes,tells = ('x', 'y'),('x', 'y'),('lam',)
-    def __init__(self,
-        alpha:float=1.,     # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
-        decay:float=3.,     # power by which high frequencies are weakened; the paper's
+
+    stage = 'mix'
+    owns = ('mix',)
+    train_only = True
+    reads = ('x', 'y')
+    writes = ('x', 'y')
+    tells = ('lam',)
+
+    def __init__(
+        self,
+        alpha: float = 1.0,  # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
+        decay: float = 3.0,  # power by which high frequencies are weakened; the paper's
     ):
-        if not (0<alpha<float('inf') and decay>0):
-            raise ValueError(f"FMix: alpha and decay must be > 0, got {alpha} and {decay}; leave FMix out for no mixing")
-        self.alpha,self.decay,self.lam = alpha,decay,None
+        if not (0 < alpha < float('inf') and decay > 0):
+            raise ValueError(
+                f"FMix: alpha and decay must be > 0, got {alpha} and {decay}; leave FMix out for no mixing"
+            )
+        self.alpha = alpha
+        self.decay = decay
+        self.lam = None
 
     def before_batch(self, learn):
-        if learn.xb.ndim!=4:
-            raise ValueError(f"FMix: needs images N x C x H x W, got a batch of shape {tuple(learn.xb.shape)}; use MixUp for other data")
-        g,n = learn.rng(self),len(learn.xb)
+        if learn.xb.ndim != 4:
+            raise ValueError(
+                f"FMix: needs images N x C x H x W, got a batch of shape {tuple(learn.xb.shape)}; use "
+                "MixUp for other data"
+            )
+        g = learn.rng(self)
+        n = len(learn.xb)
         self.lam = sample_beta(self.alpha, n, g)
         mask = brightest(fourier_noise(n, *learn.xb.shape[-2:], g, self.decay), self.lam)
-        learn.xb,learn.yb = fmix(learn.xb, learn.soft_targets(), mask, torch.randperm(n, generator=g, device=g.device))
+        learn.xb, learn.yb = fmix(learn.xb, learn.soft_targets(), mask, torch.randperm(n, generator=g, device=g.device))

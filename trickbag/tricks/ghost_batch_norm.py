@@ -18,69 +18,92 @@ from ..core.modules import own_forward, wrap_forward
 
 # %% ../../nbs/tricks/ghost_batch_norm.ipynb #94348f00
 def ghost_chunks(
-    x:torch.Tensor,     # N x C x ...
-    size:int=32,        # largest chunk
-)->tuple:
-    "Parts of a batch, as equal as can be; where a channel has one value a sample, none is a single sample, which would have no variance"
-    n = -(-len(x)//size)
-    return x.tensor_split(n if x[0, 0].numel()>1 else max(min(n, len(x)//2), 1))
+    x: torch.Tensor,  # N x C x ...
+    size: int = 32,  # largest chunk
+) -> tuple:
+    """Parts of a batch, as equal as can be; where a channel has one value a sample, none is a single sample, which
+    would have no variance"""
+    n = -(-len(x) // size)
+    return x.tensor_split(n if x[0, 0].numel() > 1 else max(min(n, len(x) // 2), 1))
+
 
 def ghost_batch_norm(
-    x:torch.Tensor,     # N x C x ...
-    bn:_BatchNorm,      # its weight, bias, eps and momentum are used, its running statistics updated
-    size:int=32,        # largest chunk
-)->torch.Tensor:        # as `x`
+    x: torch.Tensor,  # N x C x ...
+    bn: _BatchNorm,  # its weight, bias, eps and momentum are used, its running statistics updated
+    size: int = 32,  # largest chunk
+) -> torch.Tensor:  # as `x`
     "Batch norm of equal chunks of the batch; running statistics move towards the mean over chunks"
-    track,ys = bn.running_mean is not None,[]
-    mean,var = (torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)) if track else (None, None)
-    for i,c in enumerate(ghost_chunks(x, size)): ys.append(F.batch_norm(c, mean, var, bn.weight, bn.bias, True, 1/(i+1), bn.eps))  # 1/(i+1): mean so far
+    track = bn.running_mean is not None
+    ys = []
+    mean, var = (torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)) if track else (None, None)
+    for i, c in enumerate(ghost_chunks(x, size)):
+        ys.append(F.batch_norm(c, mean, var, bn.weight, bn.bias, True, 1 / (i + 1), bn.eps))  # 1/(i+1): mean so far
     if track:
         with torch.no_grad():
-            bn.running_mean.lerp_(mean, bn.momentum); bn.running_var.lerp_(var, bn.momentum)
+            bn.running_mean.lerp_(mean, bn.momentum)
+            bn.running_var.lerp_(var, bn.momentum)
             bn.num_batches_tracked.add_(1)
     return torch.cat(ys)
 
+
 def _by_parts(size, bn, forward, x):
     "The same for a norm that computes more, as timm's with an activation do: its own forward sees the chunks"
-    momentum,ys = bn.momentum,[]
+    momentum = bn.momentum
+    ys = []
     own = {k: b for k in ('running_mean', 'running_var', 'num_batches_tracked') if (b := bn._buffers[k]) is not None}
     try:
-        for k,b in own.items(): bn._buffers[k] = b.clone()
-        for i,c in enumerate(ghost_chunks(x, size)):
-            bn.momentum = 1/(i+1)
+        for k, b in own.items():
+            bn._buffers[k] = b.clone()
+        for i, c in enumerate(ghost_chunks(x, size)):
+            bn.momentum = 1 / (i + 1)
             ys.append(forward(c))
         mean = {k: bn._buffers[k] for k in own}
     finally:
         bn.momentum = momentum
         bn._buffers.update(own)
     with torch.no_grad():
-        for k,b in own.items(): b.lerp_(mean[k], momentum) if b.is_floating_point() else b.add_(1)
+        for k, b in own.items():
+            b.lerp_(mean[k], momentum) if b.is_floating_point() else b.add_(1)
     return torch.cat(ys)
 
+
 def _forward(size, bn, forward, x):
-    if not bn.training or len(x)<=size: return forward(x)
+    if not bn.training or len(x) <= size:
+        return forward(x)
     return _by_parts(size, bn, forward, x) if own_forward(bn, _BatchNorm) else ghost_batch_norm(x, bn, size)
 
 # %% ../../nbs/tricks/ghost_batch_norm.ipynb #b70e41d0
 class GhostBatchNorm(Callback):
     "In training, batch norms see chunks of the batch"
-    stage,owns,reads,writes = 'surgery',('batchnorm',),('model',),('model',)
-    def __init__(self,
-        size:int=32,    # largest chunk, in samples; Composer's default
+
+    stage = 'surgery'
+    owns = ('batchnorm',)
+    reads = ('model',)
+    writes = ('model',)
+
+    def __init__(
+        self,
+        size: int = 32,  # largest chunk, in samples; Composer's default
     ):
-        if size<2: raise ValueError(f"GhostBatchNorm: size must be 2 or more, got {size}; one sample has no variance")
-        self.size,self._undo = size,[]
+        if size < 2:
+            raise ValueError(f"GhostBatchNorm: size must be 2 or more, got {size}; one sample has no variance")
+        self.size = size
+        self._undo = []
 
     def check(self, learn):
         norms = self.norms(learn.model)
-        if not norms: raise ValueError(f"GhostBatchNorm: {type(learn.model).__name__} has no BatchNorm; leave GhostBatchNorm out")
-        if any(m.momentum is None for m in norms): raise ValueError("GhostBatchNorm: a BatchNorm has momentum=None; give a number, say .1")
+        if not norms:
+            raise ValueError(f"GhostBatchNorm: {type(learn.model).__name__} has no BatchNorm; leave GhostBatchNorm out")
+        if any(m.momentum is None for m in norms):
+            raise ValueError("GhostBatchNorm: a BatchNorm has momentum=None; give a number, say .1")
 
-    def norms(self, model)->list:
+    def norms(self, model) -> list:
         "The batch norms of a model"
         return [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm)]
 
-    def before_fit(self, learn): self._undo = [wrap_forward(m, partial(_forward, self.size)) for m in self.norms(learn.model)]
+    def before_fit(self, learn):
+        self._undo = [wrap_forward(m, partial(_forward, self.size)) for m in self.norms(learn.model)]
 
     def cleanup_fit(self, learn):
-        while self._undo: self._undo.pop()()
+        while self._undo:
+            self._undo.pop()()

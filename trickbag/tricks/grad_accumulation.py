@@ -13,66 +13,97 @@ from ..loop.read_loss import share
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
 def scale_grads(
-    params,         # parameters; those without a gradient are left out
-    factor:float|torch.Tensor,  # what every gradient is multiplied by, in place; 1 leaves the bits alone
+    params,  # parameters; those without a gradient are left out
+    factor: float | torch.Tensor,  # what every gradient is multiplied by, in place; 1 leaves the bits alone
 ):
     "Multiply gradients"
     grads = [p.grad for p in params if p.grad is not None]
-    if grads and (isinstance(factor, torch.Tensor) or factor!=1): torch._foreach_mul_(grads, factor)
+    if grads and (isinstance(factor, torch.Tensor) or factor != 1):
+        torch._foreach_mul_(grads, factor)
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #c4af7735
 class GradientAccumulation(Callback):
     "Step once every `n_acc` batches, on the gradient of the loss of all their samples together"
-    stage,owns,state = 'accumulate',('accumulate',),('count','total','first')
-    reads,writes = ('grads', 'samples'),('grads', 'step', 'weights')    # weights: it takes the last, partial window's step itself
-    def __init__(self,
-        n_acc:int,      # batches a step
+
+    stage = 'accumulate'
+    owns = ('accumulate',)
+    state = ('count', 'total', 'first')
+    # weights: it takes the last, partial window's step itself
+    reads = ('grads', 'samples')
+    writes = ('grads', 'step', 'weights')
+
+    def __init__(
+        self,
+        n_acc: int,  # batches a step
     ):
-        if not isinstance(n_acc, int) or n_acc<1:
-            raise ValueError(f"GradientAccumulation: n_acc is a whole number of batches >= 1, got {n_acc!r}; it does not count samples")
-        self.n_acc,self._params,self._flushing,self._size = n_acc,{},False,0
+        if not isinstance(n_acc, int) or n_acc < 1:
+            raise ValueError(
+                f"GradientAccumulation: n_acc is a whole number of batches >= 1, got {n_acc!r}; it "
+                "does not count samples"
+            )
+        self.n_acc = n_acc
+        self._params = {}
+        self._flushing = False
+        self._size = 0
         self._clear()
 
-    def _clear(self): self.count,self.total,self.first = 0,0,0      # of the open window: batches, what its loss is divided by, samples in the first batch
+    def _clear(self):
+        # of the open window: batches, what its loss is divided by, samples in the first batch
+        self.count = 0
+        self.total = 0
+        self.first = 0
 
     def before_fit(self, learn):
         self._params = dict(learn.model.named_parameters())
         self._clear()
 
     def before_backward(self, learn):
-        facts,n = learn.loss_facts,len(learn.xb)
-        if facts.reduction=='sum': return       # sums add up by themselves
-        self._size,self.first = facts.size(learn.targ, n),self.first or n
-        weight = self._size/self.first          # `learn.loss` itself stays the batch's mean
-        if isinstance(weight, torch.Tensor): learn.loss.register_hook(lambda grad: grad*weight.to(grad.dtype))
-        elif weight!=1: learn.loss.register_hook(lambda grad: grad*weight)
+        facts = learn.loss_facts
+        n = len(learn.xb)
+        if facts.reduction == 'sum':
+            return  # sums add up by themselves
+        self._size = facts.size(learn.targ, n)
+        self.first = self.first or n
+        weight = self._size / self.first  # `learn.loss` itself stays the batch's mean
+        if isinstance(weight, torch.Tensor):
+            learn.loss.register_hook(lambda grad: grad * weight.to(grad.dtype))
+        elif weight != 1:
+            learn.loss.register_hook(lambda grad: grad * weight)
 
-    def after_backward(self, learn): self.total += self._size
+    def after_backward(self, learn):
+        self.total += self._size
 
     def before_step(self, learn):
         self.count += not self._flushing
-        if self.count<self.n_acc and not self._flushing: raise CancelStep
-        if self.first: scale_grads(self._params.values(), share(self.first, self.total))
+        if self.count < self.n_acc and not self._flushing:
+            raise CancelStep
+        if self.first:
+            scale_grads(self._params.values(), share(self.first, self.total))
         self._clear()
 
     def after_train(self, learn):
         "Flush the last, partial window"
-        if not self.count: return
+        if not self.count:
+            return
         self._flushing = True
-        try: learn.take_step()
-        finally: self._flushing = False
+        try:
+            learn.take_step()
+        finally:
+            self._flushing = False
 
-    after_epoch = after_train       # where `CancelEpoch` left the training loop
+    after_epoch = after_train  # where `CancelEpoch` left the training loop
 
     def cleanup_fit(self, learn):
-        self._params,self._flushing = {},False
+        self._params = {}
+        self._flushing = False
         self._clear()
 
-    def state_dict(self)->dict:
-        grads = {n: p.grad for n,p in self._params.items() if self.count and p.grad is not None}
+    def state_dict(self) -> dict:
+        grads = {n: p.grad for n, p in self._params.items() if self.count and p.grad is not None}
         return super().state_dict() | dict(grads=grads)
 
-    def load_state_dict(self, sd:dict):
+    def load_state_dict(self, sd: dict):
         super().load_state_dict(sd)
-        for n,g in sd['grads'].items():
-            if n in self._params: self._params[n].grad = torch.empty_like(self._params[n]).copy_(g)
+        for n, g in sd['grads'].items():
+            if n in self._params:
+                self._params[n].grad = torch.empty_like(self._params[n]).copy_(g)

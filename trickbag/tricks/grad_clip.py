@@ -13,29 +13,44 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/grad_clip.ipynb #d3b592e3
 def clip_gradients(
-    params:list,            # parameters; those without a gradient are left out
-    max_norm:float=1.,      # bound on the norm of all gradients together, or on each number
-    norm_type:float=2.,     # which norm: 2, 1, `float('inf')`, ...
-    mode:str='norm',        # 'norm' keeps the direction, 'value' clamps each number to [-max_norm, max_norm]
-)->torch.Tensor:            # norm before clipping, scalar, on the parameters' device
+    params: list,  # parameters; those without a gradient are left out
+    max_norm: float = 1.0,  # bound on the norm of all gradients together, or on each number
+    norm_type: float = 2.0,  # which norm: 2, 1, `float('inf')`, ...
+    mode: str = 'norm',  # 'norm' keeps the direction, 'value' clamps each number to [-max_norm, max_norm]
+) -> torch.Tensor:  # norm before clipping, scalar, on the parameters' device
     "Bound gradients in place (Pascanu et al. 2013)"
-    if mode=='norm': return clip_grad_norm_(params, max_norm, norm_type)
+    if mode == 'norm':
+        return clip_grad_norm_(params, max_norm, norm_type)
     norm = get_total_norm([p.grad for p in params if p.grad is not None], norm_type)
     clip_grad_value_(params, max_norm)
     return norm
 
+
 class GradientClip(Callback):
     "Bound the gradient of each step; its norm before that is in `norm`"
-    stage,owns = 'clip',('clip',)
-    reads,writes,tells = ('grads',),('grads',),('norm',)
-    def __init__(self,
-        max_norm:float=1.,      # bound; 1 in torchvision's ViT recipes and in fastai. Look at `norm` to choose it
-        norm_type:float=2.,     # which norm
-        mode:str='norm',        # 'norm' keeps the direction, 'value' clamps each number
+
+    stage = 'clip'
+    owns = ('clip',)
+    reads = ('grads',)
+    writes = ('grads',)
+    tells = ('norm',)
+
+    def __init__(
+        self,
+        max_norm: float = 1.0,  # bound; 1 in torchvision's ViT recipes and in fastai. Look at `norm` to choose it
+        norm_type: float = 2.0,  # which norm
+        mode: str = 'norm',  # 'norm' keeps the direction, 'value' clamps each number
     ):
-        if not max_norm>0: raise ValueError(f"GradientClip: max_norm must be > 0, got {max_norm}; leave GradientClip out for no bound")
-        if mode not in ('norm', 'value'): raise ValueError(f"GradientClip: mode is 'norm' or 'value', got {mode!r}")
-        self.max_norm,self.norm_type,self.mode,self.norm = max_norm,norm_type,mode,None
+        if not max_norm > 0:
+            raise ValueError(f"GradientClip: max_norm must be > 0, got {max_norm}; leave GradientClip out for no bound")
+        if mode not in ('norm', 'value'):
+            raise ValueError(f"GradientClip: mode is 'norm' or 'value', got {mode!r}")
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.mode = mode
+        self.norm = None
 
     def before_step(self, learn):
-        self.norm = clip_gradients([p for g in learn.opt.param_groups for p in g['params']], self.max_norm, self.norm_type, self.mode)
+        self.norm = clip_gradients(
+            [p for g in learn.opt.param_groups for p in g['params']], self.max_norm, self.norm_type, self.mode
+        )

@@ -12,20 +12,27 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/gradient_centralization.ipynb #34061222
 def centralize(
-    grads:list,             # gradients, units first; changed in place
-    conv_only:bool=False,   # leave out those with fewer than four dimensions
+    grads: list,  # gradients, units first; changed in place
+    conv_only: bool = False,  # leave out those with fewer than four dimensions
 ):
     "Take the mean out of each unit's gradient (Yong et al. 2020)"
-    gs = [g for g in grads if g.ndim>(3 if conv_only else 1) and g[0].numel()>1]
-    if gs: torch._foreach_sub_(gs, [g.mean(tuple(range(1, g.ndim)), keepdim=True) for g in gs])
+    gs = [g for g in grads if g.ndim > (3 if conv_only else 1) and g[0].numel() > 1]
+    if gs:
+        torch._foreach_sub_(gs, [g.mean(tuple(range(1, g.ndim)), keepdim=True) for g in gs])
+
 
 class GradientCentralization(Callback):
     "Take the mean out of the gradient of each filter and row, before it is clipped and used"
+
     stage = 'gradient'
-    reads,writes = ('grads',),('grads',)
-    def __init__(self,
-        conv_only:bool=False,   # True: convolutions only, the authors' `gc_conv_only`; False: linear layers too
-    ): self.conv_only = conv_only
+    reads = ('grads',)
+    writes = ('grads',)
+
+    def __init__(
+        self,
+        conv_only: bool = False,  # True: convolutions only, the authors' `gc_conv_only`; False: linear layers too
+    ):
+        self.conv_only = conv_only
 
     def before_step(self, learn):
         centralize([p.grad for o in learn.opt.param_groups for p in o['params'] if p.grad is not None], self.conv_only)

@@ -16,34 +16,49 @@ from ..callback import Callback
 # %% ../../nbs/tricks/head_bias.ipynb #7a24b2fb
 @torch.no_grad()
 def head_bias(
-    head:nn.Linear,     # changed in place
-    value:float=None,   # None is -log(number of outputs)
+    head: nn.Linear,  # changed in place
+    value: float = None,  # None is -log(number of outputs)
 ):
     "Set all biases of a layer to one value"
     head.bias.fill_(-math.log(head.out_features) if value is None else value)
 
+
 class HeadBias(Callback):
     "At the start of a new training, set the bias of the last `nn.Linear` to `-log(C)`"
-    stage,reads,writes = 'surgery',('model',),('weights',)
-    def __init__(self,
-        value:float=None,   # the bias; None is -log(C) as in Mosaic's recipes, timm's scripts take a number
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('weights',)
+
+    def __init__(
+        self,
+        value: float = None,  # the bias; None is -log(C) as in Mosaic's recipes, timm's scripts take a number
     ):
         if value is not None and not math.isfinite(value):
             raise ValueError(f"HeadBias: value must be a finite number, got {value}; None is -log(C)")
         self.value = value
 
-    def head(self, learn)->nn.Linear:
+    def head(self, learn) -> nn.Linear:
         "The layer whose bias is set"
         heads = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
         if not heads or heads[-1].bias is None:
-            raise ValueError(f"HeadBias: the model has no nn.Linear{' with a bias at its end' if heads else ''}; set the bias yourself, or leave HeadBias out")
+            raise ValueError(
+                f"HeadBias: the model has no nn.Linear{' with a bias at its end' if heads else ''}; "
+                "set the bias yourself, or leave HeadBias out"
+            )
         return heads[-1]
 
     def check(self, learn):
-        if learn.step: return
-        b,n = self.head(learn).bias,self.head(learn).in_features
-        if b.abs().max()>1.001/math.sqrt(n) and (b!=b[0]).any():      # neither torch's first values nor one for all
-            raise ValueError("HeadBias: the head's bias is trained already, and one value for all would undo that; leave HeadBias out")
+        if learn.step:
+            return
+        b = self.head(learn).bias
+        n = self.head(learn).in_features
+        if b.abs().max() > 1.001 / math.sqrt(n) and (b != b[0]).any():  # neither torch's first values nor one for all
+            raise ValueError(
+                "HeadBias: the head's bias is trained already, and one value for all would undo that; "
+                "leave HeadBias out"
+            )
 
     def before_fit(self, learn):
-        if not learn.step: head_bias(self.head(learn), self.value)
+        if not learn.step:
+            head_bias(self.head(learn), self.value)

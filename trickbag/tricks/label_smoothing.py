@@ -13,26 +13,36 @@ from ..loop.targets import soft_targets
 
 # %% ../../nbs/tricks/label_smoothing.ipynb #dd55fd1d
 def label_smoothing(
-    y:torch.Tensor,     # probabilities N x C, or class indices N
-    eps:float=.1,       # share of the probability that is spread over all C classes, the true one included
-    n_out:int=None,     # C, needed for indices
-    ignore:int=None,    # index of samples that get no probability at all
-)->torch.Tensor:        # probabilities N x C
+    y: torch.Tensor,  # probabilities N x C, or class indices N
+    eps: float = 0.1,  # share of the probability that is spread over all C classes, the true one included
+    n_out: int = None,  # C, needed for indices
+    ignore: int = None,  # index of samples that get no probability at all
+) -> torch.Tensor:  # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
-    if n_out is None and not y.is_floating_point(): raise ValueError("label_smoothing: class indices need n_out, the number of classes")
+    if n_out is None and not y.is_floating_point():
+        raise ValueError("label_smoothing: class indices need n_out, the number of classes")
     soft = y.is_floating_point()
-    if soft: y = soft_targets(y, n_out)
-    c = max(y.shape[1] if soft else n_out, 2)       # one output tells two classes apart
-    return y.mul(1-eps).add_(eps/c) if soft else soft_targets(y, n_out, 1-eps+eps/c, eps/c, ignore)
+    if soft:
+        y = soft_targets(y, n_out)
+    c = max(y.shape[1] if soft else n_out, 2)  # one output tells two classes apart
+    return y.mul(1 - eps).add_(eps / c) if soft else soft_targets(y, n_out, 1 - eps + eps / c, eps / c, ignore)
+
 
 class LabelSmoothing(Callback):
     "Smooth the targets of training batches; validation and metrics see them as they are"
-    stage,owns,train_only = 'smooth',('smooth',),True
-    reads,writes = ('y',),('y',)
-    def __init__(self,
-        eps:float=.1,   # share spread over all classes; the paper's, fastai's and timm's default
+
+    stage = 'smooth'
+    owns = ('smooth',)
+    train_only = True
+    reads = ('y',)
+    writes = ('y',)
+
+    def __init__(
+        self,
+        eps: float = 0.1,  # share spread over all classes; the paper's, fastai's and timm's default
     ):
-        if not 0<eps<1: raise ValueError(f"LabelSmoothing: eps must be in (0,1), got {eps}; leave LabelSmoothing out for none")
+        if not 0 < eps < 1:
+            raise ValueError(f"LabelSmoothing: eps must be in (0,1), got {eps}; leave LabelSmoothing out for none")
         self.eps = eps
 
     def check(self, learn):
@@ -40,4 +50,5 @@ class LabelSmoothing(Callback):
         if getattr(f, 'label_smoothing', 0) or getattr(f, 'keywords', {}).get('label_smoothing'):
             raise ValueError("LabelSmoothing: the loss smooths labels too; remove its label_smoothing or this callback")
 
-    def before_batch(self, learn): learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out, learn.ignored)
+    def before_batch(self, learn):
+        learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out, learn.ignored)

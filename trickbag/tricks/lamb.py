@@ -12,33 +12,46 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/lamb.ipynb #6df99469
 def lamb_ratios(
-    ws:list,            # weights before the step
-    steps:list,         # what the optimizer added to them
-    lr:float,           # the learning rate of that step
-    max_ratio:float=None,   # upper bound; None for none
-)->torch.Tensor:        # one trust ratio a weight, on their device
+    ws: list,  # weights before the step
+    steps: list,  # what the optimizer added to them
+    lr: float,  # the learning rate of that step
+    max_ratio: float = None,  # upper bound; None for none
+) -> torch.Tensor:  # one trust ratio a weight, on their device
     "Trust ratios of LAMB (You et al. 2020): the norm of the weights over that of the update, which is `steps/-lr`"
-    w,s = torch.stack(torch._foreach_norm(ws)),torch.stack(torch._foreach_norm(steps))
-    r = torch.where((w>0) & (s>0), lr*w/s, 1.)
+    w = torch.stack(torch._foreach_norm(ws))
+    s = torch.stack(torch._foreach_norm(steps))
+    r = torch.where((w > 0) & (s > 0), lr * w / s, 1.0)
     return r if max_ratio is None else r.clamp(max=max_ratio)
+
 
 class LAMB(Callback):
     "Multiply each layer's step by its trust ratio, over any optimizer; the ratios of the last step are in `ratios`"
-    stage,owns = 'weights',('trust',)
-    reads,writes,tells = ('weights', 'weight_decay', 'groups', 'lr'),('weights',),('ratios',)
-    def __init__(self,
-        clip:bool=False,            # True: no step is lengthened; timm's `lambc`
-        always_adapt:bool=False,    # also where there is no weight decay
+
+    stage = 'weights'
+    owns = ('trust',)
+    reads = ('weights', 'weight_decay', 'groups', 'lr')
+    writes = ('weights',)
+    tells = ('ratios',)
+
+    def __init__(
+        self,
+        clip: bool = False,  # True: no step is lengthened; timm's `lambc`
+        always_adapt: bool = False,  # also where there is no weight decay
     ):
-        self.clip,self.always_adapt,self.ratios,self._old = clip,always_adapt,None,[]
+        self.clip = clip
+        self.always_adapt = always_adapt
+        self.ratios = None
+        self._old = []
 
     def check(self, learn):
         if not (self.always_adapt or any(o.get('weight_decay') for o in learn.opt.param_groups)):
-            raise ValueError("LAMB: nothing has weight decay, so nothing would be scaled; "
-                             "give opt_func a weight_decay, or write LAMB(always_adapt=True)")
+            raise ValueError(
+                "LAMB: nothing has weight decay, so nothing would be scaled; give opt_func a "
+                "weight_decay, or write LAMB(always_adapt=True)"
+            )
 
     def before_step(self, learn):
-        self._old = []      # learning rate, weights, copies of them
+        self._old = []  # learning rate, weights, copies of them
         for o in learn.opt.param_groups:
             ws = [p for p in o['params'] if p.grad is not None]
             if ws and (o.get('weight_decay') or o.get('fit_decay') or self.always_adapt):
@@ -47,11 +60,13 @@ class LAMB(Callback):
     @torch.no_grad()
     def after_step(self, learn):
         rs = []
-        for lr,ws,old in self._old:
+        for lr, ws, old in self._old:
             steps = torch._foreach_sub(ws, old)
-            rs.append(lamb_ratios(old, steps, lr, 1. if self.clip else None))
+            rs.append(lamb_ratios(old, steps, lr, 1.0 if self.clip else None))
             torch._foreach_copy_(ws, torch._foreach_addcmul(old, steps, rs[-1].unbind()))
-        if rs: self.ratios = torch.cat(rs)
+        if rs:
+            self.ratios = torch.cat(rs)
         self._old = []
 
-    def cleanup_fit(self, learn): self._old = []
+    def cleanup_fit(self, learn):
+        self._old = []

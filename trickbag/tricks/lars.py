@@ -12,47 +12,71 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/lars.ipynb #cbd44d78
 def lars_ratios(
-    ws:list,                # weights
-    gs:list,                # their gradients, without weight decay
-    weight_decay:float=0.,  # λ
-    trust_coef:float=.001,  # τ
-    eps:float=1e-8,         # added to the denominator
-)->torch.Tensor:            # one trust ratio a weight, on their device
+    ws: list,  # weights
+    gs: list,  # their gradients, without weight decay
+    weight_decay: float = 0.0,  # λ
+    trust_coef: float = 0.001,  # τ
+    eps: float = 1e-8,  # added to the denominator
+) -> torch.Tensor:  # one trust ratio a weight, on their device
     "Trust ratios of LARS (You et al. 2017)"
-    w,g = torch.stack(torch._foreach_norm(ws)),torch.stack(torch._foreach_norm(gs))
-    return torch.where((w>0) & (g>0), trust_coef*w/(g+weight_decay*w+eps), 1.)
+    w = torch.stack(torch._foreach_norm(ws))
+    g = torch.stack(torch._foreach_norm(gs))
+    return torch.where((w > 0) & (g > 0), trust_coef * w / (g + weight_decay * w + eps), 1.0)
+
 
 class LARS(Callback):
-    "Scale gradient plus weight decay of each layer by its trust ratio, for `torch.optim.SGD`; those of the last step are in `ratios`"
-    stage,owns = 'weights',('trust',)
-    reads,writes,tells = ('grads', 'weights', 'weight_decay', 'groups', 'lr'),('grads',),('ratios',)
-    def __init__(self,
-        trust_coef:float=.001,      # τ; the paper's and timm's
-        clip:bool=False,            # True: no layer moves faster than under plain SGD, as LARC in NVIDIA's apex
-        always_adapt:bool=False,    # also where there is no weight decay
-        eps:float=1e-8,             # added to the denominator; timm's
+    """Scale gradient plus weight decay of each layer by its trust ratio, for `torch.optim.SGD`; those of the last step
+    are in `ratios`"""
+
+    stage = 'weights'
+    owns = ('trust',)
+    reads = ('grads', 'weights', 'weight_decay', 'groups', 'lr')
+    writes = ('grads',)
+    tells = ('ratios',)
+
+    def __init__(
+        self,
+        trust_coef: float = 0.001,  # τ; the paper's and timm's
+        clip: bool = False,  # True: no layer moves faster than under plain SGD, as LARC in NVIDIA's apex
+        always_adapt: bool = False,  # also where there is no weight decay
+        eps: float = 1e-8,  # added to the denominator; timm's
     ):
-        if not trust_coef>0: raise ValueError(f"LARS: trust_coef must be > 0, got {trust_coef}; the paper uses .001")
-        self.trust_coef,self.clip,self.always_adapt,self.eps,self.ratios = trust_coef,clip,always_adapt,eps,None
+        if not trust_coef > 0:
+            raise ValueError(f"LARS: trust_coef must be > 0, got {trust_coef}; the paper uses .001")
+        self.trust_coef = trust_coef
+        self.clip = clip
+        self.always_adapt = always_adapt
+        self.eps = eps
+        self.ratios = None
 
     def check(self, learn):
         if not isinstance(learn.opt, torch.optim.SGD):
-            raise ValueError(f"LARS: works with SGD, this learner has {type(learn.opt).__name__}; use LAMB(), or "
-                             "opt_func=partial(torch.optim.SGD, momentum=.9, weight_decay=5e-5)")
+            raise ValueError(
+                f"LARS: works with SGD, this learner has {type(learn.opt).__name__}; use LAMB(), or "
+                "opt_func=partial(torch.optim.SGD, momentum=.9, weight_decay=5e-5)"
+            )
         if not (self.always_adapt or any(o['weight_decay'] for o in learn.opt.param_groups)):
-            raise ValueError("LARS: nothing has weight decay, so nothing would be scaled; "
-                             "give SGD a weight_decay, or write LARS(always_adapt=True)")
+            raise ValueError(
+                "LARS: nothing has weight decay, so nothing would be scaled; give SGD a weight_decay, "
+                "or write LARS(always_adapt=True)"
+            )
 
     @torch.no_grad()
     def before_step(self, learn):
         rs = []
         for o in learn.opt.param_groups:
-            wd,ws = o['weight_decay'],[p for p in o['params'] if p.grad is not None]
-            if not ws or not (wd or o.get('fit_decay') or self.always_adapt): continue
+            wd = o['weight_decay']
+            ws = [p for p in o['params'] if p.grad is not None]
+            if not ws or not (wd or o.get('fit_decay') or self.always_adapt):
+                continue
             gs = [p.grad for p in ws]
             r = lars_ratios(ws, gs, wd, self.trust_coef, self.eps)
-            if self.clip: r = (r/o['lr']).clamp(max=1)
+            if self.clip:
+                r = (r / o['lr']).clamp(max=1)
             torch._foreach_mul_(gs, r.unbind())
-            if wd: torch._foreach_addcmul_(gs, ws, ((r-1)*wd).unbind())    # SGD will add wd*w, of which r*wd*w shall remain
+            if wd:
+                # SGD will add wd*w, of which r*wd*w shall remain
+                torch._foreach_addcmul_(gs, ws, ((r - 1) * wd).unbind())
             rs.append(r)
-        if rs: self.ratios = torch.cat(rs)
+        if rs:
+            self.ratios = torch.cat(rs)

@@ -12,43 +12,65 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/layer_freezing.ipynb #9a51a110
 def frozen_share(
-    p:float,            # position in the run, in [0,1]
-    start:float=.5,     # nothing is frozen until here
-    end:float=1.,       # position of full `level`
-    level:float=1.,     # share of the layers that are frozen at `end`
-)->float:
-    "Share of the layers that are frozen: 0 until `start`, then a straight line to `level` at `end` (Composer's schedule)"
-    return level*min(max((p-start)/(end-start), 0.), 1.)
+    p: float,  # position in the run, in [0,1]
+    start: float = 0.5,  # nothing is frozen until here
+    end: float = 1.0,  # position of full `level`
+    level: float = 1.0,  # share of the layers that are frozen at `end`
+) -> float:
+    """Share of the layers that are frozen: 0 until `start`, then a straight line to `level` at `end` (Composer's
+    schedule)"""
+    return level * min(max((p - start) / (end - start), 0.0), 1.0)
+
 
 def param_layers(
-    model:torch.nn.Module,
-)->list:        # (name, its own parameters), input side first
+    model: torch.nn.Module,
+) -> list:  # (name, its own parameters), input side first
     "The modules that hold parameters of their own, in the order of registration"
-    return [(n, ps) for n,m in model.named_modules() if (ps := list(m.parameters(recurse=False)))]
+    return [(n, ps) for n, m in model.named_modules() if (ps := list(m.parameters(recurse=False)))]
+
 
 class LayerFreezing(Callback):
     "Freeze more and more of the first layers as epochs begin; all train again after the fit"
-    stage,owns = 'surgery',('frozen',)
-    reads,writes,tells = (),('groups',),('n_frozen',)
-    def __init__(self,
-        start:float=.5,     # share of the run before any layer is frozen; Composer's default
-        end:float=1.,       # share of the run at which `level` is reached; Composer's
-        level:float=1.,     # share of the layers, without the head, that are frozen then; Composer's
+
+    stage = 'surgery'
+    owns = ('frozen',)
+    reads = ()
+    writes = ('groups',)
+    tells = ('n_frozen',)
+
+    def __init__(
+        self,
+        start: float = 0.5,  # share of the run before any layer is frozen; Composer's default
+        end: float = 1.0,  # share of the run at which `level` is reached; Composer's
+        level: float = 1.0,  # share of the layers, without the head, that are frozen then; Composer's
     ):
-        if not 0<=start<end<=1: raise ValueError(f"LayerFreezing: need 0 <= start < end <= 1, got {start} and {end}")
-        if not 0<level<=1: raise ValueError(f"LayerFreezing: level must be in (0,1], got {level}; leave LayerFreezing out for none")
-        self.start,self.end,self.level,self.n_frozen,self._off = start,end,level,0,[]
+        if not 0 <= start < end <= 1:
+            raise ValueError(f"LayerFreezing: need 0 <= start < end <= 1, got {start} and {end}")
+        if not 0 < level <= 1:
+            raise ValueError(f"LayerFreezing: level must be in (0,1], got {level}; leave LayerFreezing out for none")
+        self.start = start
+        self.end = end
+        self.level = level
+        self.n_frozen = 0
+        self._off = []
 
     def check(self, learn):
-        if len(param_layers(learn.model))<2: raise ValueError("LayerFreezing: the model has one layer with parameters, which is its head; leave LayerFreezing out")
+        if len(param_layers(learn.model)) < 2:
+            raise ValueError(
+                "LayerFreezing: the model has one layer with parameters, which is its head; leave LayerFreezing out"
+            )
 
     def before_train(self, learn):
         ls = param_layers(learn.model)[:-1]
-        self.n_frozen = int(frozen_share(learn.epoch/learn.n_epoch, self.start, self.end, self.level)*len(ls)+1e-9)
-        for p in (p for _,ps in ls[:self.n_frozen] for p in ps if p.requires_grad):
-            self._off.append(p)     # before it is frozen, so that no interrupt comes between
+        self.n_frozen = int(
+            frozen_share(learn.epoch / learn.n_epoch, self.start, self.end, self.level) * len(ls) + 1e-9
+        )
+        for p in (p for _, ps in ls[: self.n_frozen] for p in ps if p.requires_grad):
+            self._off.append(p)  # before it is frozen, so that no interrupt comes between
             p.requires_grad_(False).grad = None
 
     def cleanup_fit(self, learn):
-        for p in self._off: p.requires_grad_(True)
-        self._off,self.n_frozen = [],0
+        for p in self._off:
+            p.requires_grad_(True)
+        self._off = []
+        self.n_frozen = 0

@@ -12,48 +12,68 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/linear_scaling.ipynb #3f911a8a
 def lr_factor(
-    bs:int,             # samples a step
-    base_bs:int=256,    # samples a step for which the rate was chosen
-    rule:str='linear',  # 'linear' (Goyal et al. 2017) or 'sqrt'
-)->float:
+    bs: int,  # samples a step
+    base_bs: int = 256,  # samples a step for which the rate was chosen
+    rule: str = 'linear',  # 'linear' (Goyal et al. 2017) or 'sqrt'
+) -> float:
     "What the learning rate is multiplied by"
-    return (bs/base_bs)**(.5 if rule=='sqrt' else 1.)
+    return (bs / base_bs) ** (0.5 if rule == 'sqrt' else 1.0)
+
 
 def samples_a_batch(
-    dl, # a loader, or a list of batches
-)->int|None:
+    dl,  # a loader, or a list of batches
+) -> int | None:
     "Samples in a full batch; None if the loader does not say"
     for o in (dl, getattr(dl, 'batch_sampler', None)):
         for n in ('bs', 'batch_size'):
-            if isinstance(v := getattr(o, n, None), int): return v
+            if isinstance(v := getattr(o, n, None), int):
+                return v
     return len(dl[0][0]) if isinstance(dl, (list, tuple)) and dl else None
 
-class LinearScaling(Callback):
-    "When a fit begins, multiply its learning rates by samples a step over `base_bs`; the factor is in `factor`, the samples in `samples`"
-    stage,owns = 'accumulate',('lr',)
-    reads,writes,tells = ('samples', 'step', 'lr'),('lr',),('factor', 'samples')
-    def __init__(self,
-        base_bs:int=256,    # samples a step for which the rate was chosen; 256 in Goyal et al. and most recipes
-        rule:str='linear',  # 'linear' for SGD, 'sqrt' for Adam and its kin
-        bs:int=None,        # samples in a batch of one process; None asks the loader
-    ):
-        if rule not in ('linear', 'sqrt'): raise ValueError(f"LinearScaling: rule is 'linear' or 'sqrt', got {rule!r}")
-        if base_bs<1 or (bs is not None and bs<1):
-            raise ValueError(f"LinearScaling: base_bs and bs are numbers of samples >= 1, got {base_bs} and {bs}")
-        self.base_bs,self.rule,self.bs,self.factor,self.samples = base_bs,rule,bs,None,None
 
-    def count(self, learn)->int|None:
-        "Samples that a step of that learner sees: of a batch, times the batches that are accumulated, times the processes"
-        bs,dist = self.bs or samples_a_batch(learn.dls.train),torch.distributed
+class LinearScaling(Callback):
+    """When a fit begins, multiply its learning rates by samples a step over `base_bs`; the factor is in `factor`, the
+    samples in `samples`"""
+
+    stage = 'accumulate'
+    owns = ('lr',)
+    reads = ('samples', 'step', 'lr')
+    writes = ('lr',)
+    tells = ('factor', 'samples')
+
+    def __init__(
+        self,
+        base_bs: int = 256,  # samples a step for which the rate was chosen; 256 in Goyal et al. and most recipes
+        rule: str = 'linear',  # 'linear' for SGD, 'sqrt' for Adam and its kin
+        bs: int = None,  # samples in a batch of one process; None asks the loader
+    ):
+        if rule not in ('linear', 'sqrt'):
+            raise ValueError(f"LinearScaling: rule is 'linear' or 'sqrt', got {rule!r}")
+        if base_bs < 1 or (bs is not None and bs < 1):
+            raise ValueError(f"LinearScaling: base_bs and bs are numbers of samples >= 1, got {base_bs} and {bs}")
+        self.base_bs = base_bs
+        self.rule = rule
+        self.bs = bs
+        self.factor = None
+        self.samples = None
+
+    def count(self, learn) -> int | None:
+        """Samples that a step of that learner sees: of a batch, times the batches that are accumulated, times the
+        processes"""
+        bs = self.bs or samples_a_batch(learn.dls.train)
+        dist = torch.distributed
         n_acc = next((cb.n_acc for cb in learn.active if 'accumulate' in cb.owns), 1)
-        return bs and bs*n_acc*(dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
+        return bs and bs * n_acc * (dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
 
     def check(self, learn):
         if not self.count(learn):
-            raise ValueError(f"LinearScaling: a {type(learn.dls.train).__name__} does not say how large its batches are; "
-                             "write LinearScaling(bs=...)")
+            raise ValueError(
+                f"LinearScaling: a {type(learn.dls.train).__name__} does not say how large its batches "
+                "are; write LinearScaling(bs=...)"
+            )
 
     def before_fit(self, learn):
         self.samples = self.count(learn)
         self.factor = lr_factor(self.samples, self.base_bs, self.rule)
-        for o in learn.opt.param_groups: o['lr'] = o['lr']*self.factor
+        for o in learn.opt.param_groups:
+            o['lr'] = o['lr'] * self.factor

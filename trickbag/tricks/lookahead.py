@@ -14,59 +14,91 @@ from ..loop.schedule import run_position
 # %% ../../nbs/tricks/lookahead.ipynb #17c78ca8
 @torch.no_grad()
 def lookahead(
-    slow:list,      # tensors, changed in place
-    fast:list,      # tensors of the same shapes, changed in place
-    alpha:float,    # how far the slow ones go towards the fast ones; 1 goes all the way
+    slow: list,  # tensors, changed in place
+    fast: list,  # tensors of the same shapes, changed in place
+    alpha: float,  # how far the slow ones go towards the fast ones; 1 goes all the way
 ):
     "`slow += alpha*(fast-slow)`, then `fast = slow` (Zhang et al. 2019)"
-    if not slow: return
+    if not slow:
+        return
     torch._foreach_lerp_(slow, fast, alpha)
     torch._foreach_copy_(fast, slow)
 
+
 class Lookahead(Callback):
     "Every `k` steps, and at the end of each epoch, go back part of the way that the optimizer went"
-    stage,state = 'weights',('slow','n','at','begun')
-    reads,writes,tells = ('weights',),('weights',),('went',)
-    def __init__(self,
-        k:int=6,                # steps a cycle; fastai's and timm's default
-        alpha:float=.5,         # share of the way that is kept; fastai's and timm's default
-        alpha_end:float=None,   # share at the end of the run, approached as the cube of the position in it; None keeps `alpha`
+
+    stage = 'weights'
+    state = ('slow', 'n', 'at', 'begun')
+    reads = ('weights',)
+    writes = ('weights',)
+    tells = ('went',)
+
+    def __init__(
+        self,
+        k: int = 6,  # steps a cycle; fastai's and timm's default
+        alpha: float = 0.5,  # share of the way that is kept; fastai's and timm's default
+        # share at the end of the run, approached as the cube of the position in it; None keeps `alpha`
+        alpha_end: float = None,
     ):
-        if not isinstance(k, int) or k<1: raise ValueError(f"Lookahead: k is a whole number of steps >= 1, got {k!r}")
-        for n,a in (('alpha', alpha), ('alpha_end', alpha_end)):
-            if a is not None and not 0<a<=1: raise ValueError(f"Lookahead: {n} must be in (0,1], got {a}; 1 changes nothing")
-        self.k,self.alpha,self.alpha_end = k,alpha,alpha_end
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"Lookahead: k is a whole number of steps >= 1, got {k!r}")
+        for n, a in (('alpha', alpha), ('alpha_end', alpha_end)):
+            if a is not None and not 0 < a <= 1:
+                raise ValueError(f"Lookahead: {n} must be in (0,1], got {a}; 1 changes nothing")
+        self.k = k
+        self.alpha = alpha
+        self.alpha_end = alpha_end
         self._clear()
 
     def _clear(self):
-        self.slow,self._fast = {},{}
-        self.n,self.at,self.went,self.begun = 0,0.,None,False    # steps in this cycle, position of the last one in the run, its alpha if it closed a cycle
+        self.slow = {}
+        self._fast = {}
+        # steps in this cycle, position of the last one in the run, its alpha if it closed a cycle
+        self.n = 0
+        self.at = 0.0
+        self.went = None
+        self.begun = False
 
     def check(self, learn):
         if self.alpha_end is not None and learn.n_iter is None:
-            raise ValueError("Lookahead: alpha_end needs the end of the run, but the training loader has no length; leave alpha_end out")
+            raise ValueError(
+                "Lookahead: alpha_end needs the end of the run, but the training loader has no length; "
+                "leave alpha_end out"
+            )
 
     def before_fit(self, learn):
         self._clear()
         self._fast = dict(learn.model.named_parameters())
-        self.slow = {n: p.detach().clone() for n,p in self._fast.items()}
+        self.slow = {n: p.detach().clone() for n, p in self._fast.items()}
 
     def before_batch(self, learn):
-        if self.begun or not learn.training: return
-        self.begun = True               # inside `During`, not at the start of the fit
-        for n,p in self._fast.items(): self.slow[n].copy_(p.detach())
+        if self.begun or not learn.training:
+            return
+        self.begun = True  # inside `During`, not at the start of the fit
+        for n, p in self._fast.items():
+            self.slow[n].copy_(p.detach())
 
     def after_step(self, learn):
-        self.n,self.went = self.n+1,None
-        if self.alpha_end is not None: self.at = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter)
-        if self.n==self.k: self._close()
+        self.n = self.n + 1
+        self.went = None
+        if self.alpha_end is not None:
+            self.at = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter)
+        if self.n == self.k:
+            self._close()
 
     def _close(self):
-        if not self.n: return
-        self.n,self.went = 0,self.alpha if self.alpha_end is None else self.alpha+(self.alpha_end-self.alpha)*self.at**3
-        names = [n for n,p in self._fast.items() if p.requires_grad]
+        if not self.n:
+            return
+        self.n = 0
+        self.went = self.alpha if self.alpha_end is None else self.alpha + (self.alpha_end - self.alpha) * self.at**3
+        names = [n for n, p in self._fast.items() if p.requires_grad]
         lookahead([self.slow[n] for n in names], [self._fast[n] for n in names], self.went)
 
-    def after_train(self, learn): self._close()
-    after_epoch = after_fit = after_train       # where `CancelEpoch` or `CancelFit` left the training loop
-    def cleanup_fit(self, learn): self._clear()
+    def after_train(self, learn):
+        self._close()
+
+    after_epoch = after_fit = after_train  # where `CancelEpoch` or `CancelFit` left the training loop
+
+    def cleanup_fit(self, learn):
+        self._clear()

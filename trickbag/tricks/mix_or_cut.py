@@ -14,41 +14,62 @@ from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/mix_or_cut.ipynb #e871ac96
 def mix_or_cut(
-    x:torch.Tensor,     # images N x C x H x W, floating
-    y:torch.Tensor,     # probabilities N x C
-    lam:torch.Tensor,   # weight of each sample's own image where it is mixed, N, in [0,1]
-    boxes:torch.Tensor, # x, y, width, height of the part that comes from the partner where it is cut, in pixels, N x 4
-    cut:torch.Tensor,   # which samples are cut and not mixed, N, bool
-    perm:torch.Tensor,  # partner of each sample, N, integer
-)->tuple:               # mixed x and y
+    x: torch.Tensor,  # images N x C x H x W, floating
+    y: torch.Tensor,  # probabilities N x C
+    lam: torch.Tensor,  # weight of each sample's own image where it is mixed, N, in [0,1]
+    # x, y, width, height of the part that comes from the partner where it is cut, in pixels, N x 4
+    boxes: torch.Tensor,
+    cut: torch.Tensor,  # which samples are cut and not mixed, N, bool
+    perm: torch.Tensor,  # partner of each sample, N, integer
+) -> tuple:  # mixed x and y
     "`mixup` for some samples of a batch, `cutmix` for the others"
-    w = torch.where(cut.view(-1, 1, 1, 1), (~box_mask(boxes, x)).to(x.dtype), lam.to(x.dtype).view(-1, 1, 1, 1))   # lerp by 0 or 1 is exact
-    own = torch.where(cut, 1-boxes[:, 2]*boxes[:, 3]/(x.shape[-2]*x.shape[-1]), lam)
+    # lerp by 0 or 1 is exact
+    w = torch.where(cut.view(-1, 1, 1, 1), (~box_mask(boxes, x)).to(x.dtype), lam.to(x.dtype).view(-1, 1, 1, 1))
+    own = torch.where(cut, 1 - boxes[:, 2] * boxes[:, 3] / (x.shape[-2] * x.shape[-1]), lam)
     return torch.lerp(x[perm], x, w), torch.lerp(y[perm], y, own.to(y.dtype)[:, None])
+
 
 class MixOrCut(Callback):
     "MixUp or CutMix, chosen by chance for each image or batch"
-    stage,owns,train_only = 'mix',('mix',),True
-    reads,writes = ('x', 'y'),('x', 'y')
-    def __init__(self,
-        mixup_alpha:float=.2,   # λ ~ Beta(alpha, alpha) where images are mixed, folded to at least ½ as in `MixUp`; torchvision's recipe
-        cutmix_alpha:float=1.,  # the same where they are cut, not folded; torchvision's recipe
-        p:float=1.,             # probability that anything is done
-        switch_prob:float=.5,   # probability that it is CutMix; timm's name and default
-        mode:str='sample',      # what a choice is made for: 'sample' or 'batch'; λ, box and partner are each image's own in both
+
+    stage = 'mix'
+    owns = ('mix',)
+    train_only = True
+    reads = ('x', 'y')
+    writes = ('x', 'y')
+
+    def __init__(
+        self,
+        # λ ~ Beta(alpha, alpha) where images are mixed, folded to at least ½ as in `MixUp`; torchvision's recipe
+        mixup_alpha: float = 0.2,
+        cutmix_alpha: float = 1.0,  # the same where they are cut, not folded; torchvision's recipe
+        p: float = 1.0,  # probability that anything is done
+        switch_prob: float = 0.5,  # probability that it is CutMix; timm's name and default
+        # what a choice is made for: 'sample' or 'batch'; λ, box and partner are each image's own in both
+        mode: str = 'sample',
     ):
-        if not (0<mixup_alpha<float('inf') and 0<cutmix_alpha<float('inf')):
-            raise ValueError(f"MixOrCut: alphas must be > 0, got {mixup_alpha}, {cutmix_alpha}; use switch_prob=0 or 1 for one kind only")
-        if not (0<p<=1 and 0<=switch_prob<=1):
+        if not (0 < mixup_alpha < float('inf') and 0 < cutmix_alpha < float('inf')):
+            raise ValueError(
+                f"MixOrCut: alphas must be > 0, got {mixup_alpha}, {cutmix_alpha}; use switch_prob=0 "
+                "or 1 for one kind only"
+            )
+        if not (0 < p <= 1 and 0 <= switch_prob <= 1):
             raise ValueError(f"MixOrCut: p must be in (0,1] and switch_prob in [0,1], got {p}, {switch_prob}")
-        if mode not in ('sample', 'batch'): raise ValueError(f"MixOrCut: mode must be 'sample' or 'batch', got {mode!r}")
-        self.mixup_alpha,self.cutmix_alpha,self.p,self.switch_prob,self.mode = mixup_alpha,cutmix_alpha,p,switch_prob,mode
+        if mode not in ('sample', 'batch'):
+            raise ValueError(f"MixOrCut: mode must be 'sample' or 'batch', got {mode!r}")
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.p = p
+        self.switch_prob = switch_prob
+        self.mode = mode
 
     def before_batch(self, learn):
-        g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]
-        u = torch.rand(2, n if self.mode=='sample' else 1, generator=g, device=g.device).expand(2, n)
-        on = u[0]<self.p
-        lam = torch.where(on, sample_beta(self.mixup_alpha, n, g, fold=True), 1.)
+        g, n, (h, w) = learn.rng(self), len(learn.xb), learn.xb.shape[-2:]
+        u = torch.rand(2, n if self.mode == 'sample' else 1, generator=g, device=g.device).expand(2, n)
+        on = u[0] < self.p
+        lam = torch.where(on, sample_beta(self.mixup_alpha, n, g, fold=True), 1.0)
         boxes = cut_boxes(sample_beta(self.cutmix_alpha, n, g), h, w, g)
         perm = torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = mix_or_cut(learn.xb, learn.soft_targets(), lam, boxes, on & (u[1]<self.switch_prob), perm)
+        learn.xb, learn.yb = mix_or_cut(
+            learn.xb, learn.soft_targets(), lam, boxes, on & (u[1] < self.switch_prob), perm
+        )

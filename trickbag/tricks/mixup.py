@@ -13,27 +13,41 @@ from ..core.streams import sample_beta
 
 # %% ../../nbs/tricks/mixup.ipynb #156d8038
 def mixup(
-    x:torch.Tensor,     # floating, N first
-    y:torch.Tensor,     # probabilities N x C
-    lam:torch.Tensor,   # weight of each sample's own image, N, in [0,1]
-    perm:torch.Tensor,  # partner of each sample, N, integer
-)->tuple:               # mixed x and y
+    x: torch.Tensor,  # floating, N first
+    y: torch.Tensor,  # probabilities N x C
+    lam: torch.Tensor,  # weight of each sample's own image, N, in [0,1]
+    perm: torch.Tensor,  # partner of each sample, N, integer
+) -> tuple:  # mixed x and y
     "Weighted means of samples and their partners (Zhang et al. 2018)"
-    w = (lam if lam.dtype==y.dtype else lam.to(y.dtype)).unsqueeze(1)
-    v = w if w.dtype==x.dtype else w.to(x.dtype)
-    return torch.lerp(x[perm], x, v if x.ndim==2 else v.view(-1, *[1]*(x.ndim-1))), torch.lerp(y.index_select(0, perm), y, w)
+    w = (lam if lam.dtype == y.dtype else lam.to(y.dtype)).unsqueeze(1)
+    v = w if w.dtype == x.dtype else w.to(x.dtype)
+    return torch.lerp(x[perm], x, v if x.ndim == 2 else v.view(-1, *[1] * (x.ndim - 1))), torch.lerp(
+        y.index_select(0, perm), y, w
+    )
+
 
 class MixUp(Callback):
     "Mix each image and label of a training batch with those of a random partner"
-    stage,owns,train_only = 'mix',('mix',),True
-    reads,writes,tells = ('x', 'y'),('x', 'y'),('lam',)
-    def __init__(self,
-        alpha:float=.4,     # λ ~ Beta(alpha, alpha); fastai's default; .1 to .4 in the paper for ImageNet, larger mixes more
+
+    stage = 'mix'
+    owns = ('mix',)
+    train_only = True
+    reads = ('x', 'y')
+    writes = ('x', 'y')
+    tells = ('lam',)
+
+    def __init__(
+        self,
+        # λ ~ Beta(alpha, alpha); fastai's default; .1 to .4 in the paper for ImageNet, larger mixes more
+        alpha: float = 0.4,
     ):
-        if not 0<alpha<float('inf'): raise ValueError(f"MixUp: alpha must be > 0, got {alpha}; leave MixUp out for no mixing")
-        self.alpha,self.lam = alpha,None
+        if not 0 < alpha < float('inf'):
+            raise ValueError(f"MixUp: alpha must be > 0, got {alpha}; leave MixUp out for no mixing")
+        self.alpha = alpha
+        self.lam = None
 
     def before_batch(self, learn):
-        g,n = learn.rng(self),learn.xb.shape[0]
-        self.lam,perm = sample_beta(self.alpha, n, g, fold=True),torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = mixup(learn.xb, learn.soft_targets(), self.lam, perm)
+        g = learn.rng(self)
+        n = learn.xb.shape[0]
+        self.lam, perm = sample_beta(self.alpha, n, g, fold=True), torch.randperm(n, generator=g, device=g.device)
+        learn.xb, learn.yb = mixup(learn.xb, learn.soft_targets(), self.lam, perm)

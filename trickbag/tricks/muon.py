@@ -12,57 +12,86 @@ from ..loop.optimizer import adamw
 
 # %% ../../nbs/tricks/muon.ipynb #c7b666d1
 def split_hidden(
-    params:list,    # a model's parameters, in its order
-)->tuple:           # (what Muon gets, the rest), each in order
-    "Filters and matrices between the first and the last of them, and the rest; those with one input a unit (depthwise) are rest"
-    mats = [p for p in params if p.ndim in (2, 4) and p.shape[1]>1]
+    params: list,  # a model's parameters, in its order
+) -> tuple:  # (what Muon gets, the rest), each in order
+    """Filters and matrices between the first and the last of them, and the rest; those with one input a unit
+    (depthwise) are rest"""
+    mats = [p for p in params if p.ndim in (2, 4) and p.shape[1] > 1]
     hidden = {id(p) for p in mats[1:-1]}
     return [p for p in params if id(p) in hidden], [p for p in params if id(p) not in hidden]
 
+
 class Muon(torch.optim.Optimizer):
-    "`torch.optim.Muon` for some parameters and another optimizer for the others, as one; groups with `ns_steps` are Muon's"
-    def __init__(self,
-        hidden:list,                    # parameters of two or more dimensions
-        rest:torch.optim.Optimizer,     # has all the others
-        lr:float=1e-3,                  # Muon's learning rate
-        **kw                            # passed to `torch.optim.Muon`
+    """`torch.optim.Muon` for some parameters and another optimizer for the others, as one; groups with `ns_steps` are
+    Muon's"""
+
+    def __init__(
+        self,
+        hidden: list,  # parameters of two or more dimensions
+        rest: torch.optim.Optimizer,  # has all the others
+        lr: float = 1e-3,  # Muon's learning rate
+        **kw,  # passed to `torch.optim.Muon`
     ):
         if not getattr(torch.optim, 'Muon', None):
-            raise RuntimeError(f"muon: torch {torch.__version__} has no torch.optim.Muon; "
-                               "install torch 2.9 or later, or use another opt_func")
-        self.muon,self.rest = torch.optim.Muon([torch.zeros(1, 1)], lr=lr, **kw),rest
+            raise RuntimeError(
+                f"muon: torch {torch.__version__} has no torch.optim.Muon; install torch 2.9 or "
+                "later, or use another opt_func"
+            )
+        self.muon = torch.optim.Muon([torch.zeros(1, 1)], lr=lr, **kw)
+        self.rest = rest
         super().__init__([dict(self.muon.param_groups[0], params=hidden), *rest.param_groups], {})
 
     @torch.no_grad()
     def step(self):
         "One step of both, on this optimizer's groups and state as they are now"
-        own = [dict(g, params=[p for p in g['params'] if p.grad is not None]) for g in self.param_groups if 'ns_steps' in g]
+        own = [
+            dict(g, params=[p for p in g['params'] if p.grad is not None]) for g in self.param_groups if 'ns_steps' in g
+        ]
         mats = {p: p.detach().reshape(len(p), -1) for g in own for p in g['params']}
-        for p,m in mats.items(): m.grad = p.grad.reshape(len(p), -1)
+        for p, m in mats.items():
+            m.grad = p.grad.reshape(len(p), -1)
         self.muon.param_groups = [dict(g, params=[mats[p] for p in g['params']]) for g in own]
         self.muon.state.clear()
-        self.muon.state.update({m: self.state[p] for p,m in mats.items()})
+        self.muon.state.update({m: self.state[p] for p, m in mats.items()})
         self.muon.step()
-        for p,m in mats.items():
-            if m.data_ptr()!=p.data_ptr(): p.copy_(m.view_as(p))       # channels_last: the matrix was a copy
-        self.rest.param_groups,self.rest.state = [g for g in self.param_groups if 'ns_steps' not in g],self.state
+        for p, m in mats.items():
+            if m.data_ptr() != p.data_ptr():
+                p.copy_(m.view_as(p))  # channels_last: the matrix was a copy
+        self.rest.param_groups = [g for g in self.param_groups if 'ns_steps' not in g]
+        self.rest.state = self.state
         self.rest.step()
-        self.muon.state.clear(); self.muon.param_groups = []
+        self.muon.state.clear()
+        self.muon.param_groups = []
+
 
 def muon(
-    params,                 # parameters of a model, in its order
-    lr:float=1e-3,          # learning rate of Muon, and of `rest` times `rest_lr`
-    momentum:float=.95, nesterov:bool=True, weight_decay:float=.01, # Muon's; torch's defaults, but AdamW's decay here
-    adjust_lr_fn:str='match_rms_adamw', # the factor c: 'match_rms_adamw', 'original' (√max(1, out/in)) or 'spectral_unclamped'
-    ns_steps:int=5,         # steps of the polynomial; airbench takes 3
-    rest=adamw,             # `rest(params, lr=lr)`: the optimizer of the other parameters
-    rest_lr:float=1.,       # their learning rate over Muon's. `fit(lr)` sets the larger of the two to `lr`
-)->Muon:
+    params,  # parameters of a model, in its order
+    lr: float = 1e-3,  # learning rate of Muon, and of `rest` times `rest_lr`
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    weight_decay: float = 0.01,  # Muon's; torch's defaults, but AdamW's decay here
+    # the factor c: 'match_rms_adamw', 'original' (√max(1, out/in)) or 'spectral_unclamped'
+    adjust_lr_fn: str = 'match_rms_adamw',
+    ns_steps: int = 5,  # steps of the polynomial; airbench takes 3
+    rest=adamw,  # `rest(params, lr=lr)`: the optimizer of the other parameters
+    rest_lr: float = 1.0,  # their learning rate over Muon's. `fit(lr)` sets the larger of the two to `lr`
+) -> Muon:
     "Muon for filters and matrices inside the net, another optimizer for the rest"
     params = list(params)
     if any(isinstance(p, dict) for p in params):
         raise ValueError("muon: makes its own groups; give parameters, not groups, or use Muon(hidden, rest)")
-    hidden,others = split_hidden(params)
-    if not hidden: raise ValueError("muon: no filter or matrix between the first and the last; a model this small needs another opt_func")
-    return Muon(hidden, rest(others, lr=lr*rest_lr), lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay,
-                adjust_lr_fn=adjust_lr_fn, ns_steps=ns_steps)
+    hidden, others = split_hidden(params)
+    if not hidden:
+        raise ValueError(
+            "muon: no filter or matrix between the first and the last; a model this small needs another opt_func"
+        )
+    return Muon(
+        hidden,
+        rest(others, lr=lr * rest_lr),
+        lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        adjust_lr_fn=adjust_lr_fn,
+        ns_steps=ns_steps,
+    )

@@ -13,9 +13,9 @@ from ..loop.optimizer import NORMS
 
 # %% ../../nbs/tricks/no_bias_decay.ipynb #0a2a0ea2
 def split_decay(
-    groups:list,    # an optimizer's `param_groups`; left unchanged
-    no_decay,       # `no_decay(param)` -> True if it shall not decay
-)->list:            # new groups: what decays, and the rest with `weight_decay` 0
+    groups: list,  # an optimizer's `param_groups`; left unchanged
+    no_decay,  # `no_decay(param)` -> True if it shall not decay
+) -> list:  # new groups: what decays, and the rest with `weight_decay` 0
     "Split each group that decays in two"
     res = []
     for g in groups:
@@ -25,35 +25,51 @@ def split_decay(
         rest = [p for p in g['params'] if no_decay(p)]
         ids = {id(p) for p in rest}
         keep = [p for p in g['params'] if id(p) not in ids]
-        res += [dict(g, params=ps, weight_decay=wd) for ps,wd in ((keep, g['weight_decay']), (rest, 0.)) if ps]
+        res += [dict(g, params=ps, weight_decay=wd) for ps, wd in ((keep, g['weight_decay']), (rest, 0.0)) if ps]
     return res
+
 
 class NoBiasDecay(Callback):
     "No weight decay for biases and norms: parameters with fewer than two dimensions, and those called `bias`"
-    stage,owns = 'weights',('weight_decay',)
-    reads,writes = ('groups',),('groups', 'weight_decay')
-    def __init__(self,
-        names=(),   # patterns of further parameters by name, as `'*.pos_embed'`; those of `model.no_weight_decay()` are added
-        norms_only:bool=False,  # only the parameters of norm layers, as torchvision's recipes; biases of other layers decay
+
+    stage = 'weights'
+    owns = ('weight_decay',)
+    reads = ('groups',)
+    writes = ('groups', 'weight_decay')
+
+    def __init__(
+        self,
+        # patterns of further parameters by name, as `'*.pos_embed'`; those of `model.no_weight_decay()` are added
+        names=(),
+        # only the parameters of norm layers, as torchvision's recipes; biases of other layers decay
+        norms_only: bool = False,
     ):
-        if isinstance(names, str): raise ValueError(f"NoBiasDecay: names is a list of patterns; write [{names!r}]")
-        self.names,self.norms_only = tuple(names),norms_only
+        if isinstance(names, str):
+            raise ValueError(f"NoBiasDecay: names is a list of patterns; write [{names!r}]")
+        self.names = tuple(names)
+        self.norms_only = norms_only
 
     def check(self, learn):
         if not any(g.get('weight_decay') for g in learn.opt.param_groups):
-            raise ValueError(f"NoBiasDecay: {type(learn.opt).__name__} has no weight_decay or it is 0; give opt_func one, as "
-                             "partial(torch.optim.SGD, weight_decay=1e-4), or leave NoBiasDecay out")
-        known = [n for n,_ in learn.model.named_parameters()]
+            raise ValueError(
+                f"NoBiasDecay: {type(learn.opt).__name__} has no weight_decay or it is 0; give "
+                "opt_func one, as partial(torch.optim.SGD, weight_decay=1e-4), or leave NoBiasDecay "
+                "out"
+            )
+        known = [n for n, _ in learn.model.named_parameters()]
         for o in self.names:
             if not any(fnmatch(n, o) for n in known):
-                raise ValueError(f"NoBiasDecay: no parameter is called {o}; the model's are {', '.join(known[:3])}, ...")
+                raise ValueError(
+                    f"NoBiasDecay: no parameter is called {o}; the model's are {', '.join(known[:3])}, ..."
+                )
 
     def before_fit(self, learn):
         learn.opt.param_groups[:] = split_decay(learn.opt.param_groups, self._none(learn.model).__contains__)
 
-    def _none(self, model)->set:
+    def _none(self, model) -> set:
         "The parameters that do not decay"
         pats = [*self.names, *getattr(model, 'no_weight_decay', tuple)()]
-        named = {p for n,p in model.named_parameters() if any(fnmatch(n, o) for o in pats)}
-        if self.norms_only: return named | {p for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
-        return named | {p for n,p in model.named_parameters() if p.ndim<2 or n.endswith('.bias')}
+        named = {p for n, p in model.named_parameters() if any(fnmatch(n, o) for o in pats)}
+        if self.norms_only:
+            return named | {p for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+        return named | {p for n, p in model.named_parameters() if p.ndim < 2 or n.endswith('.bias')}

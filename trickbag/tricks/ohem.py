@@ -13,31 +13,43 @@ from ..loop.read_loss import unreduced
 
 # %% ../../nbs/tricks/ohem.ipynb #8395bcb2
 def hardest(
-    losses:torch.Tensor,    # of each sample, N
-    keep:float,             # share that counts, in (0,1]
-)->torch.Tensor:            # max(round(keep*N), 1) losses, largest first
+    losses: torch.Tensor,  # of each sample, N
+    keep: float,  # share that counts, in (0,1]
+) -> torch.Tensor:  # max(round(keep*N), 1) losses, largest first
     "The largest losses"
-    return losses.topk(max(round(keep*len(losses)), 1))[0]
+    return losses.topk(max(round(keep * len(losses)), 1))[0]
+
 
 class OHEM(Callback):
     "The loss of a training batch is that of the share `keep` of its samples with the largest losses"
-    stage,train_only = 'select',True
-    reads,writes,tells = ('y', 'pred'),('loss',),('least',)
-    least = None    # smallest loss that counted
-    def __init__(self,
-        keep:float=.7,  # share of the batch that counts
+
+    stage = 'select'
+    train_only = True
+    reads = ('y', 'pred')
+    writes = ('loss',)
+    tells = ('least',)
+    least = None  # smallest loss that counted
+
+    def __init__(
+        self,
+        keep: float = 0.7,  # share of the batch that counts
     ):
-        if not 0<keep<1: raise ValueError(f"OHEM: keep must be in (0,1), got {keep}; leave OHEM out for all samples")
+        if not 0 < keep < 1:
+            raise ValueError(f"OHEM: keep must be in (0,1), got {keep}; leave OHEM out for all samples")
         self.keep = keep
 
     def check(self, learn):
         unreduced(learn.loss_func, self.name)
+
     def after_loss(self, learn):
-        each,facts = unreduced(learn.loss_func, self.name)(learn.pred, learn.yb),learn.loss_facts
+        each = unreduced(learn.loss_func, self.name)(learn.pred, learn.yb)
+        facts = learn.loss_facts
         top = hardest(each, self.keep)
         self.least = top[-1].detach()
-        if facts.reduction=='sum': learn.loss = top.sum()
-        elif not isinstance(facts.size(learn.targ, len(each)), torch.Tensor): learn.loss = top.mean()
-        else:   # as the loss would of these samples alone
+        if facts.reduction == 'sum':
+            learn.loss = top.sum()
+        elif not isinstance(facts.size(learn.targ, len(each)), torch.Tensor):
+            learn.loss = top.mean()
+        else:  # as the loss would of these samples alone
             sizes = facts.sample_sizes(learn.targ)[each.topk(len(top))[1]]
-            learn.loss = top.sum()/sizes.sum().clamp(min=1e-12)
+            learn.loss = top.sum() / sizes.sum().clamp(min=1e-12)

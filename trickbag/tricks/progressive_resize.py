@@ -16,75 +16,128 @@ from ..vision.crop import active_crop, resize_batch
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
 def growing_sizes(
-    full:int,               # final size in pixels
-    initial:float|int=.5,   # first size: a share of `full` below 1, else pixels
-    step:int=32,            # pixels; sizes are multiples of it, only `full` need not be
-)->list:                    # at least two sizes, smallest first, `full` last
+    full: int,  # final size in pixels
+    initial: float | int = 0.5,  # first size: a share of `full` below 1, else pixels
+    step: int = 32,  # pixels; sizes are multiples of it, only `full` need not be
+) -> list:  # at least two sizes, smallest first, `full` last
     "The sizes that training goes through"
-    first = max(round((initial*full if initial<1 else initial)/step), 1)*step
-    if first>=full: raise ValueError(f"ProgressiveResize: initial={initial} of {full} pixels in steps of {step} is not below it; lower one")
+    first = max(round((initial * full if initial < 1 else initial) / step), 1) * step
+    if first >= full:
+        raise ValueError(
+            f"ProgressiveResize: initial={initial} of {full} pixels in steps of {step} is not below it; lower one"
+        )
     return [*range(first, full, step), full]
 
+
 def size_at(
-    p:float,                # position in the run, in [0,1]
-    sizes:list,             # from `growing_sizes`
-    start:float, end:float, # positions of the first and the last jump
-)->int:
-    "Size of the batch at position `p`: jumps at equal distances, the first at `start`, the last at `end` (a single one at `end`)"
-    jumps = [start+(end-start)*i/(len(sizes)-2) for i in range(len(sizes)-1)] if len(sizes)>2 else [end]
+    p: float,  # position in the run, in [0,1]
+    sizes: list,  # from `growing_sizes`
+    start: float,
+    end: float,  # positions of the first and the last jump
+) -> int:
+    """Size of the batch at position `p`: jumps at equal distances, the first at `start`, the last at `end` (a single
+    one at `end`)"""
+    jumps = [start + (end - start) * i / (len(sizes) - 2) for i in range(len(sizes) - 1)] if len(sizes) > 2 else [end]
     return sizes[bisect_right(jumps, p)]
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #43814f12
 class ProgressiveResize(Callback):
     "Train on images that grow from `initial` to full size; validate at full size"
-    stage,owns,train_only,state = 'resize',('size',),True,('full','held')
-    reads,writes,tells = ('x',),('size', 'x'),('size',)
-    def __init__(self,
-        initial:float|int=.5,   # first size: a share of the full one below 1, else pixels; fastxtend's and Composer's default
-        start:float=.5,         # share of the run before the first jump
-        end:float=.75,          # share of the run from which on images have full size
-        step:int=32,            # pixels; sizes are multiples of it, as in FFCV
-        sizes:list=None,        # sizes in pixels, growing, instead of `initial` and `step`; full size is added if it is not the last
-        join:bool=False,        # while images are small, make one batch of as many as have the pixels of one at full size
-    ):
-        if not (0<=start<end<=1 and initial>0 and step>=1): raise ValueError(f"ProgressiveResize: need 0 <= start < end <= 1, initial > 0, step >= 1, got {start}, {end}, {initial}, {step}")
-        if sizes is not None and (not sizes or sorted(set(sizes))!=list(sizes) or sizes[0]<1): raise ValueError(f"ProgressiveResize: sizes must grow, got {sizes}")
-        self.initial,self.start,self.end,self.step,self.sizes,self.join,self.full,self.held,self.size = initial,start,end,step,sizes,join,None,[],None
-        if join: self.writes = ('size', 'x', 'samples')
 
-    def all_sizes(self, full:int)->list:
+    stage = 'resize'
+    owns = ('size',)
+    train_only = True
+    state = ('full', 'held')
+    reads = ('x',)
+    writes = ('size', 'x')
+    tells = ('size',)
+
+    def __init__(
+        self,
+        # first size: a share of the full one below 1, else pixels; fastxtend's and Composer's default
+        initial: float | int = 0.5,
+        start: float = 0.5,  # share of the run before the first jump
+        end: float = 0.75,  # share of the run from which on images have full size
+        step: int = 32,  # pixels; sizes are multiples of it, as in FFCV
+        # sizes in pixels, growing, instead of `initial` and `step`; full size is added if it is not the last
+        sizes: list = None,
+        join: bool = False,  # while images are small, make one batch of as many as have the pixels of one at full size
+    ):
+        if not (0 <= start < end <= 1 and initial > 0 and step >= 1):
+            raise ValueError(
+                f"ProgressiveResize: need 0 <= start < end <= 1, initial > 0, step >= 1, got {start}, "
+                f"{end}, {initial}, {step}"
+            )
+        if sizes is not None and (not sizes or sorted(set(sizes)) != list(sizes) or sizes[0] < 1):
+            raise ValueError(f"ProgressiveResize: sizes must grow, got {sizes}")
+        self.initial = initial
+        self.start = start
+        self.end = end
+        self.step = step
+        self.sizes = sizes
+        self.join = join
+        self.full = None
+        self.held = []
+        self.size = None
+        if join:
+            self.writes = ('size', 'x', 'samples')
+
+    def all_sizes(self, full: int) -> list:
         "Every size of a run with that full size"
-        if self.sizes is None: return growing_sizes(full, self.initial, self.step)
-        if self.sizes[-1]>full: raise ValueError(f"ProgressiveResize: size {self.sizes[-1]} is above the full size {full}; remove it")
-        return [*self.sizes, *([full] if self.sizes[-1]<full else [])]
+        if self.sizes is None:
+            return growing_sizes(full, self.initial, self.step)
+        if self.sizes[-1] > full:
+            raise ValueError(f"ProgressiveResize: size {self.sizes[-1]} is above the full size {full}; remove it")
+        return [*self.sizes, *([full] if self.sizes[-1] < full else [])]
 
     def check(self, learn):
-        if learn.n_iter is None: raise ValueError("ProgressiveResize: the training loader has no length, so the end of the run is unknown; give it a __len__")
-        if crop := active_crop(learn): self.all_sizes(crop.size)
+        if learn.n_iter is None:
+            raise ValueError(
+                "ProgressiveResize: the training loader has no length, so the end of the run is "
+                "unknown; give it a __len__"
+            )
+        if crop := active_crop(learn):
+            self.all_sizes(crop.size)
 
-    def before_fit(self, learn): self.full = getattr(active_crop(learn), 'size', None)      # None: that of the first batch
+    def before_fit(self, learn):
+        self.full = getattr(active_crop(learn), 'size', None)  # None: that of the first batch
 
     def _wanted(self, learn, epoch, iter):
-        return size_at(run_position(epoch, iter, learn.n_epoch, learn.n_iter), self.all_sizes(self.full), self.start, self.end)
+        return size_at(
+            run_position(epoch, iter, learn.n_epoch, learn.n_iter), self.all_sizes(self.full), self.start, self.end
+        )
 
     def before_train(self, learn):
-        if active_crop(learn): learn.view = {**learn.view, 'size': self._wanted(learn, *learn.position)}
-    after_batch = before_train      # for the next batch: `position` is already there
+        if active_crop(learn):
+            learn.view = {**learn.view, 'size': self._wanted(learn, *learn.position)}
+
+    after_batch = before_train  # for the next batch: `position` is already there
 
     def before_batch(self, learn):
         self.full = self.full or learn.xb.shape[-1]
         self.size = self._wanted(learn, learn.epoch, learn.iter)
-        if learn.xb.shape[-1]>self.size: learn.xb = resize_batch(learn.xb, self.size)
-        if self.join: self._hold(learn)
+        if learn.xb.shape[-1] > self.size:
+            learn.xb = resize_batch(learn.xb, self.size)
+        if self.join:
+            self._hold(learn)
 
     def _hold(self, learn):
-        # keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as one
+        # keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as
+        # one
         self.held = [*(self.held if learn.iter else []), (learn.xb, learn.yb, learn.targ, learn.idx)]
-        last = learn.iter+1==learn.n_iter or self._wanted(learn, learn.epoch, learn.iter+1)!=self.size
-        if len(self.held)<int((self.full/self.size)**2) and not last: raise CancelBatch
-        learn.xb,learn.yb,learn.targ,learn.idx = (None if parts[0] is None else torch.cat([p.to(parts[-1].device) for p in parts]) for parts in zip(*self.held))   # a checkpoint moves what it carries
+        last = learn.iter + 1 == learn.n_iter or self._wanted(learn, learn.epoch, learn.iter + 1) != self.size
+        if len(self.held) < int((self.full / self.size) ** 2) and not last:
+            raise CancelBatch
+        # a checkpoint moves what it carries
+        learn.xb, learn.yb, learn.targ, learn.idx = (
+            None if parts[0] is None else torch.cat([p.to(parts[-1].device) for p in parts])
+            for parts in zip(*self.held)
+        )
         self.held = []
 
-    def before_validate(self, learn): learn.view = {k: v for k,v in learn.view.items() if k!='size' or not learn.fitting}   # the learner puts it back
+    def before_validate(self, learn):
+        # the learner puts it back
+        learn.view = {k: v for k, v in learn.view.items() if k != 'size' or not learn.fitting}
 
-    def cleanup_fit(self, learn): self.held = []
+    def cleanup_fit(self, learn):
+        self.held = []

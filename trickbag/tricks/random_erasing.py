@@ -15,59 +15,87 @@ from ..vision.boxes import box_mask
 
 # %% ../../nbs/tricks/random_erasing.ipynb #7b1481de
 def erase_boxes(
-    n:int,              # number of images
-    h:int,              # their height
-    w:int,              # their width
-    generator:torch.Generator,  # stream; the result lies on its device
-    scale:tuple=(.02, 1/3),     # area of a box as a share of the image
-    ratio:tuple=(.3, 3.3),      # its height/width
-    max_count:int=1,    # boxes an image: 1 to `max_count`, each with that part of the area
-)->torch.Tensor:        # x, y, width, height in pixels, max_count x N x 4; no width and height where there is no box
-    "Boxes of random area, aspect ratio and place; of ten attempts the first that fits (Zhong et al. 2020, as in timm and torchvision)"
+    n: int,  # number of images
+    h: int,  # their height
+    w: int,  # their width
+    generator: torch.Generator,  # stream; the result lies on its device
+    scale: tuple = (0.02, 1 / 3),  # area of a box as a share of the image
+    ratio: tuple = (0.3, 3.3),  # its height/width
+    max_count: int = 1,  # boxes an image: 1 to `max_count`, each with that part of the area
+) -> torch.Tensor:  # x, y, width, height in pixels, max_count x N x 4; no width and height where there is no box
+    """Boxes of random area, aspect ratio and place; of ten attempts the first that fits (Zhong et al. 2020, as in timm
+    and torchvision)"""
     u = torch.rand(4, max_count, n, 10, generator=generator, device=generator.device)
-    count = torch.randint(1, max_count+1, (n, 1), generator=generator, device=generator.device)
+    count = torch.randint(1, max_count + 1, (n, 1), generator=generator, device=generator.device)
     k = torch.arange(max_count, device=generator.device).view(-1, 1, 1)
-    area,a = h*w*(scale[0]+u[0]*(scale[1]-scale[0]))/count,torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))
-    bh,bw = torch.round((area*a).sqrt()),torch.round((area/a).sqrt())
-    fits = (bh<h) & (bw<w) & (k<count)
+    area = h * w * (scale[0] + u[0] * (scale[1] - scale[0])) / count
+    a = torch.exp(math.log(ratio[0]) + u[1] * math.log(ratio[1] / ratio[0]))
+    bh = torch.round((area * a).sqrt())
+    bw = torch.round((area / a).sqrt())
+    fits = (bh < h) & (bw < w) & (k < count)
     first = fits.int().argmax(2, keepdim=True)
-    bh,bw,ux,uy = (o.gather(2, first)[..., 0] for o in (bh, bw, u[2], u[3]))
-    boxes = torch.stack([torch.floor(ux*(w-bw+1)), torch.floor(uy*(h-bh+1)), bw, bh], 2)
-    return torch.where(fits.any(2, keepdim=True), boxes, 0.)
+    bh, bw, ux, uy = (o.gather(2, first)[..., 0] for o in (bh, bw, u[2], u[3]))
+    boxes = torch.stack([torch.floor(ux * (w - bw + 1)), torch.floor(uy * (h - bh + 1)), bw, bh], 2)
+    return torch.where(fits.any(2, keepdim=True), boxes, 0.0)
+
 
 def erase(
-    x:torch.Tensor,     # images N x C x H x W
-    boxes,              # one or more N x 4 of x, y, width, height in pixels
-    fill,               # as many tensors, of the dtype of `x`, that broadcast to it
-)->torch.Tensor:        # N x C x H x W
+    x: torch.Tensor,  # images N x C x H x W
+    boxes,  # one or more N x 4 of x, y, width, height in pixels
+    fill,  # as many tensors, of the dtype of `x`, that broadcast to it
+) -> torch.Tensor:  # N x C x H x W
     "Images with their boxes filled; later boxes cover earlier ones"
-    for b,f in zip(boxes, fill): x = torch.where(box_mask(b, x), f, x, out=torch.empty_like(x))     # else laid out in memory as the noise is
+    for b, f in zip(boxes, fill):
+        x = torch.where(box_mask(b, x), f, x, out=torch.empty_like(x))  # else laid out in memory as the noise is
     return x
+
 
 class RandomErasing(Callback):
     "Fill random boxes of training images, after they were normalised"
-    stage,owns,train_only = 'erase',('erase',),True
-    reads,writes = ('x',),('x',)
-    def __init__(self,
-        p:float=.5,             # probability, per image; the paper's, timm's and torchvision's
-        scale:tuple=(.02, 1/3), # area of a box as a share of the image; timm's, torchvision's ends at .33
-        ratio:tuple=(.3, 3.3),  # its height/width; torchvision's, timm's ends at 1/.3
-        mode:str='pixel',       # 'pixel': noise; 'color': one random colour a box; 'const': 0, the mean colour of normalised images
-        max_count:int=1,        # boxes an image: 1 to `max_count`, each with that part of the area
+
+    stage = 'erase'
+    owns = ('erase',)
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+
+    def __init__(
+        self,
+        p: float = 0.5,  # probability, per image; the paper's, timm's and torchvision's
+        scale: tuple = (0.02, 1 / 3),  # area of a box as a share of the image; timm's, torchvision's ends at .33
+        ratio: tuple = (0.3, 3.3),  # its height/width; torchvision's, timm's ends at 1/.3
+        # 'pixel': noise; 'color': one random colour a box; 'const': 0, the mean colour of normalised images
+        mode: str = 'pixel',
+        max_count: int = 1,  # boxes an image: 1 to `max_count`, each with that part of the area
     ):
-        if not 0<p<=1: raise ValueError(f"RandomErasing: p must be in (0,1], got {p}; leave RandomErasing out for none")
-        if not (0<scale[0]<=scale[1]<=1 and 0<ratio[0]<=ratio[1]):
-            raise ValueError(f"RandomErasing: need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1], got {scale}, {ratio}")
-        if mode not in ('pixel', 'color', 'const'): raise ValueError(f"RandomErasing: mode must be pixel, color or const, got {mode!r}")
-        if max_count<1: raise ValueError(f"RandomErasing: max_count must be at least 1, got {max_count}")
-        self.p,self.scale,self.ratio,self.mode,self.max_count = p,tuple(scale),tuple(ratio),mode,max_count
+        if not 0 < p <= 1:
+            raise ValueError(f"RandomErasing: p must be in (0,1], got {p}; leave RandomErasing out for none")
+        if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+            raise ValueError(
+                f"RandomErasing: need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1], got {scale}, {ratio}"
+            )
+        if mode not in ('pixel', 'color', 'const'):
+            raise ValueError(f"RandomErasing: mode must be pixel, color or const, got {mode!r}")
+        if max_count < 1:
+            raise ValueError(f"RandomErasing: max_count must be at least 1, got {max_count}")
+        self.p = p
+        self.scale = tuple(scale)
+        self.ratio = tuple(ratio)
+        self.mode = mode
+        self.max_count = max_count
 
     def before_batch(self, learn):
-        g,x,k = learn.rng(self),learn.xb,self.max_count
-        n,c,(h,w) = len(x),x.shape[1],x.shape[-2:]
-        boxes = erase_boxes(n, h, w, g, self.scale, self.ratio, k)*(torch.rand(n, 1, generator=g, device=g.device)<self.p)
+        g = learn.rng(self)
+        x = learn.xb
+        k = self.max_count
+        n, c, (h, w) = len(x), x.shape[1], x.shape[-2:]
+        boxes = erase_boxes(n, h, w, g, self.scale, self.ratio, k) * (
+            torch.rand(n, 1, generator=g, device=g.device) < self.p
+        )
         shape = dict(pixel=(1, *x.shape), color=(k, n, c, 1, 1), const=(1,))[self.mode]
         kw = dict(generator=g, device=x.device, dtype=x.dtype)
-        if self.mode=='const': fill = x.new_zeros(shape)
-        else: fill = torch.randn(shape, **kw) if x.is_floating_point() else torch.randint(0, 256, shape, **kw)
+        if self.mode == 'const':
+            fill = x.new_zeros(shape)
+        else:
+            fill = torch.randn(shape, **kw) if x.is_floating_point() else torch.randint(0, 256, shape, **kw)
         learn.xb = erase(x, boxes, fill.expand(k, *shape[1:]))

@@ -13,49 +13,62 @@ from ..vision.boxes import box_mask
 
 # %% ../../nbs/tricks/resize_mix.ipynb #22b8d1fe
 def shrunk_boxes(
-    tau:torch.Tensor,   # side of each box as a share of the image's, N, in (0,1]
-    h:int,              # height of the images
-    w:int,              # their width
-    generator:torch.Generator,  # stream, on the device of `tau`
-)->torch.Tensor:        # x, y, width, height in pixels, N x 4, integer, inside the image
+    tau: torch.Tensor,  # side of each box as a share of the image's, N, in (0,1]
+    h: int,  # height of the images
+    w: int,  # their width
+    generator: torch.Generator,  # stream, on the device of `tau`
+) -> torch.Tensor:  # x, y, width, height in pixels, N x 4, integer, inside the image
     "Boxes of the image's shape at uniform places"
     u = torch.rand(2, len(tau), generator=generator, device=tau.device)
-    bw,bh = ((tau*s).round().clamp(min=1) for s in (w, h))
-    return torch.stack([torch.floor(u[0]*(w-bw+1)), torch.floor(u[1]*(h-bh+1)), bw, bh], 1).long()
+    bw, bh = ((tau * s).round().clamp(min=1) for s in (w, h))
+    return torch.stack([torch.floor(u[0] * (w - bw + 1)), torch.floor(u[1] * (h - bh + 1)), bw, bh], 1).long()
+
 
 def _into(lo, n, size):
     "Weights N x size x size of an antialiased bilinear resize of `size` pixels to `n`, put at `lo`; zero outside"
     i = torch.arange(size, device=lo.device)
-    s = (size/n)[:, None, None]
-    c = (i[:, None]-lo[:, None, None]+.5)*s-.5      # centre of each new pixel among the old ones
-    w = (1-(i-c).abs()/s).clamp(min=0)*((i>=lo[:, None]) & (i<(lo+n)[:, None]))[..., None]
-    return w/w.sum(2, keepdim=True).clamp(min=1e-9)
+    s = (size / n)[:, None, None]
+    c = (i[:, None] - lo[:, None, None] + 0.5) * s - 0.5  # centre of each new pixel among the old ones
+    w = (1 - (i - c).abs() / s).clamp(min=0) * ((i >= lo[:, None]) & (i < (lo + n)[:, None]))[..., None]
+    return w / w.sum(2, keepdim=True).clamp(min=1e-9)
+
 
 def resize_mix(
-    x:torch.Tensor,     # images N x C x H x W, floating
-    y:torch.Tensor,     # probabilities N x C
-    boxes:torch.Tensor, # x, y, width, height of where the partner goes, in whole pixels, inside the image, N x 4
-    perm:torch.Tensor,  # partner of each sample, N, integer
-)->tuple:               # mixed x and y
+    x: torch.Tensor,  # images N x C x H x W, floating
+    y: torch.Tensor,  # probabilities N x C
+    boxes: torch.Tensor,  # x, y, width, height of where the partner goes, in whole pixels, inside the image, N x 4
+    perm: torch.Tensor,  # partner of each sample, N, integer
+) -> tuple:  # mixed x and y
     "Images with their partners resized into a box, labels weighted by area (Qin et al. 2020)"
-    mask,(h,w) = box_mask(boxes, x),x.shape[-2:]
-    small = _into(boxes[:, 1], boxes[:, 3], h)[:, None]@x[perm].float()@_into(boxes[:, 0], boxes[:, 2], w).mT[:, None]
-    lam = 1-boxes[:, 2]*boxes[:, 3]/(h*w)
+    mask, (h, w) = box_mask(boxes, x), x.shape[-2:]
+    small = (
+        _into(boxes[:, 1], boxes[:, 3], h)[:, None] @ x[perm].float() @ _into(boxes[:, 0], boxes[:, 2], w).mT[:, None]
+    )
+    lam = 1 - boxes[:, 2] * boxes[:, 3] / (h * w)
     return torch.where(mask, small.to(x.dtype), x), torch.lerp(y[perm], y, lam.to(y.dtype)[:, None])
+
 
 class ResizeMix(Callback):
     "Paste a random partner, made small, into each image of a training batch, and mix the labels by area"
-    stage,owns,train_only = 'mix',('mix',),True
-    reads,writes,tells = ('x', 'y'),('x', 'y'),('boxes',)
+
+    stage = 'mix'
+    owns = ('mix',)
+    train_only = True
+    reads = ('x', 'y')
+    writes = ('x', 'y')
+    tells = ('boxes',)
     boxes = None
-    def __init__(self,
-        scale:tuple=(.1, .8),   # sides of the small image, as a share of the large one's, uniform; the paper's
+
+    def __init__(
+        self,
+        scale: tuple = (0.1, 0.8),  # sides of the small image, as a share of the large one's, uniform; the paper's
     ):
-        if not 0<scale[0]<=scale[1]<=1: raise ValueError(f"ResizeMix: need 0 < scale[0] <= scale[1] <= 1, got {scale}")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"ResizeMix: need 0 < scale[0] <= scale[1] <= 1, got {scale}")
         self.scale = tuple(scale)
 
     def before_batch(self, learn):
-        g,n,(h,w) = learn.rng(self),len(learn.xb),learn.xb.shape[-2:]
-        tau = self.scale[0]+(self.scale[1]-self.scale[0])*torch.rand(n, generator=g, device=g.device)
-        self.boxes,perm = shrunk_boxes(tau, h, w, g),torch.randperm(n, generator=g, device=g.device)
-        learn.xb,learn.yb = resize_mix(learn.xb, learn.soft_targets(), self.boxes, perm)
+        g, n, (h, w) = learn.rng(self), len(learn.xb), learn.xb.shape[-2:]
+        tau = self.scale[0] + (self.scale[1] - self.scale[0]) * torch.rand(n, generator=g, device=g.device)
+        self.boxes, perm = shrunk_boxes(tau, h, w, g), torch.randperm(n, generator=g, device=g.device)
+        learn.xb, learn.yb = resize_mix(learn.xb, learn.soft_targets(), self.boxes, perm)

@@ -16,63 +16,87 @@ from ..loop.read_loss import share
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()
 def ascend(
-    params:list,        # parameters, moved in place; each has a gradient
-    rho:float=.05,      # how far
-    eps:float=1e-12,    # added to the norm, as in davda54/sam
-)->torch.Tensor:        # norm of all gradients together, a scalar on the parameters' device
+    params: list,  # parameters, moved in place; each has a gradient
+    rho: float = 0.05,  # how far
+    eps: float = 1e-12,  # added to the norm, as in davda54/sam
+) -> torch.Tensor:  # norm of all gradients together, a scalar on the parameters' device
     "Move weights by `rho` up the gradient (Foret et al. 2021)"
     grads = [p.grad for p in params]
     norm = get_total_norm(grads)
-    torch._foreach_add_(params, torch._foreach_mul(grads, rho/(norm+eps)))
+    torch._foreach_add_(params, torch._foreach_mul(grads, rho / (norm + eps)))
     return norm
 
 # %% ../../nbs/tricks/sam.ipynb #db7b9541
 class SAM(Callback):
     "Step with the gradient at the point `rho` up the slope (sharpness-aware minimisation)"
-    stage,owns,state = 'ascent',('ascent',),('window',)
-    reads,writes,tells = ('x', 'y', 'grads', 'weights'),('grads',),('ascended', 'norm')
-    def __init__(self,
-        rho:float=.05,      # radius; the paper's and Composer's default
-        interval:int=1,     # every how many steps; the others are plain. Composer: `rho` in proportion, .5 for 10
-    ):
-        if not rho>0: raise ValueError(f"SAM: rho must be > 0, got {rho}; leave SAM out for none")
-        if not isinstance(interval, int) or interval<1: raise ValueError(f"SAM: interval is a whole number of steps >= 1, got {interval!r}")
-        self.rho,self.interval,self.ascended,self.norm = rho,interval,False,None
-        self.window,self._mean = [],False       # batches since the last step, if the next one ascends; whether their mean counts, not their sum
 
-    def before_fit(self, learn): self.window,self._mean = [],any('accumulate' in cb.owns for cb in learn.active)
-    def cleanup_fit(self, learn): self.window = []
+    stage = 'ascent'
+    owns = ('ascent',)
+    state = ('window',)
+    reads = ('x', 'y', 'grads', 'weights')
+    writes = ('grads',)
+    tells = ('ascended', 'norm')
+
+    def __init__(
+        self,
+        rho: float = 0.05,  # radius; the paper's and Composer's default
+        interval: int = 1,  # every how many steps; the others are plain. Composer: `rho` in proportion, .5 for 10
+    ):
+        if not rho > 0:
+            raise ValueError(f"SAM: rho must be > 0, got {rho}; leave SAM out for none")
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"SAM: interval is a whole number of steps >= 1, got {interval!r}")
+        self.rho = rho
+        self.interval = interval
+        self.ascended = False
+        self.norm = None
+        # batches since the last step, if the next one ascends; whether their mean counts, not their sum
+        self.window = []
+        self._mean = False
+
+    def before_fit(self, learn):
+        self.window, self._mean = [], any('accumulate' in cb.owns for cb in learn.active)
+
+    def cleanup_fit(self, learn):
+        self.window = []
 
     def after_backward(self, learn):
         self.ascended = False
-        if (learn.step+1)%self.interval: return
+        if (learn.step + 1) % self.interval:
+            return
         facts = learn.loss_facts
-        size = facts.size(learn.targ, len(learn.xb)) if self._mean and facts.reduction!='sum' else None
+        size = facts.size(learn.targ, len(learn.xb)) if self._mean and facts.reduction != 'sum' else None
         self.window.append([*(getattr(learn, n) for n in _BATCH), size])
 
     def before_step(self, learn):
         ps = [p for g in learn.opt.param_groups for p in g['params'] if p.grad is not None]
-        if not (ps and self.window): return
-        ts,batch = [*ps, *learn.model.buffers()],{n: getattr(learn, n) for n in (*_BATCH, 'pred', 'loss')}
+        if not (ps and self.window):
+            return
+        ts = [*ps, *learn.model.buffers()]
+        batch = {n: getattr(learn, n) for n in (*_BATCH, 'pred', 'loss')}
         was = [t.detach().clone() for t in ts]
-        with interrupts_held():     # Ctrl-C or not, the weights go down again
+        with interrupts_held():  # Ctrl-C or not, the weights go down again
             try:
-                self.norm,self.ascended = ascend(ps, self.rho),True
-                with interrupts_released(): self._passes(learn)
+                self.norm = ascend(ps, self.rho)
+                self.ascended = True
+                with interrupts_released():
+                    self._passes(learn)
             finally:
-                with torch.no_grad(): torch._foreach_copy_(ts, was)
+                with torch.no_grad():
+                    torch._foreach_copy_(ts, was)
                 vars(learn).update(batch)
 
     def _passes(self, learn):
         "The window's batches once more, at the point where the weights are now"
         learn.opt.zero_grad()
-        total = sum(0 if size is None else size for *_,size in self.window) if len(self.window)>1 else None
-        for *b,size in self.window:
+        total = sum(0 if size is None else size for *_, size in self.window) if len(self.window) > 1 else None
+        for *b, size in self.window:
             vars(learn).update(zip(_BATCH, b))
             learn.forward()
-            (learn.loss if size is None or total is None else learn.loss*share(size, total)).backward()
+            (learn.loss if size is None or total is None else learn.loss * share(size, total)).backward()
 
-    def after_step(self, learn): self.window = []
+    def after_step(self, learn):
+        self.window = []
 
 # %% ../../nbs/tricks/sam.ipynb #595c50df
-_BATCH = 'xb', 'yb', 'targ', 'idx', 'iter'      # `iter`, so that `learn.rng` gives what it gave in the first pass
+_BATCH = 'xb', 'yb', 'targ', 'idx', 'iter'  # `iter`, so that `learn.rng` gives what it gave in the first pass

@@ -11,70 +11,108 @@ import torch.nn.functional as F
 
 from ..callback import Callback
 from ..core.basics import keep_modes
-from ..loop.targets import soft_targets
 from ..loop.read_loss import unreduced
 from ..loop.schedule import run_position
+from ..loop.targets import soft_targets
 
 # %% ../../nbs/tricks/selective_backprop.ipynb #ae1a0d0e
 def pick_hard(
-    losses:torch.Tensor,        # of each sample, N
-    keep:float,                 # share that is picked, in (0,1]
-    generator:torch.Generator,  # stream, on the device of `losses`
-)->torch.Tensor:                # indices of max(int(keep*N), 1) samples, all different, int64
+    losses: torch.Tensor,  # of each sample, N
+    keep: float,  # share that is picked, in (0,1]
+    generator: torch.Generator,  # stream, on the device of `losses`
+) -> torch.Tensor:  # indices of max(int(keep*N), 1) samples, all different, int64
     "Draw samples without replacement, hard ones more often, as Composer's `select_using_loss`"
     n = len(losses)
-    rank = (torch.arange(n, device=losses.device)+.5)/n
+    rank = (torch.arange(n, device=losses.device) + 0.5) / n
     u = torch.rand(n, generator=generator, device=losses.device).clamp(min=1e-20)
-    gumbel = -(-u.log()).log()      # the largest of log p + Gumbel noise are a draw without replacement
-    top = ((1/keep-1)*rank.log()+gumbel).topk(max(int(keep*n), 1))[1]
+    gumbel = -(-u.log()).log()  # the largest of log p + Gumbel noise are a draw without replacement
+    top = ((1 / keep - 1) * rank.log() + gumbel).topk(max(int(keep * n), 1))[1]
     return losses.argsort(stable=True)[top]
 
 # %% ../../nbs/tricks/selective_backprop.ipynb #7b7f999b
 class SelectiveBackprop(Callback):
     "In a phase of the run, train on the share `keep` of each batch, hard samples first"
-    stage,train_only,state,does = 'select',True,('count',),('drop samples',)     # count: batches of this epoch that came here; some may have been joined
-    reads,writes,tells = ('samples', 'x', 'y', 'weights'),('samples',),('kept',)
-    def __init__(self,
-        keep:float=.5,      # share of a batch that is trained on; this and the others are Composer's defaults
-        start:float=.5,     # share of the run before the first such batch
-        end:float=.9,       # share of the run from which on batches are whole again
-        interrupt:int=2,    # every so many batches of an epoch one stays whole; 0 for none
-        scale:float=1.,     # size of the images of the choosing pass, as a factor
+
+    # count: batches of this epoch that came here; some may have been joined
+    stage = 'select'
+    train_only = True
+    state = ('count',)
+    does = ('drop samples',)
+    reads = ('samples', 'x', 'y', 'weights')
+    writes = ('samples',)
+    tells = ('kept',)
+
+    def __init__(
+        self,
+        keep: float = 0.5,  # share of a batch that is trained on; this and the others are Composer's defaults
+        start: float = 0.5,  # share of the run before the first such batch
+        end: float = 0.9,  # share of the run from which on batches are whole again
+        interrupt: int = 2,  # every so many batches of an epoch one stays whole; 0 for none
+        scale: float = 1.0,  # size of the images of the choosing pass, as a factor
     ):
-        if not (0<keep<1 and 0<=start<end<=1):
-            raise ValueError(f"SelectiveBackprop: need 0 < keep < 1 and 0 <= start < end <= 1, got {keep}, {start}, {end}")
-        if not (isinstance(interrupt, int) and (interrupt==0 or interrupt>1)):
+        if not (0 < keep < 1 and 0 <= start < end <= 1):
+            raise ValueError(
+                f"SelectiveBackprop: need 0 < keep < 1 and 0 <= start < end <= 1, got {keep}, {start}, {end}"
+            )
+        if not (isinstance(interrupt, int) and (interrupt == 0 or interrupt > 1)):
             raise ValueError(f"SelectiveBackprop: interrupt is 0 or a whole number > 1, got {interrupt}")
-        if not 0<scale<=1: raise ValueError(f"SelectiveBackprop: scale must be in (0,1], got {scale}")
-        self.keep,self.start,self.end,self.interrupt,self.scale,self.kept,self.count = keep,start,end,interrupt,scale,None,0
+        if not 0 < scale <= 1:
+            raise ValueError(f"SelectiveBackprop: scale must be in (0,1], got {scale}")
+        self.keep = keep
+        self.start = start
+        self.end = end
+        self.interrupt = interrupt
+        self.scale = scale
+        self.kept = None
+        self.count = 0
 
     def check(self, learn):
         if learn.n_iter is None:
-            raise ValueError("SelectiveBackprop: the training loader has no length, so the phases of the run are unknown; give it a __len__")
+            raise ValueError(
+                "SelectiveBackprop: the training loader has no length, so the phases of the run are "
+                "unknown; give it a __len__"
+            )
         unreduced(learn.loss_func, self.name)
 
-    def before_fit(self, learn): self.count = 0
-    def before_train(self, learn): self.count = 0
+    def before_fit(self, learn):
+        self.count = 0
 
-    def on(self, epoch:int, iter:int, n_epoch:int, n_iter:int, count:int=None)->bool:
-        "Whether samples of that batch are dropped; `count` is its number among those of the epoch, from 1, where some were joined"
+    def before_train(self, learn):
+        self.count = 0
+
+    def on(self, epoch: int, iter: int, n_epoch: int, n_iter: int, count: int = None) -> bool:
+        """Whether samples of that batch are dropped; `count` is its number among those of the epoch, from 1, where
+        some were joined"""
         p = run_position(epoch, iter, n_epoch, n_iter)
-        return self.start<=p and (p<self.end or self.end==1) and not (self.interrupt and (count or iter+1)%self.interrupt==0)
+        return (
+            self.start <= p
+            and (p < self.end or self.end == 1)
+            and not (self.interrupt and (count or iter + 1) % self.interrupt == 0)
+        )
 
-    def losses(self, learn)->torch.Tensor:
+    def losses(self, learn) -> torch.Tensor:
         "Loss of each sample of the batch, in evaluation mode, without gradients"
-        x,y = learn.xb,learn.yb
-        if self.scale<1: x = F.interpolate(x, scale_factor=self.scale, mode='bilinear', antialias=True)
+        x = learn.xb
+        y = learn.yb
+        if self.scale < 1:
+            x = F.interpolate(x, scale_factor=self.scale, mode='bilinear', antialias=True)
         with torch.no_grad(), keep_modes(learn.model), learn.autocast():
             pred = learn.model.eval()(x)
-            if pred.dtype!=torch.float64: pred = pred.float()
-            return unreduced(learn.loss_func, self.name)(pred, y if learn.loss_facts.indices else soft_targets(y, pred.shape[1]))
+            if pred.dtype != torch.float64:
+                pred = pred.float()
+            return unreduced(learn.loss_func, self.name)(
+                pred, y if learn.loss_facts.indices else soft_targets(y, pred.shape[1])
+            )
 
     def before_batch(self, learn):
         self.kept = n = len(learn.xb)
         self.count += 1
-        if not self.on(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter, self.count) or n<2: return
+        if not self.on(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter, self.count) or n < 2:
+            return
         i = pick_hard(self.losses(learn), self.keep, learn.rng(self))
         self.kept = len(i)
-        learn.xb,learn.yb,learn.targ = learn.xb[i],learn.yb[i],learn.targ[i]
-        if learn.idx is not None: learn.idx = torch.as_tensor(learn.idx).to(i.device, non_blocking=True)[i]
+        learn.xb = learn.xb[i]
+        learn.yb = learn.yb[i]
+        learn.targ = learn.targ[i]
+        if learn.idx is not None:
+            learn.idx = torch.as_tensor(learn.idx).to(i.device, non_blocking=True)[i]

@@ -17,77 +17,128 @@ from ..core.threads import keep_rng
 # %% ../../nbs/tricks/squeeze_excite.ipynb #0921008e
 class ChannelGate(nn.Module):
     "Gates in (0,1) from the means of all channels: `N n H W` to `N n 1 1`"
-    hidden = False      # True: only who asks for the live parameters, to average them, finds them in a state dict
-    def __init__(self, n:int, latent:int|float, seed:int=0):
+
+    hidden = False  # True: only who asks for the live parameters, to average them, finds them in a state dict
+
+    def __init__(self, n: int, latent: int | float, seed: int = 0):
         super().__init__()
-        latent = int(latent) if latent>=1 else max(int(latent*n), 1)    # below 1 a share of the channels
-        with keep_rng(): seed_default(seed); a,b = nn.Linear(n, latent),nn.Linear(latent, n)
-        self.w1,self.b1,self.w2,self.b2 = a.weight,a.bias,b.weight,b.bias
+        latent = int(latent) if latent >= 1 else max(int(latent * n), 1)  # below 1 a share of the channels
+        with keep_rng():
+            seed_default(seed)
+            a = nn.Linear(n, latent)
+            b = nn.Linear(latent, n)
+        self.w1 = a.weight
+        self.b1 = a.bias
+        self.w2 = b.weight
+        self.b2 = b.bias
 
     def forward(self, x):
         return F.linear(F.linear(x.mean((2, 3)), self.w1, self.b1).relu(), self.w2, self.b2).sigmoid()[..., None, None]
 
-    def _load_from_state_dict(self, *args): return self.hidden or super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, *args):
+        return self.hidden or super()._load_from_state_dict(*args)
+
     def _save_to_state_dict(self, to, prefix, keep_vars):
-        if keep_vars or not self.hidden: super()._save_to_state_dict(to, prefix, keep_vars)
+        if keep_vars or not self.hidden:
+            super()._save_to_state_dict(to, prefix, keep_vars)
+
 
 def wide_convs(
-    model:nn.Module,
-    min_channels:int=128,   # fewest channels, in and out
-)->dict:                    # name -> `nn.Conv2d`
+    model: nn.Module,
+    min_channels: int = 128,  # fewest channels, in and out
+) -> dict:  # name -> `nn.Conv2d`
     "The convolutions that get a gate"
-    return {n: m for n,m in model.named_modules() if isinstance(m, nn.Conv2d) and min(m.in_channels, m.out_channels)>=min_channels}
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and min(m.in_channels, m.out_channels) >= min_channels
+    }
+
 
 def squeeze_excite(
-    model:nn.Module,        # changed: each named convolution gets its gate as the module `squeeze_excite`
-    gates:dict,             # name of a convolution -> `ChannelGate`
-    hidden:bool=False,      # True: the model's state dict has, and takes, its own keys only
-):                          # `undo()` takes them off again
+    model: nn.Module,  # changed: each named convolution gets its gate as the module `squeeze_excite`
+    gates: dict,  # name of a convolution -> `ChannelGate`
+    hidden: bool = False,  # True: the model's state dict has, and takes, its own keys only
+):  # `undo()` takes them off again
     "Multiply the outputs of convolutions by gates (Hu et al. 2018)"
-    convs = [(model.get_submodule(n), g) for n,g in gates.items()]
-    hooks = [m.register_forward_hook(lambda m, args, out: out*m.squeeze_excite(out)) for m,_ in convs]
-    for m,g in convs: m.squeeze_excite,g.hidden = g,hidden
+    convs = [(model.get_submodule(n), g) for n, g in gates.items()]
+    hooks = [m.register_forward_hook(lambda m, args, out: out * m.squeeze_excite(out)) for m, _ in convs]
+    for m, g in convs:
+        m.squeeze_excite = g
+        g.hidden = hidden
+
     def undo():
-        for (m,_),h in zip(convs, hooks): h.remove(); del m.squeeze_excite
+        for (m, _), h in zip(convs, hooks):
+            h.remove()
+            del m.squeeze_excite
+
     return undo
 
 # %% ../../nbs/tricks/squeeze_excite.ipynb #8a008360
 class SqueezeExcite(Callback):
     "Squeeze-and-excitation after wide convolutions, whenever the learner runs the model"
-    stage,reads,writes,does = 'surgery',('model',),('model', 'groups'),('add layers',)
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('model', 'groups')
+    does = ('add layers',)
     _undo = _model = _from = None
-    def __init__(self,
-        min_channels:int=128,   # fewest channels, in and out, of a convolution that gets a gate; Composer's default
-        latent:int|float=64,    # channels of the layer between, or below 1 a share of the convolution's, rounded down; Composer's default
+
+    def __init__(
+        self,
+        min_channels: int = 128,  # fewest channels, in and out, of a convolution that gets a gate; Composer's default
+        # channels of the layer between, or below 1 a share of the convolution's, rounded down; Composer's default
+        latent: int | float = 64,
     ):
-        if not (0<latent<1 or latent>=1 and latent==int(latent)):
+        if not (0 < latent < 1 or latent >= 1 and latent == int(latent)):
             raise ValueError(f"SqueezeExcite: latent is a number of channels, or a share in (0,1), got {latent}")
-        self.min_channels,self.latent,self.gates = min_channels,latent,{}
+        self.min_channels = min_channels
+        self.latent = latent
+        self.gates = {}
 
     def check(self, learn):
-        if not wide_convs(learn.model, self.min_channels): raise ValueError(f"SqueezeExcite: no convolution of {self.min_channels} channels in and out; lower min_channels")
+        if not wide_convs(learn.model, self.min_channels):
+            raise ValueError(
+                f"SqueezeExcite: no convolution of {self.min_channels} channels in and out; lower min_channels"
+            )
 
     def before_validate(self, learn):
-        if self._undo: return                                                                   # in a fit
-        if self._model not in (None, learn.model): self.gates = {}                              # they were another model's
-        if learn._loaded and learn._loaded is not self._from: self.load_state_dict(learn._loaded['cbs'].get(self.name, {}))
-        self._model,self._from = learn.model,learn._loaded
-        self.gates = {n: self.gates.get(n) or ChannelGate(m.out_channels, self.latent, mix_seed(learn.seed, name_key(n))).to(learn.device)
-                      for n,m in wide_convs(learn.model, self.min_channels).items()}
+        if self._undo:
+            return  # in a fit
+        if self._model not in (None, learn.model):
+            self.gates = {}  # they were another model's
+        if learn._loaded and learn._loaded is not self._from:
+            self.load_state_dict(learn._loaded['cbs'].get(self.name, {}))
+        self._model = learn.model
+        self._from = learn._loaded
+        self.gates = {
+            n: self.gates.get(n)
+            or ChannelGate(m.out_channels, self.latent, mix_seed(learn.seed, name_key(n))).to(learn.device)
+            for n, m in wide_convs(learn.model, self.min_channels).items()
+        }
         self._undo = squeeze_excite(learn.model, self.gates, hidden=True)
 
     def before_fit(self, learn):
         self.before_validate(learn)
-        learn.opt.param_groups.append(dict(learn.opt.param_groups[-1], params=[p for g in self.gates.values() for p in g.parameters()]))
-        for p in learn.opt.param_groups[-1]['params']: learn.opt.state.pop(p, None)     # of an earlier fit; a file that was saved after it has none
+        learn.opt.param_groups.append(
+            dict(learn.opt.param_groups[-1], params=[p for g in self.gates.values() for p in g.parameters()])
+        )
+        for p in learn.opt.param_groups[-1]['params']:
+            learn.opt.state.pop(p, None)  # of an earlier fit; a file that was saved after it has none
 
     def cleanup_validate(self, learn):
-        if self._undo and not learn.fitting and learn.depth<2: self._undo = self._undo()
+        if self._undo and not learn.fitting and learn.depth < 2:
+            self._undo = self._undo()
+
     cleanup_fit = cleanup_validate
 
-    def state_dict(self)->dict: return {n: [p.detach() for p in g.parameters()] for n,g in self.gates.items()}
+    def state_dict(self) -> dict:
+        return {n: [p.detach() for p in g.parameters()] for n, g in self.gates.items()}
 
     @torch.no_grad()
-    def load_state_dict(self, sd:dict):
-        if not self._undo: self.gates,self._model = {n: ChannelGate(*ps[0].shape[::-1]).to(ps[0].device) for n,ps in sd.items()},None
-        for n,ps in sd.items(): torch._foreach_copy_(list(self.gates[n].parameters()), ps)
+    def load_state_dict(self, sd: dict):
+        if not self._undo:
+            self.gates = {n: ChannelGate(*ps[0].shape[::-1]).to(ps[0].device) for n, ps in sd.items()}
+            self._model = None
+        for n, ps in sd.items():
+            torch._foreach_copy_(list(self.gates[n].parameters()), ps)

@@ -12,70 +12,100 @@ from ..callback import Callback
 
 # %% ../../nbs/tricks/stochastic_depth.ipynb #fee8f883
 def drop_branch(
-    x:torch.Tensor,     # output of a branch, N first
-    p:float,            # probability of dropping a sample, in [0,1)
-)->torch.Tensor:
-    "Each sample times 0 with probability `p`, else divided by `1-p`; draws from torch's global generator, as dropout does"
-    return x*x.new_empty(len(x), *[1]*(x.ndim-1)).bernoulli_(1-p).div_(1-p)
+    x: torch.Tensor,  # output of a branch, N first
+    p: float,  # probability of dropping a sample, in [0,1)
+) -> torch.Tensor:
+    """Each sample times 0 with probability `p`, else divided by `1-p`; draws from torch's global generator, as dropout
+    does"""
+    return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - p).div_(1 - p)
+
 
 def branch_ends(
-    model:torch.nn.Module,
-)->list:                # for each residual block, a list of the modules whose outputs are branches
+    model: torch.nn.Module,
+) -> list:  # for each residual block, a list of the modules whose outputs are branches
     "Where the branches of residual blocks end"
     res = []
     for m in model.modules():
-        places = [c for n,c in m.named_children() if n.startswith('drop_path') or n=='stochastic_depth']
-        if not places and hasattr(m, 'downsample'):     # ResNets of torchvision and timm, whose `drop_path` may be None
+        places = [c for n, c in m.named_children() if n.startswith('drop_path') or n == 'stochastic_depth']
+        if not places and hasattr(m, 'downsample'):  # ResNets of torchvision and timm, whose `drop_path` may be None
             places = [c for n in ('se', 'bn3', 'bn2') if isinstance(c := getattr(m, n, None), torch.nn.Module)][:1]
-        if not places and isinstance(last := getattr(m, 'last_norm', None), torch.nn.Module): places = [last]
-        if places: res.append(places)
+        if not places and isinstance(last := getattr(m, 'last_norm', None), torch.nn.Module):
+            places = [last]
+        if places:
+            res.append(places)
     return res
 
+
 def drop_rates(
-    n:int,              # number of blocks
-    drop:float=.2,
-    rule:str='last',    # 'last': from 0 in the first block to `drop` in the last; 'efficientnet', 'paper': see the table above
-)->list:                # rate of each block
+    n: int,  # number of blocks
+    drop: float = 0.2,
+    # 'last': from 0 in the first block to `drop` in the last; 'efficientnet', 'paper': see the table above
+    rule: str = 'last',
+) -> list:  # rate of each block
     "Probabilities of dropping a sample, block by block"
-    if rule=='last': return [drop*i/max(n-1, 1) for i in range(n)]
-    return [drop*(i+(rule=='paper'))/n for i in range(n)]
+    if rule == 'last':
+        return [drop * i / max(n - 1, 1) for i in range(n)]
+    return [drop * (i + (rule == 'paper')) / n for i in range(n)]
+
 
 def stochastic_depth(
-    model:torch.nn.Module,
-    drop:float=.2,      # probability for the last block
-    linear:bool=True,   # rising from block to block; False: `drop` everywhere
-    rule:str='last',    # how it rises, see `drop_rates`
-)->list:                # handles of the hooks; call their `remove()`
+    model: torch.nn.Module,
+    drop: float = 0.2,  # probability for the last block
+    linear: bool = True,  # rising from block to block; False: `drop` everywhere
+    rule: str = 'last',  # how it rises, see `drop_rates`
+) -> list:  # handles of the hooks; call their `remove()`
     "Let the model's residual blocks drop their branches in training"
-    def hook(p): return lambda m, i, out: drop_branch(out, p) if m.training else None
+
+    def hook(p):
+        return lambda m, i, out: drop_branch(out, p) if m.training else None
+
     ends = branch_ends(model)
-    ps = drop_rates(len(ends), drop, rule) if linear else [drop]*len(ends)
-    return [m.register_forward_hook(hook(p)) for p,ms in zip(ps, ends) if p for m in ms]
+    ps = drop_rates(len(ends), drop, rule) if linear else [drop] * len(ends)
+    return [m.register_forward_hook(hook(p)) for p, ms in zip(ps, ends) if p for m in ms]
 
 # %% ../../nbs/tricks/stochastic_depth.ipynb #fafc5070
 class StochasticDepth(Callback):
     "Drop residual branches, per sample, in training; off again after the fit"
-    stage,reads,writes,does = 'surgery',('model',),('model',),('drop features',)
-    def __init__(self,
-        drop:float=.2,      # probability for the last block; Composer's default, RSB uses .05
-        linear:bool=True,   # rising from block to block; False: `drop` everywhere
-        rule:str='last',    # how it rises: 'last' as timm's ResNets, 'efficientnet', or 'paper' as Composer
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('model',)
+    does = ('drop features',)
+
+    def __init__(
+        self,
+        drop: float = 0.2,  # probability for the last block; Composer's default, RSB uses .05
+        linear: bool = True,  # rising from block to block; False: `drop` everywhere
+        rule: str = 'last',  # how it rises: 'last' as timm's ResNets, 'efficientnet', or 'paper' as Composer
     ):
         if rule not in ('last', 'efficientnet', 'paper'):
             raise ValueError(f"StochasticDepth: rule must be 'last', 'efficientnet' or 'paper', got {rule!r}")
-        if not 0<drop<1: raise ValueError(f"StochasticDepth: drop must be in (0,1), got {drop}; leave StochasticDepth out for none")
-        self.drop,self.linear,self.rule,self._hooks = drop,linear,rule,[]
+        if not 0 < drop < 1:
+            raise ValueError(f"StochasticDepth: drop must be in (0,1), got {drop}; leave StochasticDepth out for none")
+        self.drop = drop
+        self.linear = linear
+        self.rule = rule
+        self._hooks = []
 
     def check(self, learn):
         if not branch_ends(learn.model):
-            raise ValueError(f"StochasticDepth: {type(learn.model).__name__} has no residual block; give its blocks a `last_norm` property")
+            raise ValueError(
+                f"StochasticDepth: {type(learn.model).__name__} has no residual block; give its blocks "
+                "a `last_norm` property"
+            )
         for m in learn.model.modules():
-            drops = any(c.__name__ in ('DropPath', 'StochasticDepth') for c in type(m).__mro__)    # timm's, torchvision's, and what derives from them
+            # timm's, torchvision's, and what derives from them
+            drops = any(c.__name__ in ('DropPath', 'StochasticDepth') for c in type(m).__mro__)
             if drops and (getattr(m, 'p', None) or getattr(m, 'drop_prob', None)):
-                raise ValueError("StochasticDepth: the model drops branches already; build it with rate 0, or leave StochasticDepth out")
+                raise ValueError(
+                    "StochasticDepth: the model drops branches already; build it with rate 0, or leave "
+                    "StochasticDepth out"
+                )
 
-    def before_fit(self, learn): self._hooks = stochastic_depth(learn.model, self.drop, self.linear, self.rule)
+    def before_fit(self, learn):
+        self._hooks = stochastic_depth(learn.model, self.drop, self.linear, self.rule)
 
     def cleanup_fit(self, learn):
-        for h in self._hooks: h.remove()
+        for h in self._hooks:
+            h.remove()
         self._hooks = []

@@ -8,71 +8,112 @@ __all__ = ['swa_update', 'SWA']
 # %% ../../nbs/tricks/swa.ipynb #76a05251
 import torch
 
-from ..models.batchnorm import has_stats, update_bn
 from ..callback import Callback
 from ..core.interrupts import interrupts_held
+from ..models.batchnorm import has_stats, update_bn
 
 # %% ../../nbs/tricks/swa.ipynb #aa0a3a95
 def swa_update(
-    avg:list, new:list, # tensors of the same shapes; those of `avg` are changed in place
-    n:int,              # snapshots that are in the average
+    avg: list,
+    new: list,  # tensors of the same shapes; those of `avg` are changed in place
+    n: int,  # snapshots that are in the average
 ):
     "Take one more into an equal average (Izmailov et al. 2018)"
-    torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a,b in zip(avg, new)], 1/(n+1))
+    torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a, b in zip(avg, new)], 1 / (n + 1))
 
 # %% ../../nbs/tricks/swa.ipynb #725d9fac
 class SWA(Callback):
-    "Average the weights at the end of each epoch from `start` on; the model holds the average at the end, with BatchNorm statistics of its own"
-    stage,state,reads,tells = 'average',('avg','n','steps','done'),('weights', 'x'),('n',)
-    def __init__(self,
-        start:float=.75,    # share of the run after which snapshots are taken; the paper's (Composer's is .7)
-        every:int=None,     # take one at `start`, and again every so many steps; None is at the end of each epoch
-        lr:float=None,      # learning rate from `start` on, for the fastest parameter group; None leaves it to the schedule
+    """Average the weights at the end of each epoch from `start` on; the model holds the average at the end, with
+    BatchNorm statistics of its own"""
+
+    stage = 'average'
+    state = ('avg', 'n', 'steps', 'done')
+    reads = ('weights', 'x')
+    tells = ('n',)
+
+    def __init__(
+        self,
+        start: float = 0.75,  # share of the run after which snapshots are taken; the paper's (Composer's is .7)
+        every: int = None,  # take one at `start`, and again every so many steps; None is at the end of each epoch
+        # learning rate from `start` on, for the fastest parameter group; None leaves it to the schedule
+        lr: float = None,
     ):
-        if not 0<=start<1: raise ValueError(f"SWA: start is a share of the run in [0,1), got {start}")
-        if every is not None and (not isinstance(every, int) or every<1): raise ValueError(f"SWA: every is a whole number of steps >= 1 or None, got {every!r}")
-        if lr is not None and not lr>0: raise ValueError(f"SWA: lr must be > 0, got {lr}; None leaves it to the schedule")
-        self.start,self.every,self.lr,also = start,every,lr,() if lr is None else ('lr',)
-        self.owns,self.writes = ('average', *also),('weights', *also)
+        if not 0 <= start < 1:
+            raise ValueError(f"SWA: start is a share of the run in [0,1), got {start}")
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise ValueError(f"SWA: every is a whole number of steps >= 1 or None, got {every!r}")
+        if lr is not None and not lr > 0:
+            raise ValueError(f"SWA: lr must be > 0, got {lr}; None leaves it to the schedule")
+        self.start = start
+        self.every = every
+        self.lr = lr
+        also = () if lr is None else ('lr',)
+        self.owns = ('average', *also)
+        self.writes = ('weights', *also)
         self._clear()
 
-    def _clear(self): self.avg,self._own,self._ratios,self.n,self.steps,self.done = {},{},[],0,0,False
+    def _clear(self):
+        self.avg = {}
+        self._own = {}
+        self._ratios = []
+        self.n = 0
+        self.steps = 0
+        self.done = False
 
     def check(self, learn):
         if hasattr(learn.dls.train, '__next__') and any(map(has_stats, learn.model.modules())):
-            raise ValueError("SWA: the training data is an iterator, read only once, but BatchNorm's statistics need it again; give a list or a loader")
-        if self.every and not learn.n_iter: raise ValueError("SWA: the training loader has no length, so the end of the run is unknown; leave every out")
+            raise ValueError(
+                "SWA: the training data is an iterator, read only once, but BatchNorm's statistics "
+                "need it again; give a list or a loader"
+            )
+        if self.every and not learn.n_iter:
+            raise ValueError(
+                "SWA: the training loader has no length, so the end of the run is unknown; leave every out"
+            )
 
     def before_fit(self, learn):
         self._clear()
-        self._own,top = dict(learn.model.named_parameters()),max(g['lr'] for g in learn.opt.param_groups)
-        self._ratios = [g['lr']/top if top else 1. for g in learn.opt.param_groups]
+        self._own = dict(learn.model.named_parameters())
+        top = max(g['lr'] for g in learn.opt.param_groups)
+        self._ratios = [g['lr'] / top if top else 1.0 for g in learn.opt.param_groups]
 
     def _begun(self, learn):
-        return (learn.position[0]+learn.position[1]/(learn.n_iter or float('inf')))/learn.n_epoch>=self.start  # `position`: before this step
+        # `position`: before this step
+        return (learn.position[0] + learn.position[1] / (learn.n_iter or float('inf'))) / learn.n_epoch >= self.start
 
     def before_backward(self, learn):
-        if self.lr is not None and self._begun(learn):      # later than schedules, which set rates in `before_batch`, and before those that read them
-            for g,r in zip(learn.opt.param_groups, self._ratios): g['lr'] = self.lr*r
+        # later than schedules, which set rates in `before_batch`, and before those that read them
+        if self.lr is not None and self._begun(learn):
+            for g, r in zip(learn.opt.param_groups, self._ratios):
+                g['lr'] = self.lr * r
 
     def after_step(self, learn):
         # the weights that this step has made: the first snapshot is what the model is at `start`
-        if self.every and learn.epoch*learn.n_iter+learn.iter+1>=self.start*learn.n_epoch*learn.n_iter:
-            if self.steps%self.every==0: self._take()
+        if self.every and learn.epoch * learn.n_iter + learn.iter + 1 >= self.start * learn.n_epoch * learn.n_iter:
+            if self.steps % self.every == 0:
+                self._take()
             self.steps += 1
 
     def _take(self):
-        if self.n: swa_update(list(self.avg.values()), list(self._own.values()), self.n)
-        else: self.avg = {n: p.detach().to(torch.float32 if p.dtype.itemsize<4 else p.dtype, copy=True) for n,p in self._own.items()}
+        if self.n:
+            swa_update(list(self.avg.values()), list(self._own.values()), self.n)
+        else:
+            self.avg = {
+                n: p.detach().to(torch.float32 if p.dtype.itemsize < 4 else p.dtype, copy=True)
+                for n, p in self._own.items()
+            }
         self.n += 1
 
     def after_train(self, learn):
-        if not self.every and not self.done and (learn.epoch+1)/learn.n_epoch>=self.start: self._take()
-        if learn.epoch+1==learn.n_epoch: self.after_fit(learn)
+        if not self.every and not self.done and (learn.epoch + 1) / learn.n_epoch >= self.start:
+            self._take()
+        if learn.epoch + 1 == learn.n_epoch:
+            self.after_fit(learn)
 
     @torch.no_grad()
     def after_fit(self, learn):
-        if self.done or not self.n: return
+        if self.done or not self.n:
+            return
         ts = list(self._own.values())
         was = [t.clone() for t in ts]
         with interrupts_held():
@@ -80,8 +121,9 @@ class SWA(Callback):
                 torch._foreach_copy_(ts, [self.avg[n] for n in self._own])
                 update_bn(learn)
                 self.done = True
-            except BaseException:       # average and statistics, or neither; `update_bn` sees to the latter
+            except BaseException:  # average and statistics, or neither; `update_bn` sees to the latter
                 torch._foreach_copy_(ts, was)
                 raise
 
-    def cleanup_fit(self, learn): self._clear()
+    def cleanup_fit(self, learn):
+        self._clear()

@@ -19,58 +19,80 @@ from ..core.modules import own_forward, wrap_forward
 # %% ../../nbs/tricks/sync_batch_norm.ipynb #b3dc9690
 class _SumOver(torch.autograd.Function):
     "Sum over the processes of a group; so is its gradient"
+
     @staticmethod
     def forward(ctx, x, group):
-        ctx.group,y = group,x.clone(memory_format=torch.contiguous_format)
+        ctx.group, y = group, x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(y, group=group)
         return y
+
     @staticmethod
     def backward(ctx, g):
         g = g.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(g, group=ctx.group)
         return g, None
 
+
 def sync_batch_norm(
-    x:torch.Tensor,     # N x C x ..., this process's share
-    bn:_BatchNorm,      # its weight, bias, eps and momentum are used, its running statistics updated
-    group=None,         # of `torch.distributed`; None is all processes
-)->torch.Tensor:        # as `x`
+    x: torch.Tensor,  # N x C x ..., this process's share
+    bn: _BatchNorm,  # its weight, bias, eps and momentum are used, its running statistics updated
+    group=None,  # of `torch.distributed`; None is all processes
+) -> torch.Tensor:  # as `x`
     "Batch norm in training with the statistics of all processes' samples"
-    dims,shape = [d for d in range(x.ndim) if d!=1],[1, -1]+[1]*(x.ndim-2)
-    var,mean = torch.var_mean(x.float(), dims, correction=0)
-    here = torch.full_like(mean[:1], x.numel()/x.shape[1])
-    total = _SumOver.apply(torch.cat([mean*here, here]), group)
-    mu,n = total[:-1]/total[-1],total[-1].detach()
-    sq = _SumOver.apply((var+(mean-mu).square())*here, group)
-    scale = (sq/n+bn.eps).rsqrt()
-    scale,shift = (scale*bn.weight, bn.bias-mu*scale*bn.weight) if bn.affine else (scale, -mu*scale)
-    y = x*scale.view(shape)+shift.view(shape)
+    dims = [d for d in range(x.ndim) if d != 1]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    var, mean = torch.var_mean(x.float(), dims, correction=0)
+    here = torch.full_like(mean[:1], x.numel() / x.shape[1])
+    total = _SumOver.apply(torch.cat([mean * here, here]), group)
+    mu = total[:-1] / total[-1]
+    n = total[-1].detach()
+    sq = _SumOver.apply((var + (mean - mu).square()) * here, group)
+    scale = (sq / n + bn.eps).rsqrt()
+    scale, shift = (scale * bn.weight, bn.bias - mu * scale * bn.weight) if bn.affine else (scale, -mu * scale)
+    y = x * scale.view(shape) + shift.view(shape)
     if bn.running_mean is not None:
         with torch.no_grad():
-            bn.running_mean.lerp_(mu, bn.momentum); bn.running_var.lerp_(sq/(n-1), bn.momentum)
+            bn.running_mean.lerp_(mu, bn.momentum)
+            bn.running_var.lerp_(sq / (n - 1), bn.momentum)
             bn.num_batches_tracked.add_(1)
     return y.to(x.dtype)
 
-def _forward(bn, forward, x): return sync_batch_norm(x, bn) if bn.training else forward(x)
+
+def _forward(bn, forward, x):
+    return sync_batch_norm(x, bn) if bn.training else forward(x)
+
 
 class SyncBatchNorm(Callback):
     "In training, batch norms use the statistics of all processes; in one process nothing is done"
-    stage,owns,reads,writes,tells = 'surgery',('batchnorm',),('model',),('model',),('world',)
-    _undo,world = (),1      # `world`: number of processes
+
+    stage = 'surgery'
+    owns = ('batchnorm',)
+    reads = ('model',)
+    writes = ('model',)
+    tells = ('world',)
+    # `world`: number of processes
+    _undo = ()
+    world = 1
 
     def check(self, learn):
         self.world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if self.world==1: warnings.warn("SyncBatchNorm: this is the only process, so there is nothing to synchronise", stacklevel=2)
+        if self.world == 1:
+            warnings.warn("SyncBatchNorm: this is the only process, so there is nothing to synchronise", stacklevel=2)
         elif any(m.momentum is None for m in self._all(learn)):
             raise ValueError("SyncBatchNorm: a BatchNorm has momentum=None; give a number, say .1")
         elif own := [m for m in self._all(learn) if own_forward(m, _BatchNorm)]:
-            raise ValueError(f"SyncBatchNorm: a {type(own[0]).__name__} computes more than BatchNorm, which would be lost; leave SyncBatchNorm out")
+            raise ValueError(
+                f"SyncBatchNorm: a {type(own[0]).__name__} computes more than BatchNorm, which would "
+                "be lost; leave SyncBatchNorm out"
+            )
 
     def before_fit(self, learn):
-        self._undo = [wrap_forward(m, _forward) for m in self._all(learn)] if self.world>1 else ()
+        self._undo = [wrap_forward(m, _forward) for m in self._all(learn)] if self.world > 1 else ()
 
     def cleanup_fit(self, learn):
-        for undo in self._undo: undo()
+        for undo in self._undo:
+            undo()
         self._undo = ()
 
-    def _all(self, learn): return [m for m in learn.model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+    def _all(self, learn):
+        return [m for m in learn.model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]

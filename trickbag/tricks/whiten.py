@@ -16,65 +16,101 @@ from ..loop.optimizer import trained_norms
 # %% ../../nbs/tricks/whiten.ipynb #d64e1c7e
 @torch.no_grad()
 def whitening_filters(
-    x:torch.Tensor,     # images, N x C x H x W, normalised
-    kernel:tuple,       # height and width of the patches
-    eps:float=5e-4,     # added to the variances
-    **kw                # stride and dilation, as for `F.unfold`
-)->tuple:               # filters, C*kh*kw x C x kh x kw, and the variances, both by falling variance and float64
+    x: torch.Tensor,  # images, N x C x H x W, normalised
+    kernel: tuple,  # height and width of the patches
+    eps: float = 5e-4,  # added to the variances
+    **kw,  # stride and dilation, as for `F.unfold`
+) -> tuple:  # filters, C*kh*kw x C x kh x kw, and the variances, both by falling variance and float64
     "Eigenvectors of the covariance of patches, each divided by its standard deviation (Page, cifar10-fast)"
-    n,total,square = 0,0.,0.
-    for im in x.split(64):      # all patches at once would be kh*kw times the batch
+    n = 0
+    total = 0.0
+    square = 0.0
+    for im in x.split(64):  # all patches at once would be kh*kw times the batch
         p = F.unfold(im.double(), kernel, **kw).transpose(0, 1).flatten(1)
-        n,total,square = n+p.shape[1],total+p.sum(1),square+p@p.T
-    mean = total/n
-    var,vec = torch.linalg.eigh(square/n-mean[:, None]*mean)
-    var,vec = var.flip(0).clamp(min=0),vec.T.flip(0)
-    return (vec/(var+eps).sqrt()[:, None]).unflatten(1, (x.shape[1], *kernel)), var
+        n = n + p.shape[1]
+        total = total + p.sum(1)
+        square = square + p @ p.T
+    mean = total / n
+    var, vec = torch.linalg.eigh(square / n - mean[:, None] * mean)
+    var = var.flip(0).clamp(min=0)
+    vec = vec.T.flip(0)
+    return (vec / (var + eps).sqrt()[:, None]).unflatten(1, (x.shape[1], *kernel)), var
 
-def first_conv(model:nn.Module)->nn.Conv2d:
+
+def first_conv(model: nn.Module) -> nn.Conv2d:
     "The first convolution, in the order of registration"
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if conv is None: raise ValueError(f"Whiten: {type(model).__name__} has no nn.Conv2d; leave Whiten out")
+    if conv is None:
+        raise ValueError(f"Whiten: {type(model).__name__} has no nn.Conv2d; leave Whiten out")
     return conv
 
 # %% ../../nbs/tricks/whiten.ipynb #e1933977
 class Whiten(Callback):
     "At the first batch of a new training, set the first convolution to whitening filters; it is frozen during the fit"
-    stage,train_only,state,tells = 'model',True,('done',),('variances',)
-    reads,writes = ('x', 'model'),('weights', 'groups')
-    def __init__(self,
-        eps:float=5e-4,     # added to the variances of directions; airbench's, Page has 1e-2; larger values leave faint directions faint
-        both:bool=True,     # w and -w where there is room, as airbench
+
+    stage = 'model'
+    train_only = True
+    state = ('done',)
+    tells = ('variances',)
+    reads = ('x', 'model')
+    writes = ('weights', 'groups')
+
+    def __init__(
+        self,
+        # added to the variances of directions; airbench's, Page has 1e-2; larger values leave faint directions faint
+        eps: float = 5e-4,
+        both: bool = True,  # w and -w where there is room, as airbench
     ):
-        if not eps>0: raise ValueError(f"Whiten: eps must be > 0, got {eps}; 5e-4 is airbench's")
-        self.eps,self.both,self.done,self.variances,self._off = eps,both,False,None,None
+        if not eps > 0:
+            raise ValueError(f"Whiten: eps must be > 0, got {eps}; 5e-4 is airbench's")
+        self.eps = eps
+        self.both = both
+        self.done = False
+        self.variances = None
+        self._off = None
 
     def check(self, learn):
         m = first_conv(learn.model)
         n = m.weight[0].numel()
-        if m.groups!=1: raise ValueError(f"Whiten: the first convolution has {m.groups} groups; use a model where it has one")
-        if 'weight' not in m._parameters: raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
-        if m.out_channels<n:
-            raise ValueError(f"Whiten: patches of {n} values need {n} filters, the first convolution has {m.out_channels}; use a smaller kernel or more")
+        if m.groups != 1:
+            raise ValueError(f"Whiten: the first convolution has {m.groups} groups; use a model where it has one")
+        if 'weight' not in m._parameters:
+            raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
+        if m.out_channels < n:
+            raise ValueError(
+                f"Whiten: patches of {n} values need {n} filters, the first convolution has "
+                f"{m.out_channels}; use a smaller kernel or more"
+            )
         if not learn.step and trained_norms(learn.model):
-            raise ValueError("Whiten: the model's norms are trained already, and other filters would undo that; leave Whiten out")
+            raise ValueError(
+                "Whiten: the model's norms are trained already, and other filters would undo that; leave Whiten out"
+            )
 
     def before_fit(self, learn):
-        self.done,w = learn.step>0,first_conv(learn.model).weight
-        if w.requires_grad: self._off = w.requires_grad_(False)
+        self.done, w = learn.step > 0, first_conv(learn.model).weight
+        if w.requires_grad:
+            self._off = w.requires_grad_(False)
 
     @torch.no_grad()
     def before_batch(self, learn):
-        if self.done: return
-        self.done,m = True,first_conv(learn.model)
-        c,h,w = learn.xb.shape[1:]
-        if c!=m.in_channels: raise ValueError(f"Whiten: images have {c} channels, the first convolution {m.in_channels}; use a model for such images")
-        if any(s<=d*(k-1) for s,k,d in zip((h, w), m.kernel_size, m.dilation)):
-            raise ValueError(f"Whiten: images of {h} x {w} are smaller than the first convolution's kernel; use larger images")
-        f,self.variances = whitening_filters(learn.xb, m.kernel_size, self.eps, stride=m.stride, dilation=m.dilation)
-        if self.both and m.out_channels>=2*len(f): f = torch.cat([f, -f])
-        m.weight[:len(f)] = f.to(m.weight.dtype)
+        if self.done:
+            return
+        self.done, m = True, first_conv(learn.model)
+        c, h, w = learn.xb.shape[1:]
+        if c != m.in_channels:
+            raise ValueError(
+                f"Whiten: images have {c} channels, the first convolution {m.in_channels}; use a model for such images"
+            )
+        if any(s <= d * (k - 1) for s, k, d in zip((h, w), m.kernel_size, m.dilation)):
+            raise ValueError(
+                f"Whiten: images of {h} x {w} are smaller than the first convolution's kernel; use larger images"
+            )
+        f, self.variances = whitening_filters(learn.xb, m.kernel_size, self.eps, stride=m.stride, dilation=m.dilation)
+        if self.both and m.out_channels >= 2 * len(f):
+            f = torch.cat([f, -f])
+        m.weight[: len(f)] = f.to(m.weight.dtype)
 
     def cleanup_fit(self, learn):
-        if self._off is not None: self._off.requires_grad_(True)
+        if self._off is not None:
+            self._off.requires_grad_(True)
         self._off = None

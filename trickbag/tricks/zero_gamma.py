@@ -14,22 +14,34 @@ from ..models.xresnet import last_norms
 # %% ../../nbs/tricks/zero_gamma.ipynb #427d847f
 @torch.no_grad()
 def zero_gamma(
-    norms,      # modules with a `weight`
+    norms,  # modules with a `weight`
 ):
     "Set the weight of norms to 0"
-    for m in norms: m.weight.zero_()
+    for m in norms:
+        m.weight.zero_()
+
 
 class ZeroGamma(Callback):
     "At the start of a new training, set the weight of the last norm of each residual block to 0"
-    stage,reads,writes = 'surgery',('model',),('weights',)
+
+    stage = 'surgery'
+    reads = ('model',)
+    writes = ('weights',)
 
     def check(self, learn):
-        if learn.step: return
+        if learn.step:
+            return
         for m in last_norms(learn.model):
             w = getattr(m, 'weight', None)
-            if w is None: raise ValueError(f"ZeroGamma: a block's last norm, {type(m).__name__}, has no weight; leave ZeroGamma out")
-            if not ((w==1).all() or (w==0).all()):
-                raise ValueError("ZeroGamma: the model's norms are trained already, and zeros would undo that; leave ZeroGamma out")
+            if w is None:
+                raise ValueError(
+                    f"ZeroGamma: a block's last norm, {type(m).__name__}, has no weight; leave ZeroGamma out"
+                )
+            if not ((w == 1).all() or (w == 0).all()):
+                raise ValueError(
+                    "ZeroGamma: the model's norms are trained already, and zeros would undo that; leave ZeroGamma out"
+                )
 
     def before_fit(self, learn):
-        if not learn.step: zero_gamma(last_norms(learn.model))
+        if not learn.step:
+            zero_gamma(last_norms(learn.model))

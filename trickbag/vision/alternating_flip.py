@@ -15,31 +15,44 @@ from .ops import to_device
 
 # %% ../../nbs/vision/alternating_flip.ipynb #8b3550e0
 def hash_bits(
-    idx:torch.Tensor,   # sample numbers, integer
-    key:int,            # from `mix_seed`
-)->torch.Tensor:        # bool, of the shape of `idx`
-    "A fair coin for each sample: the same for equal (key, number), unrelated for others (mixing as in MurmurHash3's finaliser)"
-    h = idx.long()^key
-    for k in (-0xae502812aa7333, -0x3b314601e57a13ad): h = (h^(h>>33))*k    # integers wrap round
-    return ((h>>40)&1).bool()
+    idx: torch.Tensor,  # sample numbers, integer
+    key: int,  # from `mix_seed`
+) -> torch.Tensor:  # bool, of the shape of `idx`
+    """A fair coin for each sample: the same for equal (key, number), unrelated for others (mixing as in MurmurHash3's
+    finaliser)"""
+    h = idx.long() ^ key
+    for k in (-0xAE502812AA7333, -0x3B314601E57A13AD):
+        h = (h ^ (h >> 33)) * k  # integers wrap round
+    return ((h >> 40) & 1).bool()
+
 
 def alternating(
-    idx:torch.Tensor,   # sample numbers, N
-    epoch:int,          # from 0
-    key:int,            # from `mix_seed`
-)->torch.Tensor:        # bool, N
+    idx: torch.Tensor,  # sample numbers, N
+    epoch: int,  # from 0
+    key: int,  # from `mix_seed`
+) -> torch.Tensor:  # bool, N
     "Which images are mirrored in that epoch (Jordan 2024)"
-    return hash_bits(idx, key)^bool(epoch%2)
+    return hash_bits(idx, key) ^ bool(epoch % 2)
+
 
 class AlternatingFlip(Callback):
     "Mirror a random half of the training images in the first epoch, the other half in the next, and so on"
-    stage,owns,train_only,does = 'augment',('flip',),True,('mirror by epoch',)
-    reads,writes,tells = ('x',),('x',),('mirrored',)
+
+    stage = 'augment'
+    owns = ('flip',)
+    train_only = True
+    does = ('mirror by epoch',)
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('mirrored',)
     mirrored = None
 
     def before_batch(self, learn):
-        if learn.idx is None: raise ValueError("AlternatingFlip: the loader gives no sample numbers; it must yield (xb, yb, idx), "
-                                               "as trickbag's image loaders do, or use Flip()")
+        if learn.idx is None:
+            raise ValueError(
+                "AlternatingFlip: the loader gives no sample numbers; it must yield (xb, yb, idx), as "
+                "trickbag's image loaders do, or use Flip()"
+            )
         key = mix_seed(learn.seed, name_key(self.name))
         self.mirrored = to_device(alternating(learn.idx, learn.epochs_run, key), learn.xb.device)
         learn.xb = flip(learn.xb, self.mirrored)

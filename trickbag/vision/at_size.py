@@ -15,40 +15,55 @@ from .crop import active_crop, resize_batch
 
 # %% ../../nbs/vision/at_size.ipynb #4b193350
 def mean_crop_side(
-    scale:tuple=(.35, 1.),      # area of the training crops, see `random_boxes`; torchvision's default is (.08, 1)
-    ratio:tuple=(3/4, 4/3),     # their width/height
-    aspect:float=1.,            # width/height of the images
-)->float:                       # E[sqrt(area)], as a share of the image's, over the boxes that fit
+    scale: tuple = (0.35, 1.0),  # area of the training crops, see `random_boxes`; torchvision's default is (.08, 1)
+    ratio: tuple = (3 / 4, 4 / 3),  # their width/height
+    aspect: float = 1.0,  # width/height of the images
+) -> float:  # E[sqrt(area)], as a share of the image's, over the boxes that fit
     "Mean side of a random crop"
-    if scale[0]==scale[1]: return math.sqrt(scale[0])
-    lo,hi = (math.log(r/aspect) for r in ratio)
-    a = lo+(hi-lo)*(torch.arange(10_000, dtype=torch.float64)+.5)/10_000
-    top = (-a.abs()).exp().clamp(*scale)        # the largest area that fits; at scale[0] none does
-    return float(2/3*(top**1.5-scale[0]**1.5).sum()/(top-scale[0]).sum())
+    if scale[0] == scale[1]:
+        return math.sqrt(scale[0])
+    lo, hi = (math.log(r / aspect) for r in ratio)
+    a = lo + (hi - lo) * (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    top = (-a.abs()).exp().clamp(*scale)  # the largest area that fits; at scale[0] none does
+    return float(2 / 3 * (top**1.5 - scale[0] ** 1.5).sum() / (top - scale[0]).sum())
+
 
 def apparent_size_ratio(
-    train_size:int, test_size:int,  # pixels, of what the model sees
-    scale:tuple=(.35, 1.), ratio:tuple=(3/4, 4/3),  # of the training crops, see `random_boxes`; scale None: trained on central squares
-    crop_pct:float=.875,            # of the test image, see `center_boxes`
-    aspect:float=1.,                # width/height of the images
-)->float:                           # below 1: objects look smaller in the test than in training
+    train_size: int,
+    test_size: int,  # pixels, of what the model sees
+    scale: tuple = (0.35, 1.0),
+    ratio: tuple = (3 / 4, 4 / 3),  # of the training crops, see `random_boxes`; scale None: trained on central squares
+    crop_pct: float = 0.875,  # of the test image, see `center_boxes`
+    aspect: float = 1.0,  # width/height of the images
+) -> float:  # below 1: objects look smaller in the test than in training
     "How large objects look in the test, relative to training (Touvron et al. 2019)"
-    if scale is None: return test_size/train_size
-    return mean_crop_side(scale, ratio, aspect)*test_size/crop_pct/train_size*math.sqrt(max(aspect, 1/aspect))
+    if scale is None:
+        return test_size / train_size
+    return mean_crop_side(scale, ratio, aspect) * test_size / crop_pct / train_size * math.sqrt(max(aspect, 1 / aspect))
 
 # %% ../../nbs/vision/at_size.ipynb #0a270549
 class AtSize(Callback):
-    "Images come at another size, in training and in evaluation; `Crop` cuts them at that size, data without a `Crop` is resized"
-    stage,owns = 'resize',('size',)
-    reads,writes = ('x',),('size', 'x')
-    def __init__(self,
-        size:int,   # pixels, width and height of what the model sees
+    """Images come at another size, in training and in evaluation; `Crop` cuts them at that size, data without a `Crop`
+    is resized"""
+
+    stage = 'resize'
+    owns = ('size',)
+    reads = ('x',)
+    writes = ('size', 'x')
+
+    def __init__(
+        self,
+        size: int,  # pixels, width and height of what the model sees
     ):
-        if size<1: raise ValueError(f"{self.name}: size must be at least 1 pixel, got {size}")
+        if size < 1:
+            raise ValueError(f"{self.name}: size must be at least 1 pixel, got {size}")
         self.size = size
 
-    def before_fit(self, learn): learn.view = {**learn.view, 'size': self.size}     # the learner puts it back, after fit and validation
+    def before_fit(self, learn):
+        learn.view = {**learn.view, 'size': self.size}  # the learner puts it back, after fit and validation
+
     before_validate = before_fit
 
     def before_batch(self, learn):
-        if learn.xb.shape[-1]!=self.size and not active_crop(learn): learn.xb = resize_batch(learn.xb, self.size)
+        if learn.xb.shape[-1] != self.size and not active_crop(learn):
+            learn.xb = resize_batch(learn.xb, self.size)

@@ -13,63 +13,107 @@ from .ops import apply_ops, check_images, host_stream, magnitudes, pick_ops, to_
 
 # %% ../../nbs/vision/aug_mix.ipynb #7ea6a6c0
 def augmix_ops(
-    n:int,              # number of images
-    h:int, w:int,       # their size
-    generator:torch.Generator,  # stream on the CPU
-    severity:int=3, width:int=3, depth:int=-1, alpha:float=1., all_ops:bool=True,   # as in `AugMix`
-)->tuple:               # operations and magnitudes, longest chain x width x N; weights of the image and of the chains, (1+width) x N
+    n: int,  # number of images
+    h: int,
+    w: int,  # their size
+    generator: torch.Generator,  # stream on the CPU
+    severity: int = 3,
+    width: int = 3,
+    depth: int = -1,
+    alpha: float = 1.0,
+    all_ops: bool = True,  # as in `AugMix`
+) -> (
+    tuple
+):  # operations and magnitudes, longest chain x width x N; weights of the image and of the chains, (1+width) x N
     "Chains of operations and the weights of their mean (Hendrycks et al. 2020)"
-    space = dict(ShearX=(0, .3), ShearY=(0, .3), TranslateX=(0, w/3), TranslateY=(0, h/3), Rotate=(0, 30), Posterize=(4, 0),
-                 Solarize=(1, 0), AutoContrast=(0, 0), Equalize=(0, 0))
-    if all_ops: space |= dict.fromkeys(('Brightness', 'Color', 'Contrast', 'Sharpness'), (0, .9))
-    longest = depth if depth>0 else 3
+    space = dict(
+        ShearX=(0, 0.3),
+        ShearY=(0, 0.3),
+        TranslateX=(0, w / 3),
+        TranslateY=(0, h / 3),
+        Rotate=(0, 30),
+        Posterize=(4, 0),
+        Solarize=(1, 0),
+        AutoContrast=(0, 0),
+        Equalize=(0, 0),
+    )
+    if all_ops:
+        space |= dict.fromkeys(('Brightness', 'Color', 'Contrast', 'Sharpness'), (0, 0.9))
+    longest = depth if depth > 0 else 3
     u = torch.rand(3, longest, width, n, generator=generator, dtype=torch.float64)
     op = pick_ops(space, u[0])
-    mag = magnitudes(space, op, (u[1]*severity).floor()/9, u[2]<.5)
-    last = torch.randint(3, (width, n), generator=generator) if depth<=0 else depth
-    op = torch.where(torch.arange(longest)[:, None, None]<=last, op, 0)
-    gamma = torch._standard_gamma(torch.full((2+width, n), float(alpha), dtype=torch.float64), generator=generator).clamp_(min=1e-300)
-    m,ws = gamma[0]/gamma[:2].sum(0),gamma[2:]/gamma[2:].sum(0)
-    return op, mag, torch.cat([1-m[None], m*ws])
+    mag = magnitudes(space, op, (u[1] * severity).floor() / 9, u[2] < 0.5)
+    last = torch.randint(3, (width, n), generator=generator) if depth <= 0 else depth
+    op = torch.where(torch.arange(longest)[:, None, None] <= last, op, 0)
+    gamma = torch._standard_gamma(
+        torch.full((2 + width, n), float(alpha), dtype=torch.float64), generator=generator
+    ).clamp_(min=1e-300)
+    m = gamma[0] / gamma[:2].sum(0)
+    ws = gamma[2:] / gamma[2:].sum(0)
+    return op, mag, torch.cat([1 - m[None], m * ws])
+
 
 def augmix(
-    x:torch.Tensor,     # images N x C x H x W, uint8
-    op:torch.Tensor,    # from `augmix_ops`, on the CPU, as the next two
-    mag:torch.Tensor,
-    weights:torch.Tensor,
-    fill=0,             # what geometry brings in: a level, or one a channel
-    mode:str='bilinear',# how geometry samples
-)->torch.Tensor:        # uint8, rounded to the nearest level
+    x: torch.Tensor,  # images N x C x H x W, uint8
+    op: torch.Tensor,  # from `augmix_ops`, on the CPU, as the next two
+    mag: torch.Tensor,
+    weights: torch.Tensor,
+    fill=0,  # what geometry brings in: a level, or one a channel
+    mode: str = 'bilinear',  # how geometry samples
+) -> torch.Tensor:  # uint8, rounded to the nearest level
     "Weighted means of images and chains of operations on them"
-    k,n = op.shape[1:]
-    y,w = x.repeat(k, 1, 1, 1),to_device(weights.float(), x.device)[..., None, None, None]
-    for o,m in zip(op, mag): y = apply_ops(y, o.flatten(), m.flatten(), fill, mode)
-    mix = x*w[0]
-    for i in range(k): mix.addcmul_(y[i*n:(i+1)*n], w[i+1])
+    k, n = op.shape[1:]
+    y = x.repeat(k, 1, 1, 1)
+    w = to_device(weights.float(), x.device)[..., None, None, None]
+    for o, m in zip(op, mag):
+        y = apply_ops(y, o.flatten(), m.flatten(), fill, mode)
+    mix = x * w[0]
+    for i in range(k):
+        mix.addcmul_(y[i * n : (i + 1) * n], w[i + 1])
     return mix.round_().clamp_(0, 255).to(torch.uint8)
 
 # %% ../../nbs/vision/aug_mix.ipynb #e6df270e
 class AugMix(Callback):
     "Mean of each training image and several chains of operations applied to it, on uint8 images"
-    stage,owns,train_only = 'augment',('policy',),True
-    reads,writes,tells = ('x',),('x',),('op', 'weights')
-    def __init__(self,
-        severity:int=3,     # strengths are drawn from the weakest so many of ten, 1 to 10; torchvision's default
-        width:int=3,        # chains an image
-        depth:int=-1,       # operations a chain; -1 draws 1 to 3
-        alpha:float=1.,     # of Dirichlet and Beta; the paper's
-        all_ops:bool=True,  # with brightness, colour, contrast and sharpness; torchvision's default, the paper's is without
-        fill=0,             # what geometry brings in: a level of 0 to 255, or one a channel
-        mode:str='bilinear',# how geometry samples: torchvision's, or 'nearest'
+
+    stage = 'augment'
+    owns = ('policy',)
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('op', 'weights')
+
+    def __init__(
+        self,
+        severity: int = 3,  # strengths are drawn from the weakest so many of ten, 1 to 10; torchvision's default
+        width: int = 3,  # chains an image
+        depth: int = -1,  # operations a chain; -1 draws 1 to 3
+        alpha: float = 1.0,  # of Dirichlet and Beta; the paper's
+        # with brightness, colour, contrast and sharpness; torchvision's default, the paper's is without
+        all_ops: bool = True,
+        fill=0,  # what geometry brings in: a level of 0 to 255, or one a channel
+        mode: str = 'bilinear',  # how geometry samples: torchvision's, or 'nearest'
     ):
-        if not 1<=severity<=10: raise ValueError(f"AugMix: severity must be 1 to 10, got {severity}")
-        if width<1 or not (depth==-1 or depth>0) or alpha<=0:
+        if not 1 <= severity <= 10:
+            raise ValueError(f"AugMix: severity must be 1 to 10, got {severity}")
+        if width < 1 or not (depth == -1 or depth > 0) or alpha <= 0:
             raise ValueError(f"AugMix: needs width >= 1, depth -1 or > 0 and alpha > 0, got {width}, {depth}, {alpha}")
-        if mode not in ('nearest', 'bilinear'): raise ValueError(f"AugMix: mode must be nearest or bilinear, got {mode!r}")
-        self.severity,self.width,self.depth,self.alpha,self.all_ops,self.fill,self.mode = severity,width,depth,alpha,all_ops,fill,mode
-        self.op,self.weights = None,None
+        if mode not in ('nearest', 'bilinear'):
+            raise ValueError(f"AugMix: mode must be nearest or bilinear, got {mode!r}")
+        self.severity = severity
+        self.width = width
+        self.depth = depth
+        self.alpha = alpha
+        self.all_ops = all_ops
+        self.fill = fill
+        self.mode = mode
+        self.op = None
+        self.weights = None
 
     def before_batch(self, learn):
-        x,g = check_images(learn.xb, self.name),host_stream(learn.rng(self))
-        self.op,mag,self.weights = augmix_ops(len(x), *x.shape[-2:], g, self.severity, self.width, self.depth, self.alpha, self.all_ops)
+        x = check_images(learn.xb, self.name)
+        g = host_stream(learn.rng(self))
+        self.op, mag, self.weights = augmix_ops(
+            len(x), *x.shape[-2:], g, self.severity, self.width, self.depth, self.alpha, self.all_ops
+        )
         learn.xb = augmix(x, self.op, mag, self.weights, self.fill, self.mode)

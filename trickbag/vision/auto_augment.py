@@ -12,53 +12,102 @@ from ..callback import Callback
 from .ops import OPS, apply_ops, check_images, host_stream, magnitudes
 
 # %% ../../nbs/vision/auto_augment.ipynb #f187329c
-imagenet_policy = [     # (operation, probability, strength 0 to 9) twice; the paper's, strengths that mean nothing left at 0
-    (('Posterize', .4, 8), ('Rotate', .6, 9)),    (('Solarize', .6, 5), ('AutoContrast', .6, 0)), (('Equalize', .8, 0), ('Equalize', .6, 0)),
-    (('Posterize', .6, 7), ('Posterize', .6, 6)), (('Equalize', .4, 0), ('Solarize', .2, 4)),     (('Equalize', .4, 0), ('Rotate', .8, 8)),
-    (('Solarize', .6, 3), ('Equalize', .6, 0)),   (('Posterize', .8, 5), ('Equalize', 1., 0)),    (('Rotate', .2, 3), ('Solarize', .6, 8)),
-    (('Equalize', .6, 0), ('Posterize', .4, 6)),  (('Rotate', .8, 8), ('Color', .4, 0)),          (('Rotate', .4, 9), ('Equalize', .6, 0)),
-    (('Equalize', 0., 0), ('Equalize', .8, 0)),   (('Invert', .6, 0), ('Equalize', 1., 0)),       (('Color', .6, 4), ('Contrast', 1., 8)),
-    (('Rotate', .8, 8), ('Color', 1., 2)),        (('Color', .8, 8), ('Solarize', .8, 7)),        (('Sharpness', .4, 7), ('Invert', .6, 0)),
-    (('ShearX', .6, 5), ('Equalize', 1., 0)),     (('Color', .4, 0), ('Equalize', .6, 0)),        (('Equalize', .4, 0), ('Solarize', .2, 4)),
-    (('Solarize', .6, 5), ('AutoContrast', .6, 0)), (('Invert', .6, 0), ('Equalize', 1., 0)),     (('Color', .6, 4), ('Contrast', 1., 8)),
-    (('Equalize', .8, 0), ('Equalize', .6, 0)),
+# (operation, probability, strength 0 to 9) twice; the paper's, strengths that mean nothing left at 0
+imagenet_policy = [
+    (('Posterize', 0.4, 8), ('Rotate', 0.6, 9)),
+    (('Solarize', 0.6, 5), ('AutoContrast', 0.6, 0)),
+    (('Equalize', 0.8, 0), ('Equalize', 0.6, 0)),
+    (('Posterize', 0.6, 7), ('Posterize', 0.6, 6)),
+    (('Equalize', 0.4, 0), ('Solarize', 0.2, 4)),
+    (('Equalize', 0.4, 0), ('Rotate', 0.8, 8)),
+    (('Solarize', 0.6, 3), ('Equalize', 0.6, 0)),
+    (('Posterize', 0.8, 5), ('Equalize', 1.0, 0)),
+    (('Rotate', 0.2, 3), ('Solarize', 0.6, 8)),
+    (('Equalize', 0.6, 0), ('Posterize', 0.4, 6)),
+    (('Rotate', 0.8, 8), ('Color', 0.4, 0)),
+    (('Rotate', 0.4, 9), ('Equalize', 0.6, 0)),
+    (('Equalize', 0.0, 0), ('Equalize', 0.8, 0)),
+    (('Invert', 0.6, 0), ('Equalize', 1.0, 0)),
+    (('Color', 0.6, 4), ('Contrast', 1.0, 8)),
+    (('Rotate', 0.8, 8), ('Color', 1.0, 2)),
+    (('Color', 0.8, 8), ('Solarize', 0.8, 7)),
+    (('Sharpness', 0.4, 7), ('Invert', 0.6, 0)),
+    (('ShearX', 0.6, 5), ('Equalize', 1.0, 0)),
+    (('Color', 0.4, 0), ('Equalize', 0.6, 0)),
+    (('Equalize', 0.4, 0), ('Solarize', 0.2, 4)),
+    (('Solarize', 0.6, 5), ('AutoContrast', 0.6, 0)),
+    (('Invert', 0.6, 0), ('Equalize', 1.0, 0)),
+    (('Color', 0.6, 4), ('Contrast', 1.0, 8)),
+    (('Equalize', 0.8, 0), ('Equalize', 0.6, 0)),
 ]
 
+
 def auto_ops(
-    n:int,              # number of images
-    h:int, w:int,       # their size
-    generator:torch.Generator,  # stream on the CPU
-    policy=imagenet_policy,     # pairs of (operation, probability, strength)
-)->tuple:               # for `apply_ops`: numbers of operations and their magnitudes, 2 x N each; Identity where one does not happen
+    n: int,  # number of images
+    h: int,
+    w: int,  # their size
+    generator: torch.Generator,  # stream on the CPU
+    policy=imagenet_policy,  # pairs of (operation, probability, strength)
+) -> (
+    tuple
+):  # for `apply_ops`: numbers of operations and their magnitudes, 2 x N each; Identity where one does not happen
     "One pair of the policy an image, all alike (Cubuk et al. 2019)"
-    space = dict(ShearX=(0, .3), ShearY=(0, .3), TranslateX=(0, w*150/331), TranslateY=(0, h*150/331), Rotate=(0, 30), Brightness=(0, .9),
-                 Color=(0, .9), Contrast=(0, .9), Sharpness=(0, .9), Posterize=(8, 4), Solarize=(1, 0))
-    table = torch.tensor([[(OPS.index(o), p, s) for o,p,s in pair] for pair in policy], dtype=torch.float64)
+    space = dict(
+        ShearX=(0, 0.3),
+        ShearY=(0, 0.3),
+        TranslateX=(0, w * 150 / 331),
+        TranslateY=(0, h * 150 / 331),
+        Rotate=(0, 30),
+        Brightness=(0, 0.9),
+        Color=(0, 0.9),
+        Contrast=(0, 0.9),
+        Sharpness=(0, 0.9),
+        Posterize=(8, 4),
+        Solarize=(1, 0),
+    )
+    table = torch.tensor([[(OPS.index(o), p, s) for o, p, s in pair] for pair in policy], dtype=torch.float64)
     u = torch.rand(5, n, generator=generator, dtype=torch.float64)
-    op,p,s = table[(u[0]*len(policy)).long()].permute(2, 1, 0)
-    op = torch.where(u[1:3]<p, op, 0).long()
-    return op, magnitudes(space, op, s/9, u[3:]<.5)
+    op, p, s = table[(u[0] * len(policy)).long()].permute(2, 1, 0)
+    op = torch.where(u[1:3] < p, op, 0).long()
+    return op, magnitudes(space, op, s / 9, u[3:] < 0.5)
+
 
 class AutoAugment(Callback):
     "Two operations in a row for each training image, from the policy for ImageNet, on uint8 images"
-    stage,owns,train_only = 'augment',('policy',),True
-    reads,writes,tells = ('x',),('x',),('op', 'mag')
-    def __init__(self,
-        fill=0,             # what geometry brings in: a level of 0 to 255, or one a channel; torchvision's is black
-        mode:str='nearest', # how geometry samples: torchvision's, or 'bilinear'
-        policy=imagenet_policy, # pairs of (operation, probability, strength 0 to 9)
-    ):
-        bad = [o for pair in policy for o,p,s in pair if o not in OPS or not 0<=p<=1 or not 0<=s<=9]
-        if bad or not policy or any(len(pair)!=2 for pair in policy):
-            where = ', '.join(bad) or 'its length'
-            raise ValueError(f"AutoAugment: policy needs pairs of (name in OPS, probability, strength 0 to 9), wrong at {where}")
-        if mode not in ('nearest', 'bilinear'): raise ValueError(f"AutoAugment: mode must be nearest or bilinear, got {mode!r}")
-        self.fill,self.mode,self.policy,self.op,self.mag = fill,mode,policy,None,None
 
-    def __repr__(self): return f"AutoAugment(fill={self.fill!r}, mode={self.mode!r}, policy of {len(self.policy)} pairs)"
+    stage = 'augment'
+    owns = ('policy',)
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('op', 'mag')
+
+    def __init__(
+        self,
+        fill=0,  # what geometry brings in: a level of 0 to 255, or one a channel; torchvision's is black
+        mode: str = 'nearest',  # how geometry samples: torchvision's, or 'bilinear'
+        policy=imagenet_policy,  # pairs of (operation, probability, strength 0 to 9)
+    ):
+        bad = [o for pair in policy for o, p, s in pair if o not in OPS or not 0 <= p <= 1 or not 0 <= s <= 9]
+        if bad or not policy or any(len(pair) != 2 for pair in policy):
+            where = ', '.join(bad) or 'its length'
+            raise ValueError(
+                f"AutoAugment: policy needs pairs of (name in OPS, probability, strength 0 to 9), wrong at {where}"
+            )
+        if mode not in ('nearest', 'bilinear'):
+            raise ValueError(f"AutoAugment: mode must be nearest or bilinear, got {mode!r}")
+        self.fill = fill
+        self.mode = mode
+        self.policy = policy
+        self.op = None
+        self.mag = None
+
+    def __repr__(self):
+        return f"AutoAugment(fill={self.fill!r}, mode={self.mode!r}, policy of {len(self.policy)} pairs)"
 
     def before_batch(self, learn):
         x = check_images(learn.xb, self.name)
-        self.op,self.mag = auto_ops(len(x), *x.shape[-2:], host_stream(learn.rng(self)), self.policy)
-        for op,mag in zip(self.op, self.mag): x = apply_ops(x, op, mag, self.fill, self.mode)
+        self.op, self.mag = auto_ops(len(x), *x.shape[-2:], host_stream(learn.rng(self)), self.policy)
+        for op, mag in zip(self.op, self.mag):
+            x = apply_ops(x, op, mag, self.fill, self.mode)
         learn.xb = x

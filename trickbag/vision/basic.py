@@ -11,69 +11,104 @@ import torch
 from ..callback import Callback
 from ..core.threads import one_thread
 
-imagenet_mean,imagenet_std = (.485, .456, .406),(.229, .224, .225)
+imagenet_mean = (0.485, 0.456, 0.406)
+imagenet_std = (0.229, 0.224, 0.225)
 
 # %% ../../nbs/vision/basic.ipynb #0e9bfd76
 def flip(
-    x:torch.Tensor,     # images N x C x H x W
-    mask:torch.Tensor,  # which to mirror, N, bool
-)->torch.Tensor:
+    x: torch.Tensor,  # images N x C x H x W
+    mask: torch.Tensor,  # which to mirror, N, bool
+) -> torch.Tensor:
     "Mirror some images left to right"
-    if x.device.type!='cpu': return torch.where(mask[:, None, None, None], x.flip(3), x)
-    out,mirror = torch.empty_like(x),mask.tolist()      # on a CPU nothing waits, and half of the images are only copied
+    if x.device.type != 'cpu':
+        return torch.where(mask[:, None, None, None], x.flip(3), x)
+    # on a CPU nothing waits, and half of the images are only copied
+    out = torch.empty_like(x)
+    mirror = mask.tolist()
     with one_thread():
-        for i,m in enumerate(mirror): out[i] = x[i].flip(2) if m else x[i]
+        for i, m in enumerate(mirror):
+            out[i] = x[i].flip(2) if m else x[i]
     return out
+
 
 class Flip(Callback):
     "Mirror each training image with probability `p`; not for digits, letters or whatever has a handedness"
-    stage,owns,train_only = 'augment',('flip',),True
-    reads,writes = ('x',),('x',)
-    def __init__(self,
-        p:float=.5,     # probability, per image
+
+    stage = 'augment'
+    owns = ('flip',)
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+
+    def __init__(
+        self,
+        p: float = 0.5,  # probability, per image
     ):
-        if not 0<=p<=1: raise ValueError(f"Flip: p must be in [0,1], got {p}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"Flip: p must be in [0,1], got {p}")
         self.p = p
 
     def before_batch(self, learn):
         g = learn.rng(self)
-        learn.xb = flip(learn.xb, torch.rand(len(learn.xb), generator=g, device=g.device)<self.p)
+        learn.xb = flip(learn.xb, torch.rand(len(learn.xb), generator=g, device=g.device) < self.p)
 
 # %% ../../nbs/vision/basic.ipynb #f4f6e0f1
 def normalize(
-    x:torch.Tensor,     # images N x C x H x W: uint8, or floating in [0,1]
-    mean:tuple=imagenet_mean, std:tuple=imagenet_std,   # a channel, for values in [0,1]
-    memory_format=torch.preserve_format,                # how the result lies in memory
-)->torch.Tensor:        # float32, (x - mean)/std
+    x: torch.Tensor,  # images N x C x H x W: uint8, or floating in [0,1]
+    mean: tuple = imagenet_mean,
+    std: tuple = imagenet_std,  # a channel, for values in [0,1]
+    memory_format=torch.preserve_format,  # how the result lies in memory
+) -> torch.Tensor:  # float32, (x - mean)/std
     "Scale and shift each channel"
-    k,out = 1. if x.is_floating_point() else 255.,torch.empty_like(x, dtype=torch.float32, memory_format=memory_format)
-    m,s = (torch.tensor(o)*k for o in (mean, std))      # on the CPU: made on a GPU, they would wait for it
-    if all(o.is_contiguous(memory_format=torch.channels_last) for o in (x, out)):       # rows of W*C values: channels as the last dimension are slow
-        x,y,m,s = x.permute(0, 2, 3, 1).flatten(2),out.permute(0, 2, 3, 1).flatten(2),m.expand(x.shape[1]).repeat(x.shape[3]),s.expand(x.shape[1]).repeat(x.shape[3])
-    else: y,m,s = out,m[:, None, None],s[:, None, None]
-    m,s = (o.to(x.device, non_blocking=True) for o in (m, s))
-    with one_thread(): y.copy_(x).sub_(m).div_(s)
+    k = 1.0 if x.is_floating_point() else 255.0
+    out = torch.empty_like(x, dtype=torch.float32, memory_format=memory_format)
+    m, s = (torch.tensor(o) * k for o in (mean, std))  # on the CPU: made on a GPU, they would wait for it
+    # rows of W*C values: channels as the last dimension are slow
+    if all(o.is_contiguous(memory_format=torch.channels_last) for o in (x, out)):
+        x, y, m, s = (
+            x.permute(0, 2, 3, 1).flatten(2),
+            out.permute(0, 2, 3, 1).flatten(2),
+            m.expand(x.shape[1]).repeat(x.shape[3]),
+            s.expand(x.shape[1]).repeat(x.shape[3]),
+        )
+    else:
+        y = out
+        m = m[:, None, None]
+        s = s[:, None, None]
+    m, s = (o.to(x.device, non_blocking=True) for o in (m, s))
+    with one_thread():
+        y.copy_(x).sub_(m).div_(s)
     return out
 
-def memory_format_of(model:torch.nn.Module)->torch.memory_format:
+
+def memory_format_of(model: torch.nn.Module) -> torch.memory_format:
     "Layout of the model's first convolution. Batches in another one cost a tenth of a step on a CPU"
-    w = next((p for p in model.parameters() if p.ndim==4), None)
+    w = next((p for p in model.parameters() if p.ndim == 4), None)
     return torch.contiguous_format if w is None or w.is_contiguous() else torch.channels_last
+
 
 class Normalize(Callback):
     "uint8 images become float32 of about zero mean and unit deviation, in training and evaluation alike"
-    stage,owns = 'normalise',('normalise',)
-    reads,writes = ('x',),('x',)
-    def __init__(self,
-        mean:tuple=imagenet_mean,   # a channel, for values in [0,1]; ImageNet's
-        std:tuple=imagenet_std,
+
+    stage = 'normalise'
+    owns = ('normalise',)
+    reads = ('x',)
+    writes = ('x',)
+
+    def __init__(
+        self,
+        mean: tuple = imagenet_mean,  # a channel, for values in [0,1]; ImageNet's
+        std: tuple = imagenet_std,
     ):
-        if len(mean)!=len(std) or min(std)<=0: raise ValueError(f"Normalize: mean and std need one value a channel, std > 0; got {mean}, {std}")
-        self.mean,self.std = tuple(mean),tuple(std)
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"Normalize: mean and std need one value a channel, std > 0; got {mean}, {std}")
+        self.mean = tuple(mean)
+        self.std = tuple(std)
 
-    def before_batch(self, learn): learn.xb = normalize(learn.xb, self.mean, self.std, memory_format_of(learn.model))
+    def before_batch(self, learn):
+        learn.xb = normalize(learn.xb, self.mean, self.std, memory_format_of(learn.model))
 
-    def denorm(self, x:torch.Tensor)->torch.Tensor:
+    def denorm(self, x: torch.Tensor) -> torch.Tensor:
         "Back to [0,1], to look at"
-        m,s = (torch.tensor(o, device=x.device)[:, None, None] for o in (self.mean, self.std))
-        return (x*s+m).clamp(0, 1)
+        m, s = (torch.tensor(o, device=x.device)[:, None, None] for o in (self.mean, self.std))
+        return (x * s + m).clamp(0, 1)

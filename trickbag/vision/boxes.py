@@ -10,27 +10,38 @@ import torch
 
 # %% ../../nbs/vision/boxes.ipynb #807ccbdf
 def box_mask(
-    boxes:torch.Tensor, # x, y, width, height in pixels, N x 4
-    x:torch.Tensor,     # the images, N x C x H x W: only their shape counts
-)->torch.Tensor:        # N x 1 x H x W, bool, True inside the box
+    boxes: torch.Tensor,  # x, y, width, height in pixels, N x 4
+    x: torch.Tensor,  # the images, N x C x H x W: only their shape counts
+) -> torch.Tensor:  # N x 1 x H x W, bool, True inside the box
     "Which pixels of each image lie in its box"
-    if x.ndim!=4: raise ValueError(f"boxes need images N x C x H x W, got a batch of shape {tuple(x.shape)}; use MixUp for other data")
+    if x.ndim != 4:
+        raise ValueError(
+            f"boxes need images N x C x H x W, got a batch of shape {tuple(x.shape)}; use MixUp for other data"
+        )
+
     def inside(lo, n, size):
         i = torch.arange(size, device=boxes.device)
-        return (i>=lo[:, None]) & (i<(lo+n)[:, None])
-    bx,by,bw,bh = boxes.unbind(1)
+        return (i >= lo[:, None]) & (i < (lo + n)[:, None])
+
+    bx, by, bw, bh = boxes.unbind(1)
     return (inside(by, bh, x.shape[2])[:, :, None] & inside(bx, bw, x.shape[3])[:, None])[:, None]
 
 # %% ../../nbs/vision/boxes.ipynb #65c39b11
 def cut_boxes(
-    lam:torch.Tensor,   # share of each image that stays its own if nothing is cut off, N, in [0,1]
-    h:int,              # height of the images
-    w:int,              # their width
-    generator:torch.Generator=None, # stream, on the device of `lam`
-)->torch.Tensor:        # x, y, width, height in pixels, N x 4, integer
-    "Boxes of CutMix: share `1-lam` of the area, the image's aspect ratio, uniform centre, clipped at the border (Yun et al. 2019)"
-    cx,cy = (torch.randint(s, (len(lam),), generator=generator, device=lam.device) for s in (w, h))
-    r = .5*(1-lam).sqrt()
-    rx,ry = (r*w).long(),(r*h).long()       # half sides, rounded down, as in the paper's code and torchvision
-    x0,y0,x1,y1 = (cx-rx).clamp(min=0),(cy-ry).clamp(min=0),(cx+rx).clamp(max=w),(cy+ry).clamp(max=h)
-    return torch.stack([x0, y0, x1-x0, y1-y0], 1)
+    lam: torch.Tensor,  # share of each image that stays its own if nothing is cut off, N, in [0,1]
+    h: int,  # height of the images
+    w: int,  # their width
+    generator: torch.Generator = None,  # stream, on the device of `lam`
+) -> torch.Tensor:  # x, y, width, height in pixels, N x 4, integer
+    """Boxes of CutMix: share `1-lam` of the area, the image's aspect ratio, uniform centre, clipped at the border (Yun
+    et al. 2019)"""
+    cx, cy = (torch.randint(s, (len(lam),), generator=generator, device=lam.device) for s in (w, h))
+    r = 0.5 * (1 - lam).sqrt()
+    # half sides, rounded down, as in the paper's code and torchvision
+    rx = (r * w).long()
+    ry = (r * h).long()
+    x0 = (cx - rx).clamp(min=0)
+    y0 = (cy - ry).clamp(min=0)
+    x1 = (cx + rx).clamp(max=w)
+    y1 = (cy + ry).clamp(max=h)
+    return torch.stack([x0, y0, x1 - x0, y1 - y0], 1)

@@ -12,38 +12,53 @@ from ..callback import Callback
 
 # %% ../../nbs/vision/col_out.ipynb #6550b826
 def keep_lines(
-    n:int,              # number of images
-    size:int,           # lines an image has
-    p:float,            # share that is dropped, in [0,1)
-    generator:torch.Generator,  # stream; the result lies on its device
-)->torch.Tensor:        # which stay, in order, N x kept; int((1-p)*size) of them as in Composer, at least one
+    n: int,  # number of images
+    size: int,  # lines an image has
+    p: float,  # share that is dropped, in [0,1)
+    generator: torch.Generator,  # stream; the result lies on its device
+) -> torch.Tensor:  # which stay, in order, N x kept; int((1-p)*size) of them as in Composer, at least one
     "For each image a random subset of its rows or columns"
     u = torch.rand(n, size, generator=generator, device=generator.device)
-    return u.argsort(1)[:, :max(1, int((1-p)*size))].sort(1).values
+    return u.argsort(1)[:, : max(1, int((1 - p) * size))].sort(1).values
+
 
 def col_out(
-    x:torch.Tensor,     # images N x C x H x W
-    rows:torch.Tensor,  # rows that stay, N x H', integer
-    cols:torch.Tensor,  # columns that stay, N x W', integer
-)->torch.Tensor:        # N x C x H' x W'
+    x: torch.Tensor,  # images N x C x H x W
+    rows: torch.Tensor,  # rows that stay, N x H', integer
+    cols: torch.Tensor,  # columns that stay, N x W', integer
+) -> torch.Tensor:  # N x C x H' x W'
     "Smaller images of some of the rows and columns"
-    n,c,_,w = x.shape
+    n, c, _, w = x.shape
     x = x.gather(2, rows[:, None, :, None].expand(n, c, -1, w))
     return x.gather(3, cols[:, None, None].expand(n, c, rows.shape[1], -1))
 
+
 class ColOut(Callback):
     "Drop a share of the rows and columns of each training image"
-    stage,train_only = 'augment',True
-    reads,writes,tells = ('x',),('x',),('size',)
-    def __init__(self,
-        p_row:float=.15,    # share of the rows that is dropped; Composer's
-        p_col:float=.15,    # share of the columns
+
+    stage = 'augment'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('size',)
+
+    def __init__(
+        self,
+        p_row: float = 0.15,  # share of the rows that is dropped; Composer's
+        p_col: float = 0.15,  # share of the columns
     ):
-        if not (0<=p_row<1 and 0<=p_col<1): raise ValueError(f"ColOut: p_row and p_col must be in [0,1), got {p_row}, {p_col}")
-        self.p_row,self.p_col,self.size = p_row,p_col,None
+        if not (0 <= p_row < 1 and 0 <= p_col < 1):
+            raise ValueError(f"ColOut: p_row and p_col must be in [0,1), got {p_row}, {p_col}")
+        self.p_row = p_row
+        self.p_col = p_col
+        self.size = None
 
     def before_batch(self, learn):
-        g,x = learn.rng(self),learn.xb
-        if x.ndim!=4: raise ValueError(f"ColOut: images must be N x C x H x W, got a batch of shape {tuple(x.shape)}; leave ColOut out")
-        learn.xb = col_out(x, *(keep_lines(len(x), s, p, g) for s,p in zip(x.shape[2:], (self.p_row, self.p_col))))
+        g = learn.rng(self)
+        x = learn.xb
+        if x.ndim != 4:
+            raise ValueError(
+                f"ColOut: images must be N x C x H x W, got a batch of shape {tuple(x.shape)}; leave ColOut out"
+            )
+        learn.xb = col_out(x, *(keep_lines(len(x), s, p, g) for s, p in zip(x.shape[2:], (self.p_row, self.p_col))))
         self.size = tuple(learn.xb.shape[2:])

@@ -13,60 +13,90 @@ from .ops import brightness, check_images, contrast, host_stream, per_image, sat
 
 # %% ../../nbs/vision/color_jitter.ipynb #d3a1e830
 def hue(
-    x:torch.Tensor,     # images N x C x H x W, uint8; of one channel: unchanged
-    turns:torch.Tensor, # how far to turn the hue, a number or one an image, 1 is the whole circle
-)->torch.Tensor:        # uint8
+    x: torch.Tensor,  # images N x C x H x W, uint8; of one channel: unchanged
+    turns: torch.Tensor,  # how far to turn the hue, a number or one an image, 1 is the whole circle
+) -> torch.Tensor:  # uint8
     "Turn the hue and keep HSV's saturation and value"
-    if x.shape[1]==1: return x
-    r,g,b = x.float().unbind(1)
+    if x.shape[1] == 1:
+        return x
+    r, g, b = x.float().unbind(1)
     hi = torch.maximum(torch.maximum(r, g), b)
-    d = hi-torch.minimum(torch.minimum(r, g), b)
-    s = torch.where(d>0, d, 1.)
-    h = torch.where(hi==r, (g-b)/s, torch.where(hi==g, 2+(b-r)/s, 4+(r-g)/s))      # in sixths of a turn
-    h = h+6*per_image(turns, x)[:, 0].float()
+    d = hi - torch.minimum(torch.minimum(r, g), b)
+    s = torch.where(d > 0, d, 1.0)
+    h = torch.where(hi == r, (g - b) / s, torch.where(hi == g, 2 + (b - r) / s, 4 + (r - g) / s))  # in sixths of a turn
+    h = h + 6 * per_image(turns, x)[:, 0].float()
+
     def channel(n):
-        k = torch.remainder(h+n, 6)
-        return torch.addcmul(hi, d, torch.minimum(k, 4-k).clamp_(0, 1), value=-1)
-    return torch.stack([channel(n) for n in (5, 3, 1)], 1).mul_(255.999/255).to(torch.uint8)    # torchvision's way to round
+        k = torch.remainder(h + n, 6)
+        return torch.addcmul(hi, d, torch.minimum(k, 4 - k).clamp_(0, 1), value=-1)
+
+    # torchvision's way to round
+    return torch.stack([channel(n) for n in (5, 3, 1)], 1).mul_(255.999 / 255).to(torch.uint8)
+
 
 _ops = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
+
 def jitter(
-    x:torch.Tensor,     # images N x C x H x W, uint8
-    factors:dict,       # operation -> number or one an image; applied in the dict's order
-)->torch.Tensor:        # uint8
+    x: torch.Tensor,  # images N x C x H x W, uint8
+    factors: dict,  # operation -> number or one an image; applied in the dict's order
+) -> torch.Tensor:  # uint8
     "Apply brightness, contrast, saturation and hue one after the other"
-    for o,f in factors.items(): x = _ops[o](x, f)
+    for o, f in factors.items():
+        x = _ops[o](x, f)
     return x
+
 
 class ColorJitter(Callback):
     "Draw brightness, contrast, saturation and hue of each training image"
-    stage,train_only = 'augment',True
-    reads,writes,tells = ('x',),('x',),('factors',)
-    def __init__(self,
-        brightness:float|tuple=.4,  # v: factors in [max(0, 1-v), 1+v]; a pair: in that range; 0: none. timm's default, as the next three
-        contrast:float|tuple=.4,
-        saturation:float|tuple=.4,
-        hue:float|tuple=0,          # v: turns in [-v, v], at most .5; a pair: in that range
-        p:float=1.,                 # probability, per image; SimCLR's is .8
+
+    stage = 'augment'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('factors',)
+
+    def __init__(
+        self,
+        # v: factors in [max(0, 1-v), 1+v]; a pair: in that range; 0: none. timm's default, as the next three
+        brightness: float | tuple = 0.4,
+        contrast: float | tuple = 0.4,
+        saturation: float | tuple = 0.4,
+        hue: float | tuple = 0,  # v: turns in [-v, v], at most .5; a pair: in that range
+        p: float = 1.0,  # probability, per image; SimCLR's is .8
     ):
-        self.brightness,self.contrast,self.saturation,self.hue,self.p,self.factors,self._ranges = brightness,contrast,saturation,hue,p,{},{}
-        if not 0<p<=1: raise ValueError(f"ColorJitter: p must be in (0,1], got {p}; leave ColorJitter out for none")
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self.p = p
+        self.factors = {}
+        self._ranges = {}
+        if not 0 < p <= 1:
+            raise ValueError(f"ColorJitter: p must be in (0,1], got {p}; leave ColorJitter out for none")
         for o in _ops:
-            v,mid,(lo,hi) = getattr(self, o),float(o!='hue'),(-.5, .5) if o=='hue' else (0, float('inf'))
-            a,b = v if isinstance(v, (tuple, list)) else (mid-v if o=='hue' else max(0, mid-v), mid+v)
-            if not lo<=a<=b<=hi: raise ValueError(f"ColorJitter: {o} must be a number >= 0 or a pair, within {lo} to {hi}, got {v}")
-            if (a, b)!=(mid, mid): self._ranges[o] = (a, b)
-        if not self._ranges: raise ValueError("ColorJitter: all ranges are 0; leave ColorJitter out for none")
+            v, mid, (lo, hi) = getattr(self, o), float(o != 'hue'), (-0.5, 0.5) if o == 'hue' else (0, float('inf'))
+            a, b = v if isinstance(v, (tuple, list)) else (mid - v if o == 'hue' else max(0, mid - v), mid + v)
+            if not lo <= a <= b <= hi:
+                raise ValueError(f"ColorJitter: {o} must be a number >= 0 or a pair, within {lo} to {hi}, got {v}")
+            if (a, b) != (mid, mid):
+                self._ranges[o] = (a, b)
+        if not self._ranges:
+            raise ValueError("ColorJitter: all ranges are 0; leave ColorJitter out for none")
 
     def before_batch(self, learn):
         check_images(learn.xb, 'ColorJitter')
-        s,n = host_stream(learn.rng(self)),len(learn.xb)       # on the CPU, so that the order is known without waiting
+        # on the CPU, so that the order is known without waiting
+        s = host_stream(learn.rng(self))
+        n = len(learn.xb)
         order = torch.randperm(len(self._ranges), generator=s).tolist()
-        u,on = torch.rand(len(_ops), n, generator=s),torch.rand(n, generator=s)<self.p
+        u = torch.rand(len(_ops), n, generator=s)
+        on = torch.rand(n, generator=s) < self.p
+
         def draw(o, u):
-            a,b = self._ranges[o]
-            return torch.where(on, a+u*(b-a), float(o!='hue'))
-        f = to_device(torch.stack([draw(o, u[i]) for i,o in enumerate(self._ranges)]), learn.xb.device)
-        self.factors = {o: f[i] for i,o in sorted(enumerate(self._ranges), key=lambda io: order[io[0]])}
+            a, b = self._ranges[o]
+            return torch.where(on, a + u * (b - a), float(o != 'hue'))
+
+        f = to_device(torch.stack([draw(o, u[i]) for i, o in enumerate(self._ranges)]), learn.xb.device)
+        self.factors = {o: f[i] for i, o in sorted(enumerate(self._ranges), key=lambda io: order[io[0]])}
         learn.xb = jitter(learn.xb, self.factors)

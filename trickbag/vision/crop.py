@@ -17,124 +17,191 @@ from .ops import host_stream, to_device
 
 # %% ../../nbs/vision/crop.ipynb #bebd734c
 def random_boxes(
-    wh:torch.Tensor,            # original widths and heights, N x 2
-    scale:tuple=(.35, 1.),      # area as a share of the image; .35 is what Imagenette's recipes use, torchvision's default is .08
-    ratio:tuple=(3/4, 4/3),     # width/height
-    generator:torch.Generator=None, # stream, on the device of `wh`
-)->torch.Tensor:                # boxes x, y, width, height in original pixels, N x 4, float
+    wh: torch.Tensor,  # original widths and heights, N x 2
+    # area as a share of the image; .35 is what Imagenette's recipes use, torchvision's default is .08
+    scale: tuple = (0.35, 1.0),
+    ratio: tuple = (3 / 4, 4 / 3),  # width/height
+    generator: torch.Generator = None,  # stream, on the device of `wh`
+) -> torch.Tensor:  # boxes x, y, width, height in original pixels, N x 4, float
     "Boxes of random area, aspect ratio and place (Szegedy et al. 2014, as in torchvision)"
-    n,(w,h) = len(wh),wh.float().unbind(1)
+    n, (w, h) = len(wh), wh.float().unbind(1)
     u = torch.rand(4, n, 10, generator=generator, device=wh.device)
-    area,ar = (w*h)[:, None]*(scale[0]+u[0]*(scale[1]-scale[0])),torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))
-    bw,bh = torch.round((area*ar).sqrt()),torch.round((area/ar).sqrt())
-    fits = (bw>0) & (bw<=w[:, None]) & (bh>0) & (bh<=h[:, None])
+    area = (w * h)[:, None] * (scale[0] + u[0] * (scale[1] - scale[0]))
+    ar = torch.exp(math.log(ratio[0]) + u[1] * math.log(ratio[1] / ratio[0]))
+    bw = torch.round((area * ar).sqrt())
+    bh = torch.round((area / ar).sqrt())
+    fits = (bw > 0) & (bw <= w[:, None]) & (bh > 0) & (bh <= h[:, None])
     first = fits.int().argmax(1, keepdim=True)
-    bw,bh,ux,uy = (o.gather(1, first)[:, 0] for o in (bw, bh, u[2], u[3]))
-    x,y = torch.floor(ux*(w-bw+1)),torch.floor(uy*(h-bh+1))
-    fw,fh = torch.minimum(w, torch.round(h*ratio[1])),torch.minimum(h, torch.round(w/ratio[0]))     # no attempt fitted
-    fallback = torch.stack([torch.floor((w-fw)/2), torch.floor((h-fh)/2), fw, fh], 1)
+    bw, bh, ux, uy = (o.gather(1, first)[:, 0] for o in (bw, bh, u[2], u[3]))
+    x = torch.floor(ux * (w - bw + 1))
+    y = torch.floor(uy * (h - bh + 1))
+    # no attempt fitted
+    fw = torch.minimum(w, torch.round(h * ratio[1]))
+    fh = torch.minimum(h, torch.round(w / ratio[0]))
+    fallback = torch.stack([torch.floor((w - fw) / 2), torch.floor((h - fh) / 2), fw, fh], 1)
     return torch.where(fits.any(1, keepdim=True), torch.stack([x, y, bw, bh], 1), fallback)
 
+
 def center_boxes(
-    wh:torch.Tensor,        # original widths and heights, N x 2
-    crop_pct:float=.875,    # side of the box as a share of the shorter side; .875 = 224/256
-    shift:torch.Tensor=None,# horizontal place of each, N, from -1 (at the left border) to 1 (at the right); None is the centre
-)->torch.Tensor:            # boxes x, y, width, height in original pixels, N x 4, float
+    wh: torch.Tensor,  # original widths and heights, N x 2
+    crop_pct: float = 0.875,  # side of the box as a share of the shorter side; .875 = 224/256
+    # horizontal place of each, N, from -1 (at the left border) to 1 (at the right); None is the centre
+    shift: torch.Tensor = None,
+) -> torch.Tensor:  # boxes x, y, width, height in original pixels, N x 4, float
     "The central square, as 'resize the shorter side, then crop the centre' sees it"
     wh = wh.float()
-    side = (wh.amin(1, keepdim=True)*crop_pct).expand(-1, 2)
-    xy = (wh-side)/2
-    if shift is not None: xy = torch.stack([xy[:, 0]*(1+shift), xy[:, 1]], 1)
+    side = (wh.amin(1, keepdim=True) * crop_pct).expand(-1, 2)
+    xy = (wh - side) / 2
+    if shift is not None:
+        xy = torch.stack([xy[:, 0] * (1 + shift), xy[:, 1]], 1)
     return torch.cat([xy, side], 1)
 
+
 def resize_batch(
-    x:torch.Tensor, # N x C x H x W
-    size:int,       # new width; the height keeps its ratio to it
-)->torch.Tensor:    # floating
+    x: torch.Tensor,  # N x C x H x W
+    size: int,  # new width; the height keeps its ratio to it
+) -> torch.Tensor:  # floating
     "Antialiased bilinear resize of a batch that is cut already; one of that size is left alone"
-    x,h = x if x.is_floating_point() else x.float(),max(round(x.shape[-2]*size/x.shape[-1]), 1)
-    return x if size==x.shape[-1] else F.interpolate(x, (h, size), mode='bilinear', antialias=True)
+    x, h = x if x.is_floating_point() else x.float(), max(round(x.shape[-2] * size / x.shape[-1]), 1)
+    return x if size == x.shape[-1] else F.interpolate(x, (h, size), mode='bilinear', antialias=True)
+
 
 def tta_views(
-    x:torch.Tensor,     # images, N x C x H x W
-    size:int=None,      # height and width of the crops; None leaves the images whole
-    crops:int=5,        # 5: corners and centre; 1: centre
-    flip:bool=True,     # also of the mirrored images
-)->torch.Tensor:        # V*N x C x size x size, view by view in the order of torchvision's `ten_crop`
+    x: torch.Tensor,  # images, N x C x H x W
+    size: int = None,  # height and width of the crops; None leaves the images whole
+    crops: int = 5,  # 5: corners and centre; 1: centre
+    flip: bool = True,  # also of the mirrored images
+) -> torch.Tensor:  # V*N x C x size x size, view by view in the order of torchvision's `ten_crop`
     "Crops and mirror images of a batch"
-    (H,W),(h,w) = x.shape[-2:],(size, size) if size else x.shape[-2:]
-    if h>H or w>W: raise ValueError(f"tta_views: crops of {size} pixels do not fit into {H} x {W}; lower size")
-    at = [*([(0, 0), (0, W-w), (H-h, 0), (H-h, W-w)] if crops==5 else []), (round((H-h)/2), round((W-w)/2))]
-    return torch.cat([o[..., t:t+h, l:l+w] for o in ([x, x.flip(-1)] if flip else [x]) for t,l in at])
+    (H, W), (h, w) = x.shape[-2:], (size, size) if size else x.shape[-2:]
+    if h > H or w > W:
+        raise ValueError(f"tta_views: crops of {size} pixels do not fit into {H} x {W}; lower size")
+    at = [
+        *([(0, 0), (0, W - w), (H - h, 0), (H - h, W - w)] if crops == 5 else []),
+        (round((H - h) / 2), round((W - w) / 2)),
+    ]
+    return torch.cat([o[..., t : t + h, l : l + w] for o in ([x, x.flip(-1)] if flip else [x]) for t, l in at])
 
 # %% ../../nbs/vision/crop.ipynb #d79ef748
 def resize_boxes(
-    x:torch.Tensor,     # images N x C x P x P, uint8
-    boxes:torch.Tensor, # x, y, width, height in pixels of `x`, N x 4, best on the CPU; rounded to whole pixels, at least one
-    size:int,           # height and width of the result
-    matmul:bool=None,   # True: batched matrix products; None: only off the CPU, where they are of 16-bit floats
-)->torch.Tensor:        # N x C x size x size, uint8
+    x: torch.Tensor,  # images N x C x P x P, uint8
+    # x, y, width, height in pixels of `x`, N x 4, best on the CPU; rounded to whole pixels, at least one
+    boxes: torch.Tensor,
+    size: int,  # height and width of the result
+    matmul: bool = None,  # True: batched matrix products; None: only off the CPU, where they are of 16-bit floats
+) -> torch.Tensor:  # N x C x size x size, uint8
     "Cut a box from each image and resize it with antialiased bilinear interpolation"
-    lo,hi = _corners(boxes, *x.shape[:1:-1])
-    if matmul is None: matmul = x.device.type!='cpu'
+    lo, hi = _corners(boxes, *x.shape[:1:-1])
+    if matmul is None:
+        matmul = x.device.type != 'cpu'
     if not matmul:
         out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
         cuts = torch.cat([lo, hi], 1).int().tolist()
         with one_thread():
-            for i,(x0,y0,x1,y1) in enumerate(cuts): out[i:i+1] = F.interpolate(x[i:i+1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True)
+            for i, (x0, y0, x1, y1) in enumerate(cuts):
+                out[i : i + 1] = F.interpolate(
+                    x[i : i + 1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True
+                )
         return out
-    return _products(x, *to_device(torch.cat([lo, hi], 1), x.device).split(2, 1), size, torch.float32 if x.device.type=='cpu' else torch.float16)
+    return _products(
+        x,
+        *to_device(torch.cat([lo, hi], 1), x.device).split(2, 1),
+        size,
+        torch.float32 if x.device.type == 'cpu' else torch.float16,
+    )
+
 
 def _corners(boxes, w, h):
-    lo,hi = boxes[:, :2].round(),(boxes[:, :2]+boxes[:, 2:]).round()
-    lo = torch.stack([lo[:, k].clamp(0, m-1) for k,m in enumerate((w, h))], 1)
-    hi = torch.maximum(hi, lo+1)
-    return lo,torch.stack([hi[:, k].clamp(max=m) for k,m in enumerate((w, h))], 1)
+    lo = boxes[:, :2].round()
+    hi = (boxes[:, :2] + boxes[:, 2:]).round()
+    lo = torch.stack([lo[:, k].clamp(0, m - 1) for k, m in enumerate((w, h))], 1)
+    hi = torch.maximum(hi, lo + 1)
+    return lo, torch.stack([hi[:, k].clamp(max=m) for k, m in enumerate((w, h))], 1)
+
 
 def _products(x, lo, hi, size, dtype):
-    (n,c,h,w),out = x.shape,torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    wx,wy = (_triangle(lo[:, k], hi[:, k], x.shape[3-k], size, dtype) for k in (0, 1))
-    rows = x.permute(0, 2, 3, 1).reshape(n, h, w*c).to(dtype)
-    cols = torch.bmm(rows.transpose(1, 2), wy.transpose(1, 2)).view(n, w, c*size)           # width, channel, new height
-    y = torch.bmm(wx, cols).view(n, size, c, size).permute(0, 2, 3, 1)                      # new width, channel, new height
-    return out.copy_(y.add_(.5))    # the weights of a pixel add up to 1, so none leaves 0..255
+    (n, c, h, w), out = (
+        x.shape,
+        torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last),
+    )
+    wx, wy = (_triangle(lo[:, k], hi[:, k], x.shape[3 - k], size, dtype) for k in (0, 1))
+    rows = x.permute(0, 2, 3, 1).reshape(n, h, w * c).to(dtype)
+    cols = torch.bmm(rows.transpose(1, 2), wy.transpose(1, 2)).view(n, w, c * size)  # width, channel, new height
+    y = torch.bmm(wx, cols).view(n, size, c, size).permute(0, 2, 3, 1)  # new width, channel, new height
+    return out.copy_(y.add_(0.5))  # the weights of a pixel add up to 1, so none leaves 0..255
+
 
 def _triangle(lo, hi, P, size, dtype):
     "Weights N x size x P of an antialiased bilinear resize of pixels lo..hi to `size`; zero outside"
-    s = ((hi-lo)/size)[:, None]
-    c,r,k = lo[:, None]+(torch.arange(size, device=lo.device)+.5)*s-.5,s.clamp(min=1),min(math.ceil(2*max(P/size, 1)), P)
-    j = ((c-r).floor()+1).clamp(0, P-k)[..., None]+torch.arange(k, device=lo.device)       # the k pixels that the widest triangle around a centre c has, N x size x k
-    w = (1-(j-c[..., None]).abs()/r[..., None]).clamp(min=0)*((j>=lo[:, None, None]) & (j<hi[:, None, None]))
-    return torch.zeros(len(lo), size, P, dtype=dtype, device=lo.device).scatter_(2, j.long(), (w/w.sum(2, keepdim=True)).to(dtype))
+    s = ((hi - lo) / size)[:, None]
+    c = lo[:, None] + (torch.arange(size, device=lo.device) + 0.5) * s - 0.5
+    r = s.clamp(min=1)
+    k = min(math.ceil(2 * max(P / size, 1)), P)
+    # the k pixels that the widest triangle around a centre c has, N x size x k
+    j = ((c - r).floor() + 1).clamp(0, P - k)[..., None] + torch.arange(k, device=lo.device)
+    w = (1 - (j - c[..., None]).abs() / r[..., None]).clamp(min=0) * (
+        (j >= lo[:, None, None]) & (j < hi[:, None, None])
+    )
+    return torch.zeros(len(lo), size, P, dtype=dtype, device=lo.device).scatter_(
+        2, j.long(), (w / w.sum(2, keepdim=True)).to(dtype)
+    )
 
 # %% ../../nbs/vision/crop.ipynb #f5ae03c8
 class Crop(Callback):
     "Cut random boxes to train, the central square to evaluate, and resize them to `size`"
-    stage,owns = 'crop',('crop',)
-    reads,writes = ('x', 'size'),('x',)
-    def __init__(self,
-        size:int,                   # pixels, height and width
-        scale:tuple=(.35, 1.),      # of `random_boxes`; None trains on central squares
-        ratio:tuple=(3/4, 4/3),     # of `random_boxes`
-        crop_pct:float=.875,        # of `center_boxes`, to evaluate
-        valid_size:int=None,        # to evaluate; None is `size`
+
+    stage = 'crop'
+    owns = ('crop',)
+    reads = ('x', 'size')
+    writes = ('x',)
+
+    def __init__(
+        self,
+        size: int,  # pixels, height and width
+        scale: tuple = (0.35, 1.0),  # of `random_boxes`; None trains on central squares
+        ratio: tuple = (3 / 4, 4 / 3),  # of `random_boxes`
+        crop_pct: float = 0.875,  # of `center_boxes`, to evaluate
+        valid_size: int = None,  # to evaluate; None is `size`
     ):
-        if size<1 or (scale and not 0<scale[0]<=scale[1]<=1): raise ValueError(f"Crop: need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {size}, {scale}")
-        if not 0<crop_pct<=1: raise ValueError(f"Crop: crop_pct is a share of the shorter side, in (0,1], got {crop_pct}")
-        self.size,self.scale,self.ratio,self.crop_pct,self.valid_size = size,scale,ratio,crop_pct,valid_size
+        if size < 1 or (scale and not 0 < scale[0] <= scale[1] <= 1):
+            raise ValueError(f"Crop: need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {size}, {scale}")
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"Crop: crop_pct is a share of the shorter side, in (0,1], got {crop_pct}")
+        self.size = size
+        self.scale = scale
+        self.ratio = ratio
+        self.crop_pct = crop_pct
+        self.valid_size = valid_size
 
     def before_batch(self, learn):
-        if getattr(learn.dl, 'cropped', False): return      # as `dls.originals()` gives them
-        if learn.idx is None: raise ValueError("Crop: the loader gives no sample numbers; it must yield (xb, yb, idx) and have .wh, as trickbag's image loaders do")
-        v,x,wh,g = learn.view,learn.xb,learn.dl.wh[learn.idx].cpu(),host_stream(learn.rng(self))      # boxes on the CPU: 50 small operations, and one copy
+        if getattr(learn.dl, 'cropped', False):
+            return  # as `dls.originals()` gives them
+        if learn.idx is None:
+            raise ValueError(
+                "Crop: the loader gives no sample numbers; it must yield (xb, yb, idx) and have .wh, "
+                "as trickbag's image loaders do"
+            )
+        # boxes on the CPU: 50 small operations, and one copy
+        v = learn.view
+        x = learn.xb
+        wh = learn.dl.wh[learn.idx].cpu()
+        g = host_stream(learn.rng(self))
         size = v.get('size') or (self.size if learn.training else self.valid_size or self.size)
         how = (v.get('boxes') or ('random' if self.scale else 'center')) if learn.training else 'center'
-        if how=='random':
-            with one_thread(): boxes = random_boxes(wh, self.scale or (1., 1.), self.ratio, g)
-        else: boxes = center_boxes(wh, v.get('crop_pct') or self.crop_pct, 2*torch.rand(len(wh), generator=g)-1 if how=='shift' else None)
-        learn.xb = resize_boxes(x, boxes*(x.shape[-1]/wh).repeat(1, 2), size)
+        if how == 'random':
+            with one_thread():
+                boxes = random_boxes(wh, self.scale or (1.0, 1.0), self.ratio, g)
+        else:
+            boxes = center_boxes(
+                wh,
+                v.get('crop_pct') or self.crop_pct,
+                2 * torch.rand(len(wh), generator=g) - 1 if how == 'shift' else None,
+            )
+        learn.xb = resize_boxes(x, boxes * (x.shape[-1] / wh).repeat(1, 2), size)
 
-def active_crop(learn)->Crop|None:
+
+def active_crop(learn) -> Crop | None:
     "The `Crop` of the fit or validation that is running, if there is one and the loader's images are not cut already"
-    if getattr(learn.dl, 'cropped', False): return None
+    if getattr(learn.dl, 'cropped', False):
+        return None
     return next((cb for cb in learn.active if isinstance(cb, Crop)), None)

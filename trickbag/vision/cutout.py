@@ -13,47 +13,64 @@ from .boxes import box_mask
 
 # %% ../../nbs/vision/cutout.ipynb #44f59a0a
 def cutout_boxes(
-    n:int,              # number of images
-    h:int,              # their height
-    w:int,              # their width
-    length:int,         # side of the squares in pixels
-    holes:int,          # squares an image
-    generator:torch.Generator,  # stream; the result lies on its device
-)->torch.Tensor:        # x, y, width, height in pixels, holes x N x 4, integer
+    n: int,  # number of images
+    h: int,  # their height
+    w: int,  # their width
+    length: int,  # side of the squares in pixels
+    holes: int,  # squares an image
+    generator: torch.Generator,  # stream; the result lies on its device
+) -> torch.Tensor:  # x, y, width, height in pixels, holes x N x 4, integer
     "Squares with a uniform centre, clipped at the border (DeVries & Taylor 2017)"
+
     def span(size):
-        lo = torch.randint(size, (holes, n), generator=generator, device=generator.device)-length//2
-        return lo.clamp(min=0),(lo+length).clamp(max=size)
-    (x0,x1),(y0,y1) = span(w),span(h)
-    return torch.stack([x0, y0, x1-x0, y1-y0], 2)
+        lo = torch.randint(size, (holes, n), generator=generator, device=generator.device) - length // 2
+        return lo.clamp(min=0), (lo + length).clamp(max=size)
+
+    (x0, x1), (y0, y1) = span(w), span(h)
+    return torch.stack([x0, y0, x1 - x0, y1 - y0], 2)
+
 
 def cutout(
-    x:torch.Tensor,     # images N x C x H x W
-    boxes:torch.Tensor, # from `cutout_boxes`, holes x N x 4
-    fill:float=0.,      # what the squares become
-)->torch.Tensor:        # N x C x H x W
+    x: torch.Tensor,  # images N x C x H x W
+    boxes: torch.Tensor,  # from `cutout_boxes`, holes x N x 4
+    fill: float = 0.0,  # what the squares become
+) -> torch.Tensor:  # N x C x H x W
     "Images whose boxes are filled with one value"
     return x.masked_fill(box_mask(boxes.flatten(0, 1), x).unflatten(0, boxes.shape[:2]).any(0), fill)
 
+
 class CutOut(Callback):
     "Blank `holes` random squares of each training image, after they were normalised"
-    stage,train_only = 'erase',True
-    reads,writes,tells = ('x',),('x',),('boxes',)
-    def __init__(self,
-        length:int|float=.5,    # side of the squares: pixels (int), or share of the shorter side (float in (0,1)); Composer's default
-        holes:int=1,            # squares an image; the paper's
-        p:float=1.,             # probability, per image; the paper blanks all
+
+    stage = 'erase'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('boxes',)
+
+    def __init__(
+        self,
+        # side of the squares: pixels (int), or share of the shorter side (float in (0,1)); Composer's default
+        length: int | float = 0.5,
+        holes: int = 1,  # squares an image; the paper's
+        p: float = 1.0,  # probability, per image; the paper blanks all
     ):
-        if not (length>=1 if isinstance(length, int) else 0<length<1):
-            raise ValueError(f"CutOut: length must be whole pixels >= 1 or a share in (0,1), got {length!r}; write 16, not 16.")
-        if not (holes>=1 and 0<p<=1):
+        if not (length >= 1 if isinstance(length, int) else 0 < length < 1):
+            raise ValueError(
+                f"CutOut: length must be whole pixels >= 1 or a share in (0,1), got {length!r}; write 16, not 16."
+            )
+        if not (holes >= 1 and 0 < p <= 1):
             raise ValueError(f"CutOut: need holes >= 1 and 0 < p <= 1, got {holes}, {p}; leave CutOut out for none")
-        self.length,self.holes,self.p,self.boxes = length,holes,p,None
+        self.length = length
+        self.holes = holes
+        self.p = p
+        self.boxes = None
 
     def before_batch(self, learn):
-        g,x = learn.rng(self),learn.xb
-        h,w = x.shape[-2:]
-        side = self.length if isinstance(self.length, int) else max(1, int(self.length*min(h, w)))
+        g = learn.rng(self)
+        x = learn.xb
+        h, w = x.shape[-2:]
+        side = self.length if isinstance(self.length, int) else max(1, int(self.length * min(h, w)))
         boxes = cutout_boxes(len(x), h, w, side, self.holes, g)
-        self.boxes = boxes*(torch.rand(1, len(x), 1, generator=g, device=g.device)<self.p)
+        self.boxes = boxes * (torch.rand(1, len(x), 1, generator=g, device=g.device) < self.p)
         learn.xb = cutout(x, self.boxes)

@@ -13,40 +13,55 @@ from ..callback import Callback
 
 # %% ../../nbs/vision/gaussian_blur.ipynb #c5831320
 def gaussian_blur(
-    x:torch.Tensor,     # images N x C x H x W, uint8 or floating
-    sigma:torch.Tensor, # deviation in pixels, one an image: N
-    kernel_size:int,    # odd, less than twice the image's shorter side
-)->torch.Tensor:        # shape and dtype of `x`; uint8 rounded
+    x: torch.Tensor,  # images N x C x H x W, uint8 or floating
+    sigma: torch.Tensor,  # deviation in pixels, one an image: N
+    kernel_size: int,  # odd, less than twice the image's shorter side
+) -> torch.Tensor:  # shape and dtype of `x`; uint8 rounded
     "Each image blurred by its own Gaussian"
-    (n,c,h,w),r = x.shape,kernel_size//2
-    i = torch.arange(-r, r+1, device=x.device, dtype=torch.float32)
-    k = torch.softmax(-.5*(i/sigma[:, None].float())**2, 1)[:, None].expand(n, c, -1).reshape(n*c, -1)
-    y = F.pad(x.float(), (r, r, r, r), mode='reflect').reshape(1, n*c, h+2*r, w+2*r)
-    y = F.conv2d(F.conv2d(y, k[:, None, :, None], groups=n*c), k[:, None, None], groups=n*c).view(x.shape)
+    (n, c, h, w), r = x.shape, kernel_size // 2
+    i = torch.arange(-r, r + 1, device=x.device, dtype=torch.float32)
+    k = torch.softmax(-0.5 * (i / sigma[:, None].float()) ** 2, 1)[:, None].expand(n, c, -1).reshape(n * c, -1)
+    y = F.pad(x.float(), (r, r, r, r), mode='reflect').reshape(1, n * c, h + 2 * r, w + 2 * r)
+    y = F.conv2d(F.conv2d(y, k[:, None, :, None], groups=n * c), k[:, None, None], groups=n * c).view(x.shape)
     return y.to(x.dtype) if x.is_floating_point() else y.round_().clamp_(0, 255).to(x.dtype)
+
 
 class GaussianBlur(Callback):
     "Blur each training image with probability `p`, by a σ of its own"
-    stage,train_only = 'augment',True
-    reads,writes,tells = ('x',),('x',),('blurred',)
-    def __init__(self,
-        kernel_size:int=None,   # in pixels, odd; None: a tenth of the shorter side, at least 3, as SimCLR
-        sigma:tuple=(.1, 2.),   # uniform between these, in pixels; torchvision's and SimCLR's
-        p:float=.5,             # probability, per image; SimCLR's
+
+    stage = 'augment'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('blurred',)
+
+    def __init__(
+        self,
+        kernel_size: int = None,  # in pixels, odd; None: a tenth of the shorter side, at least 3, as SimCLR
+        sigma: tuple = (0.1, 2.0),  # uniform between these, in pixels; torchvision's and SimCLR's
+        p: float = 0.5,  # probability, per image; SimCLR's
     ):
-        if kernel_size is not None and (kernel_size<3 or kernel_size%2==0):
+        if kernel_size is not None and (kernel_size < 3 or kernel_size % 2 == 0):
             raise ValueError(f"GaussianBlur: kernel_size must be odd and at least 3, got {kernel_size}")
-        if not (len(sigma)==2 and 0<sigma[0]<=sigma[1] and 0<p<=1):
+        if not (len(sigma) == 2 and 0 < sigma[0] <= sigma[1] and 0 < p <= 1):
             raise ValueError(f"GaussianBlur: need 0 < sigma[0] <= sigma[1] and 0 < p <= 1, got {sigma}, {p}")
-        self.kernel_size,self.sigma,self.p,self.blurred = kernel_size,tuple(sigma),p,None
+        self.kernel_size = kernel_size
+        self.sigma = tuple(sigma)
+        self.p = p
+        self.blurred = None
 
     def before_batch(self, learn):
-        g,x = learn.rng(self),learn.xb
-        side = min(x.shape[2:]) if x.ndim==4 else 0
-        size = self.kernel_size or max(3, int(side*.1)//2*2+1)
-        if size//2>=side: raise ValueError(f"GaussianBlur: a kernel of {size} is too large for a batch of shape {tuple(x.shape)}; "
-                                           "lower kernel_size, or leave GaussianBlur out")
-        s,on = torch.rand(2, len(x), generator=g, device=g.device)
-        s,on = self.sigma[0]+s*(self.sigma[1]-self.sigma[0]),on<self.p
-        self.blurred = s*on
+        g = learn.rng(self)
+        x = learn.xb
+        side = min(x.shape[2:]) if x.ndim == 4 else 0
+        size = self.kernel_size or max(3, int(side * 0.1) // 2 * 2 + 1)
+        if size // 2 >= side:
+            raise ValueError(
+                f"GaussianBlur: a kernel of {size} is too large for a batch of shape {tuple(x.shape)}; "
+                "lower kernel_size, or leave GaussianBlur out"
+            )
+        s, on = torch.rand(2, len(x), generator=g, device=g.device)
+        s = self.sigma[0] + s * (self.sigma[1] - self.sigma[0])
+        on = on < self.p
+        self.blurred = s * on
         learn.xb = torch.where(on[:, None, None, None], gaussian_blur(x, s, size), x)

@@ -13,24 +13,33 @@ from .ops import check_images, grey
 
 # %% ../../nbs/vision/grayscale.ipynb #e1df7aa3
 def grayscale(
-    x:torch.Tensor,     # images N x C x H x W, uint8; of one channel: unchanged
-    mask:torch.Tensor,  # which to change, N, bool
-)->torch.Tensor:        # N x C x H x W, uint8
+    x: torch.Tensor,  # images N x C x H x W, uint8; of one channel: unchanged
+    mask: torch.Tensor,  # which to change, N, bool
+) -> torch.Tensor:  # N x C x H x W, uint8
     "Some images without colour, their channels equal"
-    return x if x.shape[1]==1 else torch.where(mask[:, None, None, None], grey(x).to(x.dtype), x)
+    return x if x.shape[1] == 1 else torch.where(mask[:, None, None, None], grey(x).to(x.dtype), x)
+
 
 class Grayscale(Callback):
     "Take the colour out of each training image with probability `p`"
-    stage,train_only = 'augment',True
-    reads,writes,tells = ('x',),('x',),('mask',)
-    def __init__(self,
-        p:float=.1,     # probability, per image; torchvision's, SimCLR's is .2
+
+    stage = 'augment'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('mask',)
+
+    def __init__(
+        self,
+        p: float = 0.1,  # probability, per image; torchvision's, SimCLR's is .2
     ):
-        if not 0<p<=1: raise ValueError(f"Grayscale: p must be in (0,1], got {p}; leave Grayscale out for none")
-        self.p,self.mask = p,None
+        if not 0 < p <= 1:
+            raise ValueError(f"Grayscale: p must be in (0,1], got {p}; leave Grayscale out for none")
+        self.p = p
+        self.mask = None
 
     def before_batch(self, learn):
         check_images(learn.xb, 'Grayscale')
         g = learn.rng(self)
-        self.mask = torch.rand(len(learn.xb), generator=g, device=g.device)<self.p
+        self.mask = torch.rand(len(learn.xb), generator=g, device=g.device) < self.p
         learn.xb = grayscale(learn.xb, self.mask)

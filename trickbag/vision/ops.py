@@ -13,213 +13,296 @@ import torch.nn.functional as F
 
 # %% ../../nbs/vision/ops.ipynb #16cedfe7
 def host_stream(
-    g:torch.Generator,  # from `learn.rng(self)`, just seeded, on any device
-)->torch.Generator:     # of the same seed, on the CPU; itself, if it is there
+    g: torch.Generator,  # from `learn.rng(self)`, just seeded, on any device
+) -> torch.Generator:  # of the same seed, on the CPU; itself, if it is there
     "A CPU generator of the same seed: what it draws is known without waiting for the device"
-    return g if g.device.type=='cpu' else torch.Generator().manual_seed(g.initial_seed())
+    return g if g.device.type == 'cpu' else torch.Generator().manual_seed(g.initial_seed())
+
 
 def to_device(
-    t:torch.Tensor,     # on the CPU, or on `device` already
-    device:torch.device,
-)->torch.Tensor:
-    "Copy without waiting: `torch.tensor(..., device='cuda')` or `t.to('cuda')` would stop the CPU until the GPU has caught up"
-    return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type=='cuda' and not t.is_cuda else t.to(device)
+    t: torch.Tensor,  # on the CPU, or on `device` already
+    device: torch.device,
+) -> torch.Tensor:
+    """Copy without waiting: `torch.tensor(..., device='cuda')` or `t.to('cuda')` would stop the CPU until the GPU has
+    caught up"""
+    return (
+        t.pin_memory().to(device, non_blocking=True)
+        if torch.device(device).type == 'cuda' and not t.is_cuda
+        else t.to(device)
+    )
+
 
 def check_images(
-    x:torch.Tensor,     # should be a batch of images
-    who:str='ops',      # named in the error
-    channels:tuple=(1, 3),  # how many they may have
+    x: torch.Tensor,  # should be a batch of images
+    who: str = 'ops',  # named in the error
+    channels: tuple = (1, 3),  # how many they may have
 ):
     "Raise ValueError unless `x` is uint8, N x C x H x W; returns `x`"
-    if x.ndim!=4: raise ValueError(f"{who}: needs images N x C x H x W, got shape {tuple(x.shape)}; leave it out for other data")
-    if x.dtype!=torch.uint8:
-        raise ValueError(f"{who}: needs uint8 images, got {x.dtype}; let the loader give uint8 and add Normalize() to cbs")
+    if x.ndim != 4:
+        raise ValueError(f"{who}: needs images N x C x H x W, got shape {tuple(x.shape)}; leave it out for other data")
+    if x.dtype != torch.uint8:
+        raise ValueError(
+            f"{who}: needs uint8 images, got {x.dtype}; let the loader give uint8 and add Normalize() to cbs"
+        )
     if x.shape[1] not in channels:
-        raise ValueError(f"{who}: needs {' or '.join(map(str, channels))} channels, got {x.shape[1]}; leave it out for such images")
+        raise ValueError(
+            f"{who}: needs {' or '.join(map(str, channels))} channels, got {x.shape[1]}; leave it out for such images"
+        )
     return x
 
+
 def per_image(
-    v,                  # a number, or one an image: N
-    x:torch.Tensor,     # images N x C x H x W, for their device
-)->torch.Tensor:        # floating, 1 or N x 1 x 1 x 1, on the device of `x`
+    v,  # a number, or one an image: N
+    x: torch.Tensor,  # images N x C x H x W, for their device
+) -> torch.Tensor:  # floating, 1 or N x 1 x 1 x 1, on the device of `x`
     "A parameter in the shape that broadcasts over its image"
     v = torch.as_tensor(v)
     return to_device(v if v.is_floating_point() else v.float(), x.device).reshape(-1, 1, 1, 1)
 
 # %% ../../nbs/vision/ops.ipynb #99ca4d13
 def inverse_affine(
-    angle=0.,           # rotation in degrees, clockwise
-    tx=0., ty=0.,       # translation in pixels, to the right and down
-    scale=1.,           # > 1 enlarges
-    shear_x=0., shear_y=0., # in degrees
-    cx=0., cy=0.,       # fixed point of rotation, scale and shear, in pixels from the image's middle
-)->torch.Tensor:        # N x 2 x 3: where each pixel of the result comes from
-    "Matrices of rotation, shear, scale and translation as in torchvision's `affine`; each argument a number or N of them"
+    angle=0.0,  # rotation in degrees, clockwise
+    tx=0.0,
+    ty=0.0,  # translation in pixels, to the right and down
+    scale=1.0,  # > 1 enlarges
+    shear_x=0.0,
+    shear_y=0.0,  # in degrees
+    cx=0.0,
+    cy=0.0,  # fixed point of rotation, scale and shear, in pixels from the image's middle
+) -> torch.Tensor:  # N x 2 x 3: where each pixel of the result comes from
+    """Matrices of rotation, shear, scale and translation as in torchvision's `affine`; each argument a number or N of
+    them"""
     args = [torch.as_tensor(o) for o in (angle, tx, ty, scale, shear_x, shear_y, cx, cy)]
-    angle,tx,ty,scale,shear_x,shear_y,cx,cy = torch.broadcast_tensors(*args)
-    r,sx,sy = (torch.deg2rad(o) for o in (angle, shear_x, shear_y))
-    a,c = torch.cos(r-sy)/torch.cos(sy),torch.sin(r-sy)/torch.cos(sy)
-    b,d = -a*torch.tan(sx)-torch.sin(r),torch.cos(r)-c*torch.tan(sx)
-    a,b,c,d = d/scale,-b/scale,-c/scale,a/scale             # inverted: without scale the determinant is 1
-    return torch.stack([a, b, cx-a*(cx+tx)-b*(cy+ty), c, d, cy-c*(cx+tx)-d*(cy+ty)], -1).view(-1, 2, 3)
+    angle, tx, ty, scale, shear_x, shear_y, cx, cy = torch.broadcast_tensors(*args)
+    r, sx, sy = (torch.deg2rad(o) for o in (angle, shear_x, shear_y))
+    a = torch.cos(r - sy) / torch.cos(sy)
+    c = torch.sin(r - sy) / torch.cos(sy)
+    b = -a * torch.tan(sx) - torch.sin(r)
+    d = torch.cos(r) - c * torch.tan(sx)
+    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale  # inverted: without scale the determinant is 1
+    return torch.stack([a, b, cx - a * (cx + tx) - b * (cy + ty), c, d, cy - c * (cx + tx) - d * (cy + ty)], -1).view(
+        -1, 2, 3
+    )
+
 
 def affine(
-    x:torch.Tensor,     # images N x C x H x W, uint8 or floating
-    mats:torch.Tensor,  # from `inverse_affine`, N x 2 x 3 (1 x 2 x 3: the same for all), on the CPU or the device of `x`
-    fill=0,             # what lies outside the image: a number, or one a channel
-    mode:str='nearest', # or 'bilinear'
-)->torch.Tensor:        # shape and dtype of `x`
+    x: torch.Tensor,  # images N x C x H x W, uint8 or floating
+    # from `inverse_affine`, N x 2 x 3 (1 x 2 x 3: the same for all), on the CPU or the device of `x`
+    mats: torch.Tensor,
+    fill=0,  # what lies outside the image: a number, or one a channel
+    mode: str = 'nearest',  # or 'bilinear'
+) -> torch.Tensor:  # shape and dtype of `x`
     "Rotate, shear, scale and move each image in its own way"
-    if mode not in ('nearest', 'bilinear'): raise ValueError(f"affine: mode must be nearest or bilinear, got {mode!r}")
-    (n,c,h,w),m = x.shape,to_device(mats, x.device).float()
-    xx,yy = (torch.arange(s, device=x.device)-(s-1)/2 for s in (w, h))
+    if mode not in ('nearest', 'bilinear'):
+        raise ValueError(f"affine: mode must be nearest or bilinear, got {mode!r}")
+    (n, c, h, w), m = x.shape, to_device(mats, x.device).float()
+    xx, yy = (torch.arange(s, device=x.device) - (s - 1) / 2 for s in (w, h))
     grid = torch.empty(n, h, w, 2, device=x.device)
-    for i,s in enumerate((w, h)):                           # no matrix product: in TensorFloat32 pixels would miss their place
-        kx,ky,k = (m[:, i]/(s/2)).unbind(1)
-        grid[..., i] = torch.addcmul((ky[:, None]*yy+k[:, None])[:, :, None], kx[:, None, None], xx)
+    for i, s in enumerate((w, h)):  # no matrix product: in TensorFloat32 pixels would miss their place
+        kx, ky, k = (m[:, i] / (s / 2)).unbind(1)
+        grid[..., i] = torch.addcmul((ky[:, None] * yy + k[:, None])[:, :, None], kx[:, None, None], xx)
     f = to_device(torch.as_tensor(fill, dtype=torch.float32), x.device).view(1, -1, 1, 1)
     if f.shape[1] not in (1, c):
         raise ValueError(f"affine: fill has {f.shape[1]} values for {c} channels; give one number, or one a channel")
-    out = F.grid_sample(x.float()-f, grid, mode=mode, padding_mode='zeros', align_corners=False)+f
+    out = F.grid_sample(x.float() - f, grid, mode=mode, padding_mode='zeros', align_corners=False) + f
     return out if x.is_floating_point() else out.round_().to(x.dtype)
 
 # %% ../../nbs/vision/ops.ipynb #31571982
 def blend(
-    x:torch.Tensor,     # images N x C x H x W, uint8
-    dull:torch.Tensor,  # floating, broadcasts to `x`
-    f:torch.Tensor,     # factor, a number or one an image
-)->torch.Tensor:        # uint8
+    x: torch.Tensor,  # images N x C x H x W, uint8
+    dull: torch.Tensor,  # floating, broadcasts to `x`
+    f: torch.Tensor,  # factor, a number or one an image
+) -> torch.Tensor:  # uint8
     "`f*x + (1-f)*dull`, clamped and rounded down"
     f = per_image(f, x)
-    return x.float().mul_(f.float()).addcmul_(dull, (1-f).float()).clamp_(0, 255).to(torch.uint8)
+    return x.float().mul_(f.float()).addcmul_(dull, (1 - f).float()).clamp_(0, 255).to(torch.uint8)
+
 
 def grey(
-    x:torch.Tensor,     # images N x C x H x W, uint8, 3 channels or 1
-)->torch.Tensor:        # N x 1 x H x W, float32, whole numbers
+    x: torch.Tensor,  # images N x C x H x W, uint8, 3 channels or 1
+) -> torch.Tensor:  # N x 1 x H x W, float32, whole numbers
     "The luma of ITU-R 601, rounded down"
-    if x.shape[1]==1: return x.float()
-    r,g,b = x.unbind(1)
-    return (r*.2989).add_(g, alpha=.587).add_(b, alpha=.114).floor_()[:, None]
+    if x.shape[1] == 1:
+        return x.float()
+    r, g, b = x.unbind(1)
+    return (r * 0.2989).add_(g, alpha=0.587).add_(b, alpha=0.114).floor_()[:, None]
+
 
 def brightness(x, f):
     "Blend with black; `f` as for `blend`"
     return x.float().mul_(per_image(f, x).float()).clamp_(0, 255).to(torch.uint8)
 
+
 def saturation(x, f):
     "Blend with the grey image; grey images stay as they are"
-    return x if x.shape[1]==1 else blend(x, grey(x), f)
+    return x if x.shape[1] == 1 else blend(x, grey(x), f)
+
 
 def contrast(x, f):
     "Blend with the mean of the grey image"
     return blend(x, grey(x).mean((1, 2, 3), keepdim=True), f)
 
+
 def sharpness(x, f):
     "Blend with the image smoothed by (1 1 1, 1 5 1, 1 1 1)/13; the outermost pixels stay"
-    if min(x.shape[-2:])<3: return x
-    out,f = x.float(),per_image(f, x)
+    if min(x.shape[-2:]) < 3:
+        return x
+    out = x.float()
+    f = per_image(f, x)
     core = out[:, :, 1:-1, 1:-1]
-    rows = (out[:, :, :-2]+out[:, :, 1:-1]).add_(out[:, :, 2:])
-    smooth = (rows[..., :-2]+rows[..., 1:-1]).add_(rows[..., 2:]).add_(core, alpha=4).div_(13).round_()
-    core.addcmul_(smooth.sub_(core), (1-f).float())
+    rows = (out[:, :, :-2] + out[:, :, 1:-1]).add_(out[:, :, 2:])
+    smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(core, alpha=4).div_(13).round_()
+    core.addcmul_(smooth.sub_(core), (1 - f).float())
     return out.clamp_(0, 255).to(torch.uint8)
 
 # %% ../../nbs/vision/ops.ipynb #8cc43b28
 def posterize(x, bits):
     "Keep the upper `bits` of the eight, 0 to 8, a number or one an image"
-    return x & (256-2**(8-per_image(bits, x).floor())).to(torch.uint8)
+    return x & (256 - 2 ** (8 - per_image(bits, x).floor())).to(torch.uint8)
+
 
 def solarize(x, threshold):
     "Invert levels from `threshold` on, 0 to 256, a number or one an image"
     t = per_image(threshold, x).float().ceil()
-    return x ^ ((x>=t.clamp(max=255).to(torch.uint8)) & (t<256)).to(torch.uint8).neg_()     # 255 where it holds: faster than `where`
+    # 255 where it holds: faster than `where`
+    return x ^ ((x >= t.clamp(max=255).to(torch.uint8)) & (t < 256)).to(torch.uint8).neg_()
+
 
 def solarize_add(x, add, threshold=128):
     "Add `add` to levels below `threshold`"
-    return torch.where(x<threshold, x.float().add_(per_image(add, x).floor()).clamp_(0, 255).to(torch.uint8), x)
+    return torch.where(x < threshold, x.float().add_(per_image(add, x).floor()).clamp_(0, 255).to(torch.uint8), x)
+
 
 def invert(x):
     "255 minus each level"
     return ~x
 
+
 def autocontrast(x):
     "Stretch each channel so that its levels run from 0 to 255; a channel of one level stays"
-    lo,hi = (o.float() for o in (x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)))
-    k,same = (hi-lo)*(1/255),hi==lo
-    return x.float().sub_(torch.where(same, 0., lo)).div_(torch.where(same, 1., k)).clamp_(0, 255).to(torch.uint8)
+    lo, hi = (o.float() for o in (x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)))
+    k = (hi - lo) * (1 / 255)
+    same = hi == lo
+    return x.float().sub_(torch.where(same, 0.0, lo)).div_(torch.where(same, 1.0, k)).clamp_(0, 255).to(torch.uint8)
+
 
 def equalize(x):
     "Map the levels of each channel so that all become about equally frequent, as Pillow's `ImageOps.equalize`"
-    n,c,h,w = x.shape
+    n, c, h, w = x.shape
     level = torch.arange(256, device=x.device, dtype=torch.int32)
-    i = x.flatten(2).long()+256*torch.arange(n*c, device=x.device).view(n, c, 1)
-    hist = level.new_zeros(n*c*256).scatter_add_(0, i.view(-1), level.new_ones(1).expand(i.numel())).view(n, c, 256)
-    last = hist.gather(2, x.amax((2, 3)).long()[..., None])                 # pixels of the highest level that occurs
-    step = torch.div(h*w-last, 255, rounding_mode='floor')
-    table = torch.div(hist.cumsum(2, dtype=torch.int32)-hist+step//2, step.clamp(min=1), rounding_mode='floor').clamp_(max=255)
-    return torch.where(step>0, table, level).to(torch.uint8).view(-1).index_select(0, i.view(-1)).view(x.shape)
+    i = x.flatten(2).long() + 256 * torch.arange(n * c, device=x.device).view(n, c, 1)
+    hist = level.new_zeros(n * c * 256).scatter_add_(0, i.view(-1), level.new_ones(1).expand(i.numel())).view(n, c, 256)
+    last = hist.gather(2, x.amax((2, 3)).long()[..., None])  # pixels of the highest level that occurs
+    step = torch.div(h * w - last, 255, rounding_mode='floor')
+    table = torch.div(
+        hist.cumsum(2, dtype=torch.int32) - hist + step // 2, step.clamp(min=1), rounding_mode='floor'
+    ).clamp_(max=255)
+    return torch.where(step > 0, table, level).to(torch.uint8).view(-1).index_select(0, i.view(-1)).view(x.shape)
 
 # %% ../../nbs/vision/ops.ipynb #98e7fd9a
-OPS = ('Identity', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate', 'Brightness', 'Color', 'Contrast', 'Sharpness',
-       'Posterize', 'Solarize', 'SolarizeAdd', 'AutoContrast', 'Equalize', 'Invert')    # an operation's number is its place here
-SIGNED = OPS[1:10]      # those whose magnitude a policy may negate
-_funcs = dict(Brightness=lambda x, m: brightness(x, 1+m), Color=lambda x, m: saturation(x, 1+m), Contrast=lambda x, m: contrast(x, 1+m),
-              Sharpness=lambda x, m: sharpness(x, 1+m), Posterize=posterize, Solarize=lambda x, m: solarize(x, 255*m),
-              SolarizeAdd=solarize_add, AutoContrast=lambda x, m: autocontrast(x), Equalize=lambda x, m: equalize(x),
-              Invert=lambda x, m: invert(x))
+# an operation's number is its place here
+OPS = (
+    'Identity',
+    'ShearX',
+    'ShearY',
+    'TranslateX',
+    'TranslateY',
+    'Rotate',
+    'Brightness',
+    'Color',
+    'Contrast',
+    'Sharpness',
+    'Posterize',
+    'Solarize',
+    'SolarizeAdd',
+    'AutoContrast',
+    'Equalize',
+    'Invert',
+)
+SIGNED = OPS[1:10]  # those whose magnitude a policy may negate
+_funcs = dict(
+    Brightness=lambda x, m: brightness(x, 1 + m),
+    Color=lambda x, m: saturation(x, 1 + m),
+    Contrast=lambda x, m: contrast(x, 1 + m),
+    Sharpness=lambda x, m: sharpness(x, 1 + m),
+    Posterize=posterize,
+    Solarize=lambda x, m: solarize(x, 255 * m),
+    SolarizeAdd=solarize_add,
+    AutoContrast=lambda x, m: autocontrast(x),
+    Equalize=lambda x, m: equalize(x),
+    Invert=lambda x, m: invert(x),
+)
+
 
 def op_mats(
-    op:torch.Tensor,    # numbers of operations in `OPS`, N
-    mag:torch.Tensor,   # magnitudes, N, float64
-    h:int, w:int,       # size of the images
-)->torch.Tensor:        # N x 2 x 3, float64; the identity where the operation is none of geometry
+    op: torch.Tensor,  # numbers of operations in `OPS`, N
+    mag: torch.Tensor,  # magnitudes, N, float64
+    h: int,
+    w: int,  # size of the images
+) -> torch.Tensor:  # N x 2 x 3, float64; the identity where the operation is none of geometry
     "Matrices for `affine` of the operations 1 to 5"
-    sx,sy,tx,ty,r = torch.where(op==torch.arange(1, 6)[:, None], mag, 0.)   # shear keeps the upper left corner, Rotate the middle
-    tx,ty,cos,sin = tx.trunc(),ty.trunc(),torch.cos(torch.deg2rad(r)),torch.sin(torch.deg2rad(r))
-    return torch.stack([cos, sx-sin, sx*h/2-tx, sy+sin, cos, sy*w/2-ty], 1).view(-1, 2, 3)
+    # shear keeps the upper left corner, Rotate the middle
+    sx, sy, tx, ty, r = torch.where(op == torch.arange(1, 6)[:, None], mag, 0.0)
+    tx = tx.trunc()
+    ty = ty.trunc()
+    cos = torch.cos(torch.deg2rad(r))
+    sin = torch.sin(torch.deg2rad(r))
+    return torch.stack([cos, sx - sin, sx * h / 2 - tx, sy + sin, cos, sy * w / 2 - ty], 1).view(-1, 2, 3)
+
 
 def apply_ops(
-    x:torch.Tensor,     # images N x C x H x W, uint8, 3 channels or 1
-    op:torch.Tensor,    # numbers of operations in `OPS`, N, on the CPU
-    mag:torch.Tensor,   # their magnitudes, N, on the CPU, in the units of the table below
-    fill=0,             # what geometry brings in: a number, or one a channel
-    mode:str='nearest', # of geometry, or 'bilinear'
-)->torch.Tensor:        # new images, uint8, in the memory format of `x`
+    x: torch.Tensor,  # images N x C x H x W, uint8, 3 channels or 1
+    op: torch.Tensor,  # numbers of operations in `OPS`, N, on the CPU
+    mag: torch.Tensor,  # their magnitudes, N, on the CPU, in the units of the table below
+    fill=0,  # what geometry brings in: a number, or one a channel
+    mode: str = 'nearest',  # of geometry, or 'bilinear'
+) -> torch.Tensor:  # new images, uint8, in the memory format of `x`
     "One operation an image, on the device of `x`, without waiting for it"
     check_images(x)
-    op,mag = op.cpu(),mag.cpu().double()
-    order,count = op.argsort(stable=True),torch.bincount(op, minlength=len(OPS)).tolist()
-    if len(count)>len(OPS) or sum(count)!=len(x):
-        raise ValueError(f"ops: needs {len(x)} operations below {len(OPS)}, got {len(op)} up to {len(count)-1}")
+    op = op.cpu()
+    mag = mag.cpu().double()
+    order = op.argsort(stable=True)
+    count = torch.bincount(op, minlength=len(OPS)).tolist()
+    if len(count) > len(OPS) or sum(count) != len(x):
+        raise ValueError(f"ops: needs {len(x)} operations below {len(OPS)}, got {len(op)} up to {len(count) - 1}")
     p = torch.cat([order[:, None], mag[order, None], op_mats(op, mag, *x.shape[-2:])[order].flatten(1)], 1)
-    p,out,a = to_device(p, x.device),torch.empty_like(x),0      # all that the device must know, in one copy
+    # all that the device must know, in one copy
+    p = to_device(p, x.device)
+    out = torch.empty_like(x)
+    a = 0
     i = p[:, 0].long()
     xs = x.index_select(0, i)
-    for name,n in (('Identity', count[0]), ('geometry', sum(count[1:6])), *zip(OPS[6:], count[6:])):
-        if not n: continue
-        y,q = xs[a:a+n],p[a:a+n]
-        if name=='geometry': y = affine(y, q[:, 2:].view(-1, 2, 3), fill, mode)
-        elif name in _funcs: y = _funcs[name](y, q[:, 1])
-        out.index_copy_(0, i[a:a+n], y)
+    for name, n in (('Identity', count[0]), ('geometry', sum(count[1:6])), *zip(OPS[6:], count[6:])):
+        if not n:
+            continue
+        y = xs[a : a + n]
+        q = p[a : a + n]
+        if name == 'geometry':
+            y = affine(y, q[:, 2:].view(-1, 2, 3), fill, mode)
+        elif name in _funcs:
+            y = _funcs[name](y, q[:, 1])
+        out.index_copy_(0, i[a : a + n], y)
         a += n
     return out
 
 # %% ../../nbs/vision/ops.ipynb #a1745528
 def pick_ops(
-    space:dict,         # operation -> (weakest, strongest)
-    u:torch.Tensor,     # uniform in [0,1), any shape, on the CPU
-)->torch.Tensor:        # numbers in `OPS`, of that shape
+    space: dict,  # operation -> (weakest, strongest)
+    u: torch.Tensor,  # uniform in [0,1), any shape, on the CPU
+) -> torch.Tensor:  # numbers in `OPS`, of that shape
     "Each operation of the space alike"
-    return torch.tensor([OPS.index(o) for o in space])[(u*len(space)).long()]
+    return torch.tensor([OPS.index(o) for o in space])[(u * len(space)).long()]
+
 
 def magnitudes(
-    space:dict,         # operation -> (weakest, strongest)
-    op:torch.Tensor,    # numbers in `OPS`
-    t:torch.Tensor,     # strength, 0 the weakest to 1 the strongest; broadcasts with `op`
-    minus:torch.Tensor, # where to negate the magnitudes of the `SIGNED`, bool
-    bits=torch.round,   # makes the bits of Posterize whole
-)->torch.Tensor:        # magnitudes, float64
+    space: dict,  # operation -> (weakest, strongest)
+    op: torch.Tensor,  # numbers in `OPS`
+    t: torch.Tensor,  # strength, 0 the weakest to 1 the strongest; broadcasts with `op`
+    minus: torch.Tensor,  # where to negate the magnitudes of the `SIGNED`, bool
+    bits=torch.round,  # makes the bits of Posterize whole
+) -> torch.Tensor:  # magnitudes, float64
     "Linear between weakest and strongest"
-    lo,hi = torch.tensor([space.get(o, (0, 0)) for o in OPS], dtype=torch.float64)[op].unbind(-1)
-    mag = lo+(hi-lo)*t
-    mag = torch.where(minus & (op>0) & (op<=len(SIGNED)), -mag, mag)
-    return torch.where(op==OPS.index('Posterize'), bits(mag), mag)
+    lo, hi = torch.tensor([space.get(o, (0, 0)) for o in OPS], dtype=torch.float64)[op].unbind(-1)
+    mag = lo + (hi - lo) * t
+    mag = torch.where(minus & (op > 0) & (op <= len(SIGNED)), -mag, mag)
+    return torch.where(op == OPS.index('Posterize'), bits(mag), mag)

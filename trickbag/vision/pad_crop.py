@@ -12,38 +12,51 @@ from ..callback import Callback
 
 # %% ../../nbs/vision/pad_crop.ipynb #a3c754cc
 def shift(
-    x:torch.Tensor,     # images N x C x H x W
-    dx:torch.Tensor,    # columns by which the crop lies right of the image, N, integer; negative: left
-    dy:torch.Tensor,    # rows by which it lies below, N, integer
-    mode:str='reflect', # what lies outside: 'reflect': the image mirrored, without its border pixels twice; 'zero': 0
-)->torch.Tensor:        # N x C x H x W
+    x: torch.Tensor,  # images N x C x H x W
+    dx: torch.Tensor,  # columns by which the crop lies right of the image, N, integer; negative: left
+    dy: torch.Tensor,  # rows by which it lies below, N, integer
+    # what lies outside: 'reflect': the image mirrored, without its border pixels twice; 'zero': 0
+    mode: str = 'reflect',
+) -> torch.Tensor:  # N x C x H x W
     "A crop of each image's padded self, of the old size"
-    for d,o in ((2, dy), (3, dx)):
+    for d, o in ((2, dy), (3, dx)):
         n = x.shape[d]
-        i = torch.arange(n, device=x.device)+o[:, None]
-        inside = (i>=0) & (i<n)
-        i = (n-1-(n-1-i.abs()).abs()).clamp(0, n-1)     # mirrored at 0, then at n-1
-        at = (len(x), 1, n, 1) if d==2 else (len(x), 1, 1, n)
+        i = torch.arange(n, device=x.device) + o[:, None]
+        inside = (i >= 0) & (i < n)
+        i = (n - 1 - (n - 1 - i.abs()).abs()).clamp(0, n - 1)  # mirrored at 0, then at n-1
+        at = (len(x), 1, n, 1) if d == 2 else (len(x), 1, 1, n)
         x = x.gather(d, i.view(at).expand_as(x))
-        if mode=='zero': x = x.masked_fill(~inside.view(at), 0)
+        if mode == 'zero':
+            x = x.masked_fill(~inside.view(at), 0)
     return x
+
 
 class PadCrop(Callback):
     "Shift each training image by up to `pad` pixels each way"
-    stage,train_only = 'augment',True
-    reads,writes,tells = ('x',),('x',),('shifts',)
-    def __init__(self,
-        pad:int=4,              # pixels on each side; 4 is the standard for CIFAR, airbench takes 2 for 8 epochs
-        mode:str='reflect',     # 'reflect' as airbench, or 'zero' as He et al.
+
+    stage = 'augment'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('shifts',)
+
+    def __init__(
+        self,
+        pad: int = 4,  # pixels on each side; 4 is the standard for CIFAR, airbench takes 2 for 8 epochs
+        mode: str = 'reflect',  # 'reflect' as airbench, or 'zero' as He et al.
     ):
-        if not isinstance(pad, int) or pad<1:
+        if not isinstance(pad, int) or pad < 1:
             raise ValueError(f"PadCrop: pad must be whole pixels >= 1, got {pad!r}; leave PadCrop out for no shifts")
-        if mode not in ('reflect', 'zero'): raise ValueError(f"PadCrop: mode must be reflect or zero, got {mode!r}")
-        self.pad,self.mode,self.shifts = pad,mode,None
+        if mode not in ('reflect', 'zero'):
+            raise ValueError(f"PadCrop: mode must be reflect or zero, got {mode!r}")
+        self.pad = pad
+        self.mode = mode
+        self.shifts = None
 
     def before_batch(self, learn):
-        g,x = learn.rng(self),learn.xb
-        if x.ndim!=4 or self.pad>=min(x.shape[2:]):
+        g = learn.rng(self)
+        x = learn.xb
+        if x.ndim != 4 or self.pad >= min(x.shape[2:]):
             raise ValueError(f"PadCrop: cannot pad a batch of shape {tuple(x.shape)} by {self.pad} pixels; lower pad")
-        self.shifts = torch.randint(-self.pad, self.pad+1, (2, len(x)), generator=g, device=g.device)
+        self.shifts = torch.randint(-self.pad, self.pad + 1, (2, len(x)), generator=g, device=g.device)
         learn.xb = shift(x, *self.shifts, self.mode)

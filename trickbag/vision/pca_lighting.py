@@ -10,37 +10,53 @@ import torch
 
 from ..callback import Callback
 
-imagenet_eigval = (.2175, .0188, .0045)
-imagenet_eigvec = ((-.5675, .7192, .4009), (-.5808, -.0045, -.8140), (-.5836, -.6948, .4203))   # a row a channel, a column a direction
+imagenet_eigval = (0.2175, 0.0188, 0.0045)
+# a row a channel, a column a direction
+imagenet_eigvec = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 # %% ../../nbs/vision/pca_lighting.ipynb #719c0470
 def lighting(
-    alpha:torch.Tensor,     # strength of the three directions, N x 3
-    eigval:tuple=imagenet_eigval,   # how much colours vary in each direction, for values in [0,1]
-    eigvec:tuple=imagenet_eigvec,   # the directions, as columns
-    std:tuple=(1., 1., 1.), # deviations by which the images were divided
-)->torch.Tensor:            # N x 3 x 1 x 1, to be added to the images
+    alpha: torch.Tensor,  # strength of the three directions, N x 3
+    eigval: tuple = imagenet_eigval,  # how much colours vary in each direction, for values in [0,1]
+    eigvec: tuple = imagenet_eigvec,  # the directions, as columns
+    std: tuple = (1.0, 1.0, 1.0),  # deviations by which the images were divided
+) -> torch.Tensor:  # N x 3 x 1 x 1, to be added to the images
     "Shift of each image's colour (Krizhevsky et al. 2012)"
     # plain numbers, so that nothing is copied to the device
-    rows = [sum(a*(p*v/s) for a,p,v in zip(alpha.unbind(1), ps, eigval)) for ps,s in zip(eigvec, std)]
+    rows = [sum(a * (p * v / s) for a, p, v in zip(alpha.unbind(1), ps, eigval)) for ps, s in zip(eigvec, std)]
     return torch.stack(rows, 1)[:, :, None, None]
+
 
 class PCALighting(Callback):
     "Shift the colour of each normalised training image along ImageNet's principal components"
-    stage,train_only = 'normalise',True     # after Normalize, by the names
-    reads,writes,tells = ('x',),('x',),('shift',)
-    def __init__(self,
-        noise:float=.1,     # deviation of the strengths; the paper's
-        std:tuple=None,     # deviations by which the images were divided; None: those of the fit's Normalize, or 1 where it has none
+
+    # after Normalize, by the names
+    stage = 'normalise'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('shift',)
+
+    def __init__(
+        self,
+        noise: float = 0.1,  # deviation of the strengths; the paper's
+        # deviations by which the images were divided; None: those of the fit's Normalize, or 1 where it has none
+        std: tuple = None,
     ):
-        if noise<=0: raise ValueError(f"PCALighting: noise must be > 0, got {noise}; leave PCALighting out for none")
-        self.noise,self.std,self.shift = noise,std,None
+        if noise <= 0:
+            raise ValueError(f"PCALighting: noise must be > 0, got {noise}; leave PCALighting out for none")
+        self.noise = noise
+        self.std = std
+        self.shift = None
 
     def before_batch(self, learn):
-        g,x = learn.rng(self),learn.xb
-        if not x.is_floating_point() or x.ndim!=4 or x.shape[1]!=3:
-            raise ValueError(f"PCALighting: needs floating images N x 3 x H x W, got {x.dtype} {tuple(x.shape)}; "
-                             "add Normalize() to cbs, leave PCALighting out for other data")
-        std = self.std or next((cb.std for cb in learn.active if 'normalise' in cb.owns), (1., 1., 1.))
-        self.shift = lighting(torch.randn(len(x), 3, generator=g, device=g.device)*self.noise, std=std)
-        learn.xb = x+self.shift.to(x.dtype)
+        g = learn.rng(self)
+        x = learn.xb
+        if not x.is_floating_point() or x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(
+                f"PCALighting: needs floating images N x 3 x H x W, got {x.dtype} {tuple(x.shape)}; "
+                "add Normalize() to cbs, leave PCALighting out for other data"
+            )
+        std = self.std or next((cb.std for cb in learn.active if 'normalise' in cb.owns), (1.0, 1.0, 1.0))
+        self.shift = lighting(torch.randn(len(x), 3, generator=g, device=g.device) * self.noise, std=std)
+        learn.xb = x + self.shift.to(x.dtype)

@@ -13,60 +13,111 @@ from .ops import OPS, apply_ops, check_images, host_stream, magnitudes, pick_ops
 
 # %% ../../nbs/vision/rand_augment.ipynb #c513b15e
 def rand_space(
-    h:int, w:int,       # size of the images
-    space:str='timm',   # or 'torchvision'
-    inc:bool=True,      # timm's: does every operation get stronger with `m`?
-)->dict:                # operation -> (weakest, strongest)
+    h: int,
+    w: int,  # size of the images
+    space: str = 'timm',  # or 'torchvision'
+    inc: bool = True,  # timm's: does every operation get stronger with `m`?
+) -> dict:  # operation -> (weakest, strongest)
     "The spaces of RandAugment in timm and torchvision"
-    s = dict(ShearX=(0, .3), ShearY=(0, .3), Rotate=(0, 30), AutoContrast=(0, 0), Equalize=(0, 0))
-    s |= dict.fromkeys(('Brightness', 'Color', 'Contrast', 'Sharpness'), (0, .9) if inc or space!='timm' else (-.9, .9))
-    if space=='torchvision':
-        return s | dict(Identity=(0, 0), TranslateX=(0, w*150/331), TranslateY=(0, h*150/331), Posterize=(8, 4), Solarize=(1, 0))
+    s = dict(ShearX=(0, 0.3), ShearY=(0, 0.3), Rotate=(0, 30), AutoContrast=(0, 0), Equalize=(0, 0))
+    s |= dict.fromkeys(
+        ('Brightness', 'Color', 'Contrast', 'Sharpness'), (0, 0.9) if inc or space != 'timm' else (-0.9, 0.9)
+    )
+    if space == 'torchvision':
+        return s | dict(
+            Identity=(0, 0),
+            TranslateX=(0, w * 150 / 331),
+            TranslateY=(0, h * 150 / 331),
+            Posterize=(8, 4),
+            Solarize=(1, 0),
+        )
     way = 1 if inc else -1
-    return s | dict(TranslateX=(0, w*.45), TranslateY=(0, h*.45), Posterize=(4, 0)[::way], Solarize=(256/255, 0)[::way],
-                    SolarizeAdd=(0, 110), Invert=(0, 0))
+    return s | dict(
+        TranslateX=(0, w * 0.45),
+        TranslateY=(0, h * 0.45),
+        Posterize=(4, 0)[::way],
+        Solarize=(256 / 255, 0)[::way],
+        SolarizeAdd=(0, 110),
+        Invert=(0, 0),
+    )
+
 
 def rand_ops(
-    n:int,              # operations an image
-    bs:int,             # number of images
-    h:int, w:int,       # their size
-    generator:torch.Generator,  # stream on the CPU
-    m:float=9., mstd:float=.5, inc:bool=True, p:float=.5, space:str='timm', # as in `RandAugment`
-)->tuple:               # for `apply_ops`: numbers of operations and their magnitudes, n x bs each
+    n: int,  # operations an image
+    bs: int,  # number of images
+    h: int,
+    w: int,  # their size
+    generator: torch.Generator,  # stream on the CPU
+    m: float = 9.0,
+    mstd: float = 0.5,
+    inc: bool = True,
+    p: float = 0.5,
+    space: str = 'timm',  # as in `RandAugment`
+) -> tuple:  # for `apply_ops`: numbers of operations and their magnitudes, n x bs each
     "Operations drawn alike, of strength `m` and a little more or less (Cubuk et al. 2019; timm)"
-    s,timm = rand_space(h, w, space, inc),space=='timm'
+    s = rand_space(h, w, space, inc)
+    timm = space == 'timm'
     u = torch.rand(3, n, bs, generator=generator, dtype=torch.float64)
-    if mstd>100: level = m*torch.rand(n, bs, generator=generator, dtype=torch.float64)
-    else: level = (m+mstd*torch.randn(n, bs, generator=generator, dtype=torch.float64)).clamp(0, 10 if timm else 30)
-    op,whole = pick_ops(s, u[0]),(torch.ceil if inc else torch.floor) if timm else torch.round
-    mag = magnitudes(s, op, level/(10 if timm else 30), (u[1]<.5) & ((op<6) | (inc or not timm)), whole)
-    if timm: mag = torch.where(op==OPS.index('Solarize'), whole((mag*255).float()).double()/255, mag)  # a whole level
-    happens = u[2]<p
-    return torch.where(happens, op, 0), torch.where(happens, mag, 0.)
+    if mstd > 100:
+        level = m * torch.rand(n, bs, generator=generator, dtype=torch.float64)
+    else:
+        level = (m + mstd * torch.randn(n, bs, generator=generator, dtype=torch.float64)).clamp(0, 10 if timm else 30)
+    op = pick_ops(s, u[0])
+    whole = (torch.ceil if inc else torch.floor) if timm else torch.round
+    mag = magnitudes(s, op, level / (10 if timm else 30), (u[1] < 0.5) & ((op < 6) | (inc or not timm)), whole)
+    if timm:
+        mag = torch.where(op == OPS.index('Solarize'), whole((mag * 255).float()).double() / 255, mag)  # a whole level
+    happens = u[2] < p
+    return torch.where(happens, op, 0), torch.where(happens, mag, 0.0)
+
 
 class RandAugment(Callback):
     "A few random operations of one common strength for each training image, on uint8 images"
-    stage,owns,train_only = 'augment',('policy',),True
-    reads,writes,tells = ('x',),('x',),('op', 'mag')
-    def __init__(self,
-        n:int=2,            # operations an image, one after the other; the paper's for ImageNet
-        m:float=9.,         # strength, of 10 in timm's space and of 30 in torchvision's
-        mstd:float=.5,      # standard deviation of the strength; above 100, as inf: strengths drawn evenly from 0 to `m`, as in timm
-        inc:bool=True,      # timm's space: every operation gets stronger with `m`
-        p:float=.5,         # probability of each operation, per image; timm's, 1 in torchvision and the paper
-        space:str='timm',   # or 'torchvision'
-        fill=(124, 116, 104),   # what geometry brings in: a level of 0 to 255, or one a channel; ImageNet's mean, as in timm
-        mode:str='bilinear',    # how geometry samples: or 'nearest', torchvision's
+
+    stage = 'augment'
+    owns = ('policy',)
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('op', 'mag')
+
+    def __init__(
+        self,
+        n: int = 2,  # operations an image, one after the other; the paper's for ImageNet
+        m: float = 9.0,  # strength, of 10 in timm's space and of 30 in torchvision's
+        # standard deviation of the strength; above 100, as inf: strengths drawn evenly from 0 to `m`, as in timm
+        mstd: float = 0.5,
+        inc: bool = True,  # timm's space: every operation gets stronger with `m`
+        p: float = 0.5,  # probability of each operation, per image; timm's, 1 in torchvision and the paper
+        space: str = 'timm',  # or 'torchvision'
+        # what geometry brings in: a level of 0 to 255, or one a channel; ImageNet's mean, as in timm
+        fill=(124, 116, 104),
+        mode: str = 'bilinear',  # how geometry samples: or 'nearest', torchvision's
     ):
-        if space not in ('timm', 'torchvision'): raise ValueError(f"RandAugment: space must be timm or torchvision, got {space!r}")
-        most = 10 if space=='timm' else 30
-        if not 0<=m<=most: raise ValueError(f"RandAugment: m must be 0 to {most} in {space}'s space, got {m}")
-        if n<1 or not 0<p<=1 or not mstd>=0: raise ValueError(f"RandAugment: needs n >= 1, 0 < p <= 1 and mstd >= 0, got {n}, {p}, {mstd}")
-        if mode not in ('nearest', 'bilinear'): raise ValueError(f"RandAugment: mode must be nearest or bilinear, got {mode!r}")
-        self.n,self.m,self.mstd,self.inc,self.p,self.space,self.fill,self.mode,self.op,self.mag = n,m,mstd,inc,p,space,fill,mode,None,None
+        if space not in ('timm', 'torchvision'):
+            raise ValueError(f"RandAugment: space must be timm or torchvision, got {space!r}")
+        most = 10 if space == 'timm' else 30
+        if not 0 <= m <= most:
+            raise ValueError(f"RandAugment: m must be 0 to {most} in {space}'s space, got {m}")
+        if n < 1 or not 0 < p <= 1 or not mstd >= 0:
+            raise ValueError(f"RandAugment: needs n >= 1, 0 < p <= 1 and mstd >= 0, got {n}, {p}, {mstd}")
+        if mode not in ('nearest', 'bilinear'):
+            raise ValueError(f"RandAugment: mode must be nearest or bilinear, got {mode!r}")
+        self.n = n
+        self.m = m
+        self.mstd = mstd
+        self.inc = inc
+        self.p = p
+        self.space = space
+        self.fill = fill
+        self.mode = mode
+        self.op = None
+        self.mag = None
 
     def before_batch(self, learn):
-        x,g = check_images(learn.xb, self.name),host_stream(learn.rng(self))
-        self.op,self.mag = rand_ops(self.n, len(x), *x.shape[-2:], g, self.m, self.mstd, self.inc, self.p, self.space)
-        for op,mag in zip(self.op, self.mag): x = apply_ops(x, op, mag, self.fill, self.mode)
+        x = check_images(learn.xb, self.name)
+        g = host_stream(learn.rng(self))
+        self.op, self.mag = rand_ops(self.n, len(x), *x.shape[-2:], g, self.m, self.mstd, self.inc, self.p, self.space)
+        for op, mag in zip(self.op, self.mag):
+            x = apply_ops(x, op, mag, self.fill, self.mode)
         learn.xb = x

@@ -13,51 +13,90 @@ from .ops import affine, host_stream, inverse_affine
 
 # %% ../../nbs/vision/random_affine.ipynb #b5593758
 def draw_affine(
-    n:int,              # number of images
-    h:int,              # their height
-    w:int,              # their width
-    generator:torch.Generator,  # stream; the results lie on its device
-    degrees=(0, 0),     # angles between these, clockwise
-    translate=(0, 0),   # at most these shares of width and height, each way
-    scale=(1, 1),       # factors between these
-    shear=(0, 0, 0, 0), # degrees: x between the first two, y between the others
-)->dict:                # angle, tx, ty, scale, shear_x, shear_y: N each, float64
+    n: int,  # number of images
+    h: int,  # their height
+    w: int,  # their width
+    generator: torch.Generator,  # stream; the results lie on its device
+    degrees=(0, 0),  # angles between these, clockwise
+    translate=(0, 0),  # at most these shares of width and height, each way
+    scale=(1, 1),  # factors between these
+    shear=(0, 0, 0, 0),  # degrees: x between the first two, y between the others
+) -> dict:  # angle, tx, ty, scale, shear_x, shear_y: N each, float64
     "Uniform draws as torchvision's RandomAffine; translations are whole pixels"
-    bounds = (degrees, (-translate[0]*w, translate[0]*w), (-translate[1]*h, translate[1]*h), scale, shear[:2], shear[2:])
+    bounds = (
+        degrees,
+        (-translate[0] * w, translate[0] * w),
+        (-translate[1] * h, translate[1] * h),
+        scale,
+        shear[:2],
+        shear[2:],
+    )
     u = torch.rand(len(bounds), n, generator=generator, device=generator.device, dtype=torch.float64)
-    d = {k: a+o*(b-a) for k,o,(a,b) in zip(('angle', 'tx', 'ty', 'scale', 'shear_x', 'shear_y'), u, bounds)}
+    d = {k: a + o * (b - a) for k, o, (a, b) in zip(('angle', 'tx', 'ty', 'scale', 'shear_x', 'shear_y'), u, bounds)}
     return d | {k: d[k].round() for k in ('tx', 'ty')}
+
 
 class RandomAffine(Callback):
     "Rotate, move, scale and shear each training image by draws of its own"
-    stage,train_only = 'augment',True
-    reads,writes,tells = ('x',),('x',),('drawn',)
-    def __init__(self,
-        degrees,                # v: angles in [-v, v]; a pair: in that range; 0: none
-        translate:tuple=None,   # (a, b): up to a of the width and b of the height each way; None: none
-        scale:tuple=None,       # (a, b): factors in that range; None: none
-        shear=None,             # degrees; v: x in [-v, v]; a pair: x in that range; four numbers: ranges of x and y; None: none
-        mode:str='nearest',     # or 'bilinear'; torchvision's default
-        fill=0,                 # what lies outside the image: a number, or one a channel, in units of the images
-        p:float=1.,             # probability, per image
+
+    stage = 'augment'
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('drawn',)
+
+    def __init__(
+        self,
+        degrees,  # v: angles in [-v, v]; a pair: in that range; 0: none
+        translate: tuple = None,  # (a, b): up to a of the width and b of the height each way; None: none
+        scale: tuple = None,  # (a, b): factors in that range; None: none
+        shear=None,  # degrees; v: x in [-v, v]; a pair: x in that range; four numbers: ranges of x and y; None: none
+        mode: str = 'nearest',  # or 'bilinear'; torchvision's default
+        fill=0,  # what lies outside the image: a number, or one a channel, in units of the images
+        p: float = 1.0,  # probability, per image
     ):
-        def span(v): return (-v, v) if isinstance(v, (int, float)) else tuple(v)
-        self.degrees,self.translate,self.scale,self.shear,self.mode,self.fill,self.p = degrees,translate,scale,shear,mode,fill,p
-        d,t,z,s = span(degrees),tuple(translate or (0, 0)),tuple(scale or (1, 1)),span(shear or 0)
-        if len(s)==2: s = (*s, 0, 0)
-        self.drawn,r = None,dict(degrees=d, translate=t, scale=z, shear=s)
+        def span(v):
+            return (-v, v) if isinstance(v, (int, float)) else tuple(v)
+
+        self.degrees = degrees
+        self.translate = translate
+        self.scale = scale
+        self.shear = shear
+        self.mode = mode
+        self.fill = fill
+        self.p = p
+        d = span(degrees)
+        t = tuple(translate or (0, 0))
+        z = tuple(scale or (1, 1))
+        s = span(shear or 0)
+        if len(s) == 2:
+            s = (*s, 0, 0)
+        self.drawn = None
+        r = dict(degrees=d, translate=t, scale=z, shear=s)
         self._ranges = r
-        if [len(o) for o in r.values()]!=[2, 2, 2, 4] or any(a>b for a,b in (d, z, s[:2], s[2:])) or not all(0<=o<=1 for o in t) \
-           or z[0]<=0 or max(map(abs, s))>=90:
-            raise ValueError(f"RandomAffine: needs increasing ranges, translate in [0,1], scale > 0, shear within 90 degrees; got {r}")
-        if mode not in ('nearest', 'bilinear') or not 0<p<=1:
+        if (
+            [len(o) for o in r.values()] != [2, 2, 2, 4]
+            or any(a > b for a, b in (d, z, s[:2], s[2:]))
+            or not all(0 <= o <= 1 for o in t)
+            or z[0] <= 0
+            or max(map(abs, s)) >= 90
+        ):
+            raise ValueError(
+                "RandomAffine: needs increasing ranges, translate in [0,1], scale > 0, shear within "
+                f"90 degrees; got {r}"
+            )
+        if mode not in ('nearest', 'bilinear') or not 0 < p <= 1:
             raise ValueError(f"RandomAffine: mode must be nearest or bilinear and p in (0,1], got {mode!r}, {p}")
 
     def before_batch(self, learn):
         x = learn.xb
-        if x.ndim!=4:
-            raise ValueError(f"RandomAffine: images must be N x C x H x W, got a batch of shape {tuple(x.shape)}; leave RandomAffine out")
-        s = host_stream(learn.rng(self))        # on the CPU in float64: pixels land where torchvision's do
-        d,on = draw_affine(len(x), *x.shape[2:], s, **self._ranges),torch.rand(len(x), generator=s)<self.p
-        self.drawn = {k: torch.where(on, o, float(k=='scale')) for k,o in d.items()}
+        if x.ndim != 4:
+            raise ValueError(
+                f"RandomAffine: images must be N x C x H x W, got a batch of shape {tuple(x.shape)}; "
+                "leave RandomAffine out"
+            )
+        s = host_stream(learn.rng(self))  # on the CPU in float64: pixels land where torchvision's do
+        d = draw_affine(len(x), *x.shape[2:], s, **self._ranges)
+        on = torch.rand(len(x), generator=s) < self.p
+        self.drawn = {k: torch.where(on, o, float(k == 'scale')) for k, o in d.items()}
         learn.xb = affine(x, inverse_affine(**self.drawn), self.fill, self.mode)

@@ -12,25 +12,37 @@ from ..callback import Callback
 
 # %% ../../nbs/vision/repeated_augmentation.ipynb #a59e7a50
 def repeat_samples(
-    t:torch.Tensor,     # anything with N first
-    repeats:int,        # copies of each sample, one after the other
-    grow:bool=False,    # True: all samples, N*repeats; False: the first ceil(N/repeats), cut to N
-)->torch.Tensor:
+    t: torch.Tensor,  # anything with N first
+    repeats: int,  # copies of each sample, one after the other
+    grow: bool = False,  # True: all samples, N*repeats; False: the first ceil(N/repeats), cut to N
+) -> torch.Tensor:
     "Samples 0, 0, 0, 1, 1, 1, ..."
-    return t[torch.arange(len(t)*(repeats if grow else 1), device=t.device)//repeats]
+    return t[torch.arange(len(t) * (repeats if grow else 1), device=t.device) // repeats]
+
 
 class RepeatedAugmentation(Callback):
     "Let each training batch hold `repeats` copies of its samples, which the later stages augment one by one"
-    stage,train_only,does = 'sample',True,('repeat images',)
-    reads,writes = ('samples',),('samples',)
-    def __init__(self,
-        repeats:int=3,      # copies of each sample; ResNet strikes back's
-        grow:bool=False,    # False: batches keep their size and an epoch shows 1/repeats of the images; True: they grow, it shows all
+
+    stage = 'sample'
+    train_only = True
+    does = ('repeat images',)
+    reads = ('samples',)
+    writes = ('samples',)
+
+    def __init__(
+        self,
+        repeats: int = 3,  # copies of each sample; ResNet strikes back's
+        # False: batches keep their size and an epoch shows 1/repeats of the images; True: they grow, it shows all
+        grow: bool = False,
     ):
-        if not isinstance(repeats, int) or repeats<2:
-            raise ValueError(f"RepeatedAugmentation: repeats must be a whole number >= 2, got {repeats!r}; leave it out for none")
-        self.repeats,self.grow = repeats,grow
+        if not isinstance(repeats, int) or repeats < 2:
+            raise ValueError(
+                f"RepeatedAugmentation: repeats must be a whole number >= 2, got {repeats!r}; leave it out for none"
+            )
+        self.repeats = repeats
+        self.grow = grow
 
     def before_batch(self, learn):
         for n in ('xb', 'yb', 'targ', 'idx'):
-            if isinstance(t := getattr(learn, n), torch.Tensor): setattr(learn, n, repeat_samples(t, self.repeats, self.grow))
+            if isinstance(t := getattr(learn, n), torch.Tensor):
+                setattr(learn, n, repeat_samples(t, self.repeats, self.grow))

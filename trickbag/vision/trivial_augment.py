@@ -13,39 +13,70 @@ from .ops import apply_ops, check_images, host_stream, magnitudes, pick_ops
 
 # %% ../../nbs/vision/trivial_augment.ipynb #a4b3c4be
 def wide_space(
-    translate:float=32., # most pixels of translation; the paper's and torchvision's
-)->dict:                # operation -> (weakest, strongest)
+    translate: float = 32.0,  # most pixels of translation; the paper's and torchvision's
+) -> dict:  # operation -> (weakest, strongest)
     "The paper's wide space, as in torchvision"
-    return dict(Identity=(0, 0), ShearX=(0, .99), ShearY=(0, .99), TranslateX=(0, translate), TranslateY=(0, translate), Rotate=(0, 135),
-                Brightness=(0, .99), Color=(0, .99), Contrast=(0, .99), Sharpness=(0, .99),
-                Posterize=(8, 2), Solarize=(1, 0), AutoContrast=(0, 0), Equalize=(0, 0))
+    return dict(
+        Identity=(0, 0),
+        ShearX=(0, 0.99),
+        ShearY=(0, 0.99),
+        TranslateX=(0, translate),
+        TranslateY=(0, translate),
+        Rotate=(0, 135),
+        Brightness=(0, 0.99),
+        Color=(0, 0.99),
+        Contrast=(0, 0.99),
+        Sharpness=(0, 0.99),
+        Posterize=(8, 2),
+        Solarize=(1, 0),
+        AutoContrast=(0, 0),
+        Equalize=(0, 0),
+    )
+
 
 def trivial_ops(
-    n:int,              # number of images
-    generator:torch.Generator,  # stream on the CPU
-    bins:int=31,        # strengths, evenly spaced from weakest to strongest
-    translate:float=32.,# most pixels of translation
-)->tuple:               # for `apply_ops`: numbers of operations and their magnitudes, N each
+    n: int,  # number of images
+    generator: torch.Generator,  # stream on the CPU
+    bins: int = 31,  # strengths, evenly spaced from weakest to strongest
+    translate: float = 32.0,  # most pixels of translation
+) -> tuple:  # for `apply_ops`: numbers of operations and their magnitudes, N each
     "One operation and strength an image, all alike (Müller and Hutter 2021)"
-    u,space = torch.rand(3, n, generator=generator, dtype=torch.float64),wide_space(translate)
+    u = torch.rand(3, n, generator=generator, dtype=torch.float64)
+    space = wide_space(translate)
     op = pick_ops(space, u[0])
-    return op, magnitudes(space, op, (u[1]*bins).floor()/(bins-1), u[2]<.5)
+    return op, magnitudes(space, op, (u[1] * bins).floor() / (bins - 1), u[2] < 0.5)
+
 
 class TrivialAugment(Callback):
     "One random operation of random strength for each training image, on uint8 images"
-    stage,owns,train_only = 'augment',('policy',),True
-    reads,writes,tells = ('x',),('x',),('op', 'mag')
-    def __init__(self,
-        bins:int=31,            # strengths, evenly spaced from weakest to strongest; the paper's
-        fill=0,                 # what geometry brings in: a level of 0 to 255, or one a channel; torchvision's is black
-        mode:str='nearest',     # how geometry samples: the default of torchvision's transform, or 'bilinear', as torchvision's recipes have it
-        translate:float=32.,    # most pixels of translation; the paper's, for images of 224
+
+    stage = 'augment'
+    owns = ('policy',)
+    train_only = True
+    reads = ('x',)
+    writes = ('x',)
+    tells = ('op', 'mag')
+
+    def __init__(
+        self,
+        bins: int = 31,  # strengths, evenly spaced from weakest to strongest; the paper's
+        fill=0,  # what geometry brings in: a level of 0 to 255, or one a channel; torchvision's is black
+        # how geometry samples: the default of torchvision's transform, or 'bilinear', as torchvision's recipes have it
+        mode: str = 'nearest',
+        translate: float = 32.0,  # most pixels of translation; the paper's, for images of 224
     ):
-        if bins<2: raise ValueError(f"TrivialAugment: bins must be at least 2, got {bins}")
-        if mode not in ('nearest', 'bilinear'): raise ValueError(f"TrivialAugment: mode must be nearest or bilinear, got {mode!r}")
-        self.bins,self.fill,self.mode,self.translate,self.op,self.mag = bins,fill,mode,translate,None,None
+        if bins < 2:
+            raise ValueError(f"TrivialAugment: bins must be at least 2, got {bins}")
+        if mode not in ('nearest', 'bilinear'):
+            raise ValueError(f"TrivialAugment: mode must be nearest or bilinear, got {mode!r}")
+        self.bins = bins
+        self.fill = fill
+        self.mode = mode
+        self.translate = translate
+        self.op = None
+        self.mag = None
 
     def before_batch(self, learn):
         x = check_images(learn.xb, self.name)
-        self.op,self.mag = trivial_ops(len(x), host_stream(learn.rng(self)), self.bins, self.translate)
+        self.op, self.mag = trivial_ops(len(x), host_stream(learn.rng(self)), self.bins, self.translate)
         learn.xb = apply_ops(x, self.op, self.mag, self.fill, self.mode)
