@@ -77,7 +77,7 @@ def public():
 
 
 def facade():
-    "Write the import cell of nbs/all.ipynb: every public name, imported by name, lines of 140 columns at most"
+    "Write the import cell of nbs/all.ipynb: every public name, imported by name, lines of 120 columns at most"
     imports = []
     names = []
     for mod, ns in public():
@@ -85,10 +85,10 @@ def facade():
             imports.append(f'import {mod}')  # what it has are methods of the learner
         imports += [
             f'from {mod} import ' + o.rstrip(',')
-            for o in textwrap.wrap(', '.join(ns), 140 - len(f'from {mod} import '))
+            for o in textwrap.wrap(', '.join(ns), 119 - len(f'from {mod} import '))
         ]
         names += ns
-    quoted = textwrap.wrap(', '.join(f"'{n}'" for n in names), 136)
+    quoted = textwrap.wrap(', '.join(f"'{n}'" for n in names), 112)
     new = '\n'.join(['#| export', *imports, '', '__all__ = [', *(f'    {o}' for o in quoted), ']'])
     nb = load(nb_all)
     (c,) = [

@@ -330,30 +330,32 @@ from .vision.repeated_augmentation import RepeatedAugmentation, repeat_samples
 from .vision.trivial_augment import TrivialAugment, trivial_ops, wide_space
 
 # %% ../nbs/03_all.ipynb #cae5c4f9
-from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain
-from .callback import CancelValidate, class_name, compose, EVENTS, hooks, layered, PARTS, settings_of, STAGES
+from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep
+from .callback import CancelTrain, CancelValidate, class_name, compose, EVENTS, hooks, layered, PARTS
+from .callback import settings_of, STAGES
 from .learner import default_cbs, Learner
 from .core.arguments import asks_back, bind_or_say, check_types, is_whole, no_such_argument, none_given
 from .core.basics import keep_attrs, keep_modes, listed
-from .core.draws import Draws, generator_state, host_state, is_generator, loader_generators, reachable, same_host_state
-from .core.draws import seed_generator, SeededWorkers, set_generator_state, set_host_state
+from .core.draws import Draws, generator_state, host_state, is_generator, loader_generators, reachable
+from .core.draws import same_host_state, seed_generator, SeededWorkers, set_generator_state, set_host_state
 from .core.files import atomic_save, atomic_write, check_writable, torch_save
 from .core.interrupts import interrupts_held, interrupts_released, keep_torch_state, PATIENCE, uninterrupted
-from .core.modules import check_lazy, compiled_part, enter_training, found_tensors, has_extra_state, held_modules, hidden_buffers
-from .core.modules import load_hidden_buffers, moving_norms, own_forward, remembered, train_mode, uncompiled, user_level, warn_once
-from .core.modules import wrap_forward
-from .core.plain_files import check_whole, content_digest, DamagedFile, flipped_bit, packed, plain, plain_model, read_file
-from .core.plain_files import read_weights, unpacked, write_weights
+from .core.modules import check_lazy, compiled_part, enter_training, found_tensors, has_extra_state
+from .core.modules import held_modules, hidden_buffers, load_hidden_buffers, moving_norms, own_forward
+from .core.modules import remembered, train_mode, uncompiled, user_level, warn_once, wrap_forward
+from .core.plain_files import check_whole, content_digest, DamagedFile, flipped_bit, packed, plain
+from .core.plain_files import plain_model, read_file, read_weights, unpacked, write_weights
 from .core.streams import InBlocks, mix_seed, mix_state, name_key, sample_beta, seed_all, seed_default, Streams
 from .core.threads import keep_rng, lone_threads, one_at_a_time, one_thread
 from .data.download import DataURL, download, DownloadError, untar_data, URLs
-from .data.images import class_index, dataset_classes, dataset_item, dataset_labels, DatasetSource, decode, DECODE_RULES
-from .data.images import decoder_versions, FileSource, find_bad, find_images, folder_labels, Found, image_suffixes, ImageError
-from .data.images import is_empty, jpeg_head, label_func, listed_labels, Paths, quick_check, split_idxs, to_rgb, viewed
+from .data.images import class_index, dataset_classes, dataset_item, dataset_labels, DatasetSource, decode
+from .data.images import DECODE_RULES, decoder_versions, FileSource, find_bad, find_images, folder_labels
+from .data.images import Found, image_suffixes, ImageError, is_empty, jpeg_head, label_func, listed_labels
+from .data.images import Paths, quick_check, split_idxs, to_rgb, viewed
 from .data.loaders import DataLoaders, ImageLoader, read_table
 from .data.originals import OriginalsLoader, resize_and_crop
-from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, FORMAT, free_disk, free_memory, LARGE
-from .data.store import MemoryArrays, OnGPU, SMALL, Store
+from .data.store import cache_dir, cached_sets, choose_kind, clear_cache, DiskArrays, FORMAT, free_disk
+from .data.store import free_memory, LARGE, MemoryArrays, OnGPU, SMALL, Store
 from .data.toy import beetle, toy_set, toy_species
 from .look.cost import bottleneck, DATA_STAGES, LOOP, profile_rates
 from .look.explain import Table
@@ -361,32 +363,37 @@ from .look.interpret import Interpretation, sample_files, TopLosses
 from .look.show import label_text, show_images
 from .look.sizes import plot_activation_cdf, plot_sweep, pooled_activations
 from .look.steps import changes, snapshot, Trace, trace_step, watches
-from .loop.checkpoint import apply_checkpoint, check_fits, check_resume, check_resume_cbs, CHECKPOINT_FORMAT, content, dry_fit
-from .loop.checkpoint import kept, newest_whole, older_names, own_cbs, own_names, own_state, place, put_back_if_refused
-from .loop.checkpoint import read_checkpoint, read_or_say_which, remembered_learner, restore_cbs, this_fit, write_checkpoint
+from .loop.checkpoint import apply_checkpoint, check_fits, check_resume, check_resume_cbs, CHECKPOINT_FORMAT
+from .loop.checkpoint import content, dry_fit, kept, newest_whole, older_names, own_cbs, own_names, own_state
+from .loop.checkpoint import place, put_back_if_refused, read_checkpoint, read_or_say_which
+from .loop.checkpoint import remembered_learner, restore_cbs, this_fit, write_checkpoint
 from .loop.checks import check_loader
 from .loop.defaults import CheckTargets, GatherPreds, ToDevice
 from .loop.loading import batches_in, ordered_view, sample_order, what_a_loader_leaves
 from .loop.losses import bce_sum, feature_distance, focal_loss, FocalLoss, sigmoid_focal_loss
-from .loop.metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object, metric_name
-from .loop.metrics import probabilities, RESERVED, top_5, true_classes, try_metrics
-from .loop.optimizer import adamw, check_loss_params, check_new_params, fit_groups, FIT_KEYS, follow_params, freeze_to
-from .loop.optimizer import linear_width, load_opt_state, made_opt, NORMS, opt_eval, opt_state, opt_training, own_keys, split_head
-from .loop.optimizer import spread_lr, trained_norms, untrained, warn_untrained
+from .loop.metrics import accuracy, Averages, batch_value, error_rate, higher_is_better, is_metric_object
+from .loop.metrics import metric_name, probabilities, RESERVED, top_5, true_classes, try_metrics
+from .loop.optimizer import adamw, check_loss_params, check_new_params, fit_groups, FIT_KEYS, follow_params
+from .loop.optimizer import freeze_to, linear_width, load_opt_state, made_opt, NORMS, opt_eval, opt_state
+from .loop.optimizer import opt_training, own_keys, split_head, spread_lr, trained_norms, untrained
+from .loop.optimizer import warn_untrained
 from .loop.phase import BATCH_EVENTS, During, in_phase
 from .loop.read_loss import ACTIVATIONS, counted, loss_name, LossFacts, read_loss, share, unreduced, ZeroRows
 from .loop.rules import check_rules, EXEMPT, LEARNER, meetings, OWNED, picks, Rule, RULES
 from .loop.same_fit import describe_data, describe_fit, describe_opt, described, differences, plain_name
-from .loop.schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, run_position, sched_const
-from .loop.schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, schedule_values, StepDecay, Warmup
+from .loop.schedule import as_share, combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule
+from .loop.schedule import run_position, sched_const, sched_cos, sched_exp, sched_lin, sched_poly, sched_step
+from .loop.schedule import Schedule, schedule_values, StepDecay, Warmup
 from .loop.targets import soft_targets
 from .models.batchnorm import has_stats, last_batchnorm, training_norms, update_bn
-from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock, SimpleSelfAttention
-from .models.xresnet import SqueezeExcite2d, XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
-from .models.xresnet import xresnet34, xresnet34_deep, xresnet34_deeper, xresnet50, xresnet50_deep, xresnet50_deeper, xresnext101
-from .models.xresnet import xresnext18, xresnext34, xresnext50, xse_resnet101, xse_resnet152, xse_resnet18, xse_resnet34
-from .models.xresnet import xse_resnet50, xse_resnext101, xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper, xse_resnext34
-from .models.xresnet import xse_resnext34_deep, xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep, xse_resnext50_deeper
+from .models.xresnet import BlurPool2d, conv_layer, DropPath, last_norms, last_stages, ResBlock
+from .models.xresnet import SimpleSelfAttention, SqueezeExcite2d, XResNet, xresnet101, xresnet152, xresnet18
+from .models.xresnet import xresnet18_deep, xresnet18_deeper, xresnet34, xresnet34_deep, xresnet34_deeper
+from .models.xresnet import xresnet50, xresnet50_deep, xresnet50_deeper, xresnext101, xresnext18, xresnext34
+from .models.xresnet import xresnext50, xse_resnet101, xse_resnet152, xse_resnet18, xse_resnet34, xse_resnet50
+from .models.xresnet import xse_resnext101, xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper
+from .models.xresnet import xse_resnext34, xse_resnext34_deep, xse_resnext34_deeper, xse_resnext50
+from .models.xresnet import xse_resnext50_deep, xse_resnext50_deeper
 from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import BestEpoch, better, EarlyStopping, known_columns, monitor_mode
 from .monitors.progress import Bar, bar, format_time, format_value, Progress, say, surroundings
@@ -462,62 +469,74 @@ from .vision.repeated_augmentation import repeat_samples, RepeatedAugmentation
 from .vision.trivial_augment import trivial_ops, TrivialAugment, wide_space
 
 __all__ = [
-    'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain', 'CancelValidate',
-    'class_name', 'compose', 'EVENTS', 'hooks', 'layered', 'PARTS', 'settings_of', 'STAGES', 'default_cbs', 'Learner', 'asks_back',
-    'bind_or_say', 'check_types', 'is_whole', 'no_such_argument', 'none_given', 'keep_attrs', 'keep_modes', 'listed', 'Draws',
-    'generator_state', 'host_state', 'is_generator', 'loader_generators', 'reachable', 'same_host_state', 'seed_generator', 'SeededWorkers',
-    'set_generator_state', 'set_host_state', 'atomic_save', 'atomic_write', 'check_writable', 'torch_save', 'interrupts_held',
-    'interrupts_released', 'keep_torch_state', 'PATIENCE', 'uninterrupted', 'check_lazy', 'compiled_part', 'enter_training',
-    'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'load_hidden_buffers', 'moving_norms', 'own_forward',
-    'remembered', 'train_mode', 'uncompiled', 'user_level', 'warn_once', 'wrap_forward', 'check_whole', 'content_digest', 'DamagedFile',
-    'flipped_bit', 'packed', 'plain', 'plain_model', 'read_file', 'read_weights', 'unpacked', 'write_weights', 'InBlocks', 'mix_seed',
-    'mix_state', 'name_key', 'sample_beta', 'seed_all', 'seed_default', 'Streams', 'keep_rng', 'lone_threads', 'one_at_a_time',
-    'one_thread', 'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes', 'dataset_item',
-    'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad', 'find_images',
-    'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func', 'listed_labels', 'Paths',
-    'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader', 'read_table', 'OriginalsLoader', 'resize_and_crop',
-    'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache', 'DiskArrays', 'FORMAT', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays',
-    'OnGPU', 'SMALL', 'Store', 'beetle', 'toy_set', 'toy_species', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'Table',
-    'Interpretation', 'sample_files', 'TopLosses', 'label_text', 'show_images', 'plot_activation_cdf', 'plot_sweep', 'pooled_activations',
-    'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'apply_checkpoint', 'check_fits', 'check_resume', 'check_resume_cbs',
-    'CHECKPOINT_FORMAT', 'content', 'dry_fit', 'kept', 'newest_whole', 'older_names', 'own_cbs', 'own_names', 'own_state', 'place',
-    'put_back_if_refused', 'read_checkpoint', 'read_or_say_which', 'remembered_learner', 'restore_cbs', 'this_fit', 'write_checkpoint',
-    'check_loader', 'CheckTargets', 'GatherPreds', 'ToDevice', 'batches_in', 'ordered_view', 'sample_order', 'what_a_loader_leaves',
-    'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'accuracy', 'Averages', 'batch_value', 'error_rate',
-    'higher_is_better', 'is_metric_object', 'metric_name', 'probabilities', 'RESERVED', 'top_5', 'true_classes', 'try_metrics', 'adamw',
-    'check_loss_params', 'check_new_params', 'fit_groups', 'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state',
-    'made_opt', 'NORMS', 'opt_eval', 'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained',
-    'warn_untrained', 'BATCH_EVENTS', 'During', 'in_phase', 'ACTIVATIONS', 'counted', 'loss_name', 'LossFacts', 'read_loss', 'share',
-    'unreduced', 'ZeroRows', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks', 'Rule', 'RULES', 'describe_data',
-    'describe_fit', 'describe_opt', 'described', 'differences', 'plain_name', 'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear',
-    'OneCycle', 'plot_schedule', 'run_position', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step',
-    'Schedule', 'schedule_values', 'StepDecay', 'Warmup', 'soft_targets', 'has_stats', 'last_batchnorm', 'training_norms', 'update_bn',
-    'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention', 'SqueezeExcite2d', 'XResNet',
-    'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper',
-    'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
-    'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep',
-    'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep',
-    'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns', 'monitor_mode', 'Bar', 'bar',
-    'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'lr_sweep',
-    'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'TTA', 'tta_fold', 'ChannelsLast', 'from_channels_last',
-    'to_channels_last', 'Compile', 'compile_call', 'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'Backends', 'device_cbs', 'Fast',
-    'fast_bf16', 'has_compiler', 'keep_heap', 'waiting_threads', 'GradientCheckpointing', 'keep_buffers', 'residual_blocks', 'Im2Col',
-    'use_im2col', 'half_dtype', 'MixedPrecision', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets', 'BinaryTargets',
-    'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'CutMix', 'cutmix', 'decay_weights', 'DecoupledDecay', 'dirac_init',
-    'DiracInit', 'inner_convs', 'distill_kl', 'Distillation', 'drop_block', 'DropBlock', 'EMA', 'ema_decay', 'ema_update', 'FixRes',
-    'brightest', 'FMix', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm', 'GradientAccumulation',
-    'scale_grads', 'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias', 'label_smoothing',
-    'LabelSmoothing', 'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share', 'LayerFreezing', 'param_layers', 'LinearScaling',
-    'lr_factor', 'samples_a_batch', 'Lookahead', 'lookahead', 'mix_or_cut', 'MixOrCut', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden',
-    'NoBiasDecay', 'split_decay', 'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at', 'erase', 'erase_boxes',
-    'RandomErasing', 'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop', 'ChannelGate',
-    'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'StochasticDepth',
-    'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'first_conv', 'Whiten', 'whitening_filters', 'zero_gamma', 'ZeroGamma',
-    'alternating', 'AlternatingFlip', 'hash_bits', 'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'AugMix', 'augmix', 'augmix_ops',
-    'auto_ops', 'AutoAugment', 'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'Normalize',
-    'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter', 'active_crop', 'center_boxes',
-    'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut', 'cutout', 'cutout_boxes', 'gaussian_blur',
-    'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'PCALighting',
-    'rand_ops', 'rand_space', 'RandAugment', 'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation', 'trivial_ops',
-    'TrivialAugment', 'wide_space'
+    'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
+    'CancelValidate', 'class_name', 'compose', 'EVENTS', 'hooks', 'layered', 'PARTS', 'settings_of', 'STAGES',
+    'default_cbs', 'Learner', 'asks_back', 'bind_or_say', 'check_types', 'is_whole', 'no_such_argument',
+    'none_given', 'keep_attrs', 'keep_modes', 'listed', 'Draws', 'generator_state', 'host_state', 'is_generator',
+    'loader_generators', 'reachable', 'same_host_state', 'seed_generator', 'SeededWorkers', 'set_generator_state',
+    'set_host_state', 'atomic_save', 'atomic_write', 'check_writable', 'torch_save', 'interrupts_held',
+    'interrupts_released', 'keep_torch_state', 'PATIENCE', 'uninterrupted', 'check_lazy', 'compiled_part',
+    'enter_training', 'found_tensors', 'has_extra_state', 'held_modules', 'hidden_buffers', 'load_hidden_buffers',
+    'moving_norms', 'own_forward', 'remembered', 'train_mode', 'uncompiled', 'user_level', 'warn_once',
+    'wrap_forward', 'check_whole', 'content_digest', 'DamagedFile', 'flipped_bit', 'packed', 'plain', 'plain_model',
+    'read_file', 'read_weights', 'unpacked', 'write_weights', 'InBlocks', 'mix_seed', 'mix_state', 'name_key',
+    'sample_beta', 'seed_all', 'seed_default', 'Streams', 'keep_rng', 'lone_threads', 'one_at_a_time', 'one_thread',
+    'DataURL', 'download', 'DownloadError', 'untar_data', 'URLs', 'class_index', 'dataset_classes', 'dataset_item',
+    'dataset_labels', 'DatasetSource', 'decode', 'DECODE_RULES', 'decoder_versions', 'FileSource', 'find_bad',
+    'find_images', 'folder_labels', 'Found', 'image_suffixes', 'ImageError', 'is_empty', 'jpeg_head', 'label_func',
+    'listed_labels', 'Paths', 'quick_check', 'split_idxs', 'to_rgb', 'viewed', 'DataLoaders', 'ImageLoader',
+    'read_table', 'OriginalsLoader', 'resize_and_crop', 'cache_dir', 'cached_sets', 'choose_kind', 'clear_cache',
+    'DiskArrays', 'FORMAT', 'free_disk', 'free_memory', 'LARGE', 'MemoryArrays', 'OnGPU', 'SMALL', 'Store',
+    'beetle', 'toy_set', 'toy_species', 'bottleneck', 'DATA_STAGES', 'LOOP', 'profile_rates', 'Table',
+    'Interpretation', 'sample_files', 'TopLosses', 'label_text', 'show_images', 'plot_activation_cdf', 'plot_sweep',
+    'pooled_activations', 'changes', 'snapshot', 'Trace', 'trace_step', 'watches', 'apply_checkpoint', 'check_fits',
+    'check_resume', 'check_resume_cbs', 'CHECKPOINT_FORMAT', 'content', 'dry_fit', 'kept', 'newest_whole',
+    'older_names', 'own_cbs', 'own_names', 'own_state', 'place', 'put_back_if_refused', 'read_checkpoint',
+    'read_or_say_which', 'remembered_learner', 'restore_cbs', 'this_fit', 'write_checkpoint', 'check_loader',
+    'CheckTargets', 'GatherPreds', 'ToDevice', 'batches_in', 'ordered_view', 'sample_order', 'what_a_loader_leaves',
+    'bce_sum', 'feature_distance', 'focal_loss', 'FocalLoss', 'sigmoid_focal_loss', 'accuracy', 'Averages',
+    'batch_value', 'error_rate', 'higher_is_better', 'is_metric_object', 'metric_name', 'probabilities', 'RESERVED',
+    'top_5', 'true_classes', 'try_metrics', 'adamw', 'check_loss_params', 'check_new_params', 'fit_groups',
+    'FIT_KEYS', 'follow_params', 'freeze_to', 'linear_width', 'load_opt_state', 'made_opt', 'NORMS', 'opt_eval',
+    'opt_state', 'opt_training', 'own_keys', 'split_head', 'spread_lr', 'trained_norms', 'untrained',
+    'warn_untrained', 'BATCH_EVENTS', 'During', 'in_phase', 'ACTIVATIONS', 'counted', 'loss_name', 'LossFacts',
+    'read_loss', 'share', 'unreduced', 'ZeroRows', 'check_rules', 'EXEMPT', 'LEARNER', 'meetings', 'OWNED', 'picks',
+    'Rule', 'RULES', 'describe_data', 'describe_fit', 'describe_opt', 'described', 'differences', 'plain_name',
+    'as_share', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'run_position',
+    'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'schedule_values',
+    'StepDecay', 'Warmup', 'soft_targets', 'has_stats', 'last_batchnorm', 'training_norms', 'update_bn',
+    'BlurPool2d', 'conv_layer', 'DropPath', 'last_norms', 'last_stages', 'ResBlock', 'SimpleSelfAttention',
+    'SqueezeExcite2d', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
+    'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper',
+    'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
+    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper',
+    'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep',
+    'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'better', 'EarlyStopping', 'known_columns', 'monitor_mode',
+    'Bar', 'bar', 'format_time', 'format_value', 'Progress', 'say', 'surroundings', 'Recorder', 'Checkpoint',
+    'SaveBest', 'TerminateOnNaN', 'lr_sweep', 'minimum', 'plot_lr_find', 'steep', 'SUGGESTIONS', 'valley', 'TTA',
+    'tta_fold', 'ChannelsLast', 'from_channels_last', 'to_channels_last', 'Compile', 'compile_call',
+    'channel_share', 'col2im', 'im2col', 'im2col_conv2d', 'Backends', 'device_cbs', 'Fast', 'fast_bf16',
+    'has_compiler', 'keep_heap', 'waiting_threads', 'GradientCheckpointing', 'keep_buffers', 'residual_blocks',
+    'Im2Col', 'use_im2col', 'half_dtype', 'MixedPrecision', 'adaptive_clip', 'AGC', 'unit_norms', 'binary_targets',
+    'BinaryTargets', 'binomial_kernel', 'blur', 'blur_pool', 'BlurPool', 'strided', 'CutMix', 'cutmix',
+    'decay_weights', 'DecoupledDecay', 'dirac_init', 'DiracInit', 'inner_convs', 'distill_kl', 'Distillation',
+    'drop_block', 'DropBlock', 'EMA', 'ema_decay', 'ema_update', 'FixRes', 'brightest', 'FMix', 'fmix',
+    'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'GhostBatchNorm', 'GradientAccumulation', 'scale_grads',
+    'clip_gradients', 'GradientClip', 'centralize', 'GradientCentralization', 'head_bias', 'HeadBias',
+    'label_smoothing', 'LabelSmoothing', 'LAMB', 'lamb_ratios', 'LARS', 'lars_ratios', 'frozen_share',
+    'LayerFreezing', 'param_layers', 'LinearScaling', 'lr_factor', 'samples_a_batch', 'Lookahead', 'lookahead',
+    'mix_or_cut', 'MixOrCut', 'MixUp', 'mixup', 'Muon', 'muon', 'split_hidden', 'NoBiasDecay', 'split_decay',
+    'hardest', 'OHEM', 'growing_sizes', 'ProgressiveResize', 'size_at', 'erase', 'erase_boxes', 'RandomErasing',
+    'resize_mix', 'ResizeMix', 'shrunk_boxes', 'ascend', 'SAM', 'pick_hard', 'SelectiveBackprop', 'ChannelGate',
+    'squeeze_excite', 'SqueezeExcite', 'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth',
+    'StochasticDepth', 'SWA', 'swa_update', 'sync_batch_norm', 'SyncBatchNorm', 'first_conv', 'Whiten',
+    'whitening_filters', 'zero_gamma', 'ZeroGamma', 'alternating', 'AlternatingFlip', 'hash_bits',
+    'apparent_size_ratio', 'AtSize', 'mean_crop_side', 'AugMix', 'augmix', 'augmix_ops', 'auto_ops', 'AutoAugment',
+    'imagenet_policy', 'Flip', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'Normalize',
+    'normalize', 'box_mask', 'cut_boxes', 'col_out', 'ColOut', 'keep_lines', 'ColorJitter', 'hue', 'jitter',
+    'active_crop', 'center_boxes', 'Crop', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'CutOut',
+    'cutout', 'cutout_boxes', 'gaussian_blur', 'GaussianBlur', 'Grayscale', 'grayscale', 'PadCrop', 'shift',
+    'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'PCALighting', 'rand_ops', 'rand_space', 'RandAugment',
+    'draw_affine', 'RandomAffine', 'repeat_samples', 'RepeatedAugmentation', 'trivial_ops', 'TrivialAugment',
+    'wide_space'
 ]

@@ -704,7 +704,9 @@ class Learner:
         cbs=(),  # further callbacks for this call only
         act=None,  # `act(pred)` -> what is returned; None is the one that fits the loss, see `read_loss`
         gather=None,  # a `GatherPreds` to use, for whoever wants the sample numbers
-    ) -> tuple:  # probabilities N x C (float32) and targets N (None if `dl` has none), on the CPU, one an image, in the order of the files
+    ) -> (
+        tuple
+    ):  # probabilities N x C (float32), targets N (None if `dl` has none); on the CPU, in the order of the files
         "Predicted probabilities, whatever the loss class, and targets"
         if not (act is None or callable(act)):
             raise TypeError(

@@ -319,8 +319,10 @@ def untar_data(
     retries: int = 4,  # tries in a row that bring nothing before giving up
     sleep=time.sleep,  # waits so many seconds between tries
 ) -> Path:  # the data set's folder
-    """The folder of data set `url`: from `$TRICKBAG_DATA`, else from the cache, else downloaded, checked and unpacked into the cache.
-    `DownloadError` (one line: what, where, what to do) if it cannot be had; what has come is kept for the next call, unless it is wrong."""
+    """The folder of data set `url`: from `$TRICKBAG_DATA`, else from the cache, else downloaded, checked and
+    unpacked into the cache.
+    `DownloadError` (one line: what, where, what to do) if it cannot be had; what has come is kept for the next
+    call, unless it is wrong."""
     d = url if isinstance(url, DataURL) else DataURL(url)
     own = os.environ.get('TRICKBAG_DATA')
     if own and path is None and _holds(p := Path(own).expanduser() / d.folder):

@@ -306,7 +306,10 @@ def folder_labels(
     inner = {p[-1] for p in below.values() if len(p) > 1}
     if deep and level is None and len(inner | {p[0] for p in below.values() if len(p) == 1}) > 1:
         outer = _few({p[0] for p in below.values() if p})
-        choice = f"label='outer' takes the folders directly below ({outer}), label='inner' those that the images lie in ({_few(inner)})"
+        choice = (
+            f"label='outer' takes the folders directly below ({outer}), label='inner' those that the images lie in "
+            f"({_few(inner)})"
+        )
         if split_later and not any(len(p) == 1 for p in below.values()):
             raise ValueError(
                 f"from_folder: images under {root} lie in folders within folders ({deep[0]}), and "
@@ -578,7 +581,7 @@ def jpeg_head(
     b: bytes,  # a whole file
 ) -> (
     tuple | None
-):  # width and height; None if it is no JPEG, not of 3 components of 8 bits, cut short, or says anything in Exif or XMP (it may be turned)
+):  # width and height; None if it is no JPEG, not of 3 x 8 bits, cut short, or has Exif or XMP (it may be turned)
     "Size of a plain JPEG, read from its markers: a tenth of the time that Pillow takes to open it"
     return _plain_size(b, _jpeg_frame(b))
 

@@ -1006,7 +1006,10 @@ def _no_such_class(file, label, known, given):
         f"{ascii(near[0])} there is written otherwise: give them one name" if near else 'move one over, or leave it out'
     )
     if given:
-        return f"DataLoaders: {file} has the label {label!r}, which is not in vocab ({_few(known)}); mend one of them, or leave the file out"
+        return (
+            f"DataLoaders: {file} has the label {label!r}, which is not in vocab ({_few(known)}); mend one of them, "
+            "or leave the file out"
+        )
     return f"DataLoaders: {file} in validation has the label {label!r}, which no training image has; {hint}"
 
 # %% ../../nbs/data/04_loaders.ipynb #014dc9e9

@@ -85,7 +85,10 @@ class OriginalsLoader:
             )
 
     def __repr__(self):
-        return f"OriginalsLoader: {len(self.source):,} images, shorter side {math.floor(self.size / self.crop_pct)}, center {self.size} x {self.size}, decoded at each pass"
+        return (
+            f"OriginalsLoader: {len(self.source):,} images, shorter side {math.floor(self.size / self.crop_pct)}, "
+            f"center {self.size} x {self.size}, decoded at each pass"
+        )
 
 
 @patch

@@ -300,7 +300,7 @@ class OnGPU:
     def submit(
         self,
         idx: torch.Tensor,  # which images, N
-    ):  # a function that starts the copy of what is not there, and returns one that gives the batch: nobody waits for it but the device, when it comes to that batch
+    ):  # starts the copy of what is not there, and returns what gives the batch: only the device waits for it
         "Start decoding or reading what is not there yet"
         want = idx if self.copy is None else idx[~self.copied[idx]]
         wait = self.store.submit(want, pin=True) if len(want) else None

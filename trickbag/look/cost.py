@@ -214,12 +214,18 @@ def bottleneck(
         if store is None:
             what = 'use more workers, or one of the DataLoaders that keep decoded images'
         elif store.kind == 'none':
-            what = "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), a lower presize is cheaper"
+            what = (
+                "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), "
+                "a lower presize is cheaper"
+            )
         elif store.left:
             what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
         else:
             what = 'more threads, or a lower presize'
-        return f"Waiting for data takes {sums['loader'] / total:.0%} of a step{', and decoding slows the rest of it' if beside else ''}: {what}."
+        return (
+            f"Waiting for data takes {sums['loader'] / total:.0%} of a "
+            f"step{', and decoding slows the rest of it' if beside else ''}: {what}."
+        )
     if others and max(others.values()) > max(0.2 * total, sums['batch']):
         worst = max(others, key=others.get)
         return f"{worst} takes {others[worst] / total:.0%} of a step" + (

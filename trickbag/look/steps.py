@@ -75,7 +75,10 @@ def _rows(a, b):
     if a.shape != b.shape or a.dtype != b.dtype:
         return f'{_shape(a)} {_dtype(a)} to {_shape(b)} {_dtype(b)}'
     d = (b.float() - a.float()).abs().flatten(1) if a.ndim > 1 else (b.float() - a.float()).abs()[:, None]
-    return f'{(d > 0).any(1).float().mean():.0%} of samples, {(d > 0).float().mean():.0%} of values, by {d[d > 0].mean():.2g} on average'
+    return (
+        f'{(d > 0).any(1).float().mean():.0%} of samples, {(d > 0).float().mean():.0%} of values, by '
+        f'{d[d > 0].mean():.2g} on average'
+    )
 
 
 def _shape(t):

@@ -142,7 +142,10 @@ def output_text(pred, training: bool) -> str:
     remedy = f"let its forward give the scores, such as its {inner[0]!r}" if inner else "let it give one tensor"
     if isinstance(pred, tuple) and training:
         remedy += ", or build it without further heads (aux_logits=False)"
-    return f"the model gives {shape_text(pred)} in {'training' if training else 'evaluation'} where scores N x C are needed; {remedy}, or write a loss_func that takes it"
+    return (
+        f"the model gives {shape_text(pred)} in {'training' if training else 'evaluation'} where scores N x C are "
+        f"needed; {remedy}, or write a loss_func that takes it"
+    )
 
 
 def check_loss(learn):
@@ -257,15 +260,28 @@ def _why_model(e, x, learn):
                 "add the channels in the loader: x[:, None]" if x.ndim == 3 else "mend their shape in the loader"
             )
         if x.shape[1] != conv.in_channels and x.shape[3] == conv.in_channels:
-            return f"the model takes images N x C x H x W, got N x H x W x C: {images}; write x.permute(0, 3, 1, 2) in the loader"
+            return (
+                f"the model takes images N x C x H x W, got N x H x W x C: {images}; write x.permute(0, 3, 1, 2) in "
+                "the loader"
+            )
         if x.shape[1] != conv.in_channels:
-            return f"images have {x.shape[1]} channels ({images}), the model's first convolution takes {conv.in_channels}; convert them in the loader, such as by image.convert('RGB'), or build the model for them"
+            return (
+                f"images have {x.shape[1]} channels ({images}), the model's first convolution takes "
+                f"{conv.in_channels}; convert them in the loader, such as by image.convert('RGB'), or build the "
+                "model for them"
+            )
     if 'more than 1 value per channel' in text:
-        return f"batch {learn.iter} of epoch {learn.epoch} has one image, of which BatchNorm has no variance; use drop_last=True, or another batch size"
+        return (
+            f"batch {learn.iter} of epoch {learn.epoch} has one image, of which BatchNorm has no variance; use "
+            "drop_last=True, or another batch size"
+        )
     if 'too small' in text or "can't be greater than actual input size" in text:
         return f"images of {images} are too small for this model; give it larger ones"
     if 'shapes cannot be multiplied' in text:
-        return f"images of {images} do not fit a linear layer of the model ({text.splitlines()[0]}); give the size for which it was made, or pool before it"
+        return (
+            f"images of {images} do not fit a linear layer of the model ({text.splitlines()[0]}); give the size for "
+            "which it was made, or pool before it"
+        )
 
 # %% ../../nbs/loop/10_checks.ipynb #d042cb43
 def _why_loss(e, learn):
@@ -280,20 +296,35 @@ def _why_loss(e, learn):
         and 'argument' in text
         and ('missing' in text or 'were given' in text or 'was given' in text)
     ):
-        return f"loss_func is called as loss_func(pred, y), which it does not take ({text}); write a function of scores and targets"
+        return (
+            f"loss_func is called as loss_func(pred, y), which it does not take ({text}); write a function of scores "
+            "and targets"
+        )
     if 'input should be between 0 and 1' in text or 'target should be between 0 and 1' in text:
-        return f"the loss takes probabilities, the model gives scores ({text}); use nn.BCEWithLogitsLoss(), or end the model with a sigmoid"
+        return (
+            f"the loss takes probabilities, the model gives scores ({text}); use nn.BCEWithLogitsLoss(), or end the "
+            "model with a sigmoid"
+        )
     if y is None:
         return None
     if 'same device' in text or 'two devices' in text:
-        return f"the loss holds tensors on another device than {learn.device}, such as weights in a partial; make them there: weight.to(learn.device)"
+        return (
+            f"the loss holds tensors on another device than {learn.device}, such as weights in a partial; make them "
+            "there: weight.to(learn.device)"
+        )
     if p.ndim != 2:
-        return f"the model gives {shape_text(p)} for targets {shape_text(y)}; let it give scores N x C (pool and flatten), or use a loss for such outputs"
+        return (
+            f"the model gives {shape_text(p)} for targets {shape_text(y)}; let it give scores N x C (pool and "
+            "flatten), or use a loss for such outputs"
+        )
     if not y.is_floating_point():
         if y.ndim == 2 and y.shape[1] == 1:
             return f"targets are {shape_text(y)}, not N class indices; write y.squeeze(1) in the loader"
         if y.ndim == 2:
-            return f"targets are {shape_text(y)}, not N class indices; for several labels an image use nn.BCEWithLogitsLoss() and y.float()"
+            return (
+                f"targets are {shape_text(y)}, not N class indices; for several labels an image use "
+                "nn.BCEWithLogitsLoss() and y.float()"
+            )
         if y.dtype != torch.int64:
             return f"class indices must be int64, got {y.dtype}; call .long() in the loader"
         return None
@@ -302,7 +333,10 @@ def _why_loss(e, learn):
     if y.ndim == 1:
         return f"targets are {shape_text(y)}, scores {shape_text(p)}; write y.unsqueeze(1) in the loader"
     if y.shape != p.shape:
-        return f"targets are {shape_text(y)}, scores {shape_text(p)}; build the model with n_out={y.shape[-1]}, or mend the targets"
+        return (
+            f"targets are {shape_text(y)}, scores {shape_text(p)}; build the model with n_out={y.shape[-1]}, or mend "
+            "the targets"
+        )
     if y.dtype != p.dtype:
         return f"targets are {y.dtype}, scores {p.dtype}; write y.to({p.dtype}) in the loader"
 
@@ -343,7 +377,10 @@ def explained(
         x = _model_input(e, learn.model)
         why = _why_model(e, x, learn) if isinstance(x, torch.Tensor) else None
         if why is None and not at_loss and isinstance(e, TypeError) and 'forward()' in str(e) and learn.pred is None:
-            why = f"the model is called as model(images), which it does not take ({e}); give it the rest in its constructor, or wrap it in a module that does"
+            why = (
+                f"the model is called as model(images), which it does not take ({e}); give it the rest in its "
+                "constructor, or wrap it in a module that does"
+            )
         new = ValueError(f"Learner: {why}") if why else _odd_target(e, learn)
         if new is None and at_loss and (why := _why_loss(e, learn)):
             new = ValueError(f"Learner: {why}")
@@ -383,10 +420,16 @@ def loader_failed(
     where = f"batch {i} of the {'training' if learn.training else 'validation'} loader"
     if 'stack expects each tensor to be equal size' in text:
         sizes = ' and '.join(dict.fromkeys(re.findall(r'\[[\d, ]*\]', text)))
-        why = f"the images or targets in {where} have different shapes ({sizes}); give them one in the dataset: transforms.Resize((height, width))"
+        why = (
+            f"the images or targets in {where} have different shapes ({sizes}); give them one in the dataset: "
+            "transforms.Resize((height, width))"
+        )
     elif 'batch must contain tensors' in text:
         kind = re.search(r"found <class '([^']*)'>", text)
-        why = f"{where} holds {kind[1] if kind else 'what is no tensor'}, of which no batch can be made; convert it in the dataset: transforms.ToTensor()"
+        why = (
+            f"{where} holds {kind[1] if kind else 'what is no tensor'}, of which no batch can be made; convert it in "
+            "the dataset: transforms.ToTensor()"
+        )
     else:
         e.add_note(f"  in {where} (epoch {learn.epoch})")
         return e

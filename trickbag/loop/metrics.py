@@ -31,7 +31,10 @@ def true_classes(
             f"{who}: needs one tensor of scores, the model gives a {type(pred).__name__}; choose one "
             f"in a function of your own: {who}(pred[0], y)"
         )
-    alone = f"use partial({'error_rate' if who == 'error_rate' else 'accuracy'}, threshold=0.) for logits, threshold=.5 for probabilities"
+    alone = (
+        f"use partial({'error_rate' if who == 'error_rate' else 'accuracy'}, threshold=0.) for logits, threshold=.5 "
+        "for probabilities"
+    )
     if pred.ndim < 2 or pred.shape[1] == 1:
         raise ValueError(f"{who}: one score a sample has no highest; {alone}")
     if y.shape == pred.shape[:1] + pred.shape[2:] and not y.is_floating_point():

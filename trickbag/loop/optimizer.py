@@ -213,7 +213,11 @@ def check_new_params(
     names = [n for n in untrained(opt, model) if n not in before]
     if not names:
         return
-    text = f"fit: {', '.join(names[:3])} ({len(names)} parameters) came in a callback, and the optimizer does not know them; add them in before_fit: learn.opt.add_param_group(dict(params=...)), or change the model before the fit"
+    text = (
+        f"fit: {', '.join(names[:3])} ({len(names)} parameters) came in a callback, and the optimizer does not know "
+        "them; add them in before_fit: learn.opt.add_param_group(dict(params=...)), or change the model before the "
+        "fit"
+    )
     if refuse:
         raise ValueError(text)
     warn_once(model, text)

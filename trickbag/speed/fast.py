@@ -103,7 +103,10 @@ def waiting_threads(
     policy = os.environ.get('OMP_WAIT_POLICY', '').lower()
     if policy == 'passive' or os.environ.get('GOMP_SPINCOUNT') == '0' or os.environ.get('KMP_BLOCKTIME') == '0':
         return 'threads sleep while they wait for one another'
-    return 'threads spin while they wait for one another, which is several times slower where other programs use the same cores: set OMP_WAIT_POLICY=passive before Python starts, or leave it if nothing else runs'
+    return (
+        'threads spin while they wait for one another, which is several times slower where other programs use the '
+        'same cores: set OMP_WAIT_POLICY=passive before Python starts, or leave it if nothing else runs'
+    )
 
 
 class Backends(Callback):
@@ -132,7 +135,10 @@ class Backends(Callback):
             kept = 'freed memory is kept' if self.heap else 'nothing'
             waiting = waiting_threads(device)
             return f'{kept}; {waiting}' if waiting else kept
-        return f"cuDNN {'tries its kernels at each new size' if self.benchmark else 'takes its first choice'}, float32 products in {'TF32' if self.tf32 else 'float32'}"
+        return (
+            f"cuDNN {'tries its kernels at each new size' if self.benchmark else 'takes its first choice'}, float32 "
+            f"products in {'TF32' if self.tf32 else 'float32'}"
+        )
 
     def _flags(self):
         return torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
