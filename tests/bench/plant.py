@@ -43,12 +43,26 @@ def exported(cell):
     return source if cell['cell_type'] == 'code' and re.search(r'^#\| *exports?\b', source, re.M) else ''
 
 
+def places(text, old):
+    "Where a piece of code stands in a text, however it is spaced"
+    words = re.findall(r'\d*\.\d+|\d+\.|\w+|[^\w\s]', old)
+    patterns = [('0?' if w[0] == '.' and w[1:].isdigit() else '') + re.escape(w) + ('0?' if w[:-1].isdigit() else '') for w in words]
+    return list(re.finditer(r'\s*'.join(patterns), text))
+
+
+def planted(text, bug):
+    "The text with the bug in it"
+    for place in reversed(places(text, bug.old)):
+        text = text[: place.start()] + bug.new + text[place.end() :]
+    return text
+
+
 def planted_page(page, bug):
     "The notebook with the bug, as a notebook runs what it exports"
     nb = json.loads(page.read_text())
     for c in nb['cells']:
         if code := exported(c):
-            c['source'] = code.replace(bug.old, bug.new).splitlines(True)
+            c['source'] = planted(code, bug).splitlines(True)
     return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
 
 
@@ -56,11 +70,11 @@ def check_bugs(bugs):
     "Raise ValueError if a bug cannot be planted"
     for bug in bugs:
         module = ROOT / 'trickbag' / bug.module
-        n = module.read_text().count(bug.old)
+        n = len(places(module.read_text(), bug.old))
         if n != 1:
             raise ValueError(f'{bug.module}: {bug.old!r} stands there {n} times, not once')
         cells = json.loads(page_of(module).read_text())['cells']
-        if not any(bug.old in exported(c) for c in cells):
+        if not any(places(exported(c), bug.old) for c in cells):
             raise ValueError(f'{bug.module}: {bug.old!r} does not stand in its page')
         if bug.old == bug.new:
             raise ValueError(f'{bug.module}: {bug.old!r} is replaced by itself')
@@ -155,7 +169,7 @@ class Slot:
         self.was = {}
         if bug.old:
             module = self.folder / 'trickbag' / bug.module
-            self._write(module, module.read_text().replace(bug.old, bug.new))
+            self._write(module, planted(module.read_text(), bug))
             self._write(page_of(module), planted_page(page_of(module), bug))
         shutil.rmtree(self.folder / 'cache', ignore_errors=True)
         self.pid = begin(self.folder, bug.tests, self.folder / 'log')

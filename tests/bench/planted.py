@@ -106,7 +106,7 @@ WEIGHTS = [
     ),
     Bug(
         'tricks/lookahead.py',
-        'self.n,self.went = 0,self.alpha if',
+        'self.n = 0\n        self.went = self.alpha if',
         'self.went = self.alpha if',
         page('tricks/lookahead'),
         'no reset',
@@ -206,7 +206,7 @@ MODELS = [
         'formula',
     ),
     Bug('tricks/stochastic_depth.py', 'drop*i/max(n-1, 1)', 'drop*i/n', page('tricks/stochastic_depth'), 'off by one'),
-    Bug('tricks/blur_pool.py', 'm.stride = stride; hook.remove()', 'hook.remove()', page('tricks/blur_pool'), 'undo'),
+    Bug('tricks/blur_pool.py', 'm.stride = stride\n            hook.remove()', 'hook.remove()', page('tricks/blur_pool'), 'undo'),
     Bug(
         'tricks/squeeze_excite.py',
         'mix_seed(learn.seed, name_key(n))',
@@ -293,8 +293,8 @@ PHASES = [
     ),
     Bug(
         'tricks/progressive_resize.py',
-        "state = 'resize',('size',),True,('full','held')",
-        "state = 'resize',('size',),True,('full',)",
+        "state = ('full','held')",
+        "state = ('full',)",
         page('tricks/progressive_resize'),
         'state',
     ),
@@ -309,7 +309,7 @@ PHASES = [
     Bug('runs/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
     Bug('runs/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('runs/03_tta'), 'formula'),
     Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('planted', 'ten_crop'), 'axis'),
-    Bug('tricks/random_erasing.py', '/count,torch.exp', ',torch.exp', page('tricks/random_erasing'), 'ignored'),
+    Bug('tricks/random_erasing.py', '(scale[1]-scale[0]))/count', '(scale[1]-scale[0]))', page('tricks/random_erasing'), 'ignored'),
     Bug(
         'tricks/random_erasing.py',
         'torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))',
@@ -347,7 +347,7 @@ VISION = [
         'ignored',
     ),
     Bug('vision/basic.py', 'x[i].flip(2)', 'x[i].flip(1)', page('vision/basic'), 'axis'),
-    Bug('vision/basic.py', 'else 255.,torch', 'else 256.,torch', page('vision/basic'), 'off by one'),
+    Bug('vision/basic.py', 'else 255.0', 'else 256.0', page('vision/basic'), 'off by one'),
     Bug(
         'vision/pad_crop.py',
         'torch.randint(-self.pad, self.pad+1,',
@@ -408,8 +408,8 @@ VISION = [
     Bug('vision/crop.py', 'torch.round(w/ratio[0])', 'torch.round(w/ratio[1])', page('vision/crop'), 'axis'),
     Bug(
         'vision/crop.py',
-        'bw,bh = torch.round((area*ar).sqrt()),torch.round((area/ar).sqrt())',
-        'bw,bh = torch.round((area/ar).sqrt()),torch.round((area*ar).sqrt())',
+        'bw = torch.round((area*ar).sqrt())\n    bh = torch.round((area/ar).sqrt())',
+        'bw = torch.round((area/ar).sqrt())\n    bh = torch.round((area*ar).sqrt())',
         some('planted', 'width_over'),
         'axis',
     ),
@@ -427,7 +427,7 @@ VISION = [
         page('vision/crop'),
         'axis',
     ),
-    Bug('vision/crop.py', 's.clamp(min=1),min(', 's,min(', page('vision/crop'), 'formula'),
+    Bug('vision/crop.py', 'r = s.clamp(min=1)', 'r = s', page('vision/crop'), 'formula'),
 ]
 
 LOOP = [
@@ -449,8 +449,8 @@ LOOP = [
     Bug('learner.py', '            self.opt.zero_grad()\n', '', some('learner', 'torchs_step'), 'no reset'),
     Bug(
         'learner.py',
-        'self.position,self._mid = (self.epoch, self.iter+1),False',
-        'self.position,self._mid = (self.epoch, self.iter),False',
+        'self.position = (self.epoch, self.iter+1)',
+        'self.position = (self.epoch, self.iter)',
         some('promises', 'test_resume and MixUp'),
         'off by one',
     ),
@@ -556,8 +556,8 @@ SAVED = [
     ),
     Bug(
         'monitors/save_best.py',
-        'self.best,self.best_epoch = float(v),learn.epoch',
-        'self.best_epoch = learn.epoch',
+        'self.best = float(v)',
+        'pass',
         page('monitors/save_best'),
         'ignored',
     ),
@@ -748,16 +748,16 @@ NUMBERS = [
     Bug('loop/losses.py', ".square().mean(1)", ".abs().mean(1)", some('planted', 'attention_maps'), 'formula'),
     Bug(
         'loop/losses.py',
-        "reduction='none').sum(1), reduction)",
-        "reduction='none').mean(1), reduction)",
+        "reduction='none').sum(1",
+        "reduction='none').mean(1",
         page('loop/03_losses'),
         'formula',
     ),
     Bug('look/interpret.py', 'self.targs*c+self.preds', 'self.preds*c+self.targs', page('look/05_interpret'), 'axis'),
     Bug(
         'look/interpret.py',
-        'p,r = hit/said.clamp(min=1),hit/true.clamp(min=1)',
-        'r,p = hit/said.clamp(min=1),hit/true.clamp(min=1)',
+        'p = hit/said.clamp(min=1)\n        r = hit/true.clamp(min=1)',
+        'r = hit/said.clamp(min=1)\n        p = hit/true.clamp(min=1)',
         page('look/05_interpret'),
         'axis',
     ),
