@@ -2,13 +2,34 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=['trickbag', 'trickbag.*']),
-    install_requires=['fastcore>=2.2.22', 'fastprogress>=1.0.3', 'torch>=2.6', 'torchvision', 'pillow', 'matplotlib', 'safetensors'],
+    install_requires=[
+        'fastcore>=2.2.22',
+        'fastprogress>=1.0.3',
+        'torch>=2.6',
+        'torchvision',
+        'pillow',
+        'matplotlib',
+        'safetensors',
+    ],
     extras_require={
         'dev': [
-            'nbdev==3.3.26', 'fastcore==2.2.39', 'execnb==0.3.4',                       # pinned: they write trickbag/
-            'smalldocs==0.5.4', 'latex2mathml==3.81.1', 'markdown-it-py==4.3.0', 'mdit-py-plugins==0.7.0', 'pygments==2.21.0',  # docs/
-            'nbclient', 'ipykernel', 'pandas', 'pytest', 'pytest-xdist',                # notebooks and tests
-            'timm', 'torchmetrics', 'scikit-learn',                                     # references that the tests compare with
+            'nbdev==3.3.26',
+            'fastcore==2.2.39',
+            'execnb==0.3.4',  # pinned: they write trickbag/
+            'smalldocs==0.5.4',
+            'latex2mathml==3.81.1',
+            'markdown-it-py==4.3.0',
+            'mdit-py-plugins==0.7.0',
+            'pygments==2.21.0',  # docs/
+            'nbclient',
+            'ipykernel',
+            'pandas',
+            'pytest',
+            'pytest-xdist',
+            'ruff==0.17.6',  # notebooks and tests
+            'timm',
+            'torchmetrics',
+            'scikit-learn',  # references that the tests compare with
         ],
         'bench': ['fastai', 'timm', 'lightning'],
     },

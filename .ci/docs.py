@@ -1,7 +1,8 @@
 """Build docs/ and README.md from nbs/: python .ci/docs.py
 
-Runs the notebooks' imports, exports and show_doc only; every other output is the one saved in the notebook. Works on a copy of nbs/ in a
-temporary folder and touches only files that change, so notebooks may be edited meanwhile. The same notebooks give the same bytes.
+Runs the notebooks' imports, exports and show_doc only; every other output is the one saved in the notebook. Works on a
+copy of nbs/ in a temporary folder and touches only files that change, so notebooks may be edited meanwhile. The same
+notebooks give the same bytes.
 """
 
 import fcntl

@@ -1,10 +1,11 @@
 """A GPU that is not there, for tests: tensors on 'cuda' have shapes and devices but no values.
 
-Whatever mixes devices, or draws from a generator of another device, fails as it would on a GPU. From the second batch of a fit on, and whenever a batch is
-sent, these raise `Waits`: to ask for a value, to index by a mask, to copy without `non_blocking` or, above 64 kB, from memory that is not pinned. A tensor used on
-another stream than it was made on, without a wait for it and `record_stream`, raises `Races`. CPU tensors are real, so loaders and stores work. Gradients are
-ones, as the backward pass of torch asks for a driver: what waits within it, or in hooks of it, is not seen, nor are operations that torch has for no such dtype
-on CUDA, or that wait inside (`linalg`, `multinomial`)."""
+Whatever mixes devices, or draws from a generator of another device, fails as it would on a GPU. From the second batch
+of a fit on, and whenever a batch is sent, these raise `Waits`: to ask for a value, to index by a mask, to copy without
+`non_blocking` or, above 64 kB, from memory that is not pinned. A tensor used on another stream than it was made on,
+without a wait for it and `record_stream`, raises `Races`. CPU tensors are real, so loaders and stores work. Gradients
+are ones, as the backward pass of torch asks for a driver: what waits within it, or in hooks of it, is not seen, nor are
+operations that torch has for no such dtype on CUDA, or that wait inside (`linalg`, `multinomial`)."""
 
 import contextlib
 from unittest import mock
@@ -23,8 +24,6 @@ from torch.utils._pytree import tree_leaves
 from trickbag.core.streams import Streams
 from trickbag.data.store import OnGPU
 from trickbag.learner import Learner
-from trickbag.loop.metrics import Averages
-from trickbag.monitors.recorder import Recorder
 
 GPU = torch.device('cuda', 0)
 

@@ -1,7 +1,6 @@
 "A training process killed with SIGKILL, again and again, and resumed, ends with the bits of one left alone."
 
 import json
-import os
 import subprocess
 import sys
 
@@ -25,9 +24,10 @@ class Slow(Callback):
 def train(d):
     "The script that is killed and started again; the model is wide so that writing takes a while"
     torch.manual_seed(0)
-    model = torch.nn.Sequential(tiny_model(), torch.nn.Linear(4, 5000), torch.nn.ReLU(), torch.nn.Dropout(.1), torch.nn.Linear(5000, 4))
-    cbs = [Slow(), MixUp(), Checkpoint(every_batches=2, keep=2), SaveBest('accuracy'), CSVLogger(), EarlyStopping(patience=4),
-           TerminateOnNaN(4)]
+    wide = [torch.nn.Linear(4, 5000), torch.nn.ReLU(), torch.nn.Dropout(.1), torch.nn.Linear(5000, 4)]
+    model = torch.nn.Sequential(tiny_model(), *wide)
+    watchers = [SaveBest('accuracy'), CSVLogger(), EarlyStopping(patience=4), TerminateOnNaN(4)]
+    cbs = [Slow(), MixUp(), Checkpoint(every_batches=2, keep=2), *watchers]
     learn = tiny_learner(cbs, model=model, metrics=accuracy, path=d).fit(5, resume='models/last')
     sha = hashlib.sha256()
     for t in learn.model.state_dict().values(): sha.update(t.numpy().tobytes())

@@ -1,7 +1,6 @@
 "A checkpoint is what it says: whole, readable, of this fit, and taken up as a whole or not at all."
 
 import random
-import warnings
 import zipfile
 from collections import defaultdict, namedtuple
 from contextlib import suppress

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -21,13 +20,14 @@ from pathlib import Path
 import pytest
 
 import trickbag.data.download as dl
-from trickbag.data.download import DataURL, DownloadError, URLs, download, untar_data
+from trickbag.data.download import DataURL, DownloadError, URLs, untar_data
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.body`; each request takes the next mapping of `server.plan` (the last one stays if `server.stay`). Keys:
-    status; cut: bytes before it hangs up; length: what it claims; etag, modified; ranges=False: knows none; shift: sends another piece than asked for;
-    chunk, pause: dribbles; hold: waits first; gate: waits for this event after 60,000 bytes; chunked: no length at all; body, location"""
+    """Serves `server.body`; each request takes the next mapping of `server.plan` (the last one stays if `server.stay`).
+    Keys: status; cut: bytes before it hangs up; length: what it claims; etag, modified; ranges=False: knows none;
+    shift: sends another piece than asked for; chunk, pause: dribbles; hold: waits first; gate: waits for this event
+    after 60,000 bytes; chunked: no length at all; body, location"""
 
     protocol_version = 'HTTP/1.1'
 
@@ -632,7 +632,10 @@ def test_no_room_is_known_beforehand(srv, monkeypatch):
 
 RUN = """
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location('dl', sys.argv[1]); dl = importlib.util.module_from_spec(spec); sys.modules['dl'] = dl; spec.loader.exec_module(dl)
+spec = importlib.util.spec_from_file_location('dl', sys.argv[1])
+dl = importlib.util.module_from_spec(spec)
+sys.modules['dl'] = dl
+spec.loader.exec_module(dl)
 """
 
 

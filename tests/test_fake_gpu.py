@@ -1,4 +1,5 @@
-"""What can be known of a GPU without one: no step mixes devices, and no step asks for a value, which would wait for the GPU.
+"""What can be known of a GPU without one: no step mixes devices, and no step asks for a value, which would wait for the
+GPU.
 
 Not known this way: speed, memory, streams, and the backward pass."""
 

@@ -20,7 +20,8 @@ class Faults(Callback):
     def after_batch(self, learn): self.n.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 def faults(heap):
     f,xs = Faults(),[(torch.randn(8, 3, 256, 256), torch.zeros(8, dtype=torch.long))]*12
-    m = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    convs = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)]
+    m = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     from types import SimpleNamespace
     tiny_learner([f, Backends(heap=heap)], SimpleNamespace(train=xs, valid=None), m).fit(1)
     return (f.n[-1]-f.n[-5])/4

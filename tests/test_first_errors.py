@@ -1,7 +1,6 @@
 "What goes wrong in a user's first tries is right, or one line that says who, what and the remedy, before step 1."
 
 import re
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +8,7 @@ import torch
 from torch import nn
 
 from trickbag.all import *
-from trickbag.core.arguments import check_device, check_lr, check_number, check_whole
-from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import tiny_learner, tiny_model, weights
 
 nan = float('nan')
 inf = float('inf')

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from trickbag.all import *
-from trickbag.testing.prove import StopAt, TinyData, prove_resume, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
 def said(f, *words, exc=ValueError):

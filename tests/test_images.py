@@ -3,7 +3,6 @@ trained."""
 
 import csv
 import fcntl
-import gzip
 import json
 import os
 import shutil

@@ -1,6 +1,5 @@
 "The loop: events, cancels, exact means, saving, optimizers, freezing, and what it refuses."
 
-import warnings
 from functools import partial
 
 import numpy as np

@@ -81,7 +81,8 @@ for line in sys.stdin:
         fd = os.open(f, os.O_WRONLY if n else os.O_RDONLY)
         os.dup2(fd, n); os.close(fd)
     if os.isatty(1): fcntl.ioctl(1, termios.TIOCSCTTY, 0)       # so that it gets Ctrl-C
-    sys.stdin,sys.stdout,sys.stderr = (open(n, m, encoding='utf-8', buffering=-1 if n<2 else 1) for n,m in ((0, 'r'), (1, 'w'), (2, 'w')))
+    ways = ((0, 'r'), (1, 'w'), (2, 'w'))
+    sys.stdin, sys.stdout, sys.stderr = (open(n, m, encoding='utf-8', buffering=-1 if n<2 else 1) for n,m in ways)
     sys.__stdin__,sys.__stdout__,sys.__stderr__ = sys.stdin,sys.stdout,sys.stderr
     for k in ('TRICKBAG_PROGRESS', 'IN_TEST', 'COLUMNS', 'LINES', 'PYTHONSTARTUP', 'TERM'): os.environ.pop(k, None)
     os.environ.update(job['env']); os.chdir(job['cwd'])

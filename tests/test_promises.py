@@ -5,11 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 from trickbag.all import *
 from trickbag.callback import EVENTS
-from trickbag.testing.prove import found, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
+from trickbag.testing.prove import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 
 torch.manual_seed(0)
 TRICKS = dict(

@@ -1,4 +1,5 @@
-"""Every draw is a function of (seed, rank, epoch, batch, who): whoever draws, a resumed run ends with the same bits, and no trace is left."""
+"""Every draw is a function of (seed, rank, epoch, batch, who): whoever draws, a resumed run ends with the same bits,
+and no trace is left."""
 
 import pickle
 import random

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import warnings
-from pathlib import Path
 
 import PIL
 import pytest

@@ -1,6 +1,5 @@
 "Processes that fill one store at the same time, and are killed in the middle of it, leave only images that are right."
 
-import os
 import signal
 import subprocess
 import sys

@@ -2,15 +2,14 @@
 of a training pass leaks into another."""
 
 import warnings
-from functools import partial
 
 import pytest
 import torch
 
 from trickbag.all import *
 from trickbag.callback import Callback, CancelValidate
-from trickbag.testing.pairs import SmallImages, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing.prove import StopAt, TinyData, found, tiny_learner, tiny_model, weights
+from trickbag.testing.pairs import SmallImages, bag_opt, small_data, small_model
+from trickbag.testing.prove import StopAt, found, tiny_learner, tiny_model, weights
 
 
 def small(*cbs, **kw):

@@ -1,10 +1,7 @@
 """The toy set where a notebook cannot show it: killed, asked for by several processes at once, in its default place,
 and pinned pixels."""
 
-import csv
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trickbag.data.toy import beetle, toy_set, toy_species
+from trickbag.data.toy import beetle, toy_set
 
 SMALL = dict(n_classes=3, n_train=24, n_valid=12, size=48)
 

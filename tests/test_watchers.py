@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 
 from trickbag.all import *
 from trickbag.monitors import csv_logger, progress
 from trickbag.monitors.progress import Bar, Progress, bar, say, surroundings
-from trickbag.testing.prove import StopAt, tiny_learner, weights
+from trickbag.testing.prove import tiny_learner, weights
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +130,11 @@ def test_no_traceback_at_the_end_of_the_program():
 from trickbag.testing import *
 from trickbag.monitors.progress import Progress
 import sys
-l = tiny_learner([Progress(how='plain')]); print('go', flush=True); sys.stdin.readline(); l.fit(2); print(len(l.history), file=sys.stderr)
+l = tiny_learner([Progress(how='plain')])
+print('go', flush=True)
+sys.stdin.readline()
+l.fit(2)
+print(len(l.history), file=sys.stderr)
 '''
     p = subprocess.Popen(
         [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -186,7 +186,8 @@ class Callback:
             for p in inspect.signature(type(self)).parameters.values()
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         ]
-        return f"{type(self).__name__}({', '.join(f'{p.name}={_short(getattr(self, p.name))}' for p in ps if hasattr(self, p.name))})"
+        given = [f'{p.name}={_short(getattr(self, p.name))}' for p in ps if hasattr(self, p.name)]
+        return f"{type(self).__name__}({', '.join(given)})"
 
 # %% ../nbs/01_callback.ipynb #da5a3e20
 def _short(o):

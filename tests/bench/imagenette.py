@@ -7,10 +7,8 @@ Needs Imagenette (160 px) in $TRICKBAG_DATA, or the network. Prints a row a seed
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import sys
 import time
 
 import torch

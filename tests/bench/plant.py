@@ -46,7 +46,10 @@ def exported(cell):
 def places(text, old):
     "Where a piece of code stands in a text, however it is spaced"
     words = re.findall(r'\d*\.\d+|\d+\.|\w+|[^\w\s]', old)
-    patterns = [('0?' if w[0] == '.' and w[1:].isdigit() else '') + re.escape(w) + ('0?' if w[:-1].isdigit() else '') for w in words]
+    patterns = [
+        ('0?' if w[0] == '.' and w[1:].isdigit() else '') + re.escape(w) + ('0?' if w[:-1].isdigit() else '')
+        for w in words
+    ]
     return list(re.finditer(r'\s*'.join(patterns), text))
 
 
@@ -101,14 +104,14 @@ def import_what_is_slow():
     import matplotlib
 
     matplotlib.use('Agg')
-    import execnb.shell
+    import execnb.shell  # noqa: F401
     import IPython  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
-    import nbdev.test
-    import pandas
-    import pytest
-    import torch
-    import torchvision
+    import nbdev.test  # noqa: F401
+    import pandas  # noqa: F401
+    import pytest  # noqa: F401
+    import torch  # noqa: F401
+    import torchvision  # noqa: F401
 
     for name in [n for n in sys.modules if n.partition('.')[0] == 'tests']:
         del sys.modules[name]

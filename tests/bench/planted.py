@@ -206,7 +206,13 @@ MODELS = [
         'formula',
     ),
     Bug('tricks/stochastic_depth.py', 'drop*i/max(n-1, 1)', 'drop*i/n', page('tricks/stochastic_depth'), 'off by one'),
-    Bug('tricks/blur_pool.py', 'm.stride = stride\n            hook.remove()', 'hook.remove()', page('tricks/blur_pool'), 'undo'),
+    Bug(
+        'tricks/blur_pool.py',
+        'm.stride = stride\n            hook.remove()',
+        'hook.remove()',
+        page('tricks/blur_pool'),
+        'undo',
+    ),
     Bug(
         'tricks/squeeze_excite.py',
         'mix_seed(learn.seed, name_key(n))',
@@ -309,7 +315,13 @@ PHASES = [
     Bug('runs/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
     Bug('runs/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('runs/03_tta'), 'formula'),
     Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('planted', 'ten_crop'), 'axis'),
-    Bug('tricks/random_erasing.py', '(scale[1]-scale[0]))/count', '(scale[1]-scale[0]))', page('tricks/random_erasing'), 'ignored'),
+    Bug(
+        'tricks/random_erasing.py',
+        '(scale[1]-scale[0]))/count',
+        '(scale[1]-scale[0]))',
+        page('tricks/random_erasing'),
+        'ignored',
+    ),
     Bug(
         'tricks/random_erasing.py',
         'torch.exp(math.log(ratio[0])+u[1]*math.log(ratio[1]/ratio[0]))',

@@ -31,7 +31,7 @@ from torch import nn
 
 from trickbag.core.threads import one_thread
 from trickbag.data import images
-from trickbag.data.images import FileSource, decode, find_images
+from trickbag.data.images import find_images
 from trickbag.data.loaders import DataLoaders
 from trickbag.learner import Learner
 from trickbag.loop.metrics import accuracy

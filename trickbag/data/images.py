@@ -41,8 +41,10 @@ _NO_PICTURES = {'BUFR', 'GRIB', 'HDF5', 'MPEG', 'EPS', 'WMF', 'IPTC', 'FITS', 'I
 _NEEDS = dict(AVIF='avif', JPEG='jpg', JPEG2000='jpg_2000', MPO='jpg', PNG='zlib', WEBP='webp')
 # what lies beside pictures: not worth a word
 _BESIDE = set(
-    '''.txt .md .rst .pdf .doc .docx .html .htm .css .js .json .jsonl .geojson .ndjson .yaml .yml .xml .csv .tsv .xls .xlsx .parquet .ini
-    .cfg .conf .toml .log .py .pyc .ipynb .sh .bat .pkl .pickle .pt .pth .ckpt .safetensors .mat .zip .tar .gz .tgz .bz2 .xz .7z .rar .db .lnk
+    '''.txt .md .rst .pdf .doc .docx .html .htm .css .js .json .jsonl .geojson .ndjson .yaml .yml
+    .xml .csv .tsv .xls .xlsx .parquet .ini
+    .cfg .conf .toml .log .py .pyc .ipynb .sh .bat .pkl .pickle .pt .pth .ckpt .safetensors .mat
+    .zip .tar .gz .tgz .bz2 .xz .7z .rar .db .lnk
     .url .md5 .sha1 .sha256 .xmp .aae .names .lst .list .bak .tmp .lock .swp .license .bib .tex .dvc .gitkeep'''.split()
 )
 _BESIDE_NAMES = {
@@ -831,7 +833,7 @@ def _turbo(b, frame, P):
 def _jpeg_decoder():
     try:
         # here: importing it takes a while; then the operator itself, for the function around it warns that it will go
-        import torchvision.io
+        import torchvision.io  # noqa: F401
 
         return torch.ops.image.decode_jpeg.default
     except (ImportError, AttributeError, RuntimeError, OSError) as e:
