@@ -2,6 +2,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=['trickbag', 'trickbag.*']),
+    package_data={'trickbag': ['py.typed']},
     install_requires=[
         'fastcore>=2.2.22',
         'fastprogress>=1.0.3',

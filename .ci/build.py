@@ -111,4 +111,5 @@ if __name__ == '__main__':
     nbdev_export.__wrapped__()
     facade()
     nbdev_export.__wrapped__()
+    write(root / 'trickbag' / 'py.typed', '')  # the package has types
     docs()
