@@ -38,22 +38,22 @@ def picture(mode):
     if mode in ('I;16', 'I;16B'):
         return Image.frombytes(
             mode, (SIDE, SIDE), sixteen.astype('<u2' if mode == 'I;16' else '>u2').tobytes()
-        ), grey_rgb(sixteen >> 8)
+        ), gray_rgb(sixteen >> 8)
     if mode == 'I':
-        return Image.fromarray(sixteen.astype(np.int32)), grey_rgb(sixteen >> 8)
+        return Image.fromarray(sixteen.astype(np.int32)), gray_rgb(sixteen >> 8)
     if mode == 'I 0..255':
-        return Image.fromarray(bytes_of(RAMP).astype(np.int32)), grey_rgb(bytes_of(RAMP))
+        return Image.fromarray(bytes_of(RAMP).astype(np.int32)), gray_rgb(bytes_of(RAMP))
     if mode == 'F 0..1':
-        return Image.fromarray(RAMP.astype(np.float32)), grey_rgb(bytes_of(RAMP))
+        return Image.fromarray(RAMP.astype(np.float32)), gray_rgb(bytes_of(RAMP))
     if mode == 'F 0..255':
-        return Image.fromarray(bytes_of(RAMP).astype(np.float32)), grey_rgb(bytes_of(RAMP))
+        return Image.fromarray(bytes_of(RAMP).astype(np.float32)), gray_rgb(bytes_of(RAMP))
     im = Image.fromarray(bytes_of(COLORS)).convert(mode)
     if mode in ('RGBA', 'LA'):
         im.putalpha(Image.fromarray(bytes_of(RAMP.T)))
     if mode in ('L', 'LA'):
-        return im, grey_rgb(np.asarray(im.getchannel(0)))
+        return im, gray_rgb(np.asarray(im.getchannel(0)))
     if mode == '1':
-        return im, grey_rgb(np.asarray(im).astype(np.uint8) * 255)
+        return im, gray_rgb(np.asarray(im).astype(np.uint8) * 255)
     if mode in ('RGB', 'RGBA'):
         return im, np.asarray(im)[..., :3]
     if mode == 'P':
@@ -63,8 +63,8 @@ def picture(mode):
     return im, np.asarray(im.convert('RGB'))  # YCbCr, LAB, HSV: their own arithmetic is Pillow's
 
 
-def grey_rgb(grey):
-    return np.stack([grey] * 3, -1)
+def gray_rgb(gray):
+    return np.stack([gray] * 3, -1)
 
 
 # format, modes that it stores, and how far off the pixels may be: what is lossy is compared with a file of the same
@@ -226,11 +226,11 @@ def test_a_dark_pgm_of_16_bits_stays_dark(tmp_path):
 GREY = bytes_of(RAMP)
 RGB = bytes_of(COLORS)
 ARRAYS = dict(
-    grey=(GREY, GREY),
-    grey_with_a_channel=(GREY[..., None], GREY),
+    gray=(GREY, GREY),
+    gray_with_a_channel=(GREY[..., None], GREY),
     color=(RGB, RGB),
     alpha=(np.dstack([RGB, GREY]), RGB),
-    grey_alpha=(np.dstack([GREY, GREY]), GREY),
+    gray_alpha=(np.dstack([GREY, GREY]), GREY),
     flipped=(RGB[::-1, ::-1], RGB[::-1, ::-1]),
     transposed=(RGB.transpose(1, 0, 2), RGB.transpose(1, 0, 2)),
     every_other=(np.repeat(RGB, 2, 1)[:, ::2], RGB),
@@ -253,7 +253,7 @@ ARRAYS = dict(
 def test_arrays(kind):
     a, want = ARRAYS[kind]
     if want.ndim == 2:
-        want = grey_rgb(want)
+        want = gray_rgb(want)
     assert np.abs(decode(a, SIDE)[0].numpy().astype(int) - want).max() <= (kind == 'float16')
 
 
@@ -397,7 +397,7 @@ def test_first_frame_of_animations(tmp_path):
 
 
 def noisy(w, h, mode='RGB', seed=0):
-    "A picture whose last pixel is not grey by itself"
+    "A picture whose last pixel is not gray by itself"
     small = np.random.default_rng(seed).integers(0, 256, (h // 8 + 2, w // 8 + 2, 3), dtype=np.uint8)
     small[-1] = 255
     return Image.fromarray(small).resize((w, h), Image.BICUBIC).convert(mode)
@@ -422,7 +422,7 @@ JPEGS = dict(
 @pytest.mark.parametrize('kind', JPEGS)
 def test_a_jpeg_that_is_cut_before_its_end_mark_is_said(kind, mode, tmp_path):
     """The end of the data is cut off by something that closes the file properly, an upload for one. libjpeg and
-    viewers show grey from there"""
+    viewers show gray from there"""
     f = tmp_path / 'a.jpg'
     for w, h in ((96, 64), (61, 45), (16, 16)):
         whole = encoded(noisy(w, h, mode), **JPEGS[kind])
@@ -446,8 +446,8 @@ def test_a_jpeg_that_is_cut_before_its_end_mark_is_said(kind, mode, tmp_path):
                     assert [name for name, _ in find_bad([f])] == [f]
 
 
-def test_grey_pictures_are_not_taken_for_cut_ones(tmp_path):
-    "Random sizes, qualities and subsamplings, all of them ending in exactly the grey that libjpeg fills with"
+def test_gray_pictures_are_not_taken_for_cut_ones(tmp_path):
+    "Random sizes, qualities and subsamplings, all of them ending in exactly the gray that libjpeg fills with"
     r = random.Random(0)
     for i in range(60):
         im = noisy(r.randrange(1, 70), r.randrange(1, 70), seed=i)

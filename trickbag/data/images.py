@@ -463,19 +463,19 @@ def to_rgb(im: Image.Image) -> Image.Image:
 
 
 def _deep(im):
-    "Grey of more than 8 bits, which Pillow's own conversion clips instead of scaling"
+    "Gray of more than 8 bits, which Pillow's own conversion clips instead of scaling"
     values = np.asarray(im)
     tags = getattr(im, 'tag_v2', {})
     if im.mode == 'I' and im.format in ('PPM', 'PNG'):
         values = values.astype(np.uint16)  # 16 bits, says the format
     if im.mode.startswith('I;16') and tags.get(258) == (12,):
         values = values << 4  # a TIFF of 12 bits
-    grey = _eight_bits(values)
-    return 255 - grey if tags.get(262) == 0 else grey  # a TIFF in which 0 is white; Pillow sees to it in 8 bits only
+    gray = _eight_bits(values)
+    return 255 - gray if tags.get(262) == 0 else gray  # a TIFF in which 0 is white; Pillow sees to it in 8 bits only
 
 
 def _eight_bits(values):
-    "Grey or color values as bytes, by the rules above. What is white must be known, or it is an ImageError"
+    "Gray or color values as bytes, by the rules above. What is white must be known, or it is an ImageError"
     kind = values.dtype.kind
     bits = values.dtype.itemsize * 8
     if kind == 'b':
@@ -632,7 +632,7 @@ _no_code = b'\xff\x00' * 8
 
 # %% ../../nbs/data/02_images.ipynb #ce39c118
 def _missing(b, frame, corner) -> str | None:
-    """What a JPEG lacks though it has an end mark: libjpeg gives no error then, but fills up with grey. `corner` is
+    """What a JPEG lacks though it has an end mark: libjpeg gives no error then, but fills up with gray. `corner` is
     its last pixel, as decoded"""
     if ImageFile.LOAD_TRUNCATED_IMAGES or not frame:
         return None
@@ -640,9 +640,9 @@ def _missing(b, frame, corner) -> str | None:
     kind = b[at + 1]
     if kind == 0xC2:
         return _missing_scans(b, at, scan)
-    # only Huffman codes in one go can be looked through; the last block of a cut file is grey, unless it has but one
+    # only Huffman codes in one go can be looked through; the last block of a cut file is gray, unless it has but one
     if kind not in (0xC0, 0xC1) or not (
-        _is_grey(corner) or max(b[at + 5 : at + 9 : 2]) == 0 and b[at + 6] * b[at + 8] <= 256
+        _is_gray(corner) or max(b[at + 5 : at + 9 : 2]) == 0 and b[at + 6] * b[at + 8] <= 256
     ):
         return None
     heads, end = _scans(b, scan)
@@ -656,7 +656,7 @@ def _missing(b, frame, corner) -> str | None:
         return 'its data ends before the last block'
 
 
-def _is_grey(corner):
+def _is_gray(corner):
     "Could this pixel come of coefficients that are all 0?"
     if len(corner) == 3:
         # whatever its color: that leaks in from next to it

@@ -133,7 +133,6 @@ _INSTEAD = dict(
     splitter='say which files validate: from_lists(files, labels, is_valid=[...])',
     label_delim='an image has one class here',
     normalize='mean= and std= say how',
-    normalise='mean= and std= say how',
     **{
         n: 'what happens to images is callbacks: Learner(dls, model, cbs=[TrivialAugment()])'
         for n in (
@@ -441,7 +440,7 @@ class DataLoaders:
         # iterables
         items: list,
     ):
-        "A loader of new, unlabelled images, treated as validation images are"
+        "A loader of new, unlabeled images, treated as validation images are"
         return self._make_test(items) if self._make_test else [(torch.stack(list(items)), None)]
 
     def one_batch(self, train: bool = True) -> tuple:
@@ -636,7 +635,7 @@ class DataLoaders:
         label=None,
         **kw,
     ) -> 'DataLoaders':
-        "From a folder of images, labelled by folder, file name or function"
+        "From a folder of images, labeled by folder, file name or function"
         path = Path(path).expanduser()
         level = label if label in (None, 'outer', 'inner') else ''
         if valid_pct is not None:

@@ -421,7 +421,7 @@ def _leaf(r, z, n, turn, c):
 
 
 def _backdrop(r, w, h, size, amount, lamp):
-    """Cream paper at `amount` 0; soft colours with leaves, stalks and pebbles at 1: a small image, and polygons to
+    """Cream paper at `amount` 0; soft colors with leaves, stalks and pebbles at 1: a small image, and polygons to
     draw on it"""
     g = min(amount, 1)
     hue = 0.11 + g * 0.5 * (r.random() - 0.15)
@@ -453,7 +453,7 @@ def _backdrop(r, w, h, size, amount, lamp):
 
 
 def _lighting(im, r, light, size):
-    "Exposure, a colour cast, uneven light, a little defocus"
+    "Exposure, a color cast, uneven light, a little defocus"
     gamma = math.exp(_u(r, 0.35 * light))
     curve = [255.5 * (i / 255) ** gamma for i in range(256)]
     gains = [math.exp(_u(r, 0.12 * light)) for _ in 'RGB']
@@ -490,8 +490,8 @@ def beetle(
     aspect: float = 1.0,  # Longer over shorter side at most: width/height is drawn log-uniform in 1/`aspect`..`aspect`
     nuisance: float = 1.0,  # How much the next four vary, 0 (none) to 2
     pose: float | None = None,  # Rotation up to 45 degrees times this, tilt, legs, neck and antennae; None: `nuisance`
-    light: float | None = None,  # Direction, exposure, colour cast, shade, defocus; None: `nuisance`
-    background: float | None = None,  # Colours and clutter, 0 is cream paper; None: `nuisance`
+    light: float | None = None,  # Direction, exposure, color cast, shade, defocus; None: `nuisance`
+    background: float | None = None,  # Colors and clutter, 0 is cream paper; None: `nuisance`
     occlusion: float | None = None,  # Leaves before the beetle, 1.2 times this on average; None: `nuisance`
     mask: bool = False,  # Draw the silhouette instead, without what hides it: mode L, 255 is beetle
 ) -> Image.Image:  # RGB; `.info['box']` is the beetle's bounding box (x0, y0, x1, y1) in pixels
@@ -602,7 +602,7 @@ def toy_set(
     path: str | Path | None = None,
     n_classes: int = 10,  # The first so many of `toy_species`: 2 to 40
     n_train: int = 1500,  # Training images; a larger set begins with the images of a smaller one
-    n_valid: int = 500,  # Validation images: always balanced and labelled right
+    n_valid: int = 500,  # Validation images: always balanced and labeled right
     size: int = 96,  # As for `beetle`, like the next seven
     scale: tuple = (0.7, 0.95),
     aspect: float = 1.33,

@@ -32,7 +32,7 @@ LOOP = dict(
     after_backward='backward',
     after_step='optimizer',
 )
-DATA_STAGES = ('device', 'sample', 'size', 'crop', 'augment', 'normalise', 'resize', 'erase', 'select', 'smooth', 'mix')
+DATA_STAGES = ('device', 'sample', 'size', 'crop', 'augment', 'normalize', 'resize', 'erase', 'select', 'smooth', 'mix')
 
 
 class _Mark:
@@ -240,7 +240,7 @@ def bottleneck(
             "smaller images or a lower presize make it cheaper"
             + (
                 f", and so does leaving out {worst}."
-                if cbs[worst].stage not in ('crop', 'normalise', 'device')
+                if cbs[worst].stage not in ('crop', 'normalize', 'device')
                 else "."
             )
         )

@@ -42,7 +42,7 @@ def plot_sweep(
     for name, sweep in sweeps.items():
         ax.plot(list(sweep), [r[metric] for r in sweep.values()], '.-', label=name)
     if train_size:
-        ax.axvline(train_size, c='grey', lw=0.8, ls=':', label='training size')
+        ax.axvline(train_size, c='gray', lw=0.8, ls=':', label='training size')
     ax.legend()
     ax.set(xlabel='test size, pixels', ylabel=metric)
     return ax

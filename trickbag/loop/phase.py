@@ -96,7 +96,7 @@ class During(Callback):
             'opt_step',
             'size',
             'crop',
-            'normalise',
+            'normalize',
             'lr',
             'schedule of lr',
             'warmup',

@@ -61,7 +61,7 @@ def fix_res(
         'surgery',
         'device',
         'crop',
-        'normalise',
+        'normalize',
         'model',
         'accumulate',
         'precision',

@@ -143,7 +143,7 @@ def plot_lr_find(
 
     ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
     n = max(len(lrs) - skip_end, 1)
-    ax.plot(lrs[:n], losses[:n], c='grey')
+    ax.plot(lrs[:n], losses[:n], c='gray')
     for i, (name, lr) in enumerate(suggestions.items()):
         j = min(range(len(lrs)), key=lambda j: abs(math.log(lrs[j] / lr)))
         ax.plot(lr, losses[j], 'o', c=f'C{i}', label=f'{name} {lr:.2g}')

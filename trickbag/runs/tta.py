@@ -50,7 +50,7 @@ class TTA(Callback):
 
     def __init__(
         self,
-        crops: int = 5,  # 5: corners and centre; 1: no crops
+        crops: int = 5,  # 5: corners and center; 1: no crops
         flip: bool = True,  # also the mirror images
         crop_pct: float = 0.875,  # side of a crop as a share of the image's; .875 = 224/256
         agg: str = 'mean',  # 'mean' or 'max' of the probabilities

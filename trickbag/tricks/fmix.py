@@ -19,20 +19,20 @@ def fourier_noise(
     generator: torch.Generator,  # stream; the result lies on its device
     decay: float = 3.0,  # power δ by which high frequencies are weakened; larger makes larger blobs
 ) -> torch.Tensor:  # N x H x W, float32
-    "Smooth random grey images (Harris et al. 2020)"
+    "Smooth random gray images (Harris et al. 2020)"
     z = torch.randn(n, h, w // 2 + 1, 2, generator=generator, device=generator.device)
     f = torch.hypot(torch.fft.fftfreq(h, device=z.device)[:, None], torch.fft.rfftfreq(w, device=z.device))
     return torch.fft.irfft2(torch.view_as_complex(z) / f.clamp(min=1 / max(h, w)) ** decay, (h, w))
 
 
 def brightest(
-    grey: torch.Tensor,  # N x H x W
+    gray: torch.Tensor,  # N x H x W
     lam: torch.Tensor,  # share of the pixels, N, in [0,1]
 ) -> torch.Tensor:  # N x 1 x H x W, bool: round(lam*H*W) pixels of each image
     "Mask of the brightest pixels of each image"
-    flat = grey.flatten(1)
+    flat = gray.flatten(1)
     take = torch.arange(flat.shape[1], device=lam.device) < (lam * flat.shape[1]).round()[:, None]
-    return torch.zeros_like(take).scatter_(1, flat.argsort(1, descending=True), take).view_as(grey)[:, None]
+    return torch.zeros_like(take).scatter_(1, flat.argsort(1, descending=True), take).view_as(gray)[:, None]
 
 
 def fmix(

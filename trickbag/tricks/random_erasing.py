@@ -51,7 +51,7 @@ def erase(
 
 
 class RandomErasing(Callback):
-    "Fill random boxes of training images, after they were normalised"
+    "Fill random boxes of training images, after they were normalized"
 
     stage = 'erase'
     owns = ('erase',)
@@ -64,7 +64,7 @@ class RandomErasing(Callback):
         p: float = 0.5,  # probability, per image; the paper's, timm's and torchvision's
         scale: tuple = (0.02, 1 / 3),  # area of a box as a share of the image; timm's, torchvision's ends at .33
         ratio: tuple = (0.3, 3.3),  # its height/width; torchvision's, timm's ends at 1/.3
-        # 'pixel': noise; 'color': one random colour a box; 'const': 0, the mean colour of normalised images
+        # 'pixel': noise; 'color': one random color a box; 'const': 0, the mean color of normalized images
         mode: str = 'pixel',
         max_count: int = 1,  # boxes an image: 1 to `max_count`, each with that part of the area
     ):

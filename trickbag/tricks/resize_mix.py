@@ -28,7 +28,7 @@ def _into(lo, n, size):
     "Weights N x size x size of an antialiased bilinear resize of `size` pixels to `n`, put at `lo`; zero outside"
     i = torch.arange(size, device=lo.device)
     s = (size / n)[:, None, None]
-    c = (i[:, None] - lo[:, None, None] + 0.5) * s - 0.5  # centre of each new pixel among the old ones
+    c = (i[:, None] - lo[:, None, None] + 0.5) * s - 0.5  # center of each new pixel among the old ones
     w = (1 - (i - c).abs() / s).clamp(min=0) * ((i >= lo[:, None]) & (i < (lo + n)[:, None]))[..., None]
     return w / w.sum(2, keepdim=True).clamp(min=1e-9)
 

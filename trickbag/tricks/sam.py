@@ -28,7 +28,7 @@ def ascend(
 
 # %% ../../nbs/tricks/sam.ipynb #db7b9541
 class SAM(Callback):
-    "Step with the gradient at the point `rho` up the slope (sharpness-aware minimisation)"
+    "Step with the gradient at the point `rho` up the slope (sharpness-aware minimization)"
 
     stage = 'ascent'
     owns = ('ascent',)

@@ -77,7 +77,7 @@ class SyncBatchNorm(Callback):
     def check(self, learn):
         self.world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         if self.world == 1:
-            warnings.warn("SyncBatchNorm: this is the only process, so there is nothing to synchronise", stacklevel=2)
+            warnings.warn("SyncBatchNorm: this is the only process, so there is nothing to synchronize", stacklevel=2)
         elif any(m.momentum is None for m in self._all(learn)):
             raise ValueError("SyncBatchNorm: a BatchNorm has momentum=None; give a number, say .1")
         elif own := [m for m in self._all(learn) if own_forward(m, _BatchNorm)]:

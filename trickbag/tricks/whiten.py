@@ -16,7 +16,7 @@ from ..loop.optimizer import trained_norms
 # %% ../../nbs/tricks/whiten.ipynb #d64e1c7e
 @torch.no_grad()
 def whitening_filters(
-    x: torch.Tensor,  # images, N x C x H x W, normalised
+    x: torch.Tensor,  # images, N x C x H x W, normalized
     kernel: tuple,  # height and width of the patches
     eps: float = 5e-4,  # added to the variances
     **kw,  # stride and dilation, as for `F.unfold`

@@ -89,7 +89,7 @@ class AugMix(Callback):
         width: int = 3,  # chains an image
         depth: int = -1,  # operations a chain; -1 draws 1 to 3
         alpha: float = 1.0,  # of Dirichlet and Beta; the paper's
-        # with brightness, colour, contrast and sharpness; torchvision's default, the paper's is without
+        # with brightness, color, contrast and sharpness; torchvision's default, the paper's is without
         all_ops: bool = True,
         fill=0,  # what geometry brings in: a level of 0 to 255, or one a channel
         mode: str = 'bilinear',  # how geometry samples: torchvision's, or 'nearest'

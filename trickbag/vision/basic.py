@@ -90,8 +90,8 @@ def memory_format_of(model: torch.nn.Module) -> torch.memory_format:
 class Normalize(Callback):
     "uint8 images become float32 of about zero mean and unit deviation, in training and evaluation alike"
 
-    stage = 'normalise'
-    owns = ('normalise',)
+    stage = 'normalize'
+    owns = ('normalize',)
     reads = ('x',)
     writes = ('x',)
 

@@ -33,7 +33,7 @@ def cut_boxes(
     w: int,  # their width
     generator: torch.Generator = None,  # stream, on the device of `lam`
 ) -> torch.Tensor:  # x, y, width, height in pixels, N x 4, integer
-    """Boxes of CutMix: share `1-lam` of the area, the image's aspect ratio, uniform centre, clipped at the border (Yun
+    """Boxes of CutMix: share `1-lam` of the area, the image's aspect ratio, uniform center, clipped at the border (Yun
     et al. 2019)"""
     cx, cy = (torch.randint(s, (len(lam),), generator=generator, device=lam.device) for s in (w, h))
     r = 0.5 * (1 - lam).sqrt()

@@ -20,7 +20,7 @@ def cutout_boxes(
     holes: int,  # squares an image
     generator: torch.Generator,  # stream; the result lies on its device
 ) -> torch.Tensor:  # x, y, width, height in pixels, holes x N x 4, integer
-    "Squares with a uniform centre, clipped at the border (DeVries & Taylor 2017)"
+    "Squares with a uniform center, clipped at the border (DeVries & Taylor 2017)"
 
     def span(size):
         lo = torch.randint(size, (holes, n), generator=generator, device=generator.device) - length // 2
@@ -40,7 +40,7 @@ def cutout(
 
 
 class CutOut(Callback):
-    "Blank `holes` random squares of each training image, after they were normalised"
+    "Blank `holes` random squares of each training image, after they were normalized"
 
     stage = 'erase'
     train_only = True
