@@ -127,7 +127,7 @@ def test_a_front_end_that_is_gone(monkeypatch):
 
 def test_no_traceback_at_the_end_of_the_program():
     code = '''
-from trickbag.testing import *
+from trickbag.testing.prove import tiny_learner
 from trickbag.monitors.progress import Progress
 import sys
 l = tiny_learner([Progress(how='plain')])
