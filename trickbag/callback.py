@@ -236,7 +236,8 @@ def settings_of(
 def compose(
     default,  # the learner's own callbacks
     data,  # the data's (`dls.cbs`)
-    *given,  # the user's: the learner's, then those of a call. In each list a name may stand once
+    # the user's: the learner's, then those of a call. In each list a name may stand once
+    *given,
 ) -> list:  # in the order in which they run
     """Sort callbacks by stage and name, and refuse what is no callback or listed twice; of two lists the later one's
     callback takes the other's place"""

@@ -800,7 +800,8 @@ class Learner:
     def _cleaned(
         self,
         event,  # 'cleanup_fit' or 'cleanup_validate'
-        **back,  # attributes that are set before the event
+        # attributes that are set before the event
+        **back,
     ):
         "Call an event at the end of a `with`, come what may"
         try:

@@ -25,7 +25,8 @@ def _flat(o):
 @uninterrupted
 def keep_attrs(
     o,  # any object
-    *names,  # of its attributes
+    # of its attributes
+    *names,
 ):
     "Give an object's attributes back as they were found"
     was = {n: getattr(o, n) for n in names}

@@ -95,7 +95,8 @@ class Streams:
         self,
         who: str,  # name of the one who draws, at once
         i: int,  # batch
-        *keys: int,  # training or not, seed, rank, epoch
+        # training or not, seed, rank, epoch
+        *keys: int,
     ) -> torch.Generator:
         if not (seed := self.seeds.get(who)):
             seed = self.seeds[who] = InBlocks(partial(_stream, name_key(who)))

@@ -26,7 +26,8 @@ def adamw(
     betas: tuple = (0.9, 0.99),
     eps: float = 1e-5,
     weight_decay: float = 0.01,  # fastai's defaults for `Adam`
-    **kw,  # passed to `torch.optim.AdamW`
+    # passed to `torch.optim.AdamW`
+    **kw,
 ) -> torch.optim.Optimizer:
     "`torch.optim.AdamW`, fused where the parameters allow it"
     params = list(params)

@@ -16,7 +16,8 @@ from ..callback import Callback
 # %% ../../nbs/speed/04_compile.ipynb #c6925121
 def compile_call(
     model: torch.nn.Module,
-    **kw,  # passed to `torch.compile`
+    # passed to `torch.compile`
+    **kw,
 ):  # a function of `x`, compiled when it is called
     "A compiled call of the model that shares its count of recompilations with no other"
     if kw.get('backend') == 'inductor':  # draws come from torch's generators, so that they are the uncompiled model's

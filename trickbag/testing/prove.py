@@ -64,7 +64,8 @@ def tiny_learner(
     cbs=(),  # callbacks
     dls=None,  # None is `TinyData()`
     model=None,  # None is `tiny_model()`
-    **kw,  # passed to `Learner`
+    # passed to `Learner`
+    **kw,
 ) -> Learner:
     "A learner that trains an epoch in milliseconds, on the CPU, without a progress bar"
     learn = Learner(
@@ -117,7 +118,8 @@ def prove_resume(
     model=tiny_model,  # `model()` -> a new model
     # (epoch, batch) after which each run is stopped; a `TinyData` epoch has 6 batches
     at=((0, 0), (0, 3), (0, None), (1, 2), (1, 5)),
-    **kw,  # passed to `tiny_learner`
+    # passed to `tiny_learner`
+    **kw,
 ):
     "A run that was stopped, saved, loaded into a fresh learner and continued ends with the same bits as one left alone"
     whole = fit(tiny_learner(make_cbs(), model=model(), **kw))
@@ -141,7 +143,8 @@ def prove_order(
     n: int = 24,  # permutations tried, drawn by seed if there are more
     fit=lambda learn: learn.fit(1),
     model=tiny_model,  # `model()` -> a new model
-    **kw,  # passed to `tiny_learner`
+    # passed to `tiny_learner`
+    **kw,
 ):
     "Every order of the list trains to the same bits"
     k = len(make_cbs())
@@ -261,7 +264,8 @@ def prove_undone(
     make_cbs,  # `make_cbs()` -> new callbacks
     events=EVENTS,  # where to raise
     model=tiny_model,  # `model()` -> a new model
-    **kw,  # passed to `tiny_learner`
+    # passed to `tiny_learner`
+    **kw,
 ):
     """Whatever event raises, before or after the callbacks' own: the true error comes out, everything is as found, and
     training goes on"""
@@ -326,7 +330,8 @@ def prove_own_stream(
     make_cbs,  # `make_cbs()` -> new callbacks
     fit=lambda learn, **kw: learn.fit(2, **kw),  # how to train; must pass `cbs` on
     model=tiny_model,  # `model()` -> a new model; its dropout is switched off, so that only the callbacks draw
-    **kw,  # passed to `tiny_learner`
+    # passed to `tiny_learner`
+    **kw,
 ):
     """No callback draws from the global generators of torch, Python or numpy: what it takes, dropout and the loader
     would miss"""
@@ -345,7 +350,8 @@ def prove_own_stream(
 
 def prove(
     make_cbs,  # `make_cbs()` -> new callbacks
-    **kw,  # passed to them: `model`, and what `tiny_learner` takes
+    # passed to them: `model`, and what `tiny_learner` takes
+    **kw,
 ):
     "`prove_resume`, `prove_order`, `prove_undone` and `prove_own_stream`"
     if isinstance(make_cbs, (Callback, list, tuple)):

@@ -58,7 +58,8 @@ def _blur_out(kernel, stride, m, args, out):
 
 def blur_pool(
     model: nn.Module,  # changed: hooks on its strided layers, and max pools get stride 1
-    **kw,  # passed to `strided`
+    # passed to `strided`
+    **kw,
 ):  # `undo()` puts the model back as it was
     "Let the model blur before it drops pixels (Zhang 2019, as Composer does it); a second call changes nothing"
     k = binomial_kernel(next((p.device for p in model.parameters()), None))

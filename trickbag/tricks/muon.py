@@ -30,7 +30,8 @@ class Muon(torch.optim.Optimizer):
         hidden: list,  # parameters of two or more dimensions
         rest: torch.optim.Optimizer,  # has all the others
         lr: float = 1e-3,  # Muon's learning rate
-        **kw,  # passed to `torch.optim.Muon`
+        # passed to `torch.optim.Muon`
+        **kw,
     ):
         if not getattr(torch.optim, 'Muon', None):
             raise RuntimeError(

@@ -19,7 +19,8 @@ def whitening_filters(
     x: torch.Tensor,  # images, N x C x H x W, normalized
     kernel: tuple,  # height and width of the patches
     eps: float = 5e-4,  # added to the variances
-    **kw,  # stride and dilation, as for `F.unfold`
+    # stride and dilation, as for `F.unfold`
+    **kw,
 ) -> tuple:  # filters, C*kh*kw x C x kh x kw, and the variances, both by falling variance and float64
     "Eigenvectors of the covariance of patches, each divided by its standard deviation (Page, cifar10-fast)"
     n = 0
