@@ -14,7 +14,6 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import ten_crop
 
-from trickbag import core
 from trickbag.all import (
     EMA,
     Callback,
@@ -90,8 +89,8 @@ def test_a_file_is_on_the_disk_before_it_takes_the_others_name(tmp_path, monkeyp
         done.append(('replace', os.stat(a).st_ino, os.stat(a).st_size))
         replace(a, b)
 
-    monkeypatch.setattr(core.os, 'fsync', synced)
-    monkeypatch.setattr(core.os, 'replace', replaced)
+    monkeypatch.setattr(os, 'fsync', synced)
+    monkeypatch.setattr(os, 'replace', replaced)
     f = atomic_save(dict(a=torch.zeros(1000)), tmp_path / 'a.pt')
     at = os.stat(f).st_ino, os.stat(f).st_size
     assert done[:2] == [('fsync', *at), ('replace', *at)]
