@@ -13,7 +13,7 @@ from docs import main as docs
 
 nb_all = root / 'nbs' / '03_all.ipynb'
 # the list itself, programs, the docs' renderer, what only tests need
-PRIVATE = {'all', 'cli', 'demo', 'testing/prove', 'testing/pairs', 'vision/ops', 'look/showdoc'}
+PRIVATE = {'all', 'cli', 'demo', 'testing/proofs', 'testing/pairs', 'pairs', 'vision/ops', 'look/showdoc'}
 
 
 def notebooks():

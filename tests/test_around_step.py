@@ -7,7 +7,7 @@ import torch
 
 from trickbag.callback import Callback, CancelStep
 from trickbag.loop.schedule import OneCycle
-from trickbag.testing.prove import prove_order, prove_resume, prove_undone, tiny_learner, weights
+from trickbag.testing.proofs import prove_order, prove_resume, prove_undone, tiny_learner, weights
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.grad_accumulation import GradientAccumulation
 from trickbag.tricks.grad_clip import GradientClip

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trickbag.testing.pairs import BAG, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing.prove import EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
+from trickbag.testing.proofs import EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from trickbag.monitors.csv_logger import CSVLogger
 from trickbag.monitors.early_stopping import EarlyStopping
 from trickbag.monitors.save_best import Checkpoint, SaveBest
 from trickbag.monitors.terminate_on_nan import TerminateOnNaN
-from trickbag.testing.prove import tiny_learner, tiny_model
+from trickbag.testing.proofs import tiny_learner, tiny_model
 from trickbag.tricks.mixup import MixUp
 
 class Slow(Callback):

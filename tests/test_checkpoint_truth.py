@@ -14,7 +14,7 @@ from torch import nn
 
 from trickbag.all import *
 from trickbag.core.plain_files import DamagedFile
-from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
 class KilledAt(Callback):

@@ -10,7 +10,7 @@ from trickbag.models.xresnet import XResNet
 from trickbag.speed.channels_last import ChannelsLast
 from trickbag.speed.compile import Compile
 from trickbag.speed.mixed_precision import MixedPrecision
-from trickbag.testing.prove import TinyData, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import TinyData, prove_order, prove_resume, prove_undone, tiny_learner, tiny_model, weights
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.label_smoothing import LabelSmoothing
 from trickbag.tricks.mixup import MixUp

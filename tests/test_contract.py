@@ -10,7 +10,7 @@ import torch
 
 import trickbag
 from trickbag.testing.pairs import BAG, pair_learner, prove_writes
-from trickbag.testing.prove import weights
+from trickbag.testing.proofs import weights
 
 # training is the same to the bit, or to rounding (SyncBatchNorm: in one process)
 SAME = {'TTA', 'ChannelsLast', 'Compile', 'GradientCheckpointing', 'SyncBatchNorm'}

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 from torch import nn
 from trickbag.callback import Callback
 from trickbag.speed.fast import Backends
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 class Faults(Callback):
     stage,monitor = 'stop',True
     def before_fit(self, learn): self.n = []
@@ -40,7 +40,7 @@ PLAIN = """
 import torch
 from torch._dynamo.utils import counters
 from trickbag.speed.fast import Fast
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 tiny_learner(Fast(compile=True, device='cpu')).fit(1)
 assert not counters['stats']['unique_graphs']
 """

@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 from trickbag.all import *
 from trickbag.data.images import class_index
 from trickbag.loop.loading import ordered_view
-from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 
 
 def image(path, value=0):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trickbag.all import *
-from trickbag.testing.prove import tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import tiny_learner, tiny_model, weights
 
 nan = float('nan')
 inf = float('inf')

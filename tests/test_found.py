@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from trickbag.all import *
-from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
 def said(f, *words, exc=ValueError):
@@ -291,7 +291,7 @@ def test_typical_slips():
 
     said(no_learn, 'def before_batch(self, learn)', exc=TypeError)
     said(lambda: tiny_learner().cb('MixUp'), 'it has', 'Recorder', exc=KeyError)
-    from trickbag.testing.prove import prove
+    from trickbag.testing.proofs import prove
 
     said(lambda: prove([EMA()]), 'prove(lambda', exc=TypeError)
     prove(EMA)

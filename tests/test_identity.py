@@ -11,7 +11,7 @@ import trickbag
 from trickbag import all as tb
 from trickbag.callback import Callback
 from trickbag.testing.pairs import BAG, bag_opt, small_data, small_model
-from trickbag.testing.prove import tiny_learner, weights
+from trickbag.testing.proofs import tiny_learner, weights
 
 
 def derived(cb):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 from trickbag.vision.alternating_flip import AlternatingFlip
 from trickbag.vision.col_out import ColOut
 from trickbag.vision.color_jitter import ColorJitter

@@ -23,7 +23,7 @@ from torch import nn
 import trickbag.data.store
 from trickbag.all import *
 from trickbag.data.loaders import DataLoaders, ImageLoader, Store
-from trickbag.testing.prove import StopAt, weights
+from trickbag.testing.proofs import StopAt, weights
 
 NAMES = ['circle', 'square', 'wedge']
 

@@ -17,7 +17,7 @@ from trickbag.core import interrupts
 from trickbag.core.basics import keep_attrs, keep_modes
 from trickbag.core.interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
 from trickbag.core.threads import keep_rng, one_thread
-from trickbag.testing.prove import Bomb, process_state, tiny_learner, weights
+from trickbag.testing.proofs import Bomb, process_state, tiny_learner, weights
 
 
 def ctrl_c():

@@ -10,7 +10,7 @@ from torch import nn
 
 from trickbag.all import *
 from trickbag.callback import EVENTS
-from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
 class Log(Callback):

@@ -27,7 +27,7 @@ from trickbag.all import (
     soft_targets,
 )
 from trickbag.callback import Callback
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 
 C = 4
 SIZE = 4

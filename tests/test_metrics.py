@@ -29,7 +29,7 @@ from trickbag.all import (
     monitor_mode,
     top_5,
 )
-from trickbag.testing.prove import TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 
 FOUR = dict(task='multiclass', num_classes=4)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 from trickbag.tricks.cutmix import CutMix
 from trickbag.tricks.label_smoothing import LabelSmoothing
 from trickbag.tricks.mix_or_cut import MixOrCut

@@ -12,7 +12,7 @@ from torch import nn
 
 from trickbag.all import *
 from trickbag.testing.pairs import bag_opt, small_data, small_model
-from trickbag.testing.prove import TinyData, prove_resume, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import TinyData, prove_resume, tiny_learner, tiny_model, weights
 
 sgd = partial(torch.optim.SGD, momentum=0.9)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
 from trickbag.all import *
-from trickbag.testing.prove import tiny_learner, tiny_model
+from trickbag.testing.proofs import tiny_learner, tiny_model
 
 g = torch.Generator().manual_seed(0)
 x = torch.randn(22, 3, 8, 8, generator=g)

@@ -13,7 +13,7 @@ from torch import nn
 
 from trickbag import all as tb
 from trickbag.loop.schedule import sched_poly, schedule_values
-from trickbag.testing.prove import tiny_learner, tiny_model
+from trickbag.testing.proofs import tiny_learner, tiny_model
 from trickbag.tricks.blur_pool import blur_pool, strided
 from trickbag.tricks.ema import ema_decay
 from trickbag.tricks.progressive_resize import growing_sizes, size_at

@@ -38,7 +38,7 @@ from trickbag.data.store import Store
 from trickbag.loop.checkpoint import kept
 from trickbag.loop.losses import feature_distance
 from trickbag.models.batchnorm import update_bn
-from trickbag.testing.prove import StopAt, TinyData, tiny_learner
+from trickbag.testing.proofs import StopAt, TinyData, tiny_learner
 from trickbag.tricks.muon import split_hidden
 from trickbag.vision.crop import random_boxes, tta_views
 

@@ -24,7 +24,7 @@ from trickbag.learner import Learner
 from trickbag.callback import Callback
 from trickbag.loop.metrics import accuracy
 from trickbag.monitors.progress import bar, say
-from trickbag.testing.prove import tiny_model
+from trickbag.testing.proofs import tiny_model
 
 class Slow:
     "Batches, one every `secs`"
@@ -70,7 +70,7 @@ import fcntl, json, os, sys, termios
 import torch
 torch.set_num_threads(1)
 torch.optim.AdamW([torch.zeros(1)]).zero_grad()     # what is loaded late
-import trickbag.testing.prove
+import trickbag.testing.proofs
 for line in sys.stdin:
     job = json.loads(line)
     if pid := os.fork():

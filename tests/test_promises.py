@@ -8,7 +8,7 @@ import torch
 
 from trickbag.all import *
 from trickbag.callback import EVENTS
-from trickbag.testing.prove import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
+from trickbag.testing.proofs import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 
 torch.manual_seed(0)
 TRICKS = dict(

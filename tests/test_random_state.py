@@ -18,7 +18,7 @@ from torch.utils.data.distributed import DistributedSampler
 import trickbag.learner
 from trickbag.all import EVENTS, Callback, DataLoaders, keep_rng
 from trickbag.core.draws import Draws, SeededWorkers
-from trickbag.testing.prove import StopAt, TinyData, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 GLOBAL_RNG = np.random.default_rng(0)
 warns_of_workers = pytest.mark.filterwarnings('ignore:.*persistent_workers')

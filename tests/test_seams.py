@@ -24,7 +24,7 @@ from trickbag.all import (
     described,
 )
 from trickbag.callback import Callback
-from trickbag.testing.prove import tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import tiny_learner, tiny_model, weights
 
 from .fake_gpu import GPU, fake_gpu
 

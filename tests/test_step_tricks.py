@@ -7,7 +7,7 @@ import torch
 from trickbag.models.xresnet import XResNet
 from trickbag.speed.channels_last import ChannelsLast
 from trickbag.speed.mixed_precision import MixedPrecision
-from trickbag.testing.prove import prove_order, prove_resume, prove_undone
+from trickbag.testing.proofs import prove_order, prove_resume, prove_undone
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.grad_accumulation import GradientAccumulation
 from trickbag.tricks.grad_clip import GradientClip

@@ -9,7 +9,7 @@ from trickbag.callback import Callback
 from trickbag.models.xresnet import XResNet
 from trickbag.speed.compile import Compile
 from trickbag.speed.grad_checkpoint import GradientCheckpointing
-from trickbag.testing.prove import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
+from trickbag.testing.proofs import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 from trickbag.tricks.blur_pool import BlurPool
 from trickbag.tricks.ema import EMA
 from trickbag.tricks.ghost_batch_norm import GhostBatchNorm

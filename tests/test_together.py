@@ -9,7 +9,7 @@ import torch
 from trickbag.all import *
 from trickbag.callback import Callback, CancelValidate
 from trickbag.testing.pairs import SmallImages, bag_opt, small_data, small_model
-from trickbag.testing.prove import StopAt, found, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import StopAt, found, tiny_learner, tiny_model, weights
 
 
 def small(*cbs, **kw):

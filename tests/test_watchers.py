@@ -13,7 +13,7 @@ import pytest
 from trickbag.all import *
 from trickbag.monitors import csv_logger, progress
 from trickbag.monitors.progress import Bar, Progress, bar, say, surroundings
-from trickbag.testing.prove import tiny_learner, weights
+from trickbag.testing.proofs import tiny_learner, weights
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_a_front_end_that_is_gone(monkeypatch):
 
 def test_no_traceback_at_the_end_of_the_program():
     code = '''
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 from trickbag.monitors.progress import Progress
 import sys
 l = tiny_learner([Progress(how='plain')])
@@ -183,7 +183,7 @@ def test_two_processes_in_one_folder(tmp_path):
     code = f'''
 import warnings
 from trickbag.all import *
-from trickbag.testing.prove import tiny_learner
+from trickbag.testing.proofs import tiny_learner
 warnings.simplefilter('ignore')
 tiny_learner([CSVLogger()], path={str(tmp_path)!r}).fit(12)
 '''

@@ -23,7 +23,7 @@ import torch
 from trickbag.all import *
 from trickbag.core import interrupts
 from trickbag.testing.pairs import bag_opt, small_data, small_model
-from trickbag.testing.prove import found, tiny_learner
+from trickbag.testing.proofs import found, tiny_learner
 
 OUT = Path(__file__).parent / 'results' / 'interrupts.json'
 

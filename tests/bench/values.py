@@ -19,7 +19,7 @@ from torch import nn
 
 import trickbag.all as tb
 from trickbag.testing.pairs import BAG, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing.prove import tiny_learner, weights
+from trickbag.testing.proofs import tiny_learner, weights
 
 
 def digest(learn):

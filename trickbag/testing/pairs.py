@@ -16,7 +16,7 @@ from .. import all as tb
 from ..callback import Callback, CancelFit
 from ..core.threads import keep_rng
 from ..look.steps import trace_step
-from .prove import found, tiny_learner, weights
+from .proofs import found, tiny_learner, weights
 
 # %% ../../nbs/testing/02_pairs.ipynb #34b5ab2c
 class Trial:
