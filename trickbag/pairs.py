@@ -8,6 +8,8 @@ __all__ = []
 # %% ../nbs/testing/03_pairs_alias.ipynb #e902fe14
 from trickbag.testing.pairs import (
     BAG,  # noqa: F401
+    SmallImages,  # noqa: F401
+    Trial,  # noqa: F401
     bag_opt,  # noqa: F401
     pair_learner,  # noqa: F401
     prove_pair,  # noqa: F401
@@ -15,7 +17,5 @@ from trickbag.testing.pairs import (
     refused,  # noqa: F401
     small_data,  # noqa: F401
     small_model,  # noqa: F401
-    SmallImages,  # noqa: F401
-    Trial,  # noqa: F401
     trial,  # noqa: F401
 )

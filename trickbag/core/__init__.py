@@ -6,21 +6,10 @@
 __all__ = []
 
 # %% ../../nbs/core/00_init.ipynb #619f9f9b
-from trickbag.core.streams import (
-    InBlocks,  # noqa: F401
-    mix_seed,  # noqa: F401
-    mix_state,  # noqa: F401
-    name_key,  # noqa: F401
-    sample_beta,  # noqa: F401
-    seed_all,  # noqa: F401
-    seed_default,  # noqa: F401
-    Streams,  # noqa: F401
-)
-from trickbag.core.threads import (
-    keep_rng,  # noqa: F401
-    lone_threads,  # noqa: F401
-    one_at_a_time,  # noqa: F401
-    one_thread,  # noqa: F401
+from trickbag.core.basics import (
+    keep_attrs,  # noqa: F401
+    keep_modes,  # noqa: F401
+    listed,  # noqa: F401
 )
 from trickbag.core.files import (
     atomic_save,  # noqa: F401
@@ -28,8 +17,19 @@ from trickbag.core.files import (
     check_writable,  # noqa: F401
     torch_save,  # noqa: F401
 )
-from trickbag.core.basics import (
-    keep_attrs,  # noqa: F401
-    keep_modes,  # noqa: F401
-    listed,  # noqa: F401
+from trickbag.core.streams import (
+    InBlocks,  # noqa: F401
+    Streams,  # noqa: F401
+    mix_seed,  # noqa: F401
+    mix_state,  # noqa: F401
+    name_key,  # noqa: F401
+    sample_beta,  # noqa: F401
+    seed_all,  # noqa: F401
+    seed_default,  # noqa: F401
+)
+from trickbag.core.threads import (
+    keep_rng,  # noqa: F401
+    lone_threads,  # noqa: F401
+    one_at_a_time,  # noqa: F401
+    one_thread,  # noqa: F401
 )

@@ -9,17 +9,17 @@ __all__ = []
 from trickbag.testing.proofs import (
     Bomb,  # noqa: F401
     EarlyBomb,  # noqa: F401
-    found,  # noqa: F401
     LateBomb,  # noqa: F401
+    StopAt,  # noqa: F401
+    TinyData,  # noqa: F401
+    found,  # noqa: F401
     process_state,  # noqa: F401
     prove,  # noqa: F401
     prove_order,  # noqa: F401
     prove_own_stream,  # noqa: F401
     prove_resume,  # noqa: F401
     prove_undone,  # noqa: F401
-    StopAt,  # noqa: F401
     tiny_learner,  # noqa: F401
     tiny_model,  # noqa: F401
-    TinyData,  # noqa: F401
     weights,  # noqa: F401
 )
