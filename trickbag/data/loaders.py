@@ -508,7 +508,7 @@ class DataLoaders:
         size: int = 128,  # pixels, height and width of what the model sees
         bs: int = 64,  # training images a batch
         valid_bs: int = None,  # None: twice `bs`
-        presize: int = None,  # side of the stored square; None: 1.25 x size, rounded to 8
+        presize: int = None,  # side of the stored square; None: 1.5 x size, rounded up to a multiple of 8
         scale: tuple = (0.35, 1.0),  # area of the training crop, see `random_boxes`; None: central squares
         crop_pct: float = 0.875,  # see `center_boxes`
         flip: bool = True,  # mirror training images at random
@@ -537,7 +537,7 @@ class DataLoaders:
         vocab = _checked_vocab(vocab, train, valid)
         if vocab and len(vocab) < 2:
             raise ValueError(f"DataLoaders: only one class ({vocab[0]}); a classifier needs two: is the label right?")
-        P = presize or -(-size * 5 // 32) * 8
+        P = presize or -(-size * 3 // 16) * 8
         if P < size:
             warnings.warn(
                 f"DataLoaders: presize={P} is smaller than size={size}, so images are made smaller and "
