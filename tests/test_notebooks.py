@@ -25,6 +25,9 @@ processes.set_forkserver_preload(
         'torchvision',
         'trickbag.all',
         'trickbag.testing.pairs',
+        'timm',
+        'torchmetrics',
+        'sklearn.metrics',
     ]
 )
 

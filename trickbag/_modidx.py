@@ -1759,6 +1759,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs._DrawWatch.check': ( 'testing/proofs.html#_drawwatch.check',
                                                                                        'trickbag/testing/proofs.py'),
+                                         'trickbag.testing.proofs._as_bytes': ( 'testing/proofs.html#_as_bytes',
+                                                                                'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs._global_random_state': ( 'testing/proofs.html#_global_random_state',
                                                                                            'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs._settings': ( 'testing/proofs.html#_settings',
