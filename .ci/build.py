@@ -1,19 +1,53 @@
 """Bring everything in step with the notebooks: python .ci/build.py
 
-nbs/ -> trickbag/ (stale modules go, nbs/all.ipynb learns the new names), clean notebooks, docs/ and README.md.
+nbs/ -> trickbag/ (stale modules go, nbs/03_all.ipynb and nbs/04_functional.ipynb learn the new names), clean notebooks,
+docs/ and README.md.
 """
 
 import ast
 import json
 import os
 import textwrap
+from fnmatch import fnmatchcase
 
 from docs import load, root, write
 from docs import main as docs
 
 nb_all = root / 'nbs' / '03_all.ipynb'
-# the list itself, programs, the docs' renderer, what only tests need
-PRIVATE = {'all', 'cli', 'demo', 'testing/proofs', 'testing/pairs', 'pairs', 'vision/ops', 'look/showdoc'}
+nb_functional = root / 'nbs' / '04_functional.ipynb'
+# What `from trickbag.all import *` brings of the rooms that have machinery, too: what a user types. Of the rooms in
+# CALLBACK_ROOMS it brings every callback, so a new trick needs no line here.
+CALLBACK_ROOMS = ('monitors', 'speed', 'tricks', 'vision')
+STAR = {
+    'callback': (
+        'Callback Cancel CancelBackward CancelBatch CancelEpoch CancelFit CancelStep CancelTrain CancelValidate'
+    ),
+    'learner': 'Learner',
+    'data.download': 'DataURL DownloadError URLs untar_data',
+    'data.images': 'DatasetSource FileSource ImageError decode find_bad find_images label_func',
+    'data.loaders': 'DataLoaders ImageLoader',
+    'data.originals': 'OriginalsLoader',
+    'data.store': 'Store cached_sets clear_cache',
+    'data.toy': 'toy_set toy_species',
+    'look.interpret': 'Interpretation',
+    'look.show': 'show_images',
+    'look.steps': 'trace_step',
+    'loop.losses': 'FocalLoss bce_sum focal_loss',
+    'loop.metrics': 'accuracy error_rate top_5',
+    'loop.optimizer': 'adamw split_head',
+    'loop.phase': 'During',
+    'loop.schedule': (
+        'Cosine FlatCos Linear OneCycle Schedule StepDecay Warmup combine_scheds plot_schedule sched_const sched_cos '
+        'sched_exp sched_lin sched_poly sched_step'
+    ),
+    'loop.targets': 'soft_targets',
+    'models.batchnorm': 'update_bn',
+    'models.xresnet': 'XResNet xresnet* xresnext* xse_resnet* xse_resnext*',
+    'runs.tta': 'TTA',
+    'tricks.muon': 'Muon',
+}
+# the pure functions of these rooms are in `trickbag.functional`
+FUNCTIONAL_ROOMS = ('tricks', 'vision')
 
 
 def notebooks():
@@ -63,34 +97,64 @@ def clean():
             print(f'{p.relative_to(root)}: cleaned')
 
 
-def public():
-    "(dotted name, `__all__`) of each public module, read and not run; rooms after the top level"
+def modules():
+    "(module without `trickbag.`, its `__all__`, its classes with their bases), read and not run; the door first"
     lib = root / 'trickbag'
     for p in sorted(lib.rglob('*.py'), key=lambda p: (len(p.parts), p.parts)):
         rel = p.relative_to(lib).with_suffix('')
-        if any(o[0] == '_' for o in rel.parts) or str(rel) in PRIVATE:
+        if any(o[0] == '_' for o in rel.parts):
             continue
+        names = []
+        classes = {}
         for node in ast.parse(p.read_text()).body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__':
-                names = ast.literal_eval(node.value)
-                yield '.'.join((lib.name, *rel.parts)), sorted(names, key=lambda s: (s.lower(), s))
+                names = sorted(ast.literal_eval(node.value), key=lambda s: (s.lower(), s))
+            if isinstance(node, ast.ClassDef):
+                classes[node.name] = [ast.unparse(base).split('.')[-1] for base in node.bases]
+        yield '.'.join(rel.parts), names, classes
 
 
-def facade():
-    "Write the import cell of nbs/all.ipynb: every public name, imported by name, lines of 120 columns at most"
-    imports = []
-    names = []
-    for mod, ns in public():
-        if not ns:
-            imports.append(f'import {mod}')  # what it has are methods of the learner
-        imports += [
-            f'from {mod} import ' + o.rstrip(',')
-            for o in textwrap.wrap(', '.join(ns), 119 - len(f'from {mod} import '))
-        ]
-        names += ns
+def callbacks(found):
+    "Names of all classes that derive from `Callback`, or stand for callbacks (`Fast` is a list of them)"
+    known = {'Callback', 'Fast'}
+    while True:
+        more = {c for _, _, cs in found for c, bases in cs.items() if known & set(bases)} - known
+        if not more:
+            return known
+        known |= more
+
+
+def star(found):
+    "module -> names that `from trickbag.all import *` brings"
+    known = callbacks(found)
+    for module, names, _ in found:
+        here = module.split('.')[0] in CALLBACK_ROOMS
+        patterns = STAR.get(module, '').split()
+        yield module, [n for n in names if here and n in known or any(fnmatchcase(n, o) for o in patterns)]
+
+
+def functions(found):
+    "module -> the functions that `trickbag.functional` brings"
+    for module, names, classes in found:
+        if module.split('.')[0] in FUNCTIONAL_ROOMS and module != 'vision.ops':
+            yield module, [n for n in names if n not in classes and n.islower()]
+
+
+def method_modules():
+    "Modules that only give the learner methods"
+    for p in notebooks():
+        cells = [source(c) for c in load(p)['cells'] if c['cell_type'] == 'code']
+        name = next((l.split()[-1] for s in cells for l in s.splitlines() if l.startswith('#| default_exp')), None)
+        patched = any('@patch' in s.split('\n') and s.startswith('#| export') for s in cells)
+        if patched and name.partition('.')[0] in ('runs', 'look', 'data'):
+            yield name
+
+
+def write_imports(path, imports, names):
+    "Write the import cell of a notebook that only gathers names, lines of 120 columns at most"
     quoted = textwrap.wrap(', '.join(f"'{n}'" for n in names), 112)
     new = '\n'.join(['#| export', *imports, '', '__all__ = [', *(f'    {o}' for o in quoted), ']'])
-    nb = load(nb_all)
+    nb = load(path)
     (c,) = [
         c
         for c in nb['cells']
@@ -98,8 +162,25 @@ def facade():
     ]
     if source(c) != new:
         c['source'] = new.splitlines(True)
-        save(nb_all, nb)
-        print('nbs/all.ipynb: import cell rewritten')
+        save(path, nb)
+        print(f'{path.relative_to(root)}: import cell rewritten')
+
+
+def from_lines(module, names):
+    start = f'from trickbag.{module} import '
+    return [start + o.rstrip(',') for o in textwrap.wrap(', '.join(names), 119 - len(start))]
+
+
+def facade():
+    "Write the import cells of nbs/03_all.ipynb and nbs/04_functional.ipynb"
+    found = list(modules())
+    stars = {m: ns for m, ns in star(found) if ns}
+    imports = [f'import trickbag.{m}' for m in sorted(method_modules()) if m not in stars]
+    imports += [l for m, ns in stars.items() for l in from_lines(m, ns)]
+    write_imports(nb_all, imports, [n for ns in stars.values() for n in ns])
+    pure = {m: ns for m, ns in functions(found) if ns}
+    imports = [l for m, ns in pure.items() for l in from_lines(m, ns)]
+    write_imports(nb_functional, imports, [n for ns in pure.values() for n in ns])
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 "One core a worker, no network, and the same state of the process at the start of every test."
 
+import gc
 import os
 import random
 import signal
@@ -13,7 +14,12 @@ import torch
 
 
 def pytest_configure(config):
+    import trickbag.testing.pairs  # noqa: F401
+
     torch.set_num_threads(1)
+    # what torch and the library have made lives to the end: a collection that passes it by takes a fifth off a proof
+    gc.collect()
+    gc.freeze()
     # a shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

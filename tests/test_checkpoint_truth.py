@@ -14,6 +14,7 @@ from torch import nn
 
 from trickbag.all import *
 from trickbag.core.plain_files import DamagedFile
+from trickbag.loop.same_fit import described
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 

@@ -43,7 +43,7 @@ def test_changes_no_bit(name):
 @pytest.mark.parametrize('name', BAG)
 def test_says_what_it_tells(name):
     for cb in pair_learner(name).cbs:
-        for n in cb.tells:
+        for n in cb.traced:
             assert hasattr(cb, n), f"{cb.name} tells of {n}, which it does not have before a fit"
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import (
 from torchvision.datasets import ImageFolder
 
 from trickbag.all import *
-from trickbag.data.images import class_index
+from trickbag.data.images import class_index, dataset_labels
 from trickbag.loop.loading import ordered_view
 from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 
@@ -443,10 +443,10 @@ def test_a_list_that_differs_is_said():
 
 def test_an_item_that_no_sample_showed_is_noticed_when_it_is_read():
     own = [0, 1] * 200
-    listed = list(own)
-    listed[5] = 0
-    ds = Pictures(own, targets=listed)
-    assert quiet(lambda: dataset_labels(ds)) == listed  # item 5 is not among those looked at
+    flatten = list(own)
+    flatten[5] = 0
+    ds = Pictures(own, targets=flatten)
+    assert quiet(lambda: dataset_labels(ds)) == flatten  # item 5 is not among those looked at
     dl = ImageLoader(Store(DatasetSource(ds), 8), 4)
     refused(lambda: list(dl), 'item 5', 'has the label 1', 'lists 0')
 
@@ -559,7 +559,7 @@ def test_predictions_of_the_training_set_are_one_an_image_in_the_order_of_the_fi
     assert dls.train.shuffle and len(dls.train) * 4 < 14
     whole = trained.get_preds(ImageLoader(dls.train.store, 14))
     i = Interpretation(trained, dls.train)
-    for p, t in (trained.get_preds(dls.train), (i.probs, i.targs)):
+    for p, t in (trained.get_preds(dls.train), (i.probs, i.targets)):
         assert torch.equal(t, dls.train.labels) and torch.allclose(p, whole[0], atol=1e-6)
     assert torch.equal(i.idxs, torch.arange(14)) and torch.equal(trained.tta(dls.train)[1], dls.train.labels)
     n = []

@@ -233,7 +233,7 @@ y = torch.arange(4)
 
 
 class Out(nn.Module):
-    "The tiny model, its scores made into something else"
+    "The tiny model, its logits made into something else"
 
     def __init__(self, f):
         super().__init__()
@@ -421,9 +421,9 @@ def test_looking_leaves_nothing_behind():
     learn = tiny_learner()
     for f in (lambda: learn.fit(1), learn.validate, learn.get_preds):
         f()
-        assert learn._classes is None and learn._unseen is False
+        assert learn._label_range is None and learn._first_loss_due is False
     learn = tiny_learner(loss_func=lambda p, y: None)
     for f in (lambda: learn.fit(1), learn.validate):
         with pytest.raises(TypeError):
             f()
-        assert learn._classes is None and learn._unseen is False
+        assert learn._label_range is None and learn._first_loss_due is False

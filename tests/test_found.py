@@ -10,6 +10,8 @@ from PIL import Image
 from torch import nn
 
 from trickbag.all import *
+from trickbag.data.images import Paths
+from trickbag.loop.metrics import probabilities
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
@@ -265,7 +267,7 @@ def test_freeze_to_a_group_that_is_not_there():
 
 
 def test_losses_that_broadcast_get_probabilities():
-    "MSE takes N indices beside N x N scores; the learner must not let it"
+    "MSE takes N indices beside N x N logits; the learner must not let it"
     dls = DataLoaders([(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 1, 0]))])
     dls.c = 2
     learn = tiny_learner(dls=dls, model=tiny_model(2), loss_func=nn.MSELoss())

@@ -10,6 +10,7 @@ from torch import nn
 import trickbag
 from trickbag import all as tb
 from trickbag.callback import Callback
+from trickbag.loop.defaults import ToDevice
 from trickbag.testing.pairs import BAG, bag_opt, small_data, small_model
 from trickbag.testing.proofs import tiny_learner, weights
 
@@ -115,7 +116,7 @@ def test_a_crop_of_your_own_gives_tta_its_views():
 
     class Sees(MyCrop):
         def before_batch(self, learn):
-            asked.append(learn.view.get('size'))
+            asked.append(learn.crop_settings.get('size'))
             super().before_batch(learn)
 
     plain = tiny_learner((), images(tb.Crop(12)), small_model()).tta()[0]
@@ -144,7 +145,7 @@ def test_a_subclass_takes_the_place_of_a_default():
     class MyRecorder(tb.Recorder):
         pass
 
-    class MyToDevice(tb.ToDevice):
+    class MyToDevice(ToDevice):
         pass
 
     class MyNormalize(tb.Normalize):
@@ -212,7 +213,7 @@ def test_two_in_one_list_are_refused():
 
 def test_explain_tells_a_tensor_of_one_element():
     class Tells(Callback):
-        tells = ('lam',)
+        traced = ('lam',)
 
         def after_step(self, learn):
             self.lam = torch.tensor([0.25])

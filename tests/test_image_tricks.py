@@ -66,7 +66,7 @@ def ran(cb, x, y, idx):
     learn = tiny_learner([cb])
     learn.xb = x
     learn.yb = y
-    learn.targ = y
+    learn.clean_yb = y
     learn.idx = idx
     cb.before_batch(learn)
     return learn
@@ -120,9 +120,9 @@ def test_any_layout(k):
 @pytest.mark.parametrize('k', makes)
 def test_tells(k):
     cb = makes[k]()
-    assert all(hasattr(cb, o) for o in cb.tells)
+    assert all(hasattr(cb, o) for o in cb.traced)
     ran(cb, *batch(cb))
-    assert all(getattr(cb, o) is not None and getattr(cb, o) != {} for o in cb.tells)
+    assert all(getattr(cb, o) is not None and getattr(cb, o) != {} for o in cb.traced)
 
 
 @pytest.mark.parametrize('k', makes)

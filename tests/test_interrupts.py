@@ -14,9 +14,9 @@ import torch
 from tests.bench import interrupts as bench
 from trickbag.all import *
 from trickbag.core import interrupts
-from trickbag.core.basics import keep_attrs, keep_modes
-from trickbag.core.interrupts import interrupts_held, interrupts_released, keep_torch_state, uninterrupted
-from trickbag.core.threads import keep_rng, one_thread
+from trickbag.core.basics import preserve_attrs, preserve_modes
+from trickbag.core.interrupts import interrupts_held, interrupts_released, preserve_torch_state, uninterrupted
+from trickbag.core.threads import one_thread, preserve_rng
 from trickbag.testing.proofs import Bomb, process_state, tiny_learner, weights
 
 
@@ -102,11 +102,11 @@ def test_threads_and_children_are_not_concerned():
 @pytest.mark.parametrize(
     'context',
     [
-        keep_rng,
+        preserve_rng,
         one_thread,
-        keep_torch_state,
-        lambda: keep_modes(torch.nn.Linear(1, 1)),
-        lambda: keep_attrs(threading.local()),
+        preserve_torch_state,
+        lambda: preserve_modes(torch.nn.Linear(1, 1)),
+        lambda: preserve_attrs(threading.local()),
         lambda: tiny_learner().composed(),
     ],
 )
@@ -168,7 +168,7 @@ def test_no_instruction_is_left_out():
 
 
 def test_torch_s_own_context_managers_are_not_safe():
-    "So the test above can fail, and this is what `keep_torch_state` is for"
+    "So the test above can fail, and this is what `preserve_torch_state` is for"
 
     def work():
         with torch.no_grad():
@@ -180,7 +180,7 @@ def test_torch_s_own_context_managers_are_not_safe():
         return off
 
     def kept():
-        with interrupts_held(), keep_torch_state(), interrupts_released():
+        with interrupts_held(), preserve_torch_state(), interrupts_released():
             while True:
                 work()
 

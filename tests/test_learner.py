@@ -10,6 +10,7 @@ from torch import nn
 
 from trickbag.all import *
 from trickbag.callback import EVENTS
+from trickbag.core.streams import fold_in, name_key, seed_all, seed_default
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
@@ -156,15 +157,15 @@ def test_a_step_is_torchs_step():
     opt = torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(2):
         key = 42, epoch, True, name_key('data')
-        seed_all(mix_seed(*key))
+        seed_all(fold_in(*key))
         it = iter(d.train)
-        key = mix_seed(*key, 0)
+        key = fold_in(*key, 0)
         for i in range(len(d.train)):
             if i:
-                seed_default(mix_seed(key, i))
+                seed_default(fold_in(key, i))
             x, y = next(it)
             if not i:
-                seed_default(mix_seed(key, 0))
+                seed_default(fold_in(key, 0))
             F.cross_entropy(m(x), y).backward()
             opt.step()
             opt.zero_grad()

@@ -1,4 +1,4 @@
-"What a loss divides by, which targets it takes and what it takes the scores for: against torch's own numbers"
+"What a loss divides by, which targets it takes and what it takes the logits for: against torch's own numbers"
 
 import math
 import warnings
@@ -22,11 +22,11 @@ from trickbag.all import (
     RepeatedAugmentation,
     SelectiveBackprop,
     focal_loss,
-    probabilities,
-    read_loss,
     soft_targets,
 )
 from trickbag.callback import Callback
+from trickbag.loop.metrics import probabilities
+from trickbag.loop.read_loss import read_loss
 from trickbag.testing.proofs import tiny_learner
 
 C = 4
@@ -107,7 +107,7 @@ class Look(Callback):
 
     def before_step(self, learn):
         grads = torch.cat([p.grad.flatten() for p in learn.model.parameters()])
-        self.rows.append((learn.pred.detach(), learn.yb, learn.targ, learn.loss.detach(), grads))
+        self.rows.append((learn.pred.detach(), learn.yb, learn.clean_yb, learn.loss.detach(), grads))
 
 
 def mixed(lam):
@@ -443,7 +443,7 @@ def test_ignored_rows_of_soft_targets_stay_zero():
             assert torch.equal(rows == 0, t == -100)
 
 
-# What a loss takes the scores for
+# What a loss takes the logits for
 
 
 class Asymmetric(nn.Module):
@@ -515,7 +515,7 @@ def test_predictions_take_an_act_where_none_can_be_told():
     x, y = images()
     learn = tiny_learner(dls=batches(x, y, 9), model=model(), loss_func=nn.MultiMarginLoss())
     data = [(x, y)]
-    scores = model()(x).detach()
+    logits = model()(x).detach()
     for call in (
         lambda **kw: learn.get_preds(data, **kw)[0],
         lambda **kw: learn.tta(data, crops=1, **kw)[0],
@@ -524,9 +524,9 @@ def test_predictions_take_an_act_where_none_can_be_told():
         with pytest.raises(ValueError, match='nothing says what MultiMarginLoss'):
             call()
         assert call(act=torch.sigmoid).shape[1] == C
-    torch.testing.assert_close(learn.get_preds(data, act=torch.sigmoid)[0], scores.sigmoid())
+    torch.testing.assert_close(learn.get_preds(data, act=torch.sigmoid)[0], logits.sigmoid())
     learn.loss_func.activation = torch.sigmoid
-    torch.testing.assert_close(learn.get_preds(data)[0], scores.sigmoid())
+    torch.testing.assert_close(learn.get_preds(data)[0], logits.sigmoid())
 
 
 def test_views_are_averaged_as_the_loss_says():

@@ -14,7 +14,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torchvision.datasets import ImageFolder
 
 from trickbag.all import (
-    Averages,
     Callback,
     CSVLogger,
     DataLoaders,
@@ -25,10 +24,10 @@ from trickbag.all import (
     SaveBest,
     accuracy,
     error_rate,
-    higher_is_better,
-    monitor_mode,
     top_5,
 )
+from trickbag.loop.metrics import Averages, higher_is_better
+from trickbag.monitors.early_stopping import monitor_mode
 from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 
 FOUR = dict(task='multiclass', num_classes=4)
@@ -352,28 +351,28 @@ def test_trying_metrics_leaves_no_trace():
 
 def test_one_output():
     g = torch.Generator().manual_seed(0)
-    scores = torch.randn(50, 1, generator=g)
+    logits = torch.randn(50, 1, generator=g)
     y = torch.randint(0, 2, (50, 1), generator=g).float()
-    want = accuracy_score(y[:, 0], scores[:, 0].sigmoid() > 0.5)
-    for p, t in ((scores, y), (scores[:, 0], y[:, 0]), (scores, y[:, 0]), (scores, y.long())):
+    want = accuracy_score(y[:, 0], logits[:, 0].sigmoid() > 0.5)
+    for p, t in ((logits, y), (logits[:, 0], y[:, 0]), (logits, y[:, 0]), (logits, y.long())):
         assert float(accuracy(p, t, threshold=0.0)) == pytest.approx(want)
         assert float(accuracy(p.sigmoid(), t, threshold=0.5)) == pytest.approx(want)
         assert float(error_rate(p, t, threshold=0.0)) == pytest.approx(1 - want)
         for m in (accuracy, error_rate, top_5):
-            with pytest.raises(ValueError, match=f'{m.__name__}: one score a sample has no highest'):
+            with pytest.raises(ValueError, match=f'{m.__name__}: one logit a sample has no highest'):
                 m(p, t)
 
 
 def test_several_labels():
     g = torch.Generator().manual_seed(0)
-    scores = torch.randn(50, 4, generator=g)
+    logits = torch.randn(50, 4, generator=g)
     y = torch.randint(0, 2, (50, 4), generator=g)
-    want = tm.functional.accuracy(scores, y, task='multilabel', num_labels=4, average='micro')
-    assert torch.allclose(accuracy(scores, y.float(), threshold=0.0), want)
+    want = tm.functional.accuracy(logits, y, task='multilabel', num_labels=4, average='micro')
+    assert torch.allclose(accuracy(logits, y.float(), threshold=0.0), want)
     for t in (y, y.float(), y.bool()):
         for m in (accuracy, error_rate, top_5):
             with pytest.raises(ValueError, match=f'{m.__name__}: .*MultilabelF1Score'):
-                m(scores, t)
+                m(logits, t)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +470,7 @@ def binary(loss=nn.BCEWithLogitsLoss, n=40):
 
 
 def test_interpretation_and_predict_of_one_output():
-    "Against scikit-learn on the sigmoid of the scores"
+    "Against scikit-learn on the sigmoid of the logits"
     learn, x, y = binary()
     learn.fit(3)
     with torch.no_grad():
@@ -480,7 +479,7 @@ def test_interpretation_and_predict_of_one_output():
         said = (learn.model.eval()(x)[:, 0].sigmoid() > 0.5).long()
     assert 0 < int(said.sum()) < len(x)
     it = Interpretation(learn)
-    assert torch.equal(it.preds, said) and torch.equal(it.targs, y)
+    assert torch.equal(it.preds, said) and torch.equal(it.targets, y)
     assert it.accuracy == pytest.approx(accuracy_score(y, said)) == learn.validate()['accuracy']
     assert it.confusion_matrix().tolist() == confusion_matrix(y, said).tolist()
     assert [row[0] for row in it.report().rows] == ['no', 'yes']
@@ -500,7 +499,7 @@ def test_interpretation_of_several_labels_is_refused():
 
 
 class Maps(nn.Module):
-    "Scores N x 4 x 2 x 2"
+    "Logits N x 4 x 2 x 2"
 
     def __init__(self):
         super().__init__()
@@ -517,11 +516,11 @@ def test_maps_of_scores_are_refused_where_a_class_is_wanted():
     assert learn.history[0]['accuracy'] == pytest.approx(float((learn.get_preds()[0].argmax(1) == y).float().mean()))
     with pytest.raises(ValueError, match='predict: the model gives .4, 2, 2. for an image'):
         learn.predict(x[0])
-    with pytest.raises(ValueError, match='Interpretation: needs a score a class'):
+    with pytest.raises(ValueError, match='Interpretation: needs a logit a class'):
         Interpretation(learn)
     with pytest.raises(ValueError, match='TTA'):
         learn.tta()
-    with pytest.raises(ValueError, match='scores N x C are needed'):
+    with pytest.raises(ValueError, match='logits N x C are needed'):
         tiny_learner(MixUp(), dls=learn.dls, model=Maps()).fit(1)
 
 
@@ -536,7 +535,7 @@ def test_top_losses_name_files(tmp_path):
     it = Interpretation(tiny_learner(dls=dls, model=tiny_model(2)))
     top = it.top_losses(None)
     assert [it.files[i] for i in top.indices] == top.files and sorted(top.files) == files
-    assert all(str(it.targs[i].item()) == {'a': '0', 'b': '1'}[Path(it.files[i]).parent.name] for i in range(6))
+    assert all(str(it.targets[i].item()) == {'a': '0', 'b': '1'}[Path(it.files[i]).parent.name] for i in range(6))
     assert Path(top.files[0]).name in repr(top)
     losses, places = it.top_losses(2)
     assert torch.equal(losses, it.losses[places])

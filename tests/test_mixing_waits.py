@@ -37,7 +37,7 @@ def watched(cb, n=8):
     learn = tiny_learner([cb])
     g = torch.Generator().manual_seed(0)
     learn.xb, learn.yb = torch.randn(n, 3, 8, 8, generator=g), torch.randint(0, 4, (n,), generator=g)
-    learn.targ = learn.yb
+    learn.clean_yb = learn.yb
     learn.n_out  # found once for a model, and kept
     # on a CPU the labels are looked at for those that the loss ignores; on a GPU they are not
     learn.loss_facts.ignore = None

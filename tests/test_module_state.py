@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from trickbag.all import *
+from trickbag.models.batchnorm import last_batchnorm
+from trickbag.speed.compile import compile_call
+from trickbag.speed.fast import has_compiler
 from trickbag.testing.pairs import bag_opt, small_data, small_model
 from trickbag.testing.proofs import TinyData, prove_resume, tiny_learner, tiny_model, weights
+from trickbag.tricks.ghost_batch_norm import ghost_chunks
 
 sgd = partial(torch.optim.SGD, momentum=0.9)
 
@@ -422,7 +426,7 @@ def test_hidden_buffers_and_extra_state_are_left_as_found():
 
 
 def test_an_average_follows_a_buffer_that_is_assigned_anew():
-    learn = tiny_learner([e := EMA(0.5, warmup=0)], model=Stateful())
+    learn = tiny_learner([e := EMA(0.5, warmup_power=0)], model=Stateful())
     mean = None
     values = []
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
 from trickbag.all import *
+from trickbag.loop.read_loss import read_loss
 from trickbag.testing.proofs import tiny_learner, tiny_model
 
 g = torch.Generator().manual_seed(0)
@@ -32,7 +33,7 @@ def learner(y=y, n_out=4, loss=None, cbs=(), bs=11, **kw):
     )
 
 
-def scores(n_out=4):
+def logits(n_out=4):
     return tiny_model(n_out).eval()(x).detach()
 
 
@@ -77,7 +78,7 @@ WEIGHTED = {taken: w, gathered: w, one_hot: w, listed_weights: w, first_is_free:
 
 @pytest.mark.parametrize('loss', WEIGHTED, ids=lambda f: f.__name__)
 def test_the_mean_over_weights_is_found_by_values(loss):
-    whole = F.cross_entropy(scores(), y, weight=WEIGHTED[loss]).item()
+    whole = F.cross_entropy(logits(), y, weight=WEIGHTED[loss]).item()
     assert [learner(loss=loss, bs=bs).validate()['loss'] for bs in (22, 7, 3)] == pytest.approx([whole] * 3, rel=1e-5)
 
 
@@ -123,7 +124,7 @@ def test_weights_that_change_are_found_anew():
     learn = learner(loss=loss, bs=5)
     for weight in (w, w, w.flip(0)):
         loss.w = weight
-        assert learn.validate()['loss'] == pytest.approx(F.cross_entropy(scores(), y, weight=weight).item(), rel=1e-5)
+        assert learn.validate()['loss'] == pytest.approx(F.cross_entropy(logits(), y, weight=weight).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize('label', [-1, 255, 17, -7])
@@ -133,7 +134,7 @@ def test_a_label_of_ones_own_that_the_loss_masks_does_not_count(label):
         return F.cross_entropy(p[kept], y[kept])
 
     some = torch.where(torch.arange(22) % 5 == 0, label, y)
-    whole = masked(scores(), some).item()
+    whole = masked(logits(), some).item()
     for bs in (22, 7):
         assert learner(some, loss=masked, bs=bs).validate()['loss'] == pytest.approx(whole, rel=1e-5)
     learner(some, loss=masked).fit(1)
@@ -157,7 +158,7 @@ def test_metrics_leave_out_what_the_loss_ignores():
     metrics = [accuracy, tm.MulticlassAccuracy(4, average='micro', ignore_index=-100)]
     res = learner(some, metrics=metrics, bs=4).validate()
     assert res['accuracy'] == pytest.approx(res['MulticlassAccuracy'], abs=1e-6)
-    assert res['accuracy'] == pytest.approx((scores().argmax(1) == some)[some >= 0].float().mean().item(), abs=1e-6)
+    assert res['accuracy'] == pytest.approx((logits().argmax(1) == some)[some >= 0].float().mean().item(), abs=1e-6)
     # refuses the label -100 by itself
     plain = learner(some, metrics=tm.MulticlassAccuracy(4, average='micro'), bs=4).validate()
     assert plain['MulticlassAccuracy'] == pytest.approx(res['accuracy'], abs=1e-6)
@@ -211,12 +212,12 @@ FLAT = dict(
 def test_one_output_in_every_form_of_targets(kind):
     targets, loss = FLAT[kind]
     learn = learner(targets, 1, loss, metrics=partial(accuracy, threshold=0.0), bs=22)
-    right = F.binary_cross_entropy_with_logits(scores(1)[:, 0], two.float()).item()
+    right = F.binary_cross_entropy_with_logits(logits(1)[:, 0], two.float()).item()
     res = learn.validate()
     assert res['loss'] == pytest.approx(right, rel=1e-5)
-    assert res['accuracy'] == pytest.approx(((scores(1)[:, 0] > 0) == two.bool()).float().mean().item())
-    torch.testing.assert_close(learn.get_preds()[0], scores(1).sigmoid())
-    torch.testing.assert_close(learn.predict(x[0])[2], scores(1).sigmoid()[0], rtol=1e-4, atol=1e-5)
+    assert res['accuracy'] == pytest.approx(((logits(1)[:, 0] > 0) == two.bool()).float().mean().item())
+    torch.testing.assert_close(learn.get_preds()[0], logits(1).sigmoid())
+    torch.testing.assert_close(learn.predict(x[0])[2], logits(1).sigmoid()[0], rtol=1e-4, atol=1e-5)
     learn.fit(1)
 
 
@@ -255,10 +256,10 @@ def test_numbers_are_no_classes():
 
 def test_scores_come_first():
     for f in (lambda y, p: F.cross_entropy(p, y), lambda y, p: F.nll_loss(p, y)):
-        one_line(lambda: learner(loss=f).fit(1), 'scores come first')
+        one_line(lambda: learner(loss=f).fit(1), 'logits come first')
     many = F.one_hot(y, 4).float()
     one_line(
-        lambda: learner(many, loss=lambda y, p: F.binary_cross_entropy_with_logits(p, y)).fit(1), 'scores come first'
+        lambda: learner(many, loss=lambda y, p: F.binary_cross_entropy_with_logits(p, y)).fit(1), 'logits come first'
     )
 
 
@@ -436,7 +437,7 @@ class Files(TensorDataset):
 
 def test_files_of_top_losses_follow_the_sampler():
     files = Files(x, y)
-    right = F.cross_entropy(scores(), y, reduction='none').argmax().item()
+    right = F.cross_entropy(logits(), y, reduction='none').argmax().item()
     for kw in (dict(), dict(sampler=Backwards()), dict(batch_sampler=BatchSampler(Backwards(), 4, False))):
         dl = DataLoader(files, **(kw if 'batch_sampler' in kw else kw | dict(batch_size=4)))
         with warnings.catch_warnings():

@@ -114,7 +114,7 @@ def test_snapshots_fall_on_start_and_every_so_many_steps(n_epoch, kw, want):
 
 def test_torchvisions_average_begins_after_the_warm_up_and_has_its_decay_from_the_start():
     assert ema_decay(600 * 1251 - 1, 0.99997) < 0.9999  # with the default warm-up the page's decay is never reached
-    cb = tb.During(tb.EMA(decay=0.9, warmup=0), start=0.5)
+    cb = tb.During(tb.EMA(decay=0.9, warmup_power=0), start=0.5)
 
     class Look(tb.Callback):
         stage = 'monitor'
@@ -229,7 +229,7 @@ def test_ffcvs_blur_is_of_convolutions_alone():
 
 
 @pytest.mark.parametrize('latent,want', [(4, 4), (4.0, 4), (0.5, 8), (0.125, 2), (0.01, 1)])
-def test_latent_is_a_number_of_channels_or_a_share(latent, want):
+def test_latent_is_a_number_of_channels_or_a_fraction(latent, want):
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
     learn = tiny_learner([cb := tb.SqueezeExcite(min_channels=16, latent=latent)], model=model)
     learn.dls.train = learn.dls.valid = [(torch.randn(4, 16, 8, 8), torch.tensor([0, 1, 2, 3]))]
@@ -326,9 +326,9 @@ def test_mosaics_loss_is_the_sum_over_classes(recipes):
     text = '\n'.join(t for _, t in cells('tutorials/recipes.ipynb'))
     mosaic = text[text.index('## Mosaic') : text.index('## airbench')]
     assert 'loss_func=bce_sum' in mosaic and 'BCEWithLogitsLoss' not in mosaic
-    scores = torch.zeros(2, 1000)
+    logits = torch.zeros(2, 1000)
     y = torch.tensor([3, 7])
-    assert tb.bce_sum(scores, y).item() == pytest.approx(1000 * math.log(2), rel=1e-5)
+    assert tb.bce_sum(logits, y).item() == pytest.approx(1000 * math.log(2), rel=1e-5)
 
 
 def test_mosaics_lists(recipes):

@@ -28,15 +28,15 @@ from trickbag.all import (
     accuracy,
 )
 from trickbag.core.files import atomic_save
-from trickbag.core.interrupts import keep_torch_state
+from trickbag.core.interrupts import preserve_torch_state
 from trickbag.core.modules import wrap_forward
 from trickbag.core.streams import name_key
 from trickbag.data import images
 from trickbag.data.images import split_idxs
 from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
-from trickbag.loop.checkpoint import kept
 from trickbag.loop.losses import feature_distance
+from trickbag.loop.snapshot import preserve_learner
 from trickbag.models.batchnorm import update_bn
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner
 from trickbag.tricks.muon import split_hidden
@@ -46,7 +46,7 @@ from trickbag.vision.crop import random_boxes, tta_views
 def before_batch(cb, x, y, **more):
     "The learner after that callback's `before_batch` on these images"
     learn = tiny_learner([cb])
-    learn.xb, learn.yb, learn.targ, learn.idx = x, y, y, torch.arange(len(x))
+    learn.xb, learn.yb, learn.clean_yb, learn.idx = x, y, y, torch.arange(len(x))
     vars(learn).update(more)
     cb.before_batch(learn)
     return learn
@@ -181,7 +181,7 @@ def test_what_load_read_is_not_trained_further(tmp_path):
     assert all(torch.equal(read[n], was[n]) for n in was)
 
 
-@pytest.mark.parametrize('name', ['reads', 'writes', 'owns', 'does', 'tells', 'state'])
+@pytest.mark.parametrize('name', ['reads', 'writes', 'owns', 'does', 'traced', 'state'])
 def test_a_text_where_names_are_listed_is_refused(name):
     with pytest.raises(TypeError, match=f'Wrong.{name} is a text'):
         type('Wrong', (Callback,), {name: 'weights'})
@@ -234,7 +234,7 @@ def test_kept_puts_every_counter_back():
         )
 
     was = counters()
-    with kept(learn):
+    with preserve_learner(learn):
         learn.fit(2)
         # the last batch of an epoch is the last again
         assert all(a != b for a, b in zip(counters(), was) if b not in (5, 6))
@@ -262,7 +262,7 @@ def test_a_metric_of_training_is_a_mean_over_samples():
 
         def after_pred(self, learn):
             if learn.training:
-                self.right += int((learn.pred.argmax(1) == learn.targ).sum())
+                self.right += int((learn.pred.argmax(1) == learn.clean_yb).sum())
 
     count = Count()
     learn = tiny_learner([Recorder(train_metrics=True), count], metrics=accuracy).fit(1)
@@ -477,6 +477,6 @@ def test_muon_gets_what_lies_inside_and_mixes_channels():
 
 
 def test_a_grad_mode_that_was_left_on_or_off_is_put_back():
-    with keep_torch_state():
+    with preserve_torch_state():
         torch.set_grad_enabled(False)
     assert torch.is_grad_enabled()

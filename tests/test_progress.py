@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 from trickbag.learner import Learner
 from trickbag.callback import Callback
 from trickbag.loop.metrics import accuracy
-from trickbag.monitors.progress import bar, say
+from trickbag.core.output import say
+from trickbag.monitors.progress import bar
 from trickbag.testing.proofs import tiny_model
 
 class Slow:

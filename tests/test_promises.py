@@ -8,6 +8,8 @@ import torch
 
 from trickbag.all import *
 from trickbag.callback import EVENTS
+from trickbag.core.threads import preserve_rng
+from trickbag.loop.optimizer import opt_state
 from trickbag.testing.proofs import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 
 torch.manual_seed(0)
@@ -36,7 +38,7 @@ IDS = list(TRICKS)
 
 
 def blocks():
-    with keep_rng():
+    with preserve_rng():
         torch.manual_seed(0)
         return XResNet(1, [1, 1], 4, stem='small', drop_path=0.2)
 

@@ -16,8 +16,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torch.utils.data.distributed import DistributedSampler
 
 import trickbag.learner
-from trickbag.all import EVENTS, Callback, DataLoaders, keep_rng
+from trickbag.all import Callback, DataLoaders
+from trickbag.callback import EVENTS
 from trickbag.core.draws import Draws, SeededWorkers
+from trickbag.core.threads import preserve_rng
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 GLOBAL_RNG = np.random.default_rng(0)
@@ -29,7 +31,7 @@ def scale_by_global(x):
 
 
 class Scaled(nn.Module):
-    "A model whose scores are scaled by a random number"
+    "A model whose logits are scaled by a random number"
 
     class_rng = random.Random(0)
 
@@ -632,7 +634,7 @@ def test_keep_rng_keeps_another_devices_state(monkeypatch):
         set_rng_state = staticmethod(lambda s: state.__setitem__(0, s))
 
     monkeypatch.setattr(torch, 'get_device_module', lambda device: Module)
-    with keep_rng(torch.device('mps')):
+    with preserve_rng(torch.device('mps')):
         state[0] = torch.ones(3)
     assert torch.equal(state[0], torch.zeros(3))
 

@@ -20,10 +20,9 @@ from trickbag.all import (
     SaveBest,
     Store,
     TerminateOnNaN,
-    describe_data,
-    described,
 )
 from trickbag.callback import Callback
+from trickbag.loop.same_fit import describe_data, described
 from trickbag.testing.proofs import tiny_learner, tiny_model, weights
 
 from .fake_gpu import GPU, fake_gpu

@@ -19,7 +19,7 @@ def small(*cbs, **kw):
 @pytest.mark.parametrize(
     'make',
     [
-        lambda: EMA(half_life=0.3, warmup=0),
+        lambda: EMA(half_life=0.3, warmup_power=0),
         lambda: Lookahead(1, alpha_end=1.0),
         lambda: During(GradientClip(0.01), start=0.4),
         lambda: DecoupledDecay(0.01),
@@ -49,7 +49,7 @@ class Rates(Callback):
         self.lr.append(learn.opt.param_groups[-1]['lr'])
         for cb in learn.active:
             if cb.name == 'DecoupledDecay':
-                self.told.append(cb.shares[-1])
+                self.told.append(cb.fractions[-1])
 
 
 def test_swa_rate_is_seen_by_those_that_read_it():
@@ -170,10 +170,12 @@ def test_ghost_chunks_of_vectors_have_two_samples_at_least():
 
 def test_the_lag_of_an_average_is_counted_in_steps():
     with pytest.warns(UserWarning, match='half-life is'):
-        tiny_learner([EMA(0.94, warmup=0), GradientAccumulation(6)]).fit(10)  # 11 steps, of 10 steps in 60 batches
+        tiny_learner([EMA(0.94, warmup_power=0), GradientAccumulation(6)]).fit(
+            10
+        )  # 11 steps, of 10 steps in 60 batches
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        tiny_learner([EMA(0.94, warmup=0)]).fit(10)
+        tiny_learner([EMA(0.94, warmup_power=0)]).fit(10)
 
 
 class Within(Callback):

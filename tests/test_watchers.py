@@ -11,14 +11,16 @@ import warnings
 import pytest
 
 from trickbag.all import *
-from trickbag.monitors import csv_logger, progress
-from trickbag.monitors.progress import Bar, Progress, bar, say, surroundings
+from trickbag.core.output import display_kind, say, standard_output
+from trickbag.monitors import csv_logger
+from trickbag.monitors.progress import Bar, Progress, bar
 from trickbag.testing.proofs import tiny_learner, weights
 
 
 @pytest.fixture(autouse=True)
 def new_output(monkeypatch):
-    monkeypatch.setattr(progress, '_output', progress._Output())
+    monkeypatch.setattr(standard_output, 'gone', None)
+    monkeypatch.setattr(standard_output, 'told', False)
 
 
 class Broken(io.StringIO):
@@ -62,7 +64,8 @@ def test_a_run_outlives_its_output(error, how, monkeypatch):
 
 def test_a_full_disk_may_be_emptied_and_a_closed_pipe_stays_closed(monkeypatch):
     for error, again in ((ERRORS[2], True), (ERRORS[0], False)):
-        monkeypatch.setattr(progress, '_output', progress._Output())
+        monkeypatch.setattr(standard_output, 'gone', None)
+        monkeypatch.setattr(standard_output, 'told', False)
         out = Broken(error)
         monkeypatch.setattr(sys, 'stdout', out)
         with pytest.warns(UserWarning, match='goes on'):
@@ -77,7 +80,7 @@ def test_letters_that_a_terminal_does_not_know(code, monkeypatch):
     monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(raw, encoding=code))
     say('précision → 0.9')
     Bar(10, '学習', how='tty').draw(5)
-    Bar._live = None
+    standard_output.live_bar = None
     sys.stdout.flush()
     assert raw.getvalue().startswith('précision → 0.9'.encode(code, 'replace'))
 
@@ -94,16 +97,16 @@ def test_odd_outputs(monkeypatch):
 
     tee = Tee()
     monkeypatch.setattr(sys, 'stdout', tee)
-    assert surroundings() == 'plain'
+    assert display_kind() == 'plain'
     tiny_learner([Progress()]).fit(1)
     assert tee.text.startswith('epoch 0')
     monkeypatch.setattr(sys, 'stdout', None)
-    assert surroundings() == 'off'
+    assert display_kind() == 'off'
     tiny_learner([Progress()]).fit(1)
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, 'stdout', closed)
-    assert surroundings() == 'off'
+    assert display_kind() == 'off'
 
 
 @pytest.mark.parametrize('env', [dict(COLUMNS='0'), dict(COLUMNS='1'), dict(COLUMNS='no'), dict(TERM='dumb')], ids=str)

@@ -102,10 +102,10 @@ _stage_order = {s: i for i, s in enumerate(STAGES)}
 
 PARTS = dict(  # what callbacks read and write
     samples='which samples the batch has',
-    size='the size and crop that are asked for (`learn.view`)',
+    size='the size and crop that are asked for (`learn.crop_settings`)',
     x='the images of the batch',
     y='its targets',
-    pred='the scores',
+    pred='the logits',
     loss='what backward starts from',
     grads='the gradients',
     weights='the values of parameters and buffers',
@@ -126,7 +126,7 @@ class Callback:
     writes = ()  # the `PARTS` that it changes in training
     owns = ()  # names of things that only one callback may own in a fit, see `OWNED` in the rules
     does = ()  # what else it does that a rule speaks of, see `RULES`
-    tells = ()  # attributes that say what it did to the last batch, for `learn.explain(step=True)`
+    traced = ()  # attributes that say what it did to the last batch, for `learn.explain(step=True)`
     state = ()  # attributes that a checkpoint must carry: tensors and plain values
     train_only = False  # True: batch events call it in training only
     monitor = False  # only watches: leave it out and the same weights come out
@@ -137,7 +137,7 @@ class Callback:
             cls.__init__ = _remembering(cls.__init__)
         if cls.stage not in _stage_order:
             raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
-        for n in ('reads', 'writes', 'owns', 'does', 'tells', 'state'):
+        for n in ('reads', 'writes', 'owns', 'does', 'traced', 'state'):
             if isinstance(getattr(cls, n), str):
                 raise TypeError(f"{cls.__name__}.{n} is a text; write ({getattr(cls, n)!r},)")
         for o in (*cls.reads, *cls.writes):

@@ -3,7 +3,7 @@
     python -m tests.bench.conv [--rounds 9] [--json FILE]
 
 Layers of ResNets, channels last, in float32 and bfloat16: seconds of torch's convolution and of `Im2Col`'s products, unfolding and folding included, for the
-forward pass with the gradient of the input, and for the gradient of the weights. `share` is what `Im2Col` chooses by.
+forward pass with the gradient of the input, and for the gradient of the weights. `fraction` is what `Im2Col` chooses by.
 Times are medians; both ways take turns."""
 
 import argparse
@@ -16,7 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from trickbag.speed.conv import channel_share, col2im, im2col
+from trickbag.speed.conv import channel_fraction, col2im, im2col
 from trickbag.speed.fast import fast_bf16, keep_heap
 
 LAYERS = [
@@ -65,7 +65,7 @@ def ways(n, c, o, size, k, s, dtype):
     def prod_w():
         rows.T @ im2col(x, *kw)
 
-    return channel_share(x.shape[1:], w, y.shape[2:]), (conv, prod), (conv_w, prod_w)
+    return channel_fraction(x.shape[1:], w, y.shape[2:]), (conv, prod), (conv_w, prod_w)
 
 
 def times(fs, rounds):
@@ -88,16 +88,16 @@ def main():
     keep_heap(True)
     res = []
     print(
-        f'{"":9} {"batch":>5} {"in":>4} {"out":>4} {"map":>3} {"k":>2} {"s":>2} {"share":>6}  '
+        f'{"":9} {"batch":>5} {"in":>4} {"out":>4} {"map":>3} {"k":>2} {"s":>2} {"fraction":>6}  '
         f'{"forward + input":>24}  {"weights":>24}   (ms convolution, ms product, ratio)'
     )
     for dtype in (torch.float32, *([torch.bfloat16] if fast_bf16(torch.device('cpu')) else [])):
         for l in LAYERS:
-            share, whole, grad = ways(*l, dtype)
+            fraction, whole, grad = ways(*l, dtype)
             (cx, px), (cw, pw) = times(whole, a.rounds), times(grad, a.rounds)
-            res.append(dict(dtype=str(dtype)[6:], layer=l, share=share, whole=(cx, px), grad=(cw, pw)))
+            res.append(dict(dtype=str(dtype)[6:], layer=l, fraction=fraction, whole=(cx, px), grad=(cw, pw)))
             print(
-                f'{str(dtype)[6:]:9} {l[0]:5} {l[1]:4} {l[2]:4} {l[3]:3} {l[4]:2} {l[5]:2} {share:6.2f}  '
+                f'{str(dtype)[6:]:9} {l[0]:5} {l[1]:4} {l[2]:4} {l[3]:3} {l[4]:2} {l[5]:2} {fraction:6.2f}  '
                 f'{cx * 1e3:8.2f} {px * 1e3:8.2f} {cx / px:6.2f}  {cw * 1e3:8.2f} {pw * 1e3:8.2f} {cw / pw:6.2f}',
                 flush=True,
             )

@@ -22,6 +22,7 @@ from torch import nn
 
 from trickbag import all as bag
 from trickbag.speed.fast import has_compiler, keep_heap
+from trickbag.speed.im2col import use_im2col
 
 
 def loop(half, last, im2col, compiled, a):
@@ -29,7 +30,7 @@ def loop(half, last, im2col, compiled, a):
     fmt = torch.channels_last if last else torch.contiguous_format
     m = getattr(bag, a.arch)(n_out=10).to(a.device, memory_format=fmt)
     if im2col:
-        bag.use_im2col(m)
+        use_im2col(m)
     x = torch.randn(a.bs, 3, a.size, a.size, device=a.device).contiguous(memory_format=fmt)
     y = torch.randint(0, 10, (a.bs,), device=a.device)
     opt = bag.adamw(m.parameters())

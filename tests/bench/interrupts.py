@@ -125,7 +125,7 @@ def everything(learn) -> dict:
         'xb',
         'yb',
         'idx',
-        'targ',
+        'clean_yb',
         'pred',
         'loss',
     )

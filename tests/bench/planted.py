@@ -21,7 +21,7 @@ def page(*names):
 
 
 def some(file, k):
-    "Those tests of a file that `-k` picks"
+    "Those tests of a file that `-k` selects"
     return (f'tests/test_{file}.py', '-k', k)
 
 
@@ -114,7 +114,7 @@ WEIGHTS = [
     Bug('tricks/lookahead.py', "('slow','n','at','begun')", "('slow','n','at')", bag('Lookahead'), 'state'),
     Bug(
         'tricks/grad_accumulation.py',
-        'share(self.first, self.total))',
+        'ratio(self.first, self.total))',
         '1/self.n_acc)',
         page('tricks/grad_accumulation'),
         'formula',
@@ -166,8 +166,8 @@ WEIGHTS = [
     Bug('tricks/no_bias_decay.py', 'p.ndim<2', 'p.ndim<=2', page('tricks/no_bias_decay'), 'off by one'),
     Bug(
         'tricks/decoupled_decay.py',
-        'zip(learn.opt.param_groups, self.shares if self.due else ())',
-        'zip(learn.opt.param_groups, self.shares)',
+        'zip(learn.opt.param_groups, self.fractions if self.due else ())',
+        'zip(learn.opt.param_groups, self.fractions)',
         some('together', 'decay_only'),
         'ignored',
     ),
@@ -215,7 +215,7 @@ MODELS = [
     ),
     Bug(
         'tricks/squeeze_excite.py',
-        'mix_seed(learn.seed, name_key(n))',
+        'fold_in(learn.seed, name_key(n))',
         'learn.seed',
         page('tricks/squeeze_excite'),
         'ignored',
@@ -292,7 +292,7 @@ PHASES = [
     ),
     Bug(
         'tricks/progressive_resize.py',
-        "learn.view = {k: v for k,v in learn.view.items() if k!='size' or not learn.fitting}",
+        "learn.crop_settings = {k: v for k,v in learn.crop_settings.items() if k!='size' or not learn.fitting}",
         'pass',
         page('tricks/progressive_resize'),
         'no reset',
@@ -385,7 +385,7 @@ VISION = [
     ),
     Bug(
         'vision/repeated_augmentation.py',
-        "('xb', 'yb', 'targ', 'idx')",
+        "('xb', 'yb', 'clean_yb', 'idx')",
         "('xb', 'yb', 'idx')",
         page('vision/repeated_augmentation'),
         'ignored',
@@ -468,8 +468,8 @@ LOOP = [
     ),
     Bug(
         'learner.py',
-        'torch.no_grad(), keep_modes(self.model), opt_eval',
-        'keep_modes(self.model), opt_eval',
+        'torch.no_grad(), preserve_modes(self.model), opt_eval',
+        'preserve_modes(self.model), opt_eval',
         some('planted', 'no_graph'),
         'ignored',
     ),
@@ -508,8 +508,8 @@ LOOP = [
     Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('identity', 'unrelated or place'), 'ignored'),
     Bug(
         'callback.py',
-        "('reads', 'writes', 'owns', 'does', 'tells', 'state')",
-        "('reads', 'writes', 'owns', 'does', 'tells')",
+        "('reads', 'writes', 'owns', 'does', 'traced', 'state')",
+        "('reads', 'writes', 'owns', 'does', 'traced')",
         some('planted', 'a_text_where'),
         'ignored',
     ),
@@ -524,8 +524,8 @@ LOOP = [
     Bug('loop/rules.py', '            owners[o] = cb\n', '', page('loop/09_rules'), 'ignored'),
     Bug(
         'loop/rules.py',
-        'b is not a and picks(r.b, b)',
-        'picks(r.b, b)',
+        'b is not a and selects(r.b, b)',
+        'selects(r.b, b)',
         page('loop/09_rules', 'runs/03_tta'),
         'ignored',
     ),
@@ -765,7 +765,9 @@ NUMBERS = [
         page('loop/03_losses'),
         'formula',
     ),
-    Bug('look/interpret.py', 'self.targs*c+self.preds', 'self.preds*c+self.targs', page('look/05_interpret'), 'axis'),
+    Bug(
+        'look/interpret.py', 'self.targets*c+self.preds', 'self.preds*c+self.targets', page('look/05_interpret'), 'axis'
+    ),
     Bug(
         'look/interpret.py',
         'p = hit/said.clamp(min=1)\n        r = hit/true.clamp(min=1)',

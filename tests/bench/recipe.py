@@ -6,7 +6,7 @@
 FOLDER holds JPEGs at any depth; `--images` takes them over and over up to that number, as an epoch of few batches says little. `possible` is a bare loop on one batch: the same model, optimizer, 16 bits and memory layout, no data and no tricks. `recipe` is
 trickbag with crop, flip, TrivialAugment, RandomErasing, MixUp, LabelSmoothing and EMA; `first` is its first epoch, in which images are decoded. The memory of `possible` is that of a
 loop with soft targets and a copy of the weights, as those tricks need them. `fastai` has crop and flip in its workers, and MixUp and label smoothing on
-the device. Images a second, share of `possible`, and the largest memory that tensors took on the GPU (trickbag's without the store's copy there, if it keeps one).
+the device. Images a second, fraction of `possible`, and the largest memory that tensors took on the GPU (trickbag's without the store's copy there, if it keeps one).
 Needs the extra [bench] for fastai. The seconds to an accuracy are in tests/bench/imagenette.py."""
 
 import argparse
@@ -203,7 +203,7 @@ def main():
                 open(a.json, 'w'),
             )
 
-    print(f'{"":10} {"images/s":>9} {"share":>7} {"peak MB":>8}')
+    print(f'{"":10} {"images/s":>9} {"fraction":>7} {"peak MB":>8}')
     for n, (v, b) in rows.items():
         print(f'{n:10} {v:9,.0f} {v / top:7.1%} {b:8,.0f}', flush=True)
     keep()

@@ -28,7 +28,7 @@ FULL = dict(  # as a user would write them for images of full size, where trickb
     SqueezeExcite=lambda: bag.SqueezeExcite(),
     BlurPool=lambda: bag.BlurPool(),
     GhostBatchNorm=lambda: bag.GhostBatchNorm(),
-    DropBlock=lambda: bag.DropBlock(0.9, start=0.9),
+    DropBlock=lambda: bag.DropBlock(0.9, keep_prob_start=0.9),
     LayerFreezing=lambda: bag.LayerFreezing(0, 0.5),
     FixRes=lambda: bag.FixRes(A.size),
     Lookahead=lambda: bag.Lookahead(),

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from .interrupts import interrupts_held
-from .streams import Streams, mix_seed, name_key
+from .streams import Streams, fold_in, name_key
 
 # %% ../../nbs/core/02_draws.ipynb #785516e3
 def is_generator(o) -> bool:
@@ -42,7 +42,7 @@ def _bits(g):
 
 def seed_generator(
     g,  # torch's, numpy's or Python's
-    seed: int,  # from `mix_seed`
+    seed: int,  # from `fold_in`
 ):
     "Seed any generator of random numbers"
     if isinstance(g, torch.Generator):
@@ -255,7 +255,7 @@ class SeededWorkers:
     def __call__(self, worker_id: int):
         # torch has seeded the worker with (seed of the pass)+(number of the worker)
         for path, g in self.generators:
-            seed_generator(g, mix_seed(torch.initial_seed(), name_key(path)))
+            seed_generator(g, fold_in(torch.initial_seed(), name_key(path)))
         if self.user:
             self.user(worker_id)
 
@@ -391,7 +391,7 @@ class Draws:
         for g in loader_generators(dl):
             g.manual_seed(seed)
         for path, g in self.orders.get(id(dl), ()):
-            seed_generator(g, mix_seed(seed, name_key(path)))
+            seed_generator(g, fold_in(seed, name_key(path)))
         self.seed(own)
 
     def seed(
@@ -400,7 +400,7 @@ class Draws:
     ):
         "Seed what datasets, model, loss and callbacks hold"
         for path, g in self.own:
-            seed_generator(g, mix_seed(seed, name_key(path)))
+            seed_generator(g, fold_in(seed, name_key(path)))
 
     def set_epoch(self, epoch: int):
         "Tell samplers, loaders and datasets which epoch it is; what they note of it is taken back at the end"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['user_level', 'warn_once', 'held_modules', 'train_mode', 'moving_norms', 'enter_training', 'wrap_forward',
            'own_forward', 'compiled_part', 'uncompiled', 'has_extra_state', 'hidden_buffers', 'load_hidden_buffers',
-           'remembered', 'check_lazy', 'found_tensors']
+           'snapshot_modules', 'check_lazy', 'found_tensors']
 
 # %% ../../nbs/core/08_modules.ipynb #58371348
 import sys
@@ -224,7 +224,7 @@ def load_hidden_buffers(
 _PLAIN = int, float, bool, str, type(None)
 
 # %% ../../nbs/core/08_modules.ipynb #5e4a039b
-def remembered(
+def snapshot_modules(
     *modules: nn.Module,  # anything else is passed over
 ):
     "A function that puts parameters, buffers, extra state and plain attributes of modules back as they are now"

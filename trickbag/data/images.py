@@ -30,8 +30,8 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from ..core.arguments import check_number
-from ..core.streams import mix_seed, seed_all
-from ..core.threads import keep_rng
+from ..core.streams import fold_in, seed_all
+from ..core.threads import preserve_rng
 
 # %% ../../nbs/data/02_images.ipynb #8bc858a0
 # what Pillow opens, but not as a picture: containers of measurements, films, documents, and formats that need another
@@ -347,9 +347,9 @@ def _few(names, k=3):
 # %% ../../nbs/data/02_images.ipynb #f368680c
 def split_idxs(
     labels: list,  # one a sample
-    valid_pct: float = 0.2,  # share for validation
+    valid_pct: float = 0.2,  # fraction for validation
     seed: int = 42,
-    stratify: bool = True,  # the same share of every class (rounded), so that none is missing by chance
+    stratify: bool = True,  # the same fraction of every class (rounded), so that none is missing by chance
 ) -> tuple:  # sorted indices of training and validation samples
     "A random split that is a function of `seed`"
     valid_pct = check_number('split', 'valid_pct', valid_pct)
@@ -1055,7 +1055,7 @@ class FileSource:
             return -1  # not there: decoding will say so
         # tools that copy set the time of the content's change (mtime) back; the other (ctime) and the inode are the
         # system's own
-        return mix_seed(s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino) | 1
+        return fold_in(s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino) | 1
 
     def decoder(self) -> dict:
         "What the pixels depend on besides the files, see `decoder_versions`"
@@ -1114,7 +1114,7 @@ class DatasetSource:
         self.verify = verify or labels is None
         if not self.idxs:
             raise ValueError(f"from_dataset: the dataset {type(ds).__name__} is empty")
-        with keep_rng():
+        with preserve_rng():
             seed_all(0)
             a = dataset_item(ds, self.idxs[0], keys)
             seed_all(1)
@@ -1276,7 +1276,7 @@ def listed_labels(
         if ls is None or isinstance(ls, (str, dict)) or not hasattr(ls, '__len__') or len(ls) != len(ds):
             continue
         try:
-            with keep_rng():
+            with preserve_rng():
                 return [class_index(change(l) if callable(change) else l, ds) for l in ls]
         except Exception:
             continue  # no labels, or not what its target_transform takes: then the items are read
@@ -1294,22 +1294,25 @@ def dataset_labels(
         return class_index(dataset_item(ds, i, keys)[1], ds)
 
     n = len(ds)
-    listed = listed_labels(ds)
-    with keep_rng():
-        if listed is not None:
+    flatten = listed_labels(ds)
+    with preserve_rng():
+        if flatten is not None:
             some = (
                 range(n)
                 if n <= 64
                 else sorted(
-                    {*(k * (n - 1) // 31 for k in range(32)), *list({l: i for i, l in enumerate(listed)}.values())[:32]}
+                    {
+                        *(k * (n - 1) // 31 for k in range(32)),
+                        *list({l: i for i, l in enumerate(flatten)}.values())[:32],
+                    }
                 )
             )
-            wrong = next(((i, o) for i in some if (o := own(i)) != listed[i]), None)
+            wrong = next(((i, o) for i in some if (o := own(i)) != flatten[i]), None)
             if wrong is None:
-                return listed
+                return flatten
             warnings.warn(
                 f"from_dataset: item {wrong[0]} of {type(ds).__name__} has the label {wrong[1]!r}, but "
-                f"the dataset lists {listed[wrong[0]]!r}; all {n} items are read for their labels"
+                f"the dataset lists {flatten[wrong[0]]!r}; all {n} items are read for their labels"
             )
         return [own(i) for i in range(n)]
 

@@ -40,7 +40,7 @@ from trickbag.data.images import (
     split_idxs,
 )
 from .store import Store
-from ..loop.loading import batches_in
+from ..loop.loading import num_batches
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
 
@@ -477,7 +477,7 @@ class DataLoaders:
                 len(dl.store)
                 if hasattr(dl, 'store')
                 else len(dl.dataset)
-                if hasattr(dl, 'dataset') and batches_in(dl) is not None
+                if hasattr(dl, 'dataset') and num_batches(dl) is not None
                 else None
             )
             return (
@@ -485,8 +485,8 @@ class DataLoaders:
                 if dl is None
                 else f'{n} images'
                 if n
-                else f'{batches_in(dl)} batches'
-                if batches_in(dl) is not None
+                else f'{num_batches(dl)} batches'
+                if num_batches(dl) is not None
                 else 'stream'
             )
 
@@ -561,9 +561,9 @@ class DataLoaders:
         files: list,  # paths
         labels: list,  # one a file, of any sortable kind
         is_valid: list = None,  # True for each validation file; None: a random split
-        valid_pct: float = 0.2,  # share for validation, of a random split
+        valid_pct: float = 0.2,  # fraction for validation, of a random split
         seed: int = 42,  # of a random split
-        stratify: bool = True,  # of a random split: the same share of each class
+        stratify: bool = True,  # of a random split: the same fraction of each class
         boxes: list = None,  # x0, y0, x1, y1 in pixels for each file: crop to it
         # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced
         verify: bool = None,
@@ -629,7 +629,7 @@ class DataLoaders:
         path: str | Path,
         train: str = 'train',  # folder of training images under `path`
         valid: str = 'valid',  # folder of validation images under `path`
-        valid_pct: float = None,  # a random share of all images under `path` validates, instead of `valid`
+        valid_pct: float = None,  # a random fraction of all images under `path` validates, instead of `valid`
         # None: the class folder, see `folder_labels`; 'outer', 'inner': which one. Else a regular expression with a
         # group, or a function of the path
         label=None,
@@ -776,7 +776,7 @@ class DataLoaders:
         cls,
         train,  # map-style dataset of (PIL image or uint8 tensor, label): class indices or names
         valid=None,  # the same; None: a random split of `train`
-        valid_pct: float = 0.2,  # share of the random split
+        valid_pct: float = 0.2,  # fraction of the random split
         seed: int = 42,  # of the random split
         vocab: list = None,  # class names; None: the dataset's `classes`, else '0', '1', ...
         keys: tuple = None,  # names of image and label, if items are dicts: ('image', 'label')

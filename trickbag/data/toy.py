@@ -22,7 +22,7 @@ from random import Random
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 # %% ../../nbs/data/01_toy.ipynb #4dcb6477
-# lengths as a share of the body; sh and m: width at the shoulder, place of the widest point; tip: how round the end is
+# lengths as fractions of the body; sh and m: width at the shoulder, place of the widest point; tip: how round it ends
 _genera = dict(
     Quindella=dict(
         w=0.43,
@@ -473,7 +473,7 @@ def _check(size, scale, aspect, **shades):
     if not size >= 16:
         raise ValueError(f'size={size}: at least 16 pixels are needed to draw a beetle')
     if not 0 < lo <= hi <= 1:
-        raise ValueError(f'scale={scale}: give (lo, hi) with 0 < lo <= hi <= 1, shares of the shorter side')
+        raise ValueError(f'scale={scale}: give (lo, hi) with 0 < lo <= hi <= 1, fraction of the shorter side')
     if not 1 <= aspect <= 4:
         raise ValueError(f'aspect={aspect}: the longer side over the shorter at most; give 1 (square) to 4')
     for k, v in shades.items():
@@ -568,14 +568,14 @@ def beetle(
 
 # %% ../../nbs/data/01_toy.ipynb #91f88932
 def _labels(n, n_classes, long_tail):
-    """Class of each of `n` images: always the class that lags most behind its share, so a longer list begins with a
+    """Class of each of `n` images: always the class that lags most behind its fraction, so a longer list begins with a
     shorter one"""
-    share = [long_tail ** (-c / (n_classes - 1)) for c in range(n_classes)]
-    share = [o / sum(share) for o in share]
+    fraction = [long_tail ** (-c / (n_classes - 1)) for c in range(n_classes)]
+    fraction = [o / sum(fraction) for o in fraction]
     have = [0] * n_classes
     out = []
     for i in range(1, n + 1):
-        c = max(range(n_classes), key=lambda c: (round(i * share[c] - have[c], 9), -c))
+        c = max(range(n_classes), key=lambda c: (round(i * fraction[c] - have[c], 9), -c))
         have[c] += 1
         out.append(c)
     return out

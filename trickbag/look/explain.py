@@ -13,10 +13,10 @@ import torch
 from fastcore.basics import patch
 
 from ..callback import EVENTS, Callback, CancelValidate
-from ..core.basics import listed
+from ..core.basics import flatten
 from ..learner import Learner
 from .steps import trace_step, watches
-from ..loop.rules import meetings
+from ..loop.rules import rule_matches
 from ..speed.fast import Backends
 
 # %% ../../nbs/look/01_explain.ipynb #485a9d53
@@ -65,12 +65,12 @@ def explain(
     "The composed loop: which callback does what, in which order, and why that is legal; raises where two of them clash"
     if at < 0 or n_epoch < 1:
         raise ValueError(f"explain: at counts batches from 0 and n_epoch is at least 1, got {at} and {n_epoch}")
-    cbs = listed(cbs)
+    cbs = flatten(cbs)
     with self.composed(cbs):
         data = getattr(self.dls, 'cbs', ())
-        own = [*self.cbs, *self._extra]
+        own = [*self.cbs, *self._call_cbs]
         active = self.active
-        met = [f"{a.name} with {getattr(b, 'name', b)}" for _, a, b in meetings(active)]
+        met = [f"{a.name} with {getattr(b, 'name', b)}" for _, a, b in rule_matches(active)]
     if step:
         try:
             return _told(self, active, trace_step(self, cbs, n_epoch, at))

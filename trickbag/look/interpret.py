@@ -69,21 +69,21 @@ class Interpretation:
     ):
         self.learn, self.dl = learn, ordered_view(learn.dls.valid if dl is None else dl, 'Interpretation')
         g = GatherPreds()
-        self.probs, self.targs = learn.get_preds(self.dl, cbs=cbs, gather=g)
+        self.probs, self.targets = learn.get_preds(self.dl, cbs=cbs, gather=g)
         self.idxs = torch.cat(g.idxs) if g.idxs else None  # which sample of the store each prediction is for
-        if self.targs is None:
+        if self.targets is None:
             raise ValueError("Interpretation: the loader has no labels; give one that has")
         if self.probs.ndim != 2:
             raise ValueError(
-                "Interpretation: needs a score a class, N x C, the model gives "
+                "Interpretation: needs a logit a class, N x C, the model gives "
                 f"{tuple(self.probs.shape)}; take a metric for that"
             )
         self.one = self.probs.shape[1] == 1  # one output: the probability of the second of two classes
         odd = (
             self.probs
             if self.one and bool(((self.probs < 0) | (self.probs > 1)).any())
-            else self.targs
-            if self.one and bool(((self.targs < 0) | (self.targs > 1)).any())
+            else self.targets
+            if self.one and bool(((self.targets < 0) | (self.targets > 1)).any())
             else None
         )
         if odd is not None:
@@ -92,15 +92,15 @@ class Interpretation:
                 f"{'outputs' if odd is self.probs else 'targets'} from {odd.min():g} to {odd.max():g}, "
                 "so nothing says which of two classes is meant; take a metric for that"
             )
-        self.targs = self._classes(self.targs)
+        self.targets = self._classes(self.targets)
         if self.one:
             self.probs = torch.cat([1 - self.probs, self.probs], 1)
         self.preds = self.probs.argmax(1)
-        self.files = sample_files(self.dl, self.idxs, len(self.targs))
+        self.files = sample_files(self.dl, self.idxs, len(self.targets))
         # of the probability given to the truth
-        self.losses = -self.probs.gather(1, self.targs[:, None])[:, 0].clamp(min=1e-12).log()
+        self.losses = -self.probs.gather(1, self.targets[:, None])[:, 0].clamp(min=1e-12).log()
         vocab = getattr(learn.dls, 'vocab', None)
-        c = max(self.probs.shape[1] if not getattr(learn.dls, 'c', None) else learn.dls.c, int(self.targs.max()) + 1)
+        c = max(self.probs.shape[1] if not getattr(learn.dls, 'c', None) else learn.dls.c, int(self.targets.max()) + 1)
         self.vocab = [str(o) for o in vocab] if vocab else [str(i) for i in range(c)]
 
     def _classes(self, y):
@@ -115,12 +115,12 @@ class Interpretation:
 
     @property
     def accuracy(self) -> float:
-        return (self.preds == self.targs).float().mean().item()
+        return (self.preds == self.targets).float().mean().item()
 
     def confusion_matrix(self) -> torch.Tensor:  # C x C counts
         "Rows are true classes, columns predicted ones"
         c = max(len(self.vocab), int(self.preds.max()) + 1)
-        return torch.bincount(self.targs * c + self.preds, minlength=c * c).view(c, c)[: len(self.vocab)]
+        return torch.bincount(self.targets * c + self.preds, minlength=c * c).view(c, c)[: len(self.vocab)]
 
     def most_confused(
         self,
@@ -149,7 +149,7 @@ class Interpretation:
         return Table(
             ('class', 'precision', 'recall', 'F1', 'images'),
             rows,
-            [f'accuracy {self.accuracy:.4f}, mean F1 {f[true > 0].mean():.4f}, {len(self.targs)} images'],
+            [f'accuracy {self.accuracy:.4f}, mean F1 {f[true > 0].mean():.4f}, {len(self.targets)} images'],
         )
 
     def top_losses(
@@ -167,7 +167,7 @@ class Interpretation:
 
     def plot_confusion_matrix(
         self,
-        normalize: bool = False,  # shares of each true class instead of counts
+        normalize: bool = False,  # fractions of each true class instead of counts
         figsize: tuple = None,  # inches; None grows with the number of classes, up to 60; of more not all are named
     ):  # the matplotlib figure
         "Picture of the confusion matrix"
@@ -206,7 +206,8 @@ class Interpretation:
         "The worst mistakes: predicted / true, and the probability given to the truth"
         losses, ids = self.top_losses(k)
         titles = [
-            f'{self._name(int(self.preds[i]))} /\n{self._name(int(self.targs[i]))} {self.probs[i, self.targs[i]]:.2f}'
+            f'{self._name(int(self.preds[i]))} /\n{self._name(int(self.targets[i]))} '
+            f'{self.probs[i, self.targets[i]]:.2f}'
             for i in ids
         ]
         if hasattr(self.dl, 'store'):
@@ -221,7 +222,7 @@ class Interpretation:
         n = 0
         for xb, yb, *_ in self.dl:
             y = self._classes(yb)
-            if not torch.equal(y.cpu(), self.targs[n : n + len(xb)]):
+            if not torch.equal(y.cpu(), self.targets[n : n + len(xb)]):
                 raise ValueError(
                     "plot_top_losses: the loader gives another order each time; give one that does not shuffle"
                 )

@@ -11,12 +11,13 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..callback import STAGES
-from ..core.basics import keep_attrs, keep_modes
+from ..core.basics import preserve_attrs, preserve_modes
 from ..core.threads import one_at_a_time
 from ..data.loaders import DataLoaders
 from ..learner import Learner
-from ..loop.checkpoint import kept
-from ..loop.loading import batches_in
+from ..loop.loading import num_batches
+from ..loop.randomness import seeded_batches
+from ..loop.snapshot import preserve_learner
 
 # %% ../../nbs/look/04_show.ipynb #06cf0852
 def show_images(
@@ -77,10 +78,10 @@ def show_batch(
         self.composed(cbs),
         self.composed(monitors=False),
         self.drawing(self.dls.train, self.dls.valid),
-        keep_modes(self.model),
-        kept(self),
+        preserve_modes(self.model),
+        preserve_learner(self),
     ):
-        with keep_attrs(self, 'dl', 'training', 'view', 'xb', 'yb', 'idx', 'targ', 'pred', 'loss'):
+        with preserve_attrs(self, 'dl', 'training', 'crop_settings', 'xb', 'yb', 'idx', 'clean_yb', 'pred', 'loss'):
             self.dl = self.dls.train if train else self.dls.valid
             self.training = train
             if self.dl is None:
@@ -88,11 +89,11 @@ def show_batch(
             if not train:
                 self._hooks = {e: [f for f in fs if not f.__self__.train_only] for e, fs in self._hooks.items()}
             self.n_epoch = max(self.n_epoch, 1)
-            self.n_iter = batches_in(self.dl)
+            self.n_iter = num_batches(self.dl)
             self.epoch = 0
             kinds = list(STAGES)[: list(STAGES).index('mix') + 1]  # what works on images and targets
             self._hooks = {e: [f for f in fs if f.__self__.stage in kinds] for e, fs in self._hooks.items()}
-            self.iter, (self.xb, self.yb, *rest) = next(self._batches(self.dl))
+            self.iter, (self.xb, self.yb, *rest) = next(seeded_batches(self, self.dl))
             self.idx = rest[0] if rest else None
             self('before_batch')
             x = self.xb[:n]

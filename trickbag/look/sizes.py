@@ -74,7 +74,7 @@ def plot_activation_cdf(
     dl=None,  # loader; None is `dls.valid`
     ax=None,  # matplotlib axes; None makes new ones
 ):
-    "Distribution of the activations that the head gets at each test size, with the share of zeros"
+    "Distribution of the activations that the head gets at each test size, with the fraction of zeros"
     import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
 
     ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
@@ -83,5 +83,5 @@ def plot_activation_cdf(
         v = a[torch.linspace(0, len(a) - 1, 1001).long()]
         ax.plot(v, torch.searchsorted(a, v, right=True) / len(a), label=f'{s} px, {(a == 0).float().mean():.1%} are 0')
     ax.legend()
-    ax.set(xlabel='activation after pooling', ylabel='share below')
+    ax.set(xlabel='activation after pooling', ylabel='fraction below')
     return ax

@@ -11,8 +11,8 @@ import time
 import torch
 
 from ..callback import PARTS, Callback, Cancel, CancelFit
-from ..core.basics import listed
-from ..loop.checkpoint import dry_fit
+from ..core.basics import flatten
+from ..runs.dry_fit import dry_fit
 
 # %% ../../nbs/look/02_steps.ipynb #7a42f3bf
 def _copies(ts):
@@ -37,9 +37,9 @@ def snapshot(learn) -> dict:
         samples=(
             None if learn.idx is None else learn.idx.clone(),
             None if learn.xb is None else len(learn.xb),
-            learn.targ,
+            learn.clean_yb,
         ),
-        size=dict(learn.view),
+        size=dict(learn.crop_settings),
         x=learn.xb if learn.xb is None else learn.xb.clone(),
         y=learn.yb if learn.yb is None else learn.yb.clone(),
         pred=learn.pred.detach().clone() if isinstance(learn.pred, torch.Tensor) else None,
@@ -240,7 +240,7 @@ class Trace(Callback):
         now = time.perf_counter()
         if self.looks(learn, 'after_batch'):
             self.told = {
-                cb.name: {n: _value(getattr(cb, n)) for n in cb.tells if getattr(cb, n, None) is not None}
+                cb.name: {n: _value(getattr(cb, n)) for n in cb.traced if getattr(cb, n, None) is not None}
                 for cb in learn.active
             }
         elif learn.iter:
@@ -274,7 +274,7 @@ def trace_step(
 ) -> Trace:
     "Train some batches under a watch and put everything back; monitors, and whatever writes files, have no part"
     t = Trace(at, timed)
-    cbs = listed(cbs)
+    cbs = flatten(cbs)
     dry_fit(
         learn,
         n_epoch,

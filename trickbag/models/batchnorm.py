@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..callback import Callback
-from ..core.basics import keep_modes
+from ..core.basics import preserve_modes
 from ..core.interrupts import interrupts_held
 from ..core.modules import train_mode, uncompiled
 
@@ -44,7 +44,7 @@ def has_stats(m: nn.Module) -> bool:
 def training_norms(learn) -> list:
     "The BatchNorms whose statistics move in a fit: not those that are frozen in eval mode"
     model = learn.model
-    with keep_modes(model):
+    with preserve_modes(model):
         # in the middle of training the modes are as they should be; elsewhere they become so
         if not (learn.fitting and learn.training):
             train_mode(model)

@@ -12,8 +12,9 @@ import torch
 
 from ..callback import Callback, CancelFit
 from ..core.arguments import check_number
+from ..core.output import say
 from ..loop.metrics import higher_is_better, is_metric_object, metric_name
-from .progress import format_value, say
+from .progress import format_value
 from .recorder import Recorder
 
 # %% ../../nbs/monitors/early_stopping.ipynb #f9a2ebd5

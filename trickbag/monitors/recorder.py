@@ -69,7 +69,7 @@ class Recorder(Callback):
         if not learn.training or learn.loss is None:
             return
         self._new.append(self._read(learn.loss))
-        y = learn.targ
+        y = learn.clean_yb
         n = (learn.xb if y is None else y).size(0)
         self.ns.append(n)
         if self._facts is None:
@@ -82,7 +82,7 @@ class Recorder(Callback):
         if self._mom:
             self.moms.append(self._mom(g))
         if self._funcs:
-            pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._host_targ)
+            pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._clean_yb_cpu)
             k = len(y)
             new = [*(k * self._value(f, pred, y, learn) if k else 0.0 for f in self._funcs), k]
             self.sums = [a + b for a, b in zip(self.sums, new)] if self.sums else new
@@ -125,11 +125,11 @@ class Recorder(Callback):
         self._new = []
         self._targs = []
 
-    def _sizes_of(self, targs):
-        if isinstance(targs[0], torch.Tensor) and targs[0].ndim:
-            return self._facts.sizes(targs)
-        device = next((t.device for t in targs if isinstance(t, torch.Tensor)), None)
-        return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targs]).tolist()
+    def _sizes_of(self, targets):
+        if isinstance(targets[0], torch.Tensor) and targets[0].ndim:
+            return self._facts.sizes(targets)
+        device = next((t.device for t in targets if isinstance(t, torch.Tensor)), None)
+        return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targets]).tolist()
 
     def _look(self, facts, y):
         "At the first batch of an epoch"
@@ -143,7 +143,7 @@ class Recorder(Callback):
 
     def plot_loss(
         self,
-        smooth: float = 0.98,  # share of the old value in the running mean (fastai's `beta`)
+        smooth: float = 0.98,  # fraction of the old value in the running mean (fastai's `beta`)
         skip: int = 5,  # first batches left out of the picture
         ax=None,  # matplotlib axes; None makes new ones
     ):

@@ -14,10 +14,10 @@ import torch
 
 from ..callback import Callback
 from ..core.files import atomic_save, check_writable
+from ..core.output import say
 from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
-from ..loop.checkpoint import content, own_names, write_checkpoint
+from ..loop.checkpoint import checkpoint_path, content, own_names, write_checkpoint
 from .early_stopping import BestEpoch
-from .progress import say
 
 # %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
 class SaveBest(BestEpoch):
@@ -50,7 +50,7 @@ class SaveBest(BestEpoch):
     def check(self, learn):
         super().check(learn)
         if not learn.rank:
-            check_writable(learn._file(self.file), 'SaveBest')
+            check_writable(checkpoint_path(learn, self.file), 'SaveBest')
 
     def before_fit(self, learn):
         self.best = None
@@ -98,17 +98,17 @@ class SaveBest(BestEpoch):
         if learn.rank:
             return
         try:
-            atomic_save(plain_model(self._weights), learn._file(self.file))
+            atomic_save(plain_model(self._weights), checkpoint_path(learn, self.file))
         except OSError as e:
             warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
 
     def _take_back(self, learn):
         "Read the best weights of the part of the run that another process trained"
         try:
-            there = read_file(learn._file(self.file))
+            there = read_file(checkpoint_path(learn, self.file))
             to = own_names(learn.model, there)
             if {*to.values()} != learn.model.state_dict().keys():
-                raise DamagedFile(f"{learn._file(self.file)} is of another model")
+                raise DamagedFile(f"{checkpoint_path(learn, self.file)} is of another model")
             self._weights = {to[n]: t for n, t in there.items()}
         except (OSError, DamagedFile) as e:
             self.best = self.best_epoch = None
@@ -146,7 +146,7 @@ class Checkpoint(Callback):
         self._failed = None
 
     def check(self, learn):
-        f = learn._file(self.file)
+        f = checkpoint_path(learn, self.file)
         if f.suffix == '.safetensors':
             raise ValueError(
                 f"Checkpoint: {f.name} would hold weights only, from which no run goes on; give a name in .pt"
@@ -163,7 +163,7 @@ class Checkpoint(Callback):
         if self._looked or learn.rank:
             return
         content(learn)
-        self._set_damaged_aside(learn._file(self.file))
+        self._set_damaged_aside(checkpoint_path(learn, self.file))
         self._looked = True
 
     def after_batch(self, learn):
@@ -198,7 +198,7 @@ class Checkpoint(Callback):
                 'older file stays'
             )
         try:
-            write_checkpoint(learn, learn._file(self.file), self.keep)
+            write_checkpoint(learn, checkpoint_path(learn, self.file), self.keep)
             self._failed = None
         except OSError as e:  # a full disk is no reason to stop training; the next save may find room
             self._failed = e

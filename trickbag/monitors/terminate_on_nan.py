@@ -42,7 +42,7 @@ class TerminateOnNaN(Callback):
             return
         self._losses.append(learn.loss.detach())
         # what the loss divides by; of one label a sample that can be found later
-        y = learn.targ
+        y = learn.clean_yb
         self._sizes.append(y if y is None or y.ndim == 1 else learn.loss_facts.size(y, len(y)))
         self._iters.append(learn.iter)
         if len(self._losses) == self.every:

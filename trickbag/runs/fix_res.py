@@ -12,8 +12,8 @@ import torch
 from fastcore.basics import patch
 
 from ..callback import Callback
-from ..core.arguments import asks_back
-from ..core.basics import keep_attrs, listed
+from ..core.arguments import checked_arguments
+from ..core.basics import flatten, preserve_attrs
 from ..learner import Learner
 from ..tricks.fix_res import FixRes
 
@@ -35,7 +35,7 @@ _sgd = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
 
 
 @patch
-@asks_back
+@checked_arguments
 def fix_res(
     self: Learner,
     size: int,  # test size in pixels
@@ -51,7 +51,7 @@ def fix_res(
 ) -> Learner:  # itself, with the learner's own optimizer as it was
     """A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data,
     model or monitoring"""
-    cbs = listed(cbs)
+    cbs = flatten(cbs)
     dl = self.dls.train
     if lr is None:
         if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)):
@@ -72,7 +72,7 @@ def fix_res(
     mirrors = [cb for cb in getattr(self.dls, 'cbs', ()) if 'flip' in cb.owns]
     if boxes == 'center' and mirrors and not any('flip' in cb.owns for cb in cbs):
         cbs.append(_Still(mirrors[0].name))  # the test does not mirror
-    with keep_attrs(self, 'cbs', 'opt', 'opt_func'):
+    with preserve_attrs(self, 'cbs', 'opt', 'opt_func'):
         self.cbs = [
             cb
             for cb in self.cbs

@@ -13,11 +13,11 @@ from collections import namedtuple
 from fastcore.basics import patch
 
 from ..callback import Callback, CancelEpoch, CancelFit
-from ..core.arguments import asks_back, check_number, check_whole
+from ..core.arguments import check_number, check_whole, checked_arguments
 from ..learner import Learner
-from ..loop.checkpoint import dry_fit
-from ..loop.loading import batches_in
+from ..loop.loading import num_batches
 from ..loop.schedule import sched_exp
+from .dry_fit import dry_fit
 
 # %% ../../nbs/runs/02_lr_find.ipynb #e7da2cfb
 def valley(
@@ -84,7 +84,7 @@ class _Sweep(Callback):
         if learn.loss is None:
             return  # the batch was held back or skipped
         # an average of sums over one of what they are divided by, so that every sample counts alike
-        size = float(learn.loss_facts.size(learn.targ, len(learn.xb)))
+        size = float(learn.loss_facts.size(learn.clean_yb, len(learn.xb)))
         if not size:
             return  # all its samples are ignored
         self.first = self.first or size
@@ -126,7 +126,7 @@ def lr_sweep(
         raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
     num_it = check_whole('lr_find', 'num_it', num_it, low=20)
     sweep = _Sweep(start_lr, end_lr, num_it, stop_div)
-    n = batches_in(learn.dls.train)
+    n = num_batches(learn.dls.train)
     dry_fit(learn, math.ceil(num_it / max(n, 1)) if n is not None else num_it, cbs, sweep, _takes_part, 'lr_find')
     return sweep.lrs, sweep.losses
 
@@ -154,7 +154,7 @@ def plot_lr_find(
 
 
 @patch
-@asks_back
+@checked_arguments
 def lr_find(
     self: Learner,
     start_lr: float = 1e-7,

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/runs/01_one_cycle.ipynb #4b40a3ed
 from fastcore.basics import patch
 
-from ..core.arguments import asks_back, check_number, check_whole
+from ..core.arguments import check_number, check_whole, checked_arguments
 from ..core.interrupts import uninterrupted
 from ..learner import Learner
 from ..loop.schedule import FlatCos, OneCycle
@@ -19,14 +19,14 @@ def _also(cb, cbs):
 
 
 @patch
-@asks_back
+@checked_arguments
 def fit_one_cycle(
     self: Learner,
     n_epoch: int,  # epochs to train
-    lr_max=None,  # highest learning rate: number, slice or list, see `spread_lr`; None is `learn.lr`
+    lr_max=None,  # highest learning rate: number, slice or list, see `discriminative_lrs`; None is `learn.lr`
     div: float = 25.0,  # the first batch has `lr_max/div`
     div_final: float = 1e5,  # the last batch has `lr_max/div_final`
-    pct_start: float = 0.25,  # share of the run that rises
+    pct_start: float = 0.25,  # fraction of the run that rises
     moms: tuple = (0.95, 0.85, 0.95),  # momentum at the start, the top and the end; None leaves it alone
     cbs=(),  # further callbacks for this fit only
     resume=False,  # as in `fit`
@@ -37,13 +37,13 @@ def fit_one_cycle(
 
 
 @patch
-@asks_back
+@checked_arguments
 def fit_flat_cos(
     self: Learner,
     n_epoch: int,  # epochs to train
-    lr=None,  # learning rate of the flat part: number, slice or list, see `spread_lr`; None is `learn.lr`
+    lr=None,  # learning rate of the flat part: number, slice or list, see `discriminative_lrs`; None is `learn.lr`
     div_final: float = 1e5,  # the last batch has `lr/div_final`
-    pct_start: float = 0.75,  # share of the run that is flat
+    pct_start: float = 0.75,  # fraction of the run that is flat
     cbs=(),  # further callbacks for this fit only
     resume=False,  # as in `fit`
     resume_anyway=False,  # as in `fit`
@@ -53,7 +53,7 @@ def fit_flat_cos(
 
 # %% ../../nbs/runs/01_one_cycle.ipynb #fd88d96c
 @patch
-@asks_back
+@checked_arguments
 def fine_tune(
     self: Learner,
     epochs: int,  # epochs with the whole model
@@ -61,7 +61,7 @@ def fine_tune(
     freeze_epochs: int = 1,  # epochs with the body frozen (all but the splitter's last group; norm layers train)
     # afterwards the first group trains with 1/`lr_mult` of the head's rate, those between geometrically
     lr_mult: float = 100,
-    pct_start: float = 0.3,  # share of the second part that rises
+    pct_start: float = 0.3,  # fraction of the second part that rises
     div: float = 5.0,  # the second part starts with 1/`div` of its rates
     cbs=(),  # further callbacks, for both parts
     resume=False,  # a file, as in `fit`: whichever part it was saved in is taken up

@@ -14,22 +14,22 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..callback import Callback
-from ..core.arguments import asks_back
+from ..core.arguments import checked_arguments
 from ..learner import Learner
 from ..loop.read_loss import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
 
 # %% ../../nbs/runs/03_tta.ipynb #6283205d
 def tta_fold(
-    pred: torch.Tensor,  # scores of the views, V*N x C, view by view
+    pred: torch.Tensor,  # logits of the views, V*N x C, view by view
     v: int,  # number of views V
     agg: str = 'mean',  # 'mean' or 'max' of the probabilities
-    # how scores become probabilities: 'softmax', 'sigmoid', 'exp' (scores are log-probabilities) or 'identity'
+    # how logits become probabilities: 'softmax', 'sigmoid', 'exp' (outputs that are log-probabilities) or 'identity'
     act: str = 'softmax',
 ) -> (
     torch.Tensor
-):  # N x C, float32: scores whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
-    "Average the views' probabilities, as scores that the loss and the metrics take"
+):  # N x C, float32: logits whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
+    "Average the views' probabilities, as logits that the loss and the metrics take"
     s = pred.float().unflatten(0, (v, -1))
     if act == 'identity':
         return s.mean(0) if agg == 'mean' else s.amax(0)
@@ -52,13 +52,13 @@ class TTA(Callback):
         self,
         crops: int = 5,  # 5: corners and center; 1: no crops
         flip: bool = True,  # also the mirror images
-        crop_pct: float = 0.875,  # side of a crop as a share of the image's; .875 = 224/256
+        crop_pct: float = 0.875,  # side of a crop as a fraction of the image's; .875 = 224/256
         agg: str = 'mean',  # 'mean' or 'max' of the probabilities
         # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
         sizes: list = (1.0,),
         at_once: int = None,  # views of an image in one forward pass; None: all of one size
-        act=None,  # function from scores to probabilities; None is the one that fits the loss
-        on: str = 'probabilities',  # what is averaged: or 'logits', the scores as they are, as in FFCV and airbench
+        act=None,  # function from logits to probabilities; None is the one that fits the loss
+        on: str = 'probabilities',  # what is averaged: or 'logits', as they are, as in FFCV and airbench
     ):
         if crops not in (1, 5) or crops * (1 + flip) * len(sizes) < 2:
             raise ValueError(f"TTA: crops must be 5, or 1 with flip=True or two sizes, got {crops} with flip={flip}")
@@ -85,11 +85,11 @@ class TTA(Callback):
         self._act = None if self.on == 'probabilities' else 'identity'
         self._seen = None
         if crop := active_crop(learn):  # let the data come as large as the largest view needs
-            self._seen = self.pixels(learn.view.get('size') or getattr(crop, 'valid_size', None) or crop.size)
+            self._seen = self.pixels(learn.crop_settings.get('size') or getattr(crop, 'valid_size', None) or crop.size)
             top = max(self._seen)
             whole = {'crop_pct': 1.0} if self.crops > 1 else {}
             # the learner puts it back
-            learn.view = {**learn.view, 'size': round(top / self.crop_pct) if whole else top, **whole}
+            learn.crop_settings = {**learn.crop_settings, 'size': round(top / self.crop_pct) if whole else top, **whole}
 
     def before_batch(self, learn):
         if learn.training:
@@ -107,7 +107,7 @@ class TTA(Callback):
         if learn.training:
             return
         if learn.pred.ndim != 2:
-            raise ValueError(f"TTA: works for classifiers (scores N x C), got {tuple(learn.pred.shape)}; leave it out")
+            raise ValueError(f"TTA: works for classifiers (logits N x C), got {tuple(learn.pred.shape)}; leave it out")
         self._act = self._act or _activation(self.act or learn.loss_facts.act('TTA'))
         pred = torch.cat([learn.pred, *map(learn.model, vars(self).pop('_rest'))])
         learn.pred = tta_fold(pred, self.crops * (1 + self.flip) * len(self.sizes), self.agg, self._act)
@@ -118,19 +118,19 @@ class TTA(Callback):
 
 # %% ../../nbs/runs/03_tta.ipynb #4e2820ad
 def _activation(act):
-    "Name of a function from scores to probabilities"
+    "Name of a function from logits to probabilities"
     t = torch.tensor([[0.5, -1.0, 2.0]])
     p = act(t)
     for name, f in ACTIVATIONS.items():
         if p.shape == t.shape and torch.allclose(p, f(t)):
             return name
     raise ValueError(
-        "TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no scores; leave TTA out"
+        "TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no logits; leave TTA out"
     )
 
 
 @patch
-@asks_back
+@checked_arguments
 @delegates(TTA)
 def tta(self: Learner, dl=None, cbs=(), **kwargs) -> tuple:
     """`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics:

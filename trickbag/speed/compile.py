@@ -19,7 +19,7 @@ def compile_call(
     # passed to `torch.compile`
     **kw,
 ):  # a function of `x`, compiled when it is called
-    "A compiled call of the model that shares its count of recompilations with no other"
+    "A compiled call of the model that fraction its count of recompilations with no other"
     if kw.get('backend') == 'inductor':  # draws come from torch's generators, so that they are the uncompiled model's
         mode = kw.pop('mode', None)
         kw['options'] = dict(torch._inductor.list_mode_options(mode) if mode else {}, fallback_random=True)
@@ -45,7 +45,7 @@ class Compile(Callback):
     reads = ('model', 'x')
     writes = ('model',)
     state = ('seen',)
-    tells = ('compiled',)
+    traced = ('compiled',)
     does = ('compile',)
 
     def __init__(

@@ -59,12 +59,12 @@ class Im2Col(Callback):
 
     def __init__(
         self,
-        # `channel_share` above which all of a layer is matrix products; here and below: measured, see the picture
+        # `channel_fraction` above which all of a layer is matrix products; here and below: measured, see the picture
         whole: float = 10.0,
         grad: float = 2.0,  # above which the gradient of its weights is
     ):
         if not (whole >= 0 and grad >= 0):
-            raise ValueError(f"Im2Col: whole and grad are shares, 0 or more, got {whole} and {grad}")
+            raise ValueError(f"Im2Col: whole and grad are fractions, 0 or more, got {whole} and {grad}")
         self.whole = whole
         self.grad = grad
 

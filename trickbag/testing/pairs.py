@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import all as tb
 from ..callback import Callback, CancelFit
-from ..core.threads import keep_rng
+from ..core.threads import preserve_rng
 from ..look.steps import trace_step
 from .proofs import found, tiny_learner, weights
 
@@ -35,7 +35,7 @@ class Trial:
 
 def small_model(n_out: int = 4) -> nn.Module:
     "A ResNet of two blocks, the same at every call"
-    with keep_rng():
+    with preserve_rng():
         torch.manual_seed(0)
         return tb.XResNet(1, [1, 1], n_out, stem='small', widen=0.125, zero_gamma=False)
 
@@ -117,7 +117,7 @@ BAG = {
     BlurPool=Trial(lambda: tb.BlurPool(min_channels=8)),
     BinaryTargets=Trial(tb.BinaryTargets, loss=nn.BCEWithLogitsLoss),
     ColorJitter=Trial(lambda: tb.ColorJitter(hue=0.1)),
-    Compile=Trial(lambda: tb.Compile(backend='aot_eager')),
+    Compile=Trial(lambda: tb.Compile(backend='eager')),
     Cosine=Trial(lambda: tb.Cosine(warmup='40%')),
     DiracInit=Trial(lambda: tb.DiracInit()),
     Distillation=Trial(lambda: tb.Distillation(small_model())),

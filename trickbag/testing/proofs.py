@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..callback import EVENTS, Callback, CancelFit
-from ..core.threads import keep_rng
+from ..core.threads import preserve_rng
 from ..learner import Learner
 from ..monitors.progress import Progress
 
@@ -47,7 +47,7 @@ class TinyData:
 
 def tiny_model(c: int = 4) -> nn.Module:
     "A convolution, BatchNorm, dropout and a head: a little of everything that has state or draws"
-    with keep_rng():
+    with preserve_rng():
         torch.manual_seed(0)
         return nn.Sequential(
             nn.Conv2d(3, 6, 3, bias=False),
@@ -249,7 +249,7 @@ def found(learn) -> dict:
     rng = torch.get_rng_state().tolist(), random.getstate()
     own = {
         n: getattr(learn, n)
-        for n in ('loss_func', 'dls', 'autocast', 'view', 'fitting', 'training', 'device', 'splitter')
+        for n in ('loss_func', 'dls', 'autocast', 'crop_settings', 'fitting', 'training', 'device', 'splitter')
     }
     return dict(
         modules=mods,

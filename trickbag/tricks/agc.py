@@ -23,7 +23,7 @@ def adaptive_clip(
     params: list,  # parameters with their gradients; those without one are left out
     clip: float = 0.01,  # λ, bound on the ratio of gradient to weight
     eps: float = 1e-3,  # least norm that a unit's weights count with
-) -> torch.Tensor:  # share of units that were bounded, scalar
+) -> torch.Tensor:  # fraction of units that were bounded, scalar
     "Bound gradients unit by unit, in place (Brock et al. 2021)"
     params = [p for p in params if p.grad is not None]
     if not params:
@@ -36,13 +36,13 @@ def adaptive_clip(
 
 
 class AGC(Callback):
-    "Bound each unit's gradient by the norm of its weights; the share of units bounded in the last step is in `bounded`"
+    "Bound each unit's gradient by the norm of its weights; `bounded` is the fraction of units bounded in the last step"
 
     stage = 'clip'
     owns = ('clip',)
     reads = ('grads', 'weights')
     writes = ('grads',)
-    tells = ('bounded',)
+    traced = ('bounded',)
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class BinaryTargets(Callback):
 
     def __init__(
         self,
-        # a class counts above this share; timm's recipes' `--bce-target-thresh`. None leaves soft targets
+        # a class counts above this fraction; timm's recipes' `--bce-target-thresh`. None leaves soft targets
         threshold: float = 0.2,
     ):
         if threshold is not None and not 0 <= threshold < 1:

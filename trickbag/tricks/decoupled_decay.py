@@ -13,11 +13,11 @@ from ..callback import Callback
 # %% ../../nbs/tricks/decoupled_decay.ipynb #3ca57437
 def decay_weights(
     ws: list,  # parameters, changed in place
-    share: float,  # what each loses, in [0,1)
+    fraction: float,  # what each loses, in [0,1)
 ):
     "Shrink weights"
-    if ws and share:
-        torch._foreach_mul_(ws, 1 - share)
+    if ws and fraction:
+        torch._foreach_mul_(ws, 1 - fraction)
 
 
 class DecoupledDecay(Callback):
@@ -29,19 +29,19 @@ class DecoupledDecay(Callback):
     does = ('decouple the decay',)
     reads = ('weights', 'weight_decay', 'groups', 'lr')
     writes = ('weights', 'weight_decay')
-    tells = ('shares',)
+    traced = ('fractions',)
 
     def __init__(
         self,
-        # share of each weight lost in a step at the full rate, Composer's scale; None: `weight_decay` times it, AdamW's
+        # fraction of each weight lost in a step at the full rate (Composer); None: `weight_decay` times it (AdamW)
         wd: float = None,
     ):
         if wd is not None and not 0 < wd < 1:
             raise ValueError(
-                f"DecoupledDecay: wd is a share of the weights in (0,1), got {wd}; leave DecoupledDecay out for none"
+                f"DecoupledDecay: wd is a fraction of the weights in (0,1), got {wd}; leave DecoupledDecay out for none"
             )
         self.wd = wd
-        self.shares = []
+        self.fractions = []
         self.due = True
 
     def check(self, learn):
@@ -71,10 +71,10 @@ class DecoupledDecay(Callback):
     @torch.no_grad()
     def before_step(self, learn):
         top = 1.0 if self.wd else float('inf')  # rates above the fit's own are those that `lr_find` tries
-        self.shares = [
+        self.fractions = [
             o['fit_decay'] * (min(o['lr'] / o['fit_lr'], top) if o['fit_lr'] else 1.0) for o in learn.opt.param_groups
         ]
-        for o, s in zip(learn.opt.param_groups, self.shares if self.due else ()):
+        for o, s in zip(learn.opt.param_groups, self.fractions if self.due else ()):
             decay_weights([p for p in o['params'] if p.grad is not None], s)
         self.due = False
 

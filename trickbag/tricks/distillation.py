@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..core.basics import keep_modes
+from ..core.basics import preserve_modes
 from ..loop.losses import feature_distance
 from ..loop.optimizer import linear_width
 
 # %% ../../nbs/tricks/distillation.ipynb #ee0d8129
 def distill_kl(
-    pred: torch.Tensor,  # student's scores N x C
-    teacher: torch.Tensor,  # teacher's scores N x C
+    pred: torch.Tensor,  # student's logits N x C
+    teacher: torch.Tensor,  # teacher's logits N x C
     T: float = 4.0,  # temperature
 ) -> torch.Tensor:  # scalar, float32
     """`T**2` times the KL divergence of the student's softened probabilities from the teacher's, mean over samples
@@ -42,7 +42,7 @@ def distill_kl(
 
 # %% ../../nbs/tricks/distillation.ipynb #62c6e83d
 class Distillation(Callback):
-    """Add to the loss of training batches how far the student's scores, and outputs of named layers, are from a
+    """Add to the loss of training batches how far the student's logits, and outputs of named layers, are from a
     teacher's"""
 
     stage = 'target'
@@ -50,7 +50,7 @@ class Distillation(Callback):
     train_only = True
     reads = ('x', 'pred', 'loss')
     writes = ('loss',)
-    tells = ('kl', 'distance')
+    traced = ('kl', 'distance')
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Distillation(Callback):
 
     def before_fit(self, learn):
         device = next((t.device for t in [*self.teacher.parameters(), *self.teacher.buffers()]), learn.device)
-        self._undo.enter_context(keep_modes(self.teacher))
+        self._undo.enter_context(preserve_modes(self.teacher))
         self._undo.callback(self.teacher.to, device)
         self.teacher.to(learn.device).eval()
         for s, t in self.layers.items():

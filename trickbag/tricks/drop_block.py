@@ -19,7 +19,7 @@ from ..models.xresnet import last_stages
 # %% ../../nbs/tricks/drop_block.ipynb #58b51c8b
 def drop_block(
     x: torch.Tensor,  # feature maps, N x C x H x W
-    p: float | torch.Tensor,  # share to blank, in [0,1); a tensor of no dimensions on the device of `x` is as good
+    p: float | torch.Tensor,  # fraction to blank, in [0,1); a tensor of no dimensions on the device of `x` is as good
     block: int = 7,  # side of the squares; no longer than the map
 ) -> torch.Tensor:  # as `x`
     "Blank squares of each map and scale up the rest; draws from torch's global generator, as dropout does"
@@ -50,29 +50,31 @@ class DropBlock(Callback):
 
     stage = 'surgery'
     train_only = True
-    tells = ('drop',)
+    traced = ('drop',)
     does = ('drop features',)
     reads = ('model',)
     writes = ('model',)
 
     def __init__(
         self,
-        keep_prob: float = 0.9,  # share of values kept at the end of the run; the paper's
+        keep_prob: float = 0.9,  # fraction of values kept at the end of the run; the paper's
         block: int = 7,  # side of the squares; the paper's
-        start: float = 1.0,  # share kept at its start; `start=keep_prob` keeps one share
+        keep_prob_start: float = 1.0,  # fraction kept at its start; `keep_prob_start=keep_prob` keeps one fraction
         # factors of the rate in the last stages, input side first; the paper's and Assembled-CNN's
         scales: tuple = (0.25, 1.0),
         names: tuple = None,  # names of modules after which to blank, at the full rate, in place of the stages
     ):
-        if not (0 < keep_prob < 1 and 0 < start <= 1):
-            raise ValueError(f"DropBlock: need 0 < keep_prob < 1, 0 < start <= 1, got {keep_prob}, {start}")
+        if not (0 < keep_prob < 1 and 0 < keep_prob_start <= 1):
+            raise ValueError(
+                f"DropBlock: need 0 < keep_prob < 1, 0 < keep_prob_start <= 1, got {keep_prob}, {keep_prob_start}"
+            )
         if not isinstance(block, int) or block < 1:
             raise ValueError(f"DropBlock: block is a side in whole values, 1 or more, got {block!r}")
         if not scales or not all(0 <= s <= 1 for s in scales):
             raise ValueError(f"DropBlock: scales are factors in [0,1], got {scales}")
         self.keep_prob = keep_prob
         self.block = block
-        self.start = start
+        self.keep_prob_start = keep_prob_start
         self.scales = scales
         self.names = names
         self.drop = 0.0
@@ -99,10 +101,10 @@ class DropBlock(Callback):
     def check(self, learn):
         if not self.places(learn.model):
             raise ValueError("DropBlock: the last stages have no norm to blank after; give modules as names")
-        if self.start != self.keep_prob and learn.n_iter is None:
+        if self.keep_prob_start != self.keep_prob and learn.n_iter is None:
             raise ValueError(
                 "DropBlock: the rate rises to the end of the run, but the training loader has no "
-                "length; give start=keep_prob"
+                "length; give keep_prob_start=keep_prob"
             )
 
     def before_fit(self, learn):
@@ -114,7 +116,7 @@ class DropBlock(Callback):
 
     def before_batch(self, learn):
         pos = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter) if learn.n_iter else 1.0
-        self.drop = 1 - sched_lin(self.start, self.keep_prob)(pos)
+        self.drop = 1 - sched_lin(self.keep_prob_start, self.keep_prob)(pos)
         self._p.fill_(self.drop)
 
     def after_batch(self, learn):

@@ -18,16 +18,16 @@ def ema_decay(
     t: int,  # updates so far; 0 gives 0, a copy
     decay: float = 0.9998,  # upper bound
     # exponent p of 1-(1+t)^-p, in [0,1]: 1 is the plain mean of all weights so far, 0 no warm-up
-    warmup: float = 2 / 3,
+    warmup_power: float = 2 / 3,
 ) -> float:
     "Decay of the next update, equal to timm's `ModelEmaV3.get_decay`"
-    return min(decay, 1 - (1 + t) ** -warmup) if t and warmup else decay * (t > 0)
+    return min(decay, 1 - (1 + t) ** -warmup_power) if t and warmup_power else decay * (t > 0)
 
 
 def ema_update(
     avg: list,  # floating tensors, changed in place
     new: list,  # tensors of the same shapes and dtypes
-    decay: float,  # share of the old average; 0 copies
+    decay: float,  # fraction of the old average; 0 copies
 ):
     "`avg = decay*avg + (1-decay)*new`"
     with torch.no_grad():
@@ -44,25 +44,26 @@ class EMA(Callback):
     does = ('lag',)
     reads = ('weights',)
     writes = ('weights',)
-    tells = ('decay_used',)
+    traced = ('decay_used',)
 
     def __init__(
         self,
-        # after the warm-up, share of the old average at each step; timm's and fastxtend's default
+        # after the warm-up, fraction of the old average at each step; timm's and fastxtend's default
         decay: float = 0.9998,
-        # in place of `decay`: old weights lose half their share in this fraction of the run, say .05
+        # in place of `decay`: the fraction of the run in which the weight of an old value halves, say .05
         half_life: float = None,
-        warmup: float = 2 / 3,  # exponent of the warm-up; 2/3 as timm, 0 for none
+        warmup_power: float = 2 / 3,  # exponent of the warm-up; 2/3 as timm, 0 for none
     ):
         if half_life is not None and not 0 < half_life <= 1:
-            raise ValueError(f"EMA: half_life is a share of the run in (0,1], got {half_life}; or give decay")
-        if not 0 <= decay < 1 or not 0 <= warmup <= 1:
+            raise ValueError(f"EMA: half_life is a fraction of the run in (0,1], got {half_life}; or give decay")
+        if not 0 <= decay < 1 or not 0 <= warmup_power <= 1:
             raise ValueError(
-                f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup <= 1, got {decay} and {warmup}"
+                f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup_power <= 1, got "
+                f"{decay} and {warmup_power}"
             )
         self.decay = decay
         self.half_life = half_life
-        self.warmup = warmup
+        self.warmup_power = warmup_power
         self._clear()
 
     def _clear(self):
@@ -86,7 +87,7 @@ class EMA(Callback):
 
     def half_life_at(self, t: int) -> float:
         "Half-life of the average, in steps, after all `t` steps of a run"
-        d = ema_decay(t, 0.5 ** (1 / (self.half_life * t)) if self.half_life and t else self.decay, self.warmup)
+        d = ema_decay(t, 0.5 ** (1 / (self.half_life * t)) if self.half_life and t else self.decay, self.warmup_power)
         return math.log(0.5) / math.log(d) if d else 0.0
 
     def before_fit(self, learn):
@@ -107,7 +108,7 @@ class EMA(Callback):
             old = self.pos
             self.pos = learn.epoch * learn.n_iter + learn.iter + 1
             d = 0.5 ** ((self.pos - old) / (self.half_life * learn.n_iter * learn.n_epoch))
-        self.n, self.decay_used = self.n + 1, ema_decay(self.n, d, self.warmup)
+        self.n, self.decay_used = self.n + 1, ema_decay(self.n, d, self.warmup_power)
         if not self._lists:
             self._lists = (
                 list(self.avg.values()),

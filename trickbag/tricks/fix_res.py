@@ -46,7 +46,7 @@ class FixRes(AtSize):
     def before_fit(self, learn):
         super().before_fit(learn)
         if self.boxes != 'train':
-            learn.view = {**learn.view, 'boxes': self.boxes}
+            learn.crop_settings = {**learn.crop_settings, 'boxes': self.boxes}
         self._norm = last_batchnorm(learn.model) if self.norm else None
         if self._norm and not self._norm.training:
             raise ValueError(

@@ -27,7 +27,7 @@ def fourier_noise(
 
 def brightest(
     gray: torch.Tensor,  # N x H x W
-    lam: torch.Tensor,  # share of the pixels, N, in [0,1]
+    lam: torch.Tensor,  # fraction of the pixels, N, in [0,1]
 ) -> torch.Tensor:  # N x 1 x H x W, bool: round(lam*H*W) pixels of each image
     "Mask of the brightest pixels of each image"
     flat = gray.flatten(1)
@@ -53,7 +53,7 @@ class FMix(Callback):
     train_only = True
     reads = ('x', 'y')
     writes = ('x', 'y')
-    tells = ('lam',)
+    traced = ('lam',)
 
     def __init__(
         self,

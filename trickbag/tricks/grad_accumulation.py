@@ -9,7 +9,7 @@ __all__ = ['scale_grads', 'GradientAccumulation']
 import torch
 
 from ..callback import Callback, CancelStep
-from ..loop.read_loss import share
+from ..loop.read_loss import ratio
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
 def scale_grads(
@@ -62,7 +62,7 @@ class GradientAccumulation(Callback):
         n = len(learn.xb)
         if facts.reduction == 'sum':
             return  # sums add up by themselves
-        self._size = facts.size(learn.targ, n)
+        self._size = facts.size(learn.clean_yb, n)
         self.first = self.first or n
         weight = self._size / self.first  # `learn.loss` itself stays the batch's mean
         if isinstance(weight, torch.Tensor):
@@ -78,7 +78,7 @@ class GradientAccumulation(Callback):
         if self.count < self.n_acc and not self._flushing:
             raise CancelStep
         if self.first:
-            scale_grads(self._params.values(), share(self.first, self.total))
+            scale_grads(self._params.values(), ratio(self.first, self.total))
         self._clear()
 
     def after_train(self, learn):

@@ -33,7 +33,7 @@ class GradientClip(Callback):
     owns = ('clip',)
     reads = ('grads',)
     writes = ('grads',)
-    tells = ('norm',)
+    traced = ('norm',)
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from ..loop.targets import soft_targets
 # %% ../../nbs/tricks/label_smoothing.ipynb #dd55fd1d
 def label_smoothing(
     y: torch.Tensor,  # probabilities N x C, or class indices N
-    eps: float = 0.1,  # share of the probability that is spread over all C classes, the true one included
+    eps: float = 0.1,  # fraction of the probability that is spread over all C classes, the true one included
     n_out: int = None,  # C, needed for indices
     ignore: int = None,  # index of samples that get no probability at all
 ) -> torch.Tensor:  # probabilities N x C
@@ -39,7 +39,7 @@ class LabelSmoothing(Callback):
 
     def __init__(
         self,
-        eps: float = 0.1,  # share spread over all classes; the paper's, fastai's and timm's default
+        eps: float = 0.1,  # fraction spread over all classes; the paper's, fastai's and timm's default
     ):
         if not 0 < eps < 1:
             raise ValueError(f"LabelSmoothing: eps must be in (0,1), got {eps}; leave LabelSmoothing out for none")

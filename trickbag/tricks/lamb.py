@@ -31,7 +31,7 @@ class LAMB(Callback):
     owns = ('trust',)
     reads = ('weights', 'weight_decay', 'groups', 'lr')
     writes = ('weights',)
-    tells = ('ratios',)
+    traced = ('ratios',)
 
     def __init__(
         self,

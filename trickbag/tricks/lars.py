@@ -32,7 +32,7 @@ class LARS(Callback):
     owns = ('trust',)
     reads = ('grads', 'weights', 'weight_decay', 'groups', 'lr')
     writes = ('grads',)
-    tells = ('ratios',)
+    traced = ('ratios',)
 
     def __init__(
         self,

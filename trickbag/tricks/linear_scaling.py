@@ -39,7 +39,7 @@ class LinearScaling(Callback):
     owns = ('lr',)
     reads = ('samples', 'step', 'lr')
     writes = ('lr',)
-    tells = ('factor', 'samples')
+    traced = ('factor', 'samples')
 
     def __init__(
         self,

@@ -32,13 +32,13 @@ class Lookahead(Callback):
     state = ('slow', 'n', 'at', 'begun')
     reads = ('weights',)
     writes = ('weights',)
-    tells = ('went',)
+    traced = ('went',)
 
     def __init__(
         self,
         k: int = 6,  # steps a cycle; fastai's and timm's default
-        alpha: float = 0.5,  # share of the way that is kept; fastai's and timm's default
-        # share at the end of the run, approached as the cube of the position in it; None keeps `alpha`
+        alpha: float = 0.5,  # fraction of the way that is kept; fastai's and timm's default
+        # fraction at the end of the run, approached as the cube of the position in it; None keeps `alpha`
         alpha_end: float = None,
     ):
         if not isinstance(k, int) or k < 1:

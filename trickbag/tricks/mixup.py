@@ -34,7 +34,7 @@ class MixUp(Callback):
     train_only = True
     reads = ('x', 'y')
     writes = ('x', 'y')
-    tells = ('lam',)
+    traced = ('lam',)
 
     def __init__(
         self,

@@ -14,25 +14,25 @@ from ..loop.read_loss import unreduced
 # %% ../../nbs/tricks/ohem.ipynb #8395bcb2
 def hardest(
     losses: torch.Tensor,  # of each sample, N
-    keep: float,  # share that counts, in (0,1]
+    keep: float,  # fraction that counts, in (0,1]
 ) -> torch.Tensor:  # max(round(keep*N), 1) losses, largest first
     "The largest losses"
     return losses.topk(max(round(keep * len(losses)), 1))[0]
 
 
 class OHEM(Callback):
-    "The loss of a training batch is that of the share `keep` of its samples with the largest losses"
+    "The loss of a training batch is that of the fraction `keep` of its samples with the largest losses"
 
     stage = 'select'
     train_only = True
     reads = ('y', 'pred')
     writes = ('loss',)
-    tells = ('least',)
+    traced = ('least',)
     least = None  # smallest loss that counted
 
     def __init__(
         self,
-        keep: float = 0.7,  # share of the batch that counts
+        keep: float = 0.7,  # fraction of the batch that counts
     ):
         if not 0 < keep < 1:
             raise ValueError(f"OHEM: keep must be in (0,1), got {keep}; leave OHEM out for all samples")
@@ -48,8 +48,8 @@ class OHEM(Callback):
         self.least = top[-1].detach()
         if facts.reduction == 'sum':
             learn.loss = top.sum()
-        elif not isinstance(facts.size(learn.targ, len(each)), torch.Tensor):
+        elif not isinstance(facts.size(learn.clean_yb, len(each)), torch.Tensor):
             learn.loss = top.mean()
         else:  # as the loss would of these samples alone
-            sizes = facts.sample_sizes(learn.targ)[each.topk(len(top))[1]]
+            sizes = facts.sample_sizes(learn.clean_yb)[each.topk(len(top))[1]]
             learn.loss = top.sum() / sizes.sum().clamp(min=1e-12)

@@ -17,7 +17,7 @@ from ..vision.crop import active_crop, resize_batch
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
 def growing_sizes(
     full: int,  # final size in pixels
-    initial: float | int = 0.5,  # first size: a share of `full` below 1, else pixels
+    initial: float | int = 0.5,  # first size: a fraction of `full` below 1, else pixels
     step: int = 32,  # pixels; sizes are multiples of it, only `full` need not be
 ) -> list:  # at least two sizes, smallest first, `full` last
     "The sizes that training goes through"
@@ -50,14 +50,14 @@ class ProgressiveResize(Callback):
     state = ('full', 'held')
     reads = ('x',)
     writes = ('size', 'x')
-    tells = ('size',)
+    traced = ('size',)
 
     def __init__(
         self,
-        # first size: a share of the full one below 1, else pixels; fastxtend's and Composer's default
+        # first size: a fraction of the full one below 1, else pixels; fastxtend's and Composer's default
         initial: float | int = 0.5,
-        start: float = 0.5,  # share of the run before the first jump
-        end: float = 0.75,  # share of the run from which on images have full size
+        start: float = 0.5,  # fraction of the run before the first jump
+        end: float = 0.75,  # fraction of the run from which on images have full size
         step: int = 32,  # pixels; sizes are multiples of it, as in FFCV
         # sizes in pixels, growing, instead of `initial` and `step`; full size is added if it is not the last
         sizes: list = None,
@@ -109,7 +109,7 @@ class ProgressiveResize(Callback):
 
     def before_train(self, learn):
         if active_crop(learn):
-            learn.view = {**learn.view, 'size': self._wanted(learn, *learn.position)}
+            learn.crop_settings = {**learn.crop_settings, 'size': self._wanted(learn, *learn.position)}
 
     after_batch = before_train  # for the next batch: `position` is already there
 
@@ -124,12 +124,12 @@ class ProgressiveResize(Callback):
     def _hold(self, learn):
         # keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as
         # one
-        self.held = [*(self.held if learn.iter else []), (learn.xb, learn.yb, learn.targ, learn.idx)]
+        self.held = [*(self.held if learn.iter else []), (learn.xb, learn.yb, learn.clean_yb, learn.idx)]
         last = learn.iter + 1 == learn.n_iter or self._wanted(learn, learn.epoch, learn.iter + 1) != self.size
         if len(self.held) < int((self.full / self.size) ** 2) and not last:
             raise CancelBatch
         # a checkpoint moves what it carries
-        learn.xb, learn.yb, learn.targ, learn.idx = (
+        learn.xb, learn.yb, learn.clean_yb, learn.idx = (
             None if parts[0] is None else torch.cat([p.to(parts[-1].device) for p in parts])
             for parts in zip(*self.held)
         )
@@ -137,7 +137,7 @@ class ProgressiveResize(Callback):
 
     def before_validate(self, learn):
         # the learner puts it back
-        learn.view = {k: v for k, v in learn.view.items() if k != 'size' or not learn.fitting}
+        learn.crop_settings = {k: v for k, v in learn.crop_settings.items() if k != 'size' or not learn.fitting}
 
     def cleanup_fit(self, learn):
         self.held = []

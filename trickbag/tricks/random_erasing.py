@@ -19,7 +19,7 @@ def erase_boxes(
     h: int,  # their height
     w: int,  # their width
     generator: torch.Generator,  # stream; the result lies on its device
-    scale: tuple = (0.02, 1 / 3),  # area of a box as a share of the image
+    scale: tuple = (0.02, 1 / 3),  # area of a box as a fraction of the image
     ratio: tuple = (0.3, 3.3),  # its height/width
     max_count: int = 1,  # boxes an image: 1 to `max_count`, each with that part of the area
 ) -> torch.Tensor:  # x, y, width, height in pixels, max_count x N x 4; no width and height where there is no box
@@ -62,7 +62,7 @@ class RandomErasing(Callback):
     def __init__(
         self,
         p: float = 0.5,  # probability, per image; the paper's, timm's and torchvision's
-        scale: tuple = (0.02, 1 / 3),  # area of a box as a share of the image; timm's, torchvision's ends at .33
+        scale: tuple = (0.02, 1 / 3),  # area of a box as a fraction of the image; timm's, torchvision's ends at .33
         ratio: tuple = (0.3, 3.3),  # its height/width; torchvision's, timm's ends at 1/.3
         # 'pixel': noise; 'color': one random color a box; 'const': 0, the mean color of normalized images
         mode: str = 'pixel',

@@ -13,7 +13,7 @@ from ..vision.boxes import box_mask
 
 # %% ../../nbs/tricks/resize_mix.ipynb #22b8d1fe
 def shrunk_boxes(
-    tau: torch.Tensor,  # side of each box as a share of the image's, N, in (0,1]
+    tau: torch.Tensor,  # side of each box as a fraction of the image's, N, in (0,1]
     h: int,  # height of the images
     w: int,  # their width
     generator: torch.Generator,  # stream, on the device of `tau`
@@ -56,12 +56,12 @@ class ResizeMix(Callback):
     train_only = True
     reads = ('x', 'y')
     writes = ('x', 'y')
-    tells = ('boxes',)
+    traced = ('boxes',)
     boxes = None
 
     def __init__(
         self,
-        scale: tuple = (0.1, 0.8),  # sides of the small image, as a share of the large one's, uniform; the paper's
+        scale: tuple = (0.1, 0.8),  # sides of the small image, as a fraction of the large one's, uniform; the paper's
     ):
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"ResizeMix: need 0 < scale[0] <= scale[1] <= 1, got {scale}")

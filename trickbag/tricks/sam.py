@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
 from ..core.interrupts import interrupts_held, interrupts_released
-from ..loop.read_loss import share
+from ..loop.read_loss import ratio
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()
@@ -35,7 +35,7 @@ class SAM(Callback):
     state = ('window',)
     reads = ('x', 'y', 'grads', 'weights')
     writes = ('grads',)
-    tells = ('ascended', 'norm')
+    traced = ('ascended', 'norm')
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class SAM(Callback):
         if (learn.step + 1) % self.interval:
             return
         facts = learn.loss_facts
-        size = facts.size(learn.targ, len(learn.xb)) if self._mean and facts.reduction != 'sum' else None
+        size = facts.size(learn.clean_yb, len(learn.xb)) if self._mean and facts.reduction != 'sum' else None
         self.window.append([*(getattr(learn, n) for n in _BATCH), size])
 
     def before_step(self, learn):
@@ -93,10 +93,10 @@ class SAM(Callback):
         for *b, size in self.window:
             vars(learn).update(zip(_BATCH, b))
             learn.forward()
-            (learn.loss if size is None or total is None else learn.loss * share(size, total)).backward()
+            (learn.loss if size is None or total is None else learn.loss * ratio(size, total)).backward()
 
     def after_step(self, learn):
         self.window = []
 
 # %% ../../nbs/tricks/sam.ipynb #595c50df
-_BATCH = 'xb', 'yb', 'targ', 'idx', 'iter'  # `iter`, so that `learn.rng` gives what it gave in the first pass
+_BATCH = 'xb', 'yb', 'clean_yb', 'idx', 'iter'  # `iter`, so that `learn.rng` gives what it gave in the first pass

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..callback import Callback
-from ..core.basics import keep_modes
+from ..core.basics import preserve_modes
 from ..loop.read_loss import unreduced
 from ..loop.schedule import run_position
 from ..loop.targets import soft_targets
@@ -18,7 +18,7 @@ from ..loop.targets import soft_targets
 # %% ../../nbs/tricks/selective_backprop.ipynb #ae1a0d0e
 def pick_hard(
     losses: torch.Tensor,  # of each sample, N
-    keep: float,  # share that is picked, in (0,1]
+    keep: float,  # fraction that is picked, in (0,1]
     generator: torch.Generator,  # stream, on the device of `losses`
 ) -> torch.Tensor:  # indices of max(int(keep*N), 1) samples, all different, int64
     "Draw samples without replacement, hard ones more often, as Composer's `select_using_loss`"
@@ -31,7 +31,7 @@ def pick_hard(
 
 # %% ../../nbs/tricks/selective_backprop.ipynb #7b7f999b
 class SelectiveBackprop(Callback):
-    "In a phase of the run, train on the share `keep` of each batch, hard samples first"
+    "In a phase of the run, train on the fraction `keep` of each batch, hard samples first"
 
     # count: batches of this epoch that came here; some may have been joined
     stage = 'select'
@@ -40,13 +40,13 @@ class SelectiveBackprop(Callback):
     does = ('drop samples',)
     reads = ('samples', 'x', 'y', 'weights')
     writes = ('samples',)
-    tells = ('kept',)
+    traced = ('kept',)
 
     def __init__(
         self,
-        keep: float = 0.5,  # share of a batch that is trained on; this and the others are Composer's defaults
-        start: float = 0.5,  # share of the run before the first such batch
-        end: float = 0.9,  # share of the run from which on batches are whole again
+        keep: float = 0.5,  # fraction of a batch that is trained on; this and the others are Composer's defaults
+        start: float = 0.5,  # fraction of the run before the first such batch
+        end: float = 0.9,  # fraction of the run from which on batches are whole again
         interrupt: int = 2,  # every so many batches of an epoch one stays whole; 0 for none
         scale: float = 1.0,  # size of the images of the choosing pass, as a factor
     ):
@@ -96,7 +96,7 @@ class SelectiveBackprop(Callback):
         y = learn.yb
         if self.scale < 1:
             x = F.interpolate(x, scale_factor=self.scale, mode='bilinear', antialias=True)
-        with torch.no_grad(), keep_modes(learn.model), learn.autocast():
+        with torch.no_grad(), preserve_modes(learn.model), learn.autocast():
             pred = learn.model.eval()(x)
             if pred.dtype != torch.float64:
                 pred = pred.float()
@@ -113,6 +113,6 @@ class SelectiveBackprop(Callback):
         self.kept = len(i)
         learn.xb = learn.xb[i]
         learn.yb = learn.yb[i]
-        learn.targ = learn.targ[i]
+        learn.clean_yb = learn.clean_yb[i]
         if learn.idx is not None:
             learn.idx = torch.as_tensor(learn.idx).to(i.device, non_blocking=True)[i]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
-from ..core.streams import mix_seed, name_key, seed_default
-from ..core.threads import keep_rng
+from ..core.streams import fold_in, name_key, seed_default
+from ..core.threads import preserve_rng
 
 # %% ../../nbs/tricks/squeeze_excite.ipynb #0921008e
 class ChannelGate(nn.Module):
@@ -22,8 +22,8 @@ class ChannelGate(nn.Module):
 
     def __init__(self, n: int, latent: int | float, seed: int = 0):
         super().__init__()
-        latent = int(latent) if latent >= 1 else max(int(latent * n), 1)  # below 1 a share of the channels
-        with keep_rng():
+        latent = int(latent) if latent >= 1 else max(int(latent * n), 1)  # below 1 a fraction of the channels
+        with preserve_rng():
             seed_default(seed)
             a = nn.Linear(n, latent)
             b = nn.Linear(latent, n)
@@ -87,11 +87,11 @@ class SqueezeExcite(Callback):
     def __init__(
         self,
         min_channels: int = 128,  # fewest channels, in and out, of a convolution that gets a gate; Composer's default
-        # channels of the layer between, or below 1 a share of the convolution's, rounded down; Composer's default
+        # channels of the layer between, or below 1 a fraction of the convolution's, rounded down; Composer's default
         latent: int | float = 64,
     ):
         if not (0 < latent < 1 or latent >= 1 and latent == int(latent)):
-            raise ValueError(f"SqueezeExcite: latent is a number of channels, or a share in (0,1), got {latent}")
+            raise ValueError(f"SqueezeExcite: latent is a number of channels, or a fraction in (0,1), got {latent}")
         self.min_channels = min_channels
         self.latent = latent
         self.gates = {}
@@ -113,7 +113,7 @@ class SqueezeExcite(Callback):
         self._from = learn._loaded
         self.gates = {
             n: self.gates.get(n)
-            or ChannelGate(m.out_channels, self.latent, mix_seed(learn.seed, name_key(n))).to(learn.device)
+            or ChannelGate(m.out_channels, self.latent, fold_in(learn.seed, name_key(n))).to(learn.device)
             for n, m in wide_convs(learn.model, self.min_channels).items()
         }
         self._undo = squeeze_excite(learn.model, self.gates, hidden=True)

@@ -29,17 +29,17 @@ class SWA(Callback):
     stage = 'average'
     state = ('avg', 'n', 'steps', 'done')
     reads = ('weights', 'x')
-    tells = ('n',)
+    traced = ('n',)
 
     def __init__(
         self,
-        start: float = 0.75,  # share of the run after which snapshots are taken; the paper's (Composer's is .7)
+        start: float = 0.75,  # fraction of the run after which snapshots are taken; the paper's (Composer's is .7)
         every: int = None,  # take one at `start`, and again every so many steps; None is at the end of each epoch
         # learning rate from `start` on, for the fastest parameter group; None leaves it to the schedule
         lr: float = None,
     ):
         if not 0 <= start < 1:
-            raise ValueError(f"SWA: start is a share of the run in [0,1), got {start}")
+            raise ValueError(f"SWA: start is a fraction of the run in [0,1), got {start}")
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"SWA: every is a whole number of steps >= 1 or None, got {every!r}")
         if lr is not None and not lr > 0:

@@ -34,7 +34,7 @@ class _SumOver(torch.autograd.Function):
 
 
 def sync_batch_norm(
-    x: torch.Tensor,  # N x C x ..., this process's share
+    x: torch.Tensor,  # N x C x ..., this process's part
     bn: _BatchNorm,  # its weight, bias, eps and momentum are used, its running statistics updated
     group=None,  # of `torch.distributed`; None is all processes
 ) -> torch.Tensor:  # as `x`
@@ -69,7 +69,7 @@ class SyncBatchNorm(Callback):
     owns = ('batchnorm',)
     reads = ('model',)
     writes = ('model',)
-    tells = ('world',)
+    traced = ('world',)
     # `world`: number of processes
     _undo = ()
     world = 1

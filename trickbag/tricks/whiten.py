@@ -52,7 +52,7 @@ class Whiten(Callback):
     stage = 'model'
     train_only = True
     state = ('done',)
-    tells = ('variances',)
+    traced = ('variances',)
     reads = ('x', 'model')
     writes = ('weights', 'groups')
 

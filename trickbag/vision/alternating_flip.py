@@ -9,14 +9,14 @@ __all__ = ['hash_bits', 'alternating', 'AlternatingFlip']
 import torch
 
 from ..callback import Callback
-from ..core.streams import mix_seed, name_key
+from ..core.streams import fold_in, name_key
 from .basic import flip
 from .ops import to_device
 
 # %% ../../nbs/vision/alternating_flip.ipynb #8b3550e0
 def hash_bits(
     idx: torch.Tensor,  # sample numbers, integer
-    key: int,  # from `mix_seed`
+    key: int,  # from `fold_in`
 ) -> torch.Tensor:  # bool, of the shape of `idx`
     """A fair coin for each sample: the same for equal (key, number), unrelated for others (mixing as in MurmurHash3's
     finaliser)"""
@@ -29,7 +29,7 @@ def hash_bits(
 def alternating(
     idx: torch.Tensor,  # sample numbers, N
     epoch: int,  # from 0
-    key: int,  # from `mix_seed`
+    key: int,  # from `fold_in`
 ) -> torch.Tensor:  # bool, N
     "Which images are mirrored in that epoch (Jordan 2024)"
     return hash_bits(idx, key) ^ bool(epoch % 2)
@@ -44,7 +44,7 @@ class AlternatingFlip(Callback):
     does = ('mirror by epoch',)
     reads = ('x',)
     writes = ('x',)
-    tells = ('mirrored',)
+    traced = ('mirrored',)
     mirrored = None
 
     def before_batch(self, learn):
@@ -53,6 +53,6 @@ class AlternatingFlip(Callback):
                 "AlternatingFlip: the loader gives no sample numbers; it must yield (xb, yb, idx), as "
                 "trickbag's image loaders do, or use Flip()"
             )
-        key = mix_seed(learn.seed, name_key(self.name))
+        key = fold_in(learn.seed, name_key(self.name))
         self.mirrored = to_device(alternating(learn.idx, learn.epochs_run, key), learn.xb.device)
         learn.xb = flip(learn.xb, self.mirrored)

@@ -18,7 +18,7 @@ def mean_crop_side(
     scale: tuple = (0.35, 1.0),  # area of the training crops, see `random_boxes`; torchvision's default is (.08, 1)
     ratio: tuple = (3 / 4, 4 / 3),  # their width/height
     aspect: float = 1.0,  # width/height of the images
-) -> float:  # E[sqrt(area)], as a share of the image's, over the boxes that fit
+) -> float:  # E[sqrt(area)], as a fraction of the image's, over the boxes that fit
     "Mean side of a random crop"
     if scale[0] == scale[1]:
         return math.sqrt(scale[0])
@@ -60,7 +60,10 @@ class AtSize(Callback):
         self.size = size
 
     def before_fit(self, learn):
-        learn.view = {**learn.view, 'size': self.size}  # the learner puts it back, after fit and validation
+        learn.crop_settings = {
+            **learn.crop_settings,
+            'size': self.size,
+        }  # the learner puts it back, after fit and validation
 
     before_validate = before_fit
 

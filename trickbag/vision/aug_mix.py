@@ -81,7 +81,7 @@ class AugMix(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('op', 'weights')
+    traced = ('op', 'weights')
 
     def __init__(
         self,

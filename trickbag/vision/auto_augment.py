@@ -80,7 +80,7 @@ class AutoAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('op', 'mag')
+    traced = ('op', 'mag')
 
     def __init__(
         self,

@@ -28,13 +28,13 @@ def box_mask(
 
 # %% ../../nbs/vision/boxes.ipynb #65c39b11
 def cut_boxes(
-    lam: torch.Tensor,  # share of each image that stays its own if nothing is cut off, N, in [0,1]
+    lam: torch.Tensor,  # fraction of each image that stays its own if nothing is cut off, N, in [0,1]
     h: int,  # height of the images
     w: int,  # their width
     generator: torch.Generator = None,  # stream, on the device of `lam`
 ) -> torch.Tensor:  # x, y, width, height in pixels, N x 4, integer
-    """Boxes of CutMix: share `1-lam` of the area, the image's aspect ratio, uniform center, clipped at the border (Yun
-    et al. 2019)"""
+    """Boxes of CutMix: fraction `1-lam` of the area, the image's aspect ratio, uniform center, clipped at the border
+    (Yun et al. 2019)"""
     cx, cy = (torch.randint(s, (len(lam),), generator=generator, device=lam.device) for s in (w, h))
     r = 0.5 * (1 - lam).sqrt()
     # half sides, rounded down, as in the paper's code and torchvision

@@ -14,7 +14,7 @@ from ..callback import Callback
 def keep_lines(
     n: int,  # number of images
     size: int,  # lines an image has
-    p: float,  # share that is dropped, in [0,1)
+    p: float,  # fraction that is dropped, in [0,1)
     generator: torch.Generator,  # stream; the result lies on its device
 ) -> torch.Tensor:  # which stay, in order, N x kept; int((1-p)*size) of them as in Composer, at least one
     "For each image a random subset of its rows or columns"
@@ -34,18 +34,18 @@ def col_out(
 
 
 class ColOut(Callback):
-    "Drop a share of the rows and columns of each training image"
+    "Drop a fraction of the rows and columns of each training image"
 
     stage = 'augment'
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('size',)
+    traced = ('size',)
 
     def __init__(
         self,
-        p_row: float = 0.15,  # share of the rows that is dropped; Composer's
-        p_col: float = 0.15,  # share of the columns
+        p_row: float = 0.15,  # fraction of the rows that is dropped; Composer's
+        p_col: float = 0.15,  # fraction of the columns
     ):
         if not (0 <= p_row < 1 and 0 <= p_col < 1):
             raise ValueError(f"ColOut: p_row and p_col must be in [0,1), got {p_row}, {p_col}")

@@ -54,7 +54,7 @@ class ColorJitter(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('factors',)
+    traced = ('factors',)
 
     def __init__(
         self,

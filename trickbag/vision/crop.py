@@ -18,7 +18,7 @@ from .ops import host_stream, to_device
 # %% ../../nbs/vision/crop.ipynb #bebd734c
 def random_boxes(
     wh: torch.Tensor,  # original widths and heights, N x 2
-    # area as a share of the image; .35 is what Imagenette's recipes use, torchvision's default is .08
+    # area as a fraction of the image; .35 is what Imagenette's recipes use, torchvision's default is .08
     scale: tuple = (0.35, 1.0),
     ratio: tuple = (3 / 4, 4 / 3),  # width/height
     generator: torch.Generator = None,  # stream, on the device of `wh`
@@ -44,7 +44,7 @@ def random_boxes(
 
 def center_boxes(
     wh: torch.Tensor,  # original widths and heights, N x 2
-    crop_pct: float = 0.875,  # side of the box as a share of the shorter side; .875 = 224/256
+    crop_pct: float = 0.875,  # side of the box as a fraction of the shorter side; .875 = 224/256
     # horizontal place of each, N, from -1 (at the left border) to 1 (at the right); None is the center
     shift: torch.Tensor = None,
 ) -> torch.Tensor:  # boxes x, y, width, height in original pixels, N x 4, float
@@ -166,7 +166,7 @@ class Crop(Callback):
         if size < 1 or (scale and not 0 < scale[0] <= scale[1] <= 1):
             raise ValueError(f"Crop: need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {size}, {scale}")
         if not 0 < crop_pct <= 1:
-            raise ValueError(f"Crop: crop_pct is a share of the shorter side, in (0,1], got {crop_pct}")
+            raise ValueError(f"Crop: crop_pct is a fraction of the shorter side, in (0,1], got {crop_pct}")
         self.size = size
         self.scale = scale
         self.ratio = ratio
@@ -182,7 +182,7 @@ class Crop(Callback):
                 "as trickbag's image loaders do"
             )
         # boxes on the CPU: 50 small operations, and one copy
-        v = learn.view
+        v = learn.crop_settings
         x = learn.xb
         wh = learn.dl.wh[learn.idx].cpu()
         g = host_stream(learn.rng(self))

@@ -46,18 +46,18 @@ class CutOut(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('boxes',)
+    traced = ('boxes',)
 
     def __init__(
         self,
-        # side of the squares: pixels (int), or share of the shorter side (float in (0,1)); Composer's default
+        # side of the squares: pixels (int), or fraction of the shorter side (float in (0,1)); Composer's default
         length: int | float = 0.5,
         holes: int = 1,  # squares an image; the paper's
         p: float = 1.0,  # probability, per image; the paper blanks all
     ):
         if not (length >= 1 if isinstance(length, int) else 0 < length < 1):
             raise ValueError(
-                f"CutOut: length must be whole pixels >= 1 or a share in (0,1), got {length!r}; write 16, not 16."
+                f"CutOut: length must be whole pixels >= 1 or a fraction in (0,1), got {length!r}; write 16, not 16."
             )
         if not (holes >= 1 and 0 < p <= 1):
             raise ValueError(f"CutOut: need holes >= 1 and 0 < p <= 1, got {holes}, {p}; leave CutOut out for none")

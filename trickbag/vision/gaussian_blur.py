@@ -33,7 +33,7 @@ class GaussianBlur(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('blurred',)
+    traced = ('blurred',)
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class Grayscale(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('mask',)
+    traced = ('mask',)
 
     def __init__(
         self,

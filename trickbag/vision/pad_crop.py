@@ -38,7 +38,7 @@ class PadCrop(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('shifts',)
+    traced = ('shifts',)
 
     def __init__(
         self,

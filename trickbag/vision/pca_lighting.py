@@ -35,7 +35,7 @@ class PCALighting(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('shift',)
+    traced = ('shift',)
 
     def __init__(
         self,

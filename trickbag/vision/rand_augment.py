@@ -79,7 +79,7 @@ class RandAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('op', 'mag')
+    traced = ('op', 'mag')
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ def draw_affine(
     w: int,  # their width
     generator: torch.Generator,  # stream; the results lie on its device
     degrees=(0, 0),  # angles between these, clockwise
-    translate=(0, 0),  # at most these shares of width and height, each way
+    translate=(0, 0),  # at most these fractions of width and height, each way
     scale=(1, 1),  # factors between these
     shear=(0, 0, 0, 0),  # degrees: x between the first two, y between the others
 ) -> dict:  # angle, tx, ty, scale, shear_x, shear_y: N each, float64
@@ -43,7 +43,7 @@ class RandomAffine(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('drawn',)
+    traced = ('drawn',)
 
     def __init__(
         self,

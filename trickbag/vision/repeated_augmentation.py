@@ -43,6 +43,6 @@ class RepeatedAugmentation(Callback):
         self.grow = grow
 
     def before_batch(self, learn):
-        for n in ('xb', 'yb', 'targ', 'idx'):
+        for n in ('xb', 'yb', 'clean_yb', 'idx'):
             if isinstance(t := getattr(learn, n), torch.Tensor):
                 setattr(learn, n, repeat_samples(t, self.repeats, self.grow))

@@ -55,7 +55,7 @@ class TrivialAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    tells = ('op', 'mag')
+    traced = ('op', 'mag')
 
     def __init__(
         self,
