@@ -40,7 +40,7 @@ ROOMS = [
     ('Looking inside', ['look']),
     ('Proofs', ['testing']),
     ('Core', ['core']),
-    ('Package', ['all.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
+    ('Package', ['all.ipynb', 'functional.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
 ]
 
 
