@@ -25,7 +25,7 @@ from trickbag.callback import Callback
 from trickbag.loop.same_fit import describe_data, described
 from trickbag.testing.proofs import tiny_learner, tiny_model, weights
 
-from .fake_gpu import GPU, fake_gpu
+from .loop.fake_gpu import GPU, fake_gpu
 
 C = 4
 

@@ -337,7 +337,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path, monkeypatch):
             [sys.executable, '-m', 'tests.bench.growth', '--start', tmp_path, '200000'],
             check=True,
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
         ).stdout
     )
     assert r['trimmed_mb'] < 8, r  # as lists of Python objects: 23 MB and more

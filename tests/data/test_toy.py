@@ -22,7 +22,7 @@ def files(p):
 def spawn(path, **kw):
     code = f'from trickbag.data.toy import toy_set; toy_set({str(path)!r}, **{kw!r})'
     return subprocess.Popen(
-        [sys.executable, '-c', code], cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True
+        [sys.executable, '-c', code], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
     )
 
 

@@ -22,7 +22,7 @@ from trickbag.tricks.stochastic_depth import branch_ends, drop_rates
 from trickbag.vision.ops import OPS
 from trickbag.vision.rand_augment import rand_ops
 
-NBS = Path(__file__).parent.parent / 'nbs'
+NBS = Path(__file__).parents[2] / 'nbs'
 
 
 def cells(page):

@@ -1,6 +1,6 @@
 """XResNet against fastai (its parameter counts, names, shapes and outputs, kept here as facts), torchvision and timm.
 
-`python tests/test_xresnet.py` prints the facts from the fastai that is installed."""
+`python tests/vision/test_xresnet.py` prints the facts from the fastai that is installed."""
 
 import copy
 import hashlib
