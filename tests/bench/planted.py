@@ -46,7 +46,7 @@ def bag(name, what='resumes'):
 
 
 MIXES = [
-    Bug('tricks/mixup.py', 'fold=True', 'fold=False', some('planted', 'lambda_of_mixup'), 'ignored'),
+    Bug('tricks/mixup.py', 'fold=True', 'fold=False', some('tricks/formulas', 'lambda_of_mixup'), 'ignored'),
     Bug(
         'tricks/mixup.py',
         'torch.lerp(y.index_select(0, perm), y, w)',
@@ -97,7 +97,13 @@ MIXES = [
 WEIGHTS = [
     Bug('tricks/ema.py', '1-(1+t)**-warmup', '1-t**-warmup', page('tricks/ema'), 'off by one'),
     Bug('tricks/ema.py', 'copy=True)', 'copy=False)', page('tricks/ema'), 'missing copy'),
-    Bug('tricks/ema.py', "('avg','raw','n','pos')", "('avg','raw','n')", some('tricks/together', 'resumed_after'), 'state'),
+    Bug(
+        'tricks/ema.py',
+        "('avg','raw','n','pos')",
+        "('avg','raw','n')",
+        some('tricks/together', 'resumed_after'),
+        'state',
+    ),
     Bug('tricks/ema.py', 'self.raw.pop(learn.depth)', 'self.raw[learn.depth]', bag('EMA'), 'no reset'),
     Bug('tricks/ema.py', 'if self.n: self._put(self.avg)', 'pass', page('tricks/ema'), 'ignored'),
     Bug('tricks/swa.py', '1/(n+1)', '1/n', page('tricks/swa'), 'off by one'),
@@ -146,7 +152,7 @@ WEIGHTS = [
         'tricks/grad_clip.py',
         'self.max_norm, self.norm_type, self.mode)',
         'self.max_norm, mode=self.mode)',
-        some('planted', 'gradient_clip'),
+        some('tricks/formulas', 'gradient_clip'),
         'ignored',
     ),
     Bug(
@@ -161,8 +167,8 @@ WEIGHTS = [
     Bug('tricks/lamb.py', '.clamp(max=max_ratio)', '.clamp(min=max_ratio)', page('tricks/lamb'), 'sign'),
     Bug('tricks/lars.py', '((r-1)*wd)', '(r*wd)', page('tricks/lars'), 'formula'),
     Bug('tricks/lars.py', '(g+weight_decay*w+eps)', '(g+eps)', page('tricks/lars'), 'formula'),
-    Bug('tricks/muon.py', ' and p.shape[1]>1', '', some('planted', 'muon_gets'), 'ignored'),
-    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', some('planted', 'muon_gets'), 'off by one'),
+    Bug('tricks/muon.py', ' and p.shape[1]>1', '', some('tricks/formulas', 'muon_gets'), 'ignored'),
+    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', some('tricks/formulas', 'muon_gets'), 'off by one'),
     Bug(
         'tricks/gradient_centralization.py',
         'tuple(range(1, g.ndim))',
@@ -186,7 +192,7 @@ WEIGHTS = [
         some('tricks/together', 'decay_only'),
         'ignored',
     ),
-    Bug('speed/mixed_precision.py', 'learn.pred.float()', 'learn.pred', some('planted', 'float32'), 'ignored'),
+    Bug('speed/mixed_precision.py', 'learn.pred.float()', 'learn.pred', some('tricks/formulas', 'float32'), 'ignored'),
 ]
 
 MODELS = [
@@ -277,7 +283,7 @@ MODELS = [
         'models/batchnorm.py',
         'for m,old in self.norms: m.momentum = old',
         'pass',
-        some('planted', 'momentum_of'),
+        some('loop/module_state', 'momentum_of'),
         'undo',
     ),
 ]
@@ -294,7 +300,7 @@ PHASES = [
         'tricks/selective_backprop.py',
         'def before_train(self, learn): self.count = 0',
         'def before_train(self, learn): pass',
-        some('planted', 'every_epoch_drops'),
+        some('tricks/formulas', 'every_epoch_drops'),
         'no reset',
     ),
     Bug('tricks/ohem.py', 'round(keep*len(losses))', 'int(keep*len(losses))', page('tricks/ohem'), 'off by one'),
@@ -329,7 +335,7 @@ PHASES = [
     Bug('tricks/fix_res.py', 'for p,r in self._was: p.requires_grad_(r)', 'pass', page('tricks/fix_res'), 'undo'),
     Bug('runs/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
     Bug('runs/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('runs/tta'), 'formula'),
-    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('planted', 'ten_crop'), 'axis'),
+    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('vision/crop', 'ten_crop'), 'axis'),
     Bug(
         'tricks/random_erasing.py',
         '(scale[1]-scale[0]))/count',
@@ -422,14 +428,14 @@ VISION = [
         'vision/crop.py',
         'torch.floor(uy*(h-bh+1))',
         'torch.floor(uy*(h-bh))',
-        some('planted', 'last_row'),
+        some('vision/crop', 'last_row'),
         'off by one',
     ),
     Bug(
         'vision/crop.py',
         '(self.size if learn.training else self.valid_size or self.size)',
         'self.size',
-        some('planted', 'own_size'),
+        some('vision/crop', 'own_size'),
         'ignored',
     ),
     Bug('vision/crop.py', 'torch.round(w/ratio[0])', 'torch.round(w/ratio[1])', page('vision/crop'), 'axis'),
@@ -437,7 +443,7 @@ VISION = [
         'vision/crop.py',
         'bw = torch.round((area*ar).sqrt())\n    bh = torch.round((area/ar).sqrt())',
         'bw = torch.round((area/ar).sqrt())\n    bh = torch.round((area*ar).sqrt())',
-        some('planted', 'width_over'),
+        some('vision/crop', 'width_over'),
         'axis',
     ),
     Bug(
@@ -463,14 +469,14 @@ LOOP = [
         'learner.py',
         'self._outside or (self.iter, self.epochs_run)',
         'self._outside or (self.iter, self.epoch)',
-        some('planted', 'second_fit'),
+        some('loop/random_state', 'second_fit'),
         'no reset',
     ),
     Bug(
         'learner.py',
         'key = self.seed,self.epochs_run,self.training',
         'key = self.seed,self.epoch,self.training',
-        some('planted', 'second_fit'),
+        some('loop/random_state', 'second_fit'),
         'no reset',
     ),
     Bug('learner.py', '            self.opt.zero_grad()\n', '', some('loop/learner', 'torchs_step'), 'no reset'),
@@ -485,24 +491,42 @@ LOOP = [
         'learner.py',
         'torch.no_grad(), preserve_modes(self.model), opt_eval',
         'preserve_modes(self.model), opt_eval',
-        some('planted', 'no_graph'),
+        some('loop/learner', 'no_graph'),
         'ignored',
     ),
-    Bug('learner.py', '        self.model.eval()\n        res', '        res', ('tests/loop/test_learner.py',), 'ignored'),
+    Bug(
+        'learner.py',
+        '        self.model.eval()\n        res',
+        '        res',
+        ('tests/loop/test_learner.py',),
+        'ignored',
+    ),
     Bug('learner.py', 'strict=not self.fitting', 'strict=True', some('loop/metrics', 'fails_late'), 'ignored'),
     Bug(
         'learner.py',
         "'pred', 'loss', 'results', 'directions')",
         "'pred', 'loss', 'directions')",
-        some('planted', 'in_between'),
+        some('loop/learner', 'in_between'),
         'undo',
     ),
-    Bug('learner.py', 'self.lr if lr is None else lr)', 'lr or self.lr)', some('planted', 'rate_of_zero'), 'ignored'),
+    Bug(
+        'learner.py',
+        'self.lr if lr is None else lr)',
+        'lr or self.lr)',
+        some('loop/learner', 'rate_of_zero'),
+        'ignored',
+    ),
     Bug('learner.py', 'int(p[0]>.5)', 'int(p[0]>0)', some('loop/metrics', 'one_output'), 'formula'),
     Bug(
-        'learner.py', "if ordered: dl = ordered_view(dl, 'validate')", 'pass', some('data/finding_data', 'order'), 'ignored'
+        'learner.py',
+        "if ordered: dl = ordered_view(dl, 'validate')",
+        'pass',
+        some('data/finding_data', 'order'),
+        'ignored',
     ),
-    Bug('learner.py', 'enter_training(self.model)', 'self.model.train()', some('loop/module_state', 'frozen'), 'ignored'),
+    Bug(
+        'learner.py', 'enter_training(self.model)', 'self.model.train()', some('loop/module_state', 'frozen'), 'ignored'
+    ),
     Bug(
         'learner.py',
         "self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)",
@@ -511,7 +535,7 @@ LOOP = [
         'off by one',
     ),
     # callbacks
-    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('planted', 'one_stage'), 'order'),
+    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('loop/callbacks', 'one_stage'), 'order'),
     Bug(
         'callback.py',
         'training or e not in batch or not cb.train_only',
@@ -519,13 +543,13 @@ LOOP = [
         page('callback', 'tricks/progressive_resize'),
         'ignored',
     ),
-    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', some('planted', 'load_read'), 'missing copy'),
+    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', some('loop/checkpoint', 'load_read'), 'missing copy'),
     Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('loop/callbacks', 'unrelated or place'), 'ignored'),
     Bug(
         'callback.py',
         "('reads', 'writes', 'owns', 'does', 'traced', 'state')",
         "('reads', 'writes', 'owns', 'does', 'traced')",
-        some('planted', 'a_text_where'),
+        some('loop/callbacks', 'a_text_where'),
         'ignored',
     ),
     # rules
@@ -553,7 +577,7 @@ SAVED = [
         'core/plain_files.py',
         'if kind in (list, tuple): return kind(plain(v, f\'{where}[{i}]\') for i,v in enumerate(o))',
         'if kind in (list, tuple): return o',
-        some('planted', 'state_in_lists'),
+        some('loop/checkpoint', 'state_in_lists'),
         'ignored',
     ),
     Bug(
@@ -567,7 +591,7 @@ SAVED = [
         'loop/checkpoint.py',
         "'results', 'step', 'epochs_run'",
         "'results', 'epochs_run'",
-        some('planted', 'every_counter'),
+        some('loop/learner', 'every_counter'),
         'undo',
     ),
     Bug('loop/same_fit.py', 'seed=described(learn.seed)', 'seed=0', some('loop/learner', 'resume_must_be'), 'ignored'),
@@ -579,7 +603,11 @@ SAVED = [
         'state',
     ),
     Bug(
-        'loop/checkpoint.py', "own!=d['vocab']", "set(own)!=set(d['vocab'])", some('planted', 'another_order'), 'order'
+        'loop/checkpoint.py',
+        "own!=d['vocab']",
+        "set(own)!=set(d['vocab'])",
+        some('loop/checkpoint', 'another_order'),
+        'order',
     ),
     Bug(
         'monitors/save_best.py',
@@ -628,10 +656,12 @@ SAVED = [
         'monitors/recorder.py',
         'k*self._value(f, pred, y, learn)',
         'self._value(f, pred, y, learn)',
-        some('planted', 'metric_of_training'),
+        some('loop/metrics', 'metric_of_training'),
         'formula',
     ),
-    Bug('core/files.py', '                os.fsync(f.fileno())\n', '', some('planted', 'on_the_disk'), 'ignored'),
+    Bug(
+        'core/files.py', '                os.fsync(f.fileno())\n', '', some('loop/checkpoint', 'on_the_disk'), 'ignored'
+    ),
 ]
 
 RATES = [
@@ -677,7 +707,9 @@ RATES = [
     Bug('runs/lr_find.py', 'self.i/(self.num_it-1)', 'self.i/self.num_it', page('runs/lr_find'), 'off by one'),
     Bug('runs/lr_find.py', "g['lr'] = self.lr*r", "g['lr'] = self.lr", page('runs/lr_find'), 'ignored'),
     Bug('loop/optimizer.py', '(i/max(n-1, 1))', '(i/n)', page('loop/optimizer'), 'off by one'),
-    Bug('loop/optimizer.py', 'opt.param_groups[:] = old', 'pass', some('loop/module_state', 'hyper_parameters'), 'undo'),
+    Bug(
+        'loop/optimizer.py', 'opt.param_groups[:] = old', 'pass', some('loop/module_state', 'hyper_parameters'), 'undo'
+    ),
     Bug('loop/optimizer.py', 'i>=first or id(p) in norms', 'i>=first', page('loop/optimizer'), 'ignored'),
 ]
 
@@ -687,7 +719,7 @@ DATA = [
         'data/images.py',
         's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino',
         's.st_mtime_ns, s.st_ctime_ns, s.st_ino',
-        some('planted', 'stamp'),
+        some('data/store', 'stamp'),
         'ignored',
     ),
     Bug(
@@ -717,7 +749,7 @@ DATA = [
         'data/images.py',
         'round(len(perm)*valid_pct)',
         'int(len(perm)*valid_pct)',
-        some('planted', 'share_of_a_class'),
+        some('data/finding_data', 'share_of_a_class'),
         'off by one',
     ),
     Bug(
@@ -738,27 +770,31 @@ DATA = [
         'data/store.py',
         '            self._stamps[i] = 0',
         '            pass',
-        some('planted', 'being_replaced'),
+        some('data/store', 'being_replaced'),
         'order',
     ),
-    Bug('data/store.py', 'self.left-(not self._ready[i])', 'self.left-1', some('planted', 'twice_at_once'), 'ignored'),
+    Bug(
+        'data/store.py', 'self.left-(not self._ready[i])', 'self.left-1', some('data/store', 'twice_at_once'), 'ignored'
+    ),
     Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/store'), 'ignored'),
-    Bug('data/store.py', "have.get('format')!=want['format']", 'False', ('tests/data/test_store_damage.py',), 'ignored'),
+    Bug(
+        'data/store.py', "have.get('format')!=want['format']", 'False', ('tests/data/test_store_damage.py',), 'ignored'
+    ),
     Bug('data/store.py', "f'{key}-{presize}'", "f'{key}'", page('data/store'), 'ignored'),
     Bug(
         'data/loaders.py',
         '-(-len(self.store)//self.bs)',
         'len(self.store)//self.bs+1',
-        some('planted', 'as_many_batches'),
+        some('data/loaders', 'as_many_batches'),
         'off by one',
     ),
-    Bug('data/loaders.py', 'whole and not self.shuffle', 'whole', some('planted', 'ordered_view'), 'ignored'),
-    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('planted', 'names_of_columns'), 'ignored'),
+    Bug('data/loaders.py', 'whole and not self.shuffle', 'whole', some('data/loaders', 'ordered_view'), 'ignored'),
+    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('data/tables', 'names_of_columns'), 'ignored'),
     Bug(
         'data/loaders.py',
         'dl(train, bs, shuffle=True, drop_last=drop_last)',
         'dl(train, bs, drop_last=drop_last)',
-        some('planted', 'another_order_each'),
+        some('data/loaders', 'another_order_each'),
         'ignored',
     ),
 ]
@@ -772,7 +808,7 @@ NUMBERS = [
         'formula',
     ),
     Bug('loop/losses.py', 'alpha*y+(1-alpha)*(1-y)', 'alpha*(1-y)+(1-alpha)*y', page('loop/losses'), 'sign'),
-    Bug('loop/losses.py', ".square().mean(1)", ".abs().mean(1)", some('planted', 'attention_maps'), 'formula'),
+    Bug('loop/losses.py', ".square().mean(1)", ".abs().mean(1)", some('loop/losses', 'attention_maps'), 'formula'),
     Bug(
         'loop/losses.py',
         "reduction='none').sum(1",
@@ -780,9 +816,7 @@ NUMBERS = [
         page('loop/losses'),
         'formula',
     ),
-    Bug(
-        'look/interpret.py', 'self.targets*c+self.preds', 'self.preds*c+self.targets', page('look/interpret'), 'axis'
-    ),
+    Bug('look/interpret.py', 'self.targets*c+self.preds', 'self.preds*c+self.targets', page('look/interpret'), 'axis'),
     Bug(
         'look/interpret.py',
         'p = hit/said.clamp(min=1)\n        r = hit/true.clamp(min=1)',
@@ -791,12 +825,16 @@ NUMBERS = [
         'axis',
     ),
     Bug('look/interpret.py', '-p[2]', 'p[2]', page('look/interpret'), 'sign'),
-    Bug('core/streams.py', 'zlib.crc32(name.encode())', 'abs(hash(name))', some('planted', 'one_number'), 'formula'),
+    Bug(
+        'core/streams.py',
+        'zlib.crc32(name.encode())',
+        'abs(hash(name))',
+        some('loop/random_state', 'one_number'),
+        'formula',
+    ),
     Bug('core/threads.py', '            if np: np.random.set_state(state[2])\n', '', page('core/threads'), 'undo'),
     Bug('core/streams.py', 'parts.amax(1)', 'parts.amin(1)', page('core/streams'), 'sign'),
-    Bug(
-        'core/basics.py', 'for m,t in modes: m.training = t', 'model.train(modes[0][1])', page('core/basics'), 'undo'
-    ),
+    Bug('core/basics.py', 'for m,t in modes: m.training = t', 'model.train(modes[0][1])', page('core/basics'), 'undo'),
     Bug(
         'core/draws.py',
         'for g,state in self._states.values(): set_generator_state(g, state)',
@@ -804,12 +842,18 @@ NUMBERS = [
         some('loop/random_state', 'gives_generators'),
         'undo',
     ),
-    Bug('core/draws.py', 'if self.user: self.user(worker_id)', 'pass', some('loop/random_state', 'worker_init'), 'ignored'),
+    Bug(
+        'core/draws.py',
+        'if self.user: self.user(worker_id)',
+        'pass',
+        some('loop/random_state', 'worker_init'),
+        'ignored',
+    ),
     Bug(
         'core/modules.py',
         'layers[:] = [o for o in layers if o is not layer]',
         'layers.pop()',
-        some('planted', 'taken_off'),
+        some('loop/module_state', 'taken_off'),
         'undo',
     ),
     Bug(
@@ -819,7 +863,9 @@ NUMBERS = [
         page('core/modules', 'runs/lr_find'),
         'missing copy',
     ),
-    Bug('core/interrupts.py', '        torch.set_grad_enabled(grad)\n', '', some('planted', 'grad_mode'), 'undo'),
+    Bug(
+        'core/interrupts.py', '        torch.set_grad_enabled(grad)\n', '', some('kill/interrupts', 'grad_mode'), 'undo'
+    ),
     Bug(
         'speed/conv.py',
         'sn, sh*stride[0], sw*stride[1]',

@@ -25,8 +25,9 @@ from torch.utils.data import (
 )
 from torchvision.datasets import ImageFolder
 
+from tests.helpers import class_folders
 from trickbag.all import *
-from trickbag.data.images import class_index, dataset_labels
+from trickbag.data.images import class_index, dataset_labels, split_idxs
 from trickbag.loop.loading import ordered_view
 from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 
@@ -381,6 +382,20 @@ def test_a_vocab_must_fit():
     src = FileSource(['a', 'b'], [0, 2])
     refused(lambda: DataLoaders.from_sources(src, None, ['x', 'y'], size=8), 'index 2', '2 names')
     refused(lambda: DataLoaders.from_sources(src, None, 'xyz', size=8), 'a list of class names')
+
+
+def test_a_class_without_images_is_said(tmp_path):
+    class_folders(tmp_path)
+    (tmp_path / 'train' / 'c').mkdir()
+    with pytest.warns(UserWarning, match='no images in .*c'):
+        dls = DataLoaders.from_folder(tmp_path, size=16)
+    assert dls.vocab == ['a', 'b'] and repr(dls).endswith('; images in memory')
+
+
+@pytest.mark.parametrize('n,held', [(3, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
+def test_a_share_of_a_class_is_rounded_to_the_nearest(n, held):
+    _, valid = split_idxs(['a'] * n + ['b'] * 5, 0.2)
+    assert sum(i < n for i in valid) == held and sum(i >= n for i in valid) == 1
 
 
 # Datasets

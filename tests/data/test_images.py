@@ -421,3 +421,16 @@ def test_small_data_is_not_eaten_by_drop_last(folder):
     assert len(dls.train) == 1
     learn = learner(dls).fit(1)
     assert np.isfinite(learn.history[0]['train_loss'])
+
+
+def test_predict_leaves_the_image_alone(tmp_path):
+    for k in range(2):
+        (tmp_path / 'train' / str(k)).mkdir(parents=True)
+        for i in range(3):
+            Image.new('RGB', (400, 300), (80 * k, i, 9)).save(tmp_path / 'train' / str(k) / f'{i}.jpg')
+    dls = DataLoaders.from_folder(tmp_path, valid='train', size=32, bs=2)
+    learn = Learner(dls, xresnet18(n_out=2, stem='small'), device='cpu')
+    im = Image.open(tmp_path / 'train/0/0.jpg')
+    a = learn.predict(im)
+    assert im.size == (400, 300)
+    assert torch.equal(a[2], learn.predict(np.array(im))[2])

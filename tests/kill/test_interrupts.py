@@ -276,3 +276,9 @@ def test_a_fit_with_parameters_of_a_callback_can_be_saved_afterwards(tmp_path):
     learn.opt.state_dict()  # torch's own: KeyError where a parameter with state is in no group
     learn.save(tmp_path / 'x')
     assert learn.load(tmp_path / 'x').fit(1).history
+
+
+def test_a_grad_mode_that_was_left_on_or_off_is_put_back():
+    with preserve_torch_state():
+        torch.set_grad_enabled(False)
+    assert torch.is_grad_enabled()

@@ -9,6 +9,7 @@ from torch import nn
 
 import trickbag
 from trickbag import all as tb
+from trickbag.all import *
 from trickbag.callback import Callback
 from trickbag.loop.defaults import ToDevice
 from trickbag.testing.pairs import BAG, bag_opt, small_data, small_model
@@ -211,34 +212,6 @@ def test_two_in_one_list_are_refused():
         tiny_learner(tb.CutMix()).fit(1, cbs=derived(tb.MixUp()))
 
 
-def test_explain_tells_a_tensor_of_one_element():
-    class Tells(Callback):
-        traced = ('lam',)
-
-        def after_step(self, learn):
-            self.lam = torch.tensor([0.25])
-
-    assert 'lam = 0.25' in str(tiny_learner(Tells()).explain(step=True))
-
-
-def test_drop_paths_that_derive_from_timms():
-    class DropPath(nn.Module):
-        def __init__(self, drop_prob):
-            super().__init__()
-            self.drop_prob = drop_prob
-
-        def forward(self, x):
-            return x
-
-    class Mine(DropPath):
-        pass
-
-    model = small_model()
-    model.add_module('drop', Mine(0.1))
-    with pytest.raises(ValueError, match='drops branches already'):
-        tiny_learner(tb.StochasticDepth(), small_data(), model).fit(1)
-
-
 def test_no_callback_is_known_by_its_name():
     "In the package no name of a callback is compared with a text"
     names = '|'.join(n for n in tb.__all__ if isinstance(getattr(tb, n), type) and issubclass(getattr(tb, n), Callback))
@@ -253,3 +226,29 @@ def test_no_callback_is_known_by_its_name():
         if compared.search(line)
     ]
     assert not found, found
+
+
+def test_private_helpers_may_look_like_events():
+    class C(Callback):
+        def _after_step(self):
+            pass
+
+
+def test_callbacks_of_one_stage_run_by_name_however_they_are_listed():
+    class A(Callback):
+        def before_fit(self, learn):
+            ran.append(self.name)
+
+    class B(A):
+        pass
+
+    for cbs in ([A(), B()], [B(), A()]):
+        ran = []
+        tiny_learner(cbs).fit(0)
+        assert ran == ['A', 'B']
+
+
+@pytest.mark.parametrize('name', ['reads', 'writes', 'owns', 'does', 'traced', 'state'])
+def test_a_text_where_names_are_listed_is_refused(name):
+    with pytest.raises(TypeError, match=f'Wrong.{name} is a text'):
+        type('Wrong', (Callback,), {name: 'weights'})

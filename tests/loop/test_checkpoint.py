@@ -1,9 +1,12 @@
 "A checkpoint is what it says: whole, readable, of this fit, and taken up as a whole or not at all."
 
+import os
+import pickle
 import random
 import zipfile
 from collections import defaultdict, namedtuple
 from contextlib import suppress
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers import one_line
 from trickbag.all import *
+from trickbag.core.files import atomic_save
 from trickbag.core.plain_files import DamagedFile
 from trickbag.loop.same_fit import described
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
@@ -426,3 +431,182 @@ def test_a_fit_leaves_a_callbacks_description_as_it_was(name):
     was = described(cb.settings())
     tiny_learner([cb]).fit(1)
     assert described(cb.settings()) == was
+
+
+@pytest.mark.parametrize('event', ['after_pred', 'after_loss', 'after_backward', 'after_step'])
+def test_half_a_batch_is_no_point_to_resume_from(event, tmp_path):
+    C = type('C', (Callback,), {event: lambda self, learn: learn.training and learn.save(tmp_path / 'x')})
+    one_line(lambda: tiny_learner([C()]).fit(1), 'half done')
+
+
+def test_what_does_not_fit_is_not_half_loaded(tmp_path):
+    f = tiny_learner(opt_func=torch.optim.SGD).fit(1).save(tmp_path / 'm')
+    learn = tiny_learner().fit(1)
+    w = weights(learn)
+    one_line(lambda: learn.load(f), 'saved with SGD', 'AdamW')
+    s = tmp_path / 's.pt'
+    tiny_learner().fit(2, cbs=StopAt((0, 2), s))
+    n = learn.step
+    one_line(lambda: learn.fit(3, resume=s), 'n_epoch')
+    assert torch.equal(w, weights(learn)) and learn.step == n
+
+
+def test_state_that_could_not_be_read_is_not_saved(tmp_path):
+    class C(Callback):
+        state = ('v',)
+
+        def __init__(self):
+            self.v = tmp_path
+
+    one_line(lambda: tiny_learner([C()]).fit(1, cbs=StopAt((0, 0), tmp_path / 'x')), 'C.v', exc=TypeError)
+
+
+def test_callback_state_outside_a_fit_is_saved(tmp_path):
+    a = tiny_learner().fit(1)
+    a.save(tmp_path / 'x')
+    b = tiny_learner().load(tmp_path / 'x')
+    assert a.cb(Recorder).losses == b.cb(Recorder).losses != []
+
+
+# Models that are wrapped otherwise than when they were saved
+
+
+class Counting(torch.optim.SGD):
+    "Keeps in its groups how often it stepped, as schedule-free optimizers and timm's Adan do"
+
+    def step(self, closure=None):
+        for g in self.param_groups:
+            g['steps'] = g.get('steps', 0) + 1
+        return super().step(closure)
+
+
+class WithTable(nn.Module):
+    "A buffer that no state dict has"
+
+    def __init__(self, n=3):
+        super().__init__()
+        self.m = tiny_model()
+        self.register_buffer('table', torch.arange(float(n)), persistent=False)
+
+    def forward(self, x):
+        return self.m(x)
+
+
+def compiled(model):
+    return torch.compile(model, backend='eager')
+
+
+def plain(model):
+    return model
+
+
+@pytest.mark.parametrize('then,now', [(compiled, plain), (plain, compiled)])
+def test_all_of_a_checkpoint_finds_its_place_though_a_wrapper_changed_the_names(then, now, tmp_path):
+    a = tiny_learner(model=then(WithTable()), opt_func=Counting, path=tmp_path).fit(1)
+    next(b for n, b in a.model.named_buffers() if n.endswith('table')).fill_(7)
+    a.save('a')
+    b = tiny_learner(model=now(WithTable()), opt_func=Counting, path=tmp_path)
+    with pytest.warns(UserWarning, match='the names are matched'):
+        b.load('a')
+    assert next(b for n, b in b.model.named_buffers() if n.endswith('table')).tolist() == [7, 7, 7]
+    assert b.opt.param_groups[0]['steps'] == a.opt.param_groups[0]['steps'] == 6
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_weights_that_fit_bring_no_tables_of_another_size(tmp_path):
+    tiny_learner(model=WithTable(3), path=tmp_path).save('a')
+    b = tiny_learner(model=WithTable(5), path=tmp_path).load('a', strict=False)
+    assert b.model.table.tolist() == [0, 1, 2, 3, 4]
+
+
+def best_of_the_first(path, then, now, spoil=lambda file: None):
+    """A run whose first epoch is taken for the best, stopped in the second, and taken up by a model that is wrapped
+    otherwise"""
+
+    def made(model):
+        return tiny_learner([SaveBest(mode='max')], model=model, path=path)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(then(tiny_model())).fit(3, cbs=[Checkpoint(every_batches=1), KilledAt(8)])
+    spoil(path / 'models/best.pt')
+    return made(now(tiny_model())).fit(3, resume='models/last')
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('then,now', [(compiled, plain), (plain, compiled), (plain, plain)])
+def test_the_best_weights_are_restored_though_a_wrapper_changed_their_names(then, now, tmp_path):
+    learn = best_of_the_first(tmp_path, then, now)
+    assert learn.cb(SaveBest).best_epoch == 0
+    assert torch.equal(weights(learn), weights(tiny_learner(path=tmp_path).fit(1)))
+
+
+def test_best_weights_of_another_model_are_no_end_of_a_run(tmp_path):
+    def spoil(file):
+        torch.save(nn.Linear(2, 2).state_dict(), file)
+
+    with pytest.warns(UserWarning, match='is of another model'):
+        learn = best_of_the_first(tmp_path, plain, plain, spoil)
+    losses = [row['valid_loss'] for row in learn.history]
+    assert learn.cb(SaveBest).best == max(losses[1:])
+
+
+# What is saved and what is read
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_others_name(tmp_path, monkeypatch):
+    "Else a loss of power may leave the name with nothing behind it (POSIX: only fsync says that data has arrived)"
+    done = []
+    fsync = os.fsync
+    replace = os.replace
+
+    def synced(fd):
+        done.append(('fsync', os.fstat(fd).st_ino, os.fstat(fd).st_size))
+        fsync(fd)
+
+    def replaced(a, b):
+        done.append(('replace', os.stat(a).st_ino, os.stat(a).st_size))
+        replace(a, b)
+
+    monkeypatch.setattr(os, 'fsync', synced)
+    monkeypatch.setattr(os, 'replace', replaced)
+    f = atomic_save(dict(a=torch.zeros(1000)), tmp_path / 'a.pt')
+    at = os.stat(f).st_ino, os.stat(f).st_size
+    assert done[:2] == [('fsync', *at), ('replace', *at)]
+
+
+def test_what_load_read_is_not_trained_further(tmp_path):
+    "Else the same file, loaded once, resumes from another place the second time"
+    tiny_learner([EMA()]).fit(2, cbs=StopAt((0, 2), tmp_path / 's.pt'))
+    learn = tiny_learner([EMA()]).load(tmp_path / 's.pt')
+    read = learn._loaded['cbs']['EMA']['avg']
+    learn.fit(2, resume=True)
+    was = torch.load(tmp_path / 's.pt', weights_only=True)['cbs']['EMA']['avg']
+    assert all(torch.equal(read[n], was[n]) for n in was)
+
+
+@pytest.mark.parametrize('state', [[Fraction(1, 2)], [[Fraction(1, 2)]], [dict(a=Fraction(1, 2))]])
+def test_state_in_lists_is_looked_at_before_it_is_saved(state, tmp_path):
+    "As `torch.load(weights_only=True)` would refuse it"
+
+    class Wrong(Callback):
+        pass
+
+    Wrong.state = ('kept',)
+    cb = Wrong()
+    cb.kept = state
+    torch.save(state, tmp_path / 's.pt')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 's.pt', weights_only=True)
+    with pytest.raises(TypeError, match='Fraction'):
+        tiny_learner([cb]).save(tmp_path / 't')
+
+
+def test_classes_in_another_order_are_other_classes(tmp_path):
+    a = TinyData()
+    b = TinyData()
+    a.vocab = list('abcd')
+    b.vocab = list('abdc')
+    tiny_learner(dls=a).save(tmp_path / 's')
+    tiny_learner(dls=a).load(tmp_path / 's')
+    with pytest.raises(ValueError, match='trained on 4 classes'):
+        tiny_learner(dls=b).load(tmp_path / 's')

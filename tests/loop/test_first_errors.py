@@ -1,25 +1,16 @@
 "What goes wrong in a user's first tries is right, or one line that says who, what and the remedy, before step 1."
 
-import re
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.helpers import check_line, one_line, x, y
 from trickbag.all import *
-from trickbag.testing.proofs import tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 
 nan = float('nan')
 inf = float('inf')
-
-
-def one_line(error, *parts):
-    text = str(error)
-    assert '\n' not in text
-    assert re.match(r"[\w() .]+: \S", text), f"says not who speaks: {text}"
-    for part in parts:
-        assert part in text
 
 
 BAD_RATES = [
@@ -53,7 +44,7 @@ BAD_RATES = [
 def test_bad_rates_are_refused_wherever_a_rate_is_given(lr):
     with pytest.raises(ValueError) as e:
         tiny_learner(lr=lr)
-    one_line(e.value, 'Learner: ', 'lr')
+    check_line(e.value, 'Learner: ', 'lr')
     if lr is None:
         return  # for a fit: the learner's own
     for fit in (
@@ -64,7 +55,7 @@ def test_bad_rates_are_refused_wherever_a_rate_is_given(lr):
         learn = tiny_learner()
         with pytest.raises(ValueError) as e:
             fit(learn)
-        one_line(e.value, 'fit: ', 'lr')
+        check_line(e.value, 'fit: ', 'lr')
         assert learn.step == 0 and not learn.fitting
     learn = tiny_learner()
     learn.lr = lr
@@ -108,7 +99,7 @@ def test_epochs_are_whole_numbers(n):
         learn = tiny_learner()
         with pytest.raises(ValueError) as e:
             f(learn)
-        one_line(e.value, 'whole number >= 0', 'epoch')
+        check_line(e.value, 'whole number >= 0', 'epoch')
         assert learn.step == 0 and all(p.requires_grad for p in learn.model.parameters())
 
 
@@ -150,7 +141,7 @@ def test_no_epoch_is_no_error():
 def test_arguments_of_the_learner(kw, says):
     with pytest.raises((ValueError, TypeError)) as e:
         tiny_learner(**kw)
-    one_line(e.value, says)
+    check_line(e.value, says)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
@@ -158,7 +149,7 @@ def test_arguments_of_the_learner(kw, says):
 def test_a_gpu_that_is_not_there(device):
     with pytest.raises(ValueError) as e:
         tiny_learner(device=device)
-    one_line(e.value, 'no CUDA device', 'leave device out')
+    check_line(e.value, 'no CUDA device', 'leave device out')
 
 
 def test_none_is_no_metric_and_no_callback():
@@ -184,7 +175,7 @@ def test_any_seed_of_64_bits(seed):
 def test_what_makes_no_optimizer(opt_func, says):
     with pytest.raises(TypeError) as e:
         tiny_learner(opt_func=opt_func).fit(1)
-    one_line(e.value, 'Learner: ', says)
+    check_line(e.value, 'Learner: ', says)
 
 
 @pytest.mark.parametrize(
@@ -214,14 +205,14 @@ def test_what_makes_no_optimizer(opt_func, says):
 def test_arguments_of_schedules(make, value):
     with pytest.raises(ValueError) as e:
         make(value)
-    one_line(e.value)
+    check_line(e.value)
 
 
 def test_files_are_paths():
     for f in (tiny_learner().save, tiny_learner().load):
         with pytest.raises(TypeError) as e:
             f(3)
-        one_line(e.value, 'file must be a path')
+        check_line(e.value, 'file must be a path')
     with pytest.raises(FileNotFoundError, match='there is no'):
         tiny_learner().load('nowhere')
 
@@ -248,7 +239,7 @@ def refused(says, *batches, cbs=(), step=0, valid=None, **kw):
     learn = tiny_learner(list(cbs), dls=DataLoaders(list(batches) or [(x, y)], valid), **kw)
     with pytest.raises((ValueError, TypeError)) as e:
         learn.fit(1)
-    one_line(e.value, says)
+    check_line(e.value, says)
     assert learn.step == step and not learn.fitting
 
 
@@ -393,7 +384,7 @@ def test_loaders_that_cannot_make_a_batch():
     for dl, says in ((sizes, 'transforms.Resize'), (pictures, 'transforms.ToTensor()')):
         with pytest.raises(ValueError) as e:
             tiny_learner(dls=DataLoaders(dl, None)).fit(1)
-        one_line(e.value, 'Learner: ', says)
+        check_line(e.value, 'Learner: ', says)
 
 
 def test_other_errors_say_which_batch():
@@ -414,7 +405,7 @@ def test_other_errors_say_which_batch():
 def test_predict_with_plain_loaders(item, says):
     with pytest.raises((ValueError, TypeError)) as e:
         tiny_learner().predict(item)
-    one_line(e.value, 'predict: ', says)
+    check_line(e.value, 'predict: ', says)
 
 
 def test_looking_leaves_nothing_behind():
@@ -427,3 +418,21 @@ def test_looking_leaves_nothing_behind():
         with pytest.raises(TypeError):
             f()
         assert learn._label_range is None and learn._first_loss_due is False
+
+
+def test_empty_validation_is_refused():
+    d = list(TinyData().train)
+    one_line(lambda: tiny_learner(dls=DataLoaders(d, [])).fit(1), 'validation loader is empty')
+    one_line(lambda: tiny_learner(dls=DataLoaders(d, iter(d))).fit(2), 'gave no batch')
+    one_line(lambda: tiny_learner().validate([]), 'gave no batch')
+    one_line(lambda: tiny_learner().get_preds([]), 'gave no batch')
+
+
+def test_batches_that_are_no_tensors_or_bytes():
+    y = torch.tensor([0, 1])
+    for d, w, e in (
+        ((np.zeros((2, 3, 8, 8)), y), 'ndarray', TypeError),
+        ((torch.zeros(2, 3, 8, 8, dtype=torch.uint8), y), 'Normalize()', ValueError),
+        ((torch.zeros(2, 3, 8, 8), y.int()), 'int64', ValueError),
+    ):
+        one_line(lambda: tiny_learner(dls=DataLoaders([d])).fit(1), w, exc=e)

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.helpers import one_line
 from trickbag.all import *
 from trickbag.callback import EVENTS
 from trickbag.core.streams import fold_in, name_key, seed_all, seed_default
+from trickbag.loop.snapshot import preserve_learner
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
 
@@ -418,3 +420,95 @@ def test_validate_inside_a_fit():
     assert torch.equal(
         weights(tiny_learner([EMA(), MixUp()]).fit(1, cbs=Peek())), weights(tiny_learner([EMA(), MixUp()]).fit(1))
     )
+
+
+def test_a_fit_inside_a_fit_is_refused():
+    class C(Callback):
+        def after_epoch(self, learn):
+            learn.fit(1)
+
+    one_line(lambda: tiny_learner([C()]).fit(1), 'a fit is running')
+
+
+def test_slices_keep_the_users_groups_and_miss_no_parameter():
+    def of(ps, lr):
+        return torch.optim.SGD([dict(params=ps[:1], weight_decay=0.1), dict(params=ps[1:], weight_decay=0.0)], lr=lr)
+
+    seen = {}
+
+    class Look(Callback):
+        def after_step(self, learn):
+            seen[0] = sorted((len(g['params']), g['weight_decay'], g['lr']) for g in learn.opt.param_groups)
+
+    tiny_learner(opt_func=of).fit(1, slice(1e-4, 1e-2), cbs=Look())
+    assert seen[0] == [(1, 0.1, 1e-4), (2, 0.0, 1e-4), (2, 0.0, 1e-2)]
+    learn = tiny_learner(splitter=lambda m: [list(m[0].parameters()), list(m[-1].parameters())])
+    one_line(lambda: learn.fit(1, slice(1e-4, 1e-2)), 'every parameter')
+
+
+def test_misplaced_cancels_say_where():
+    class C(Callback):
+        def after_loss(self, learn):
+            raise CancelStep
+
+    one_line(lambda: tiny_learner([C()]).fit(1), 'CancelStep was raised in C.after_loss', exc=RuntimeError)
+    one_line(lambda: tiny_learner([C()]).validate(), 'C.after_loss', exc=RuntimeError)
+
+
+class ValidatesElsewhere(Callback):
+    "Validates on the training images, before the row of the history is written"
+
+    stage = 'schedule'
+
+    def after_epoch(self, learn):
+        learn.validate(learn.dls.train)
+
+
+def test_a_validation_in_between_does_not_get_into_the_history():
+    plain = tiny_learner()
+    learn = tiny_learner([ValidatesElsewhere()])
+    plain.fit(1)
+    learn.fit(1)
+    assert learn.history[0]['valid_loss'] == plain.history[0]['valid_loss']
+    was = learn.results
+    assert learn.validate(learn.dls.train) != was and learn.results == was
+
+
+def test_no_graph_is_kept_in_validation():
+    class Look(Callback):
+        def after_loss(self, learn):
+            seen.append((learn.training, learn.loss.requires_grad))
+
+    seen = []
+    tiny_learner([Look()]).fit(1)
+    assert set(seen) == {(True, True), (False, False)}
+
+
+def test_a_rate_of_zero_is_no_missing_rate():
+    learn = tiny_learner(opt_func=torch.optim.SGD)
+    was = [p.detach().clone() for p in learn.model.parameters()]
+    learn.fit(1, lr=0.0)
+    assert all(torch.equal(p, w) for p, w in zip(learn.model.parameters(), was))
+
+
+def test_kept_puts_every_counter_back():
+    learn = tiny_learner().fit(1)
+
+    def counters():
+        return (
+            learn.step,
+            learn.epochs_run,
+            learn.epoch,
+            learn.iter,
+            learn.n_epoch,
+            learn.n_iter,
+            learn.position,
+            len(learn.history),
+        )
+
+    was = counters()
+    with preserve_learner(learn):
+        learn.fit(2)
+        # the last batch of an epoch is the last again
+        assert all(a != b for a, b in zip(counters(), was) if b not in (5, 6))
+    assert counters() == was

@@ -4,11 +4,13 @@ import math
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.helpers import learner
 from trickbag.all import (
     OHEM,
     SAM,
@@ -25,9 +27,10 @@ from trickbag.all import (
     soft_targets,
 )
 from trickbag.callback import Callback
+from trickbag.loop.losses import feature_distance
 from trickbag.loop.metrics import probabilities
 from trickbag.loop.read_loss import read_loss
-from trickbag.testing.proofs import tiny_learner
+from trickbag.testing.proofs import tiny_learner, tiny_model
 
 C = 4
 SIZE = 4
@@ -443,6 +446,25 @@ def test_ignored_rows_of_soft_targets_stay_zero():
             assert torch.equal(rows == 0, t == -100)
 
 
+def test_a_loss_that_is_no_mean_is_said_in_validation_too():
+    def half(p, y):
+        return F.cross_entropy(p, y, weight=WEIGHT) + F.cross_entropy(p, y)
+
+    with pytest.warns(UserWarning, match='neither the mean nor the sum'):
+        learner(loss=half).validate()
+
+
+def test_attention_maps_are_of_squares():
+    "Zagoruyko and Komodakis 2017 in numpy: squares over channels, as vectors of length 1"
+    g = np.random.default_rng(0)
+    s = g.normal(size=(2, 3, 4, 5))
+    t = g.normal(size=(2, 6, 4, 5))
+    a, b = ((o**2).mean(1).reshape(2, -1) for o in (s, t))
+    a, b = (o / np.linalg.norm(o, axis=1, keepdims=True) for o in (a, b))
+    ours = feature_distance(torch.tensor(s), torch.tensor(t), 'attention')
+    assert abs(ours.item() - ((a - b) ** 2).mean()) < 1e-7
+
+
 # What a loss takes the logits for
 
 
@@ -550,3 +572,33 @@ def test_reading_a_loss_leaves_no_trace():
     state = torch.get_rng_state()
     assert read_loss(loss, torch.zeros(2, C)).reduction == 'mean'
     assert loss.calls == 0 and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    'loss,f',
+    [
+        (partial(F.binary_cross_entropy_with_logits), torch.sigmoid),
+        (nn.BCELoss(), lambda p: p),
+        (nn.MultiLabelSoftMarginLoss(), torch.sigmoid),
+    ],
+)
+def test_probabilities(loss, f):
+    p = torch.rand(3, 4)
+    assert torch.equal(probabilities(loss)(p), f(p))
+
+
+def test_losses_that_broadcast_get_probabilities():
+    "MSE takes N indices beside N x N logits; the learner must not let it"
+    dls = DataLoaders([(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 1, 0]))])
+    dls.c = 2
+    learn = tiny_learner(dls=dls, model=tiny_model(2), loss_func=nn.MSELoss())
+    seen = {}
+
+    class Look(Callback):
+        stage = 'stop'
+
+        def after_loss(self, learn):
+            seen[0] = learn.yb
+
+    learn.fit(1, cbs=Look())
+    assert seen[0].shape == (4, 2)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torchvision.datasets import ImageFolder
 
+from tests.helpers import learner, one_line
 from trickbag.all import (
     Callback,
     CSVLogger,
@@ -346,6 +347,11 @@ def test_trying_metrics_leaves_no_trace():
     assert boot.metrics[0].update_count == 0
 
 
+def test_metrics_that_cannot_take_scores():
+    tm = pytest.importorskip('torchmetrics')
+    one_line(lambda: learner(metrics=tm.MeanSquaredError()).fit(1), 'metrics: MeanSquaredError', exc=RuntimeError)
+
+
 # One output, several labels, shapes
 
 
@@ -563,3 +569,54 @@ def test_a_confusion_matrix_of_1000_classes_is_small():
     fig = Interpretation(learn).plot_confusion_matrix()
     width, height = fig.get_size_inches() * fig.dpi
     assert width * height * 4 < 50e6 and len(fig.axes[0].get_yticks()) <= 60
+
+
+def test_metrics_are_looked_at_before_training():
+    for m, w, e in (([accuracy, accuracy], 'two are called', ValueError), ('accuracy', 'is no function', TypeError)):
+        one_line(lambda: tiny_learner(metrics=m), w, exc=e)
+
+    def odd(p, y):
+        raise KeyError('x')
+
+    with pytest.raises(KeyError) as e:
+        tiny_learner(metrics=odd).validate()
+    assert any('in metric odd' in n for n in e.value.__notes__)
+
+
+def test_torchmetrics_collections_and_nested_validation():
+    import torchmetrics as tm
+
+    mc = tm.MetricCollection(
+        [tm.Accuracy('multiclass', num_classes=4, average='micro'), tm.F1Score('multiclass', num_classes=4)]
+    )
+    assert {'MulticlassAccuracy', 'MulticlassF1Score'} <= set(tiny_learner(metrics=mc).validate())
+
+    class Peek(Callback):
+        def after_batch(self, learn):
+            if not getattr(self, 'busy', 0):
+                self.busy = 1
+                learn.validate()
+
+    m = tm.Accuracy('multiclass', num_classes=4, average='micro')
+    r = tiny_learner([Peek()], metrics=[accuracy, m]).validate()
+    assert r['accuracy'] == pytest.approx(r['MulticlassAccuracy'], abs=1e-6)
+
+
+# In training
+
+
+def test_a_metric_of_training_is_a_mean_over_samples():
+    "45 images in batches of 8 and one of 5, counted one by one"
+
+    class Count(Callback):
+        stage = 'monitor'
+        monitor = True
+        right = 0
+
+        def after_pred(self, learn):
+            if learn.training:
+                self.right += int((learn.pred.argmax(1) == learn.clean_yb).sum())
+
+    count = Count()
+    learn = tiny_learner([Recorder(train_metrics=True), count], metrics=accuracy).fit(1)
+    assert abs(learn.history[0]['train_accuracy'] - count.right / 45) < 1e-6

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trickbag.all import *
-from trickbag.models.batchnorm import last_batchnorm
+from trickbag.core.modules import wrap_forward
+from trickbag.models.batchnorm import last_batchnorm, update_bn
 from trickbag.speed.compile import compile_call
 from trickbag.speed.fast import has_compiler
 from trickbag.testing.pairs import bag_opt, small_data, small_model
@@ -202,6 +203,15 @@ def test_a_loss_with_parameters_is_said_and_its_buffers_are_carried(tmp_path):
 def test_lazy_layers_are_refused():
     with pytest.raises(ValueError, match='no shape yet'):
         tiny_learner(model=nn.Sequential(nn.Flatten(), nn.LazyLinear(4))).fit(1)
+
+
+def test_a_new_head_trains_and_can_be_saved(tmp_path):
+    learn = tiny_learner([MixUp()]).fit(1)
+    learn.model[-1] = nn.Linear(6, 9)
+    w = learn.model[-1].weight.clone()
+    learn.fit(1)
+    assert not torch.equal(w, learn.model[-1].weight) and learn.n_out == 9
+    learn.save(tmp_path / 'x')
 
 
 # What optimizers keep
@@ -582,3 +592,22 @@ def test_drop_block_in_checkpointed_blocks_under_inductor():
     assert c.compiled == 1
     torch.testing.assert_close(weights(compiled), weights(run(DropBlock(0.5))), rtol=1e-3, atol=1e-4)
     assert not torch.allclose(weights(compiled), weights(run()), rtol=1e-3, atol=1e-4)
+
+
+def test_new_statistics_leave_the_momentum_of_norms():
+    learn = tiny_learner()
+    update_bn(learn)
+    assert learn.model[1].momentum == torch.nn.BatchNorm2d(6).momentum
+
+
+def test_wrappers_are_taken_off_in_any_order():
+    m = torch.nn.Linear(2, 2)
+    x = torch.ones(1, 2)
+    plain = m(x)
+    first = wrap_forward(m, lambda m, forward, x: forward(x) + 1)
+    second = wrap_forward(m, lambda m, forward, x: forward(x) * 2)
+    assert torch.equal(m(x), (plain + 1) * 2)
+    first()
+    assert torch.equal(m(x), plain * 2)
+    second()
+    assert torch.equal(m(x), plain) and 'forward' not in vars(m)

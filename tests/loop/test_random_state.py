@@ -16,9 +16,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torch.utils.data.distributed import DistributedSampler
 
 import trickbag.learner
-from trickbag.all import Callback, DataLoaders
+from trickbag.all import *
 from trickbag.callback import EVENTS
 from trickbag.core.draws import Draws, SeededWorkers
+from trickbag.core.streams import name_key
 from trickbag.core.threads import preserve_rng
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 
@@ -556,6 +557,39 @@ def test_global_generators_are_not_taken_for_ones_own():
     assert torch.equal(weights(tiny_learner(model=model).fit(1)), weights(tiny_learner().fit(1)))
 
 
+class OwnGenerator(TinyData):
+    def __init__(self):
+        super().__init__()
+        ds = self.train.dataset
+        self.train = torch.utils.data.DataLoader(ds, 8, shuffle=True, generator=torch.Generator().manual_seed(1))
+
+
+def test_loaders_with_a_generator_of_their_own(tmp_path):
+    def new():
+        return tiny_learner([MixUp()], dls=OwnGenerator())
+
+    a = new()
+    b = new()
+    s = b.dls.train.generator.get_state()
+    b.summary()
+    b.lr_find(num_it=20, show_plot=False)
+    a.fit(2)
+    b.fit(2)
+    assert torch.equal(weights(a), weights(b))
+    assert torch.equal(s, b.dls.train.generator.get_state())
+    new().fit(2, cbs=StopAt((1, 2), tmp_path / 's.pt'))
+    assert torch.equal(weights(a), weights(new().fit(2, resume=tmp_path / 's.pt')))
+
+
+def test_the_order_of_samples_does_not_depend_on_workers():
+    class D(TinyData):
+        def __init__(self, n):
+            super().__init__()
+            self.train = torch.utils.data.DataLoader(self.train.dataset, 8, shuffle=True, num_workers=n)
+
+    assert torch.equal(*(weights(tiny_learner(dls=D(n)).fit(1)) for n in (0, 1)))
+
+
 # Threads
 
 
@@ -766,3 +800,33 @@ def test_no_two_events_share_a_stream_by_accident():
         inside = event == 'after_train' or event.split('_')[1] in ('batch', 'pred', 'loss', 'backward', 'step')
         streams.setdefault(r, set()).add((epoch, i, training) if inside else (event, epoch))
     assert all(len(s) == 1 for s in streams.values())
+
+
+class KeepsDraws(Callback):
+    "Keeps what it draws, and the labels in the order in which they come"
+
+    def __init__(self):
+        self.drawn = []
+        self.came = []
+
+    def before_batch(self, learn):
+        if not learn.training:
+            return
+        self.drawn.append(torch.rand(4, generator=learn.rng(self)))
+        self.came.append(learn.yb.tolist())
+
+
+def test_a_second_fit_goes_on_with_the_streams():
+    "A fit of two epochs draws what two fits of one epoch draw, and nothing twice"
+    once = KeepsDraws()
+    twice = KeepsDraws()
+    tiny_learner([once]).fit(2)
+    tiny_learner([twice]).fit(1).fit(1)
+    drawn = torch.stack(twice.drawn)
+    assert torch.equal(drawn, torch.stack(once.drawn)) and len(drawn.unique(dim=0)) == len(drawn)
+    assert twice.came == once.came and twice.came[:6] != twice.came[6:]
+
+
+def test_a_name_has_one_number_in_every_process():
+    "CRC-32; of these digits the standards give 0xCBF43926"
+    assert name_key('123456789') == 0xCBF43926

@@ -3,12 +3,16 @@ no trace."""
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
 
+from trickbag import all as tb
+from trickbag.all import *
 from trickbag.callback import Callback
 from trickbag.models.xresnet import XResNet
 from trickbag.speed.compile import Compile
 from trickbag.speed.grad_checkpoint import GradientCheckpointing
+from trickbag.testing.pairs import small_data, small_model
 from trickbag.testing.proofs import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 from trickbag.tricks.blur_pool import BlurPool
 from trickbag.tricks.ema import EMA
@@ -87,3 +91,21 @@ def test_compiles_without_a_break(make):
     torch.testing.assert_close(weights(learn), weights(ref), rtol=2e-3, atol=2e-4)
     torch._dynamo.reset()
     counters.clear()
+
+
+def test_drop_paths_that_derive_from_timms():
+    class DropPath(nn.Module):
+        def __init__(self, drop_prob):
+            super().__init__()
+            self.drop_prob = drop_prob
+
+        def forward(self, x):
+            return x
+
+    class Mine(DropPath):
+        pass
+
+    model = small_model()
+    model.add_module('drop', Mine(0.1))
+    with pytest.raises(ValueError, match='drops branches already'):
+        tiny_learner(tb.StochasticDepth(), small_data(), model).fit(1)

@@ -3,8 +3,8 @@ layout, batches left as they came."""
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers import NoWait
 from trickbag.testing.proofs import tiny_learner
 from trickbag.vision.alternating_flip import AlternatingFlip
 from trickbag.vision.col_out import ColOut
@@ -16,27 +16,6 @@ from trickbag.vision.pad_crop import PadCrop
 from trickbag.vision.pca_lighting import PCALighting
 from trickbag.vision.random_affine import RandomAffine
 from trickbag.vision.repeated_augmentation import RepeatedAugmentation
-
-# operations that need a value, or make a shape of one
-WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', '_unique2', 'repeat_interleave')
-
-
-class NoWait(TorchDispatchMode):
-    "Raise where an operation would need a value; count the rest"
-
-    def __init__(self):
-        super().__init__()
-        self.n = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        self.n = self.n + 1
-        if name in WAITS:
-            raise AssertionError(f'{name} waits for the device')
-        if name == 'index' and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
-            raise AssertionError('a boolean index waits for the device')
-        return func(*args, **(kwargs or {}))
-
 
 makes = dict(
     CutOut=CutOut,

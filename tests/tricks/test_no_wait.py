@@ -2,34 +2,14 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers import NoWait
 from trickbag.testing.proofs import tiny_learner
 from trickbag.tricks.cutmix import CutMix
 from trickbag.tricks.label_smoothing import LabelSmoothing
 from trickbag.tricks.mix_or_cut import MixOrCut
 from trickbag.tricks.mixup import MixUp
 from trickbag.tricks.random_erasing import RandomErasing
-
-# operations that need a value, or make a shape of one
-WAITS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'is_nonzero', 'equal', '_unique2', 'repeat_interleave')
-
-
-class NoWait(TorchDispatchMode):
-    "Raise where an operation would need a value on the CPU; count the rest"
-
-    def __init__(self):
-        super().__init__()
-        self.n = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        self.n = self.n + 1
-        if name in WAITS:
-            raise AssertionError(f'{name} waits for the device')
-        if name == 'index' and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
-            raise AssertionError('a boolean index waits for the device')
-        return func(*args, **(kwargs or {}))
 
 
 def watched(cb, n=8):
