@@ -31,9 +31,9 @@ def test_streams_without_a_length():
 
 @pytest.mark.parametrize('dl', [None, 5, 'data', x, lambda: [], {}], ids=lambda o: type(o).__name__)
 def test_what_is_no_loader(dl):
-    one_line(lambda: tiny_learner([], DataLoaders(dl)).fit(1), 'fit: the training loader is')
+    one_line(lambda: tiny_learner([], DataLoaders(dl)).fit(1), 'fit: the training loader is', exc=TypeError)
     if dl is not None:
-        one_line(lambda: tiny_learner().validate(dl), 'validate: dl is')
+        one_line(lambda: tiny_learner().validate(dl), 'validate: dl is', exc=TypeError)
 
 
 def test_a_dataset_is_no_loader():
