@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.register_assert_rewrite('tests.helpers')
+
 
 def pytest_configure(config):
     import trickbag.testing.pairs  # noqa: F401

@@ -1,6 +1,10 @@
 """The bugs that `plant.py` plants: one a line of thought, all over the package."""
 
+import re
+from pathlib import Path
 from typing import NamedTuple
+
+NBS = Path(__file__).resolve().parents[2] / 'nbs'
 
 
 class Bug(NamedTuple):
@@ -16,22 +20,33 @@ class Bug(NamedTuple):
 
 
 def page(*names):
-    "The notebooks of these names"
-    return tuple(f'tests/test_notebooks.py::test_notebook[{n}.ipynb]' for n in names)
+    "The notebooks of these names, such as 'loop/metrics', whatever number each has in its room"
+    return tuple(f'tests/test_notebooks.py::test_notebook[{numbered(n)}]' for n in names)
+
+
+def numbered(name):
+    "The path of a notebook below nbs/, with its number: 'loop/metrics' -> 'loop/06_metrics.ipynb'"
+    room, _, stem = name.rpartition('/')
+    found = [*(NBS / room).glob(f'[0-9]*_{stem}.ipynb'), *(NBS / room).glob(f'{stem}.ipynb')]
+    found = [f for f in found if re.fullmatch(rf'(\d+_)?{stem}', f.stem)]
+    if len(found) != 1:
+        raise ValueError(f'{name}: {len(found)} notebooks have that name')
+    return found[0].relative_to(NBS).as_posix()
 
 
 def some(file, k):
-    "Those tests of a file that `-k` selects"
-    return (f'tests/test_{file}.py', '-k', k)
+    "Those tests of a file, such as 'loop/metrics', that `-k` selects"
+    room, _, name = file.rpartition('/')
+    return (f'tests/{room}/test_{name}.py' if room else f'tests/test_{name}.py', '-k', k)
 
 
 def bag(name, what='resumes'):
     "What every trick must keep: 'resumes', 'undone', 'looking', 'own_stream'"
-    return ('tests/test_bag.py', '-k', f'{what} and {name}')
+    return ('tests/promises/test_each_trick.py', '-k', f'{what} and {name}')
 
 
 MIXES = [
-    Bug('tricks/mixup.py', 'fold=True', 'fold=False', some('planted', 'lambda_of_mixup'), 'ignored'),
+    Bug('tricks/mixup.py', 'fold=True', 'fold=False', some('tricks/formulas', 'lambda_of_mixup'), 'ignored'),
     Bug(
         'tricks/mixup.py',
         'torch.lerp(y.index_select(0, perm), y, w)',
@@ -82,7 +97,13 @@ MIXES = [
 WEIGHTS = [
     Bug('tricks/ema.py', '1-(1+t)**-warmup', '1-t**-warmup', page('tricks/ema'), 'off by one'),
     Bug('tricks/ema.py', 'copy=True)', 'copy=False)', page('tricks/ema'), 'missing copy'),
-    Bug('tricks/ema.py', "('avg','raw','n','pos')", "('avg','raw','n')", some('together', 'resumed_after'), 'state'),
+    Bug(
+        'tricks/ema.py',
+        "('avg','raw','n','pos')",
+        "('avg','raw','n')",
+        some('tricks/together', 'resumed_after'),
+        'state',
+    ),
     Bug('tricks/ema.py', 'self.raw.pop(learn.depth)', 'self.raw[learn.depth]', bag('EMA'), 'no reset'),
     Bug('tricks/ema.py', 'if self.n: self._put(self.avg)', 'pass', page('tricks/ema'), 'ignored'),
     Bug('tricks/swa.py', '1/(n+1)', '1/n', page('tricks/swa'), 'off by one'),
@@ -131,7 +152,7 @@ WEIGHTS = [
         'tricks/grad_clip.py',
         'self.max_norm, self.norm_type, self.mode)',
         'self.max_norm, mode=self.mode)',
-        some('planted', 'gradient_clip'),
+        some('tricks/formulas', 'gradient_clip'),
         'ignored',
     ),
     Bug(
@@ -146,8 +167,8 @@ WEIGHTS = [
     Bug('tricks/lamb.py', '.clamp(max=max_ratio)', '.clamp(min=max_ratio)', page('tricks/lamb'), 'sign'),
     Bug('tricks/lars.py', '((r-1)*wd)', '(r*wd)', page('tricks/lars'), 'formula'),
     Bug('tricks/lars.py', '(g+weight_decay*w+eps)', '(g+eps)', page('tricks/lars'), 'formula'),
-    Bug('tricks/muon.py', ' and p.shape[1]>1', '', some('planted', 'muon_gets'), 'ignored'),
-    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', some('planted', 'muon_gets'), 'off by one'),
+    Bug('tricks/muon.py', ' and p.shape[1]>1', '', some('tricks/formulas', 'muon_gets'), 'ignored'),
+    Bug('tricks/muon.py', 'mats[1:-1]', 'mats[:-1]', some('tricks/formulas', 'muon_gets'), 'off by one'),
     Bug(
         'tricks/gradient_centralization.py',
         'tuple(range(1, g.ndim))',
@@ -168,10 +189,10 @@ WEIGHTS = [
         'tricks/decoupled_decay.py',
         'zip(learn.opt.param_groups, self.fractions if self.due else ())',
         'zip(learn.opt.param_groups, self.fractions)',
-        some('together', 'decay_only'),
+        some('tricks/together', 'decay_only'),
         'ignored',
     ),
-    Bug('speed/mixed_precision.py', 'learn.pred.float()', 'learn.pred', some('planted', 'float32'), 'ignored'),
+    Bug('speed/mixed_precision.py', 'learn.pred.float()', 'learn.pred', some('tricks/formulas', 'float32'), 'ignored'),
 ]
 
 MODELS = [
@@ -255,14 +276,14 @@ MODELS = [
         'speed/grad_checkpoint.py',
         'old = [(b, b.clone()) for b in m.buffers()]',
         'old = [(b, b) for b in m.buffers()]',
-        page('speed/07_grad_checkpoint'),
+        page('speed/grad_checkpoint'),
         'missing copy',
     ),
     Bug(
         'models/batchnorm.py',
         'for m,old in self.norms: m.momentum = old',
         'pass',
-        some('planted', 'momentum_of'),
+        some('loop/module_state', 'momentum_of'),
         'undo',
     ),
 ]
@@ -279,7 +300,7 @@ PHASES = [
         'tricks/selective_backprop.py',
         'def before_train(self, learn): self.count = 0',
         'def before_train(self, learn): pass',
-        some('planted', 'every_epoch_drops'),
+        some('tricks/formulas', 'every_epoch_drops'),
         'no reset',
     ),
     Bug('tricks/ohem.py', 'round(keep*len(losses))', 'int(keep*len(losses))', page('tricks/ohem'), 'off by one'),
@@ -308,13 +329,13 @@ PHASES = [
         'loop/phase.py',
         'run_position(epoch, iter, n_epoch, n_iter)<stop',
         'run_position(epoch, iter, n_epoch, n_iter)<=stop',
-        page('loop/08_phase'),
+        page('loop/phase'),
         'off by one',
     ),
     Bug('tricks/fix_res.py', 'for p,r in self._was: p.requires_grad_(r)', 'pass', page('tricks/fix_res'), 'undo'),
     Bug('runs/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
-    Bug('runs/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('runs/03_tta'), 'formula'),
-    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('planted', 'ten_crop'), 'axis'),
+    Bug('runs/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('runs/tta'), 'formula'),
+    Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('vision/crop', 'ten_crop'), 'axis'),
     Bug(
         'tricks/random_erasing.py',
         '(scale[1]-scale[0]))/count',
@@ -407,14 +428,14 @@ VISION = [
         'vision/crop.py',
         'torch.floor(uy*(h-bh+1))',
         'torch.floor(uy*(h-bh))',
-        some('planted', 'last_row'),
+        some('vision/crop', 'last_row'),
         'off by one',
     ),
     Bug(
         'vision/crop.py',
         '(self.size if learn.training else self.valid_size or self.size)',
         'self.size',
-        some('planted', 'own_size'),
+        some('vision/crop', 'own_size'),
         'ignored',
     ),
     Bug('vision/crop.py', 'torch.round(w/ratio[0])', 'torch.round(w/ratio[1])', page('vision/crop'), 'axis'),
@@ -422,7 +443,7 @@ VISION = [
         'vision/crop.py',
         'bw = torch.round((area*ar).sqrt())\n    bh = torch.round((area/ar).sqrt())',
         'bw = torch.round((area/ar).sqrt())\n    bh = torch.round((area*ar).sqrt())',
-        some('planted', 'width_over'),
+        some('vision/crop', 'width_over'),
         'axis',
     ),
     Bug(
@@ -448,69 +469,87 @@ LOOP = [
         'learner.py',
         'self._outside or (self.iter, self.epochs_run)',
         'self._outside or (self.iter, self.epoch)',
-        some('planted', 'second_fit'),
+        some('loop/random_state', 'second_fit'),
         'no reset',
     ),
     Bug(
         'learner.py',
         'key = self.seed,self.epochs_run,self.training',
         'key = self.seed,self.epoch,self.training',
-        some('planted', 'second_fit'),
+        some('loop/random_state', 'second_fit'),
         'no reset',
     ),
-    Bug('learner.py', '            self.opt.zero_grad()\n', '', some('learner', 'torchs_step'), 'no reset'),
+    Bug('learner.py', '            self.opt.zero_grad()\n', '', some('loop/learner', 'torchs_step'), 'no reset'),
     Bug(
         'learner.py',
         'self.position = (self.epoch, self.iter+1)',
         'self.position = (self.epoch, self.iter)',
-        some('promises', 'test_resume and MixUp'),
+        some('promises/promises', 'test_resume and MixUp'),
         'off by one',
     ),
     Bug(
         'learner.py',
         'torch.no_grad(), preserve_modes(self.model), opt_eval',
         'preserve_modes(self.model), opt_eval',
-        some('planted', 'no_graph'),
+        some('loop/learner', 'no_graph'),
         'ignored',
     ),
-    Bug('learner.py', '        self.model.eval()\n        res', '        res', ('tests/test_learner.py',), 'ignored'),
-    Bug('learner.py', 'strict=not self.fitting', 'strict=True', some('metrics', 'fails_late'), 'ignored'),
+    Bug(
+        'learner.py',
+        '        self.model.eval()\n        res',
+        '        res',
+        ('tests/loop/test_learner.py',),
+        'ignored',
+    ),
+    Bug('learner.py', 'strict=not self.fitting', 'strict=True', some('loop/metrics', 'fails_late'), 'ignored'),
     Bug(
         'learner.py',
         "'pred', 'loss', 'results', 'directions')",
         "'pred', 'loss', 'directions')",
-        some('planted', 'in_between'),
+        some('loop/learner', 'in_between'),
         'undo',
     ),
-    Bug('learner.py', 'self.lr if lr is None else lr)', 'lr or self.lr)', some('planted', 'rate_of_zero'), 'ignored'),
-    Bug('learner.py', 'int(p[0]>.5)', 'int(p[0]>0)', some('metrics', 'one_output'), 'formula'),
     Bug(
-        'learner.py', "if ordered: dl = ordered_view(dl, 'validate')", 'pass', some('finding_data', 'order'), 'ignored'
+        'learner.py',
+        'self.lr if lr is None else lr)',
+        'lr or self.lr)',
+        some('loop/learner', 'rate_of_zero'),
+        'ignored',
     ),
-    Bug('learner.py', 'enter_training(self.model)', 'self.model.train()', some('module_state', 'frozen'), 'ignored'),
+    Bug('learner.py', 'int(p[0]>.5)', 'int(p[0]>0)', some('loop/metrics', 'one_output'), 'formula'),
+    Bug(
+        'learner.py',
+        "if ordered: dl = ordered_view(dl, 'validate')",
+        'pass',
+        some('data/finding_data', 'order'),
+        'ignored',
+    ),
+    Bug(
+        'learner.py', 'enter_training(self.model)', 'self.model.train()', some('loop/module_state', 'frozen'), 'ignored'
+    ),
     Bug(
         'learner.py',
         "self.epochs_run-(point['loop']['position'][0] if where=='here' else 0)",
         'self.epochs_run',
-        some('random_state', 'resumed_run'),
+        some('loop/random_state', 'resumed_run'),
         'off by one',
     ),
     # callbacks
-    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('planted', 'one_stage'), 'order'),
+    Bug('callback.py', 'class_name(cb), cb.name)', ')', some('loop/callbacks', 'one_stage'), 'order'),
     Bug(
         'callback.py',
         'training or e not in batch or not cb.train_only',
         'training or not cb.train_only',
-        page('01_callback', 'tricks/progressive_resize'),
+        page('callback', 'tricks/progressive_resize'),
         'ignored',
     ),
-    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', some('planted', 'load_read'), 'missing copy'),
-    Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('identity', 'unrelated or place'), 'ignored'),
+    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', some('loop/checkpoint', 'load_read'), 'missing copy'),
+    Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('loop/callbacks', 'unrelated or place'), 'ignored'),
     Bug(
         'callback.py',
         "('reads', 'writes', 'owns', 'does', 'traced', 'state')",
         "('reads', 'writes', 'owns', 'does', 'traced')",
-        some('planted', 'a_text_where'),
+        some('loop/callbacks', 'a_text_where'),
         'ignored',
     ),
     # rules
@@ -518,18 +557,18 @@ LOOP = [
         'loop/rules.py',
         'total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch',
         'total = (learn.n_iter or 0)*learn.n_epoch',
-        some('together', 'lag'),
+        some('tricks/together', 'lag'),
         'ignored',
     ),
-    Bug('loop/rules.py', '            owners[o] = cb\n', '', page('loop/09_rules'), 'ignored'),
+    Bug('loop/rules.py', '            owners[o] = cb\n', '', page('loop/rules'), 'ignored'),
     Bug(
         'loop/rules.py',
         'b is not a and selects(r.b, b)',
         'selects(r.b, b)',
-        page('loop/09_rules', 'runs/03_tta'),
+        page('loop/rules', 'runs/tta'),
         'ignored',
     ),
-    Bug('loop/rules.py', 't!=s', 't<s', page('loop/09_rules', 'tricks/distillation'), 'sign'),
+    Bug('loop/rules.py', 't!=s', 't<s', page('loop/rules', 'tricks/distillation'), 'sign'),
 ]
 
 SAVED = [
@@ -538,33 +577,37 @@ SAVED = [
         'core/plain_files.py',
         'if kind in (list, tuple): return kind(plain(v, f\'{where}[{i}]\') for i,v in enumerate(o))',
         'if kind in (list, tuple): return o',
-        some('planted', 'state_in_lists'),
+        some('loop/checkpoint', 'state_in_lists'),
         'ignored',
     ),
     Bug(
         'loop/checkpoint.py',
         'deepcopy(opt_state(learn.opt, learn.model))',
         'opt_state(learn.opt, learn.model)',
-        page('loop/12_checkpoint', 'runs/02_lr_find'),
+        page('loop/checkpoint', 'runs/lr_find'),
         'missing copy',
     ),
     Bug(
         'loop/checkpoint.py',
         "'results', 'step', 'epochs_run'",
         "'results', 'epochs_run'",
-        some('planted', 'every_counter'),
+        some('loop/learner', 'every_counter'),
         'undo',
     ),
-    Bug('loop/same_fit.py', 'seed=described(learn.seed)', 'seed=0', some('learner', 'resume_must_be'), 'ignored'),
+    Bug('loop/same_fit.py', 'seed=described(learn.seed)', 'seed=0', some('loop/learner', 'resume_must_be'), 'ignored'),
     Bug(
         'loop/checkpoint.py',
         "('hidden', hidden_buffers(learn.model)), ",
         '',
-        some('module_state', 'hidden_buffers'),
+        some('loop/module_state', 'hidden_buffers'),
         'state',
     ),
     Bug(
-        'loop/checkpoint.py', "own!=d['vocab']", "set(own)!=set(d['vocab'])", some('planted', 'another_order'), 'order'
+        'loop/checkpoint.py',
+        "own!=d['vocab']",
+        "set(own)!=set(d['vocab'])",
+        some('loop/checkpoint', 'another_order'),
+        'order',
     ),
     Bug(
         'monitors/save_best.py',
@@ -613,10 +656,12 @@ SAVED = [
         'monitors/recorder.py',
         'k*self._value(f, pred, y, learn)',
         'self._value(f, pred, y, learn)',
-        some('planted', 'metric_of_training'),
+        some('loop/metrics', 'metric_of_training'),
         'formula',
     ),
-    Bug('core/files.py', '                os.fsync(f.fileno())\n', '', some('planted', 'on_the_disk'), 'ignored'),
+    Bug(
+        'core/files.py', '                os.fsync(f.fileno())\n', '', some('loop/checkpoint', 'on_the_disk'), 'ignored'
+    ),
 ]
 
 RATES = [
@@ -624,46 +669,48 @@ RATES = [
         'loop/schedule.py',
         '(epoch*n_iter+iter)/max(n_epoch*n_iter-1, 1)',
         '(epoch*n_iter+iter)/(n_epoch*n_iter)',
-        page('loop/07_schedule'),
+        page('loop/schedule'),
         'off by one',
     ),
-    Bug('loop/schedule.py', '(start*(1+c)+end*(1-c))/2', '(start*(1-c)+end*(1+c))/2', page('loop/07_schedule'), 'sign'),
+    Bug('loop/schedule.py', '(start*(1+c)+end*(1-c))/2', '(start*(1-c)+end*(1+c))/2', page('loop/schedule'), 'sign'),
     Bug(
         'loop/schedule.py',
         'updown(1/self.div, 1, 1/self.div_final)',
         'updown(1/self.div, 1, 1/self.div/self.div_final)',
-        page('loop/07_schedule'),
+        page('loop/schedule'),
         'formula',
     ),
     Bug(
         'loop/schedule.py',
         'v*(g[k] if k in self._times else self._base[k][i])',
         'v*g[k]',
-        page('loop/07_schedule'),
+        page('loop/schedule'),
         'no reset',
     ),
-    Bug('loop/schedule.py', "(v, *g['betas'][1:])", '(v, v)', page('loop/07_schedule'), 'axis'),
+    Bug('loop/schedule.py', "(v, *g['betas'][1:])", '(v, v)', page('loop/schedule'), 'axis'),
     Bug(
         'loop/schedule.py',
         'range(1, math.ceil(1/m)+1)',
         'range(math.ceil(1/m)+1)',
-        page('loop/07_schedule'),
+        page('loop/schedule'),
         'off by one',
     ),
     Bug(
         'runs/one_cycle.py',
         'slice(base_lr/2/lr_mult, base_lr/2)',
         'slice(base_lr/lr_mult, base_lr)',
-        page('runs/01_one_cycle'),
+        page('runs/one_cycle'),
         'formula',
     ),
-    Bug('runs/lr_find.py', 'slopes.index(min(slopes))', 'slopes.index(max(slopes))', page('runs/02_lr_find'), 'sign'),
-    Bug('runs/lr_find.py', 'loss = self.avg/self.whole', 'loss = self.avg', page('runs/02_lr_find'), 'formula'),
-    Bug('runs/lr_find.py', 'self.i/(self.num_it-1)', 'self.i/self.num_it', page('runs/02_lr_find'), 'off by one'),
-    Bug('runs/lr_find.py', "g['lr'] = self.lr*r", "g['lr'] = self.lr", page('runs/02_lr_find'), 'ignored'),
-    Bug('loop/optimizer.py', '(i/max(n-1, 1))', '(i/n)', page('loop/06_optimizer'), 'off by one'),
-    Bug('loop/optimizer.py', 'opt.param_groups[:] = old', 'pass', some('module_state', 'hyper_parameters'), 'undo'),
-    Bug('loop/optimizer.py', 'i>=first or id(p) in norms', 'i>=first', page('loop/06_optimizer'), 'ignored'),
+    Bug('runs/lr_find.py', 'slopes.index(min(slopes))', 'slopes.index(max(slopes))', page('runs/lr_find'), 'sign'),
+    Bug('runs/lr_find.py', 'loss = self.avg/self.whole', 'loss = self.avg', page('runs/lr_find'), 'formula'),
+    Bug('runs/lr_find.py', 'self.i/(self.num_it-1)', 'self.i/self.num_it', page('runs/lr_find'), 'off by one'),
+    Bug('runs/lr_find.py', "g['lr'] = self.lr*r", "g['lr'] = self.lr", page('runs/lr_find'), 'ignored'),
+    Bug('loop/optimizer.py', '(i/max(n-1, 1))', '(i/n)', page('loop/optimizer'), 'off by one'),
+    Bug(
+        'loop/optimizer.py', 'opt.param_groups[:] = old', 'pass', some('loop/module_state', 'hyper_parameters'), 'undo'
+    ),
+    Bug('loop/optimizer.py', 'i>=first or id(p) in norms', 'i>=first', page('loop/optimizer'), 'ignored'),
 ]
 
 DATA = [
@@ -672,78 +719,82 @@ DATA = [
         'data/images.py',
         's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino',
         's.st_mtime_ns, s.st_ctime_ns, s.st_ino',
-        some('planted', 'stamp'),
+        some('data/store', 'stamp'),
         'ignored',
     ),
     Bug(
         'data/images.py',
         's.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino',
         's.st_mtime_ns, s.st_size',
-        some('decode', 'stamp'),
+        some('data/decode', 'stamp'),
         'ignored',
     ),
     Bug(
         'data/images.py',
         'h.update(repr([tuple(b) for b in self.boxes.tolist()]).encode())',
         'pass',
-        page('data/02_images'),
+        page('data/images'),
         'ignored',
     ),
     Bug(
         'data/images.py',
         '6: lambda x: x.transpose(0, 1).flip(1)',
         '6: lambda x: x.transpose(0, 1).flip(0)',
-        some('decode', 'rotation'),
+        some('data/decode', 'rotation'),
         'axis',
     ),
-    Bug('data/images.py', 'mark in (2, 3, 7, 8)', 'mark in (2, 3, 6, 7)', some('decode', 'box'), 'axis'),
-    Bug('data/images.py', '(values*255+.5)', '(values*255)', some('decode', 'arrays'), 'formula'),
+    Bug('data/images.py', 'mark in (2, 3, 7, 8)', 'mark in (2, 3, 6, 7)', some('data/decode', 'box'), 'axis'),
+    Bug('data/images.py', '(values*255+.5)', '(values*255)', some('data/decode', 'arrays'), 'formula'),
     Bug(
         'data/images.py',
         'round(len(perm)*valid_pct)',
         'int(len(perm)*valid_pct)',
-        some('planted', 'share_of_a_class'),
+        some('data/finding_data', 'share_of_a_class'),
         'off by one',
     ),
     Bug(
         'data/images.py',
         "secret = hidden or e.name[0]=='.'",
         "secret = e.name[0]=='.'",
-        some('finding_data', 'hidden'),
+        some('data/finding_data', 'hidden'),
         'ignored',
     ),
     Bug(
         'data/images.py',
         '        if labels is None: self.labels = self.labels[self.idxs]\n',
         '',
-        page('data/02_images'),
+        page('data/images'),
         'ignored',
     ),
     Bug(
         'data/store.py',
         '            self._stamps[i] = 0',
         '            pass',
-        some('planted', 'being_replaced'),
+        some('data/store', 'being_replaced'),
         'order',
     ),
-    Bug('data/store.py', 'self.left-(not self._ready[i])', 'self.left-1', some('planted', 'twice_at_once'), 'ignored'),
-    Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/03_store'), 'ignored'),
-    Bug('data/store.py', "have.get('format')!=want['format']", 'False', ('tests/test_store_damage.py',), 'ignored'),
-    Bug('data/store.py', "f'{key}-{presize}'", "f'{key}'", page('data/03_store'), 'ignored'),
+    Bug(
+        'data/store.py', 'self.left-(not self._ready[i])', 'self.left-1', some('data/store', 'twice_at_once'), 'ignored'
+    ),
+    Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/store'), 'ignored'),
+    Bug(
+        'data/store.py', "have.get('format')!=want['format']", 'False', ('tests/data/test_store_damage.py',), 'ignored'
+    ),
+    Bug('data/store.py', "f'{key}-{presize}'", "f'{key}'", page('data/store'), 'ignored'),
     Bug(
         'data/loaders.py',
         '-(-len(self.store)//self.bs)',
         'len(self.store)//self.bs+1',
-        some('planted', 'as_many_batches'),
+        some('data/loaders', 'as_many_batches'),
         'off by one',
     ),
-    Bug('data/loaders.py', 'whole and not self.shuffle', 'whole', some('planted', 'ordered_view'), 'ignored'),
-    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('planted', 'names_of_columns'), 'ignored'),
+    Bug('data/loaders.py', 'whole and not self.shuffle', 'whole', some('data/loaders', 'ordered_view'), 'ignored'),
+    Bug('data/loaders.py', '[c.strip() for c in', '[c for c in', some('data/tables', 'names_of_columns'), 'ignored'),
     Bug(
         'data/loaders.py',
         'dl(train, bs, shuffle=True, drop_last=drop_last)',
         'dl(train, bs, drop_last=drop_last)',
-        some('planted', 'another_order_each'),
+        some('data/loaders', 'another_order_each'),
         'ignored',
     ),
 ]
@@ -753,63 +804,73 @@ NUMBERS = [
         'loop/metrics.py',
         'missing if v is None else k*v if k',
         'missing if v is None else v if k',
-        page('loop/05_metrics'),
+        page('loop/metrics'),
         'formula',
     ),
-    Bug('loop/losses.py', 'alpha*y+(1-alpha)*(1-y)', 'alpha*(1-y)+(1-alpha)*y', page('loop/03_losses'), 'sign'),
-    Bug('loop/losses.py', ".square().mean(1)", ".abs().mean(1)", some('planted', 'attention_maps'), 'formula'),
+    Bug('loop/losses.py', 'alpha*y+(1-alpha)*(1-y)', 'alpha*(1-y)+(1-alpha)*y', page('loop/losses'), 'sign'),
+    Bug('loop/losses.py', ".square().mean(1)", ".abs().mean(1)", some('loop/losses', 'attention_maps'), 'formula'),
     Bug(
         'loop/losses.py',
         "reduction='none').sum(1",
         "reduction='none').mean(1",
-        page('loop/03_losses'),
+        page('loop/losses'),
         'formula',
     ),
-    Bug(
-        'look/interpret.py', 'self.targets*c+self.preds', 'self.preds*c+self.targets', page('look/05_interpret'), 'axis'
-    ),
+    Bug('look/interpret.py', 'self.targets*c+self.preds', 'self.preds*c+self.targets', page('look/interpret'), 'axis'),
     Bug(
         'look/interpret.py',
         'p = hit/said.clamp(min=1)\n        r = hit/true.clamp(min=1)',
         'r = hit/said.clamp(min=1)\n        p = hit/true.clamp(min=1)',
-        page('look/05_interpret'),
+        page('look/interpret'),
         'axis',
     ),
-    Bug('look/interpret.py', '-p[2]', 'p[2]', page('look/05_interpret'), 'sign'),
-    Bug('core/streams.py', 'zlib.crc32(name.encode())', 'abs(hash(name))', some('planted', 'one_number'), 'formula'),
-    Bug('core/threads.py', '            if np: np.random.set_state(state[2])\n', '', page('core/03_threads'), 'undo'),
-    Bug('core/streams.py', 'parts.amax(1)', 'parts.amin(1)', page('core/01_streams'), 'sign'),
+    Bug('look/interpret.py', '-p[2]', 'p[2]', page('look/interpret'), 'sign'),
     Bug(
-        'core/basics.py', 'for m,t in modes: m.training = t', 'model.train(modes[0][1])', page('core/09_basics'), 'undo'
+        'core/streams.py',
+        'zlib.crc32(name.encode())',
+        'abs(hash(name))',
+        some('loop/random_state', 'one_number'),
+        'formula',
     ),
+    Bug('core/threads.py', '            if np: np.random.set_state(state[2])\n', '', page('core/threads'), 'undo'),
+    Bug('core/streams.py', 'parts.amax(1)', 'parts.amin(1)', page('core/streams'), 'sign'),
+    Bug('core/basics.py', 'for m,t in modes: m.training = t', 'model.train(modes[0][1])', page('core/basics'), 'undo'),
     Bug(
         'core/draws.py',
         'for g,state in self._states.values(): set_generator_state(g, state)',
         'pass',
-        some('random_state', 'gives_generators'),
+        some('loop/random_state', 'gives_generators'),
         'undo',
     ),
-    Bug('core/draws.py', 'if self.user: self.user(worker_id)', 'pass', some('random_state', 'worker_init'), 'ignored'),
+    Bug(
+        'core/draws.py',
+        'if self.user: self.user(worker_id)',
+        'pass',
+        some('loop/random_state', 'worker_init'),
+        'ignored',
+    ),
     Bug(
         'core/modules.py',
         'layers[:] = [o for o in layers if o is not layer]',
         'layers.pop()',
-        some('planted', 'taken_off'),
+        some('loop/module_state', 'taken_off'),
         'undo',
     ),
     Bug(
         'core/modules.py',
         '{k: t.detach().clone() for k,t in d.items()',
         '{k: t.detach() for k,t in d.items()',
-        page('core/08_modules', 'runs/02_lr_find'),
+        page('core/modules', 'runs/lr_find'),
         'missing copy',
     ),
-    Bug('core/interrupts.py', '        torch.set_grad_enabled(grad)\n', '', some('planted', 'grad_mode'), 'undo'),
+    Bug(
+        'core/interrupts.py', '        torch.set_grad_enabled(grad)\n', '', some('kill/interrupts', 'grad_mode'), 'undo'
+    ),
     Bug(
         'speed/conv.py',
         'sn, sh*stride[0], sw*stride[1]',
         'sn, sh*stride[1], sw*stride[0]',
-        page('speed/05_conv'),
+        page('speed/conv'),
         'axis',
     ),
 ]
