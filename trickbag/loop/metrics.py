@@ -6,7 +6,7 @@
 __all__ = ['RESERVED', 'true_classes', 'accuracy', 'error_rate', 'top_5', 'probabilities', 'is_metric_object', 'higher_is_better',
            'Averages', 'try_metrics', 'batch_value', 'metric_name']
 
-# %% ../../nbs/loop/06_metrics.ipynb #f579293c
+# %% ../../nbs/loop/06_metrics.ipynb #b838500d
 import math
 import sys
 import warnings
@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from .checks import PLAIN_ERRORS, says_who, shape_text
-from .read_loss import LossFacts, counted, read_loss
+from .loss_facts import LossFacts, counted
+from .read_loss import read_loss
 
 # %% ../../nbs/loop/06_metrics.ipynb #31807d16
 def true_classes(
