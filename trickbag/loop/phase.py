@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['in_phase', 'Phase', 'During']
 
-# %% ../../nbs/loop/09_phase.ipynb #64835e08
-from copy import copy
+# %% ../../nbs/loop/09_phase.ipynb #18570376
+import copy
 from functools import wraps
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ class Phase(NamedTuple):
     def __str__(self):
         return f"start={self.start}, stop={self.stop}{', epochs=True' if self.epochs else ''}"
 
-# %% ../../nbs/loop/09_phase.ipynb #d5120186
+# %% ../../nbs/loop/09_phase.ipynb #e4aad7d5
 # Who owns one of these counts batches, sets a number format, or makes the batch fit for the model
 _NEEDS_WHOLE_RUN = {
     'accumulate',
@@ -116,7 +116,7 @@ def During(
 ) -> Callback:  # of the same class
     "The same callback, at work from `start` to `stop` of the run only"
     _check_phase(cb, start, stop, epochs)
-    limited = copy(cb)
+    limited = copy.copy(cb)
     limited.phase = Phase(start, stop, epochs)
     limited.in_phase = None  # of the last batch
     limited.traced = (*cb.traced, 'in_phase')
