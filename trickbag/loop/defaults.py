@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ToDevice', 'CheckTargets', 'GatherPreds']
 
-# %% ../../nbs/loop/20_defaults.ipynb #571a7538
+# %% ../../nbs/loop/20_defaults.ipynb #eff8fae9
 import warnings
 
 import torch
@@ -20,7 +20,7 @@ from trickbag.loop.checks import (
     refuse_parts,
     warn_if_taken_for_another,
 )
-from .read_loss import ACTIVATIONS, loss_name
+from .loss_facts import ACTIVATIONS, loss_name
 from .rules import check_rules
 from .targets import soft_targets
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['OWNED', 'RULES', 'LEARNER', 'EXEMPT', 'Rule', 'selects', 'rule_matches', 'check_rules']
 
-# %% ../../nbs/loop/10_rules.ipynb #c8ad5a5d
+# %% ../../nbs/loop/10_rules.ipynb #22e3629e
 import warnings
 from typing import Callable, NamedTuple
 
 import torch
 
 from ..core.modules import compiled_part, user_level
-from .read_loss import ACTIVATIONS, loss_name
+from .loss_facts import ACTIVATIONS, loss_name
 
 # %% ../../nbs/loop/10_rules.ipynb #f6510054
 OWNED = {  # what -> why there cannot be two, and the remedy
@@ -108,9 +108,9 @@ def _gates(learn, a, b):
     if getattr(b, 'restore', True):
         return 'the gates'
 
-# %% ../../nbs/loop/10_rules.ipynb #3a2d5547
-def _phase(learn, a, b):
-    if hasattr(a, 'on'):
+# %% ../../nbs/loop/10_rules.ipynb #75dfd933
+def _has_phase(learn, a, b):
+    if a.phase is not None:
         return f'the phase of {a.name}'
 
 
@@ -212,7 +212,7 @@ RULES = [
         'owns accumulate',
         '{} may begin or end within a window of batches',
         'leave During or the accumulation out',
-        _phase,
+        _has_phase,
     ),
     Rule(
         'owns ascent',
@@ -290,7 +290,7 @@ RULES = [
     ),
 ]
 
-# %% ../../nbs/loop/10_rules.ipynb #cd13079e
+# %% ../../nbs/loop/10_rules.ipynb #5454f690
 LEARNER = ('the loss', 'the run', 'the model')
 EXEMPT = 'targets as the loss takes them'  # who does this acts where the loss asks for it, so no rule speaks of it
 
@@ -337,7 +337,7 @@ def check_rules(
                     f"{OWNED.get(o, 'remove one of them')}"
                     + (
                         ' (phases do not count: one During(MixOrCut()), or two fits)'
-                        if hasattr(cb, 'on') or hasattr(owners[o], 'on')
+                        if cb.phase is not None or owners[o].phase is not None
                         else ''
                     )
                 )

@@ -12,8 +12,8 @@ import warnings
 import torch
 
 from ..callback import Callback
+from ..loop.loss_facts import counted
 from ..loop.metrics import batch_value, is_metric_object, metric_name
-from ..loop.read_loss import counted
 
 # %% ../../nbs/monitors/recorder.ipynb #7958ad5d
 class Recorder(Callback):

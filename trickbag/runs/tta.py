@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 from ..callback import Callback
 from ..core.arguments import checked_arguments
 from ..learner import Learner
-from ..loop.read_loss import ACTIVATIONS
+from ..loop.loss_facts import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
 
 # %% ../../nbs/runs/03_tta.ipynb #6283205d

@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
 from ..core.interrupts import interrupts_held, interrupts_released
-from ..loop.read_loss import ratio
+from ..loop.loss_facts import ratio
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()
