@@ -220,7 +220,7 @@ MODELS = [
         'no reset',
     ),
     Bug(
-        'tricks/stochastic_depth.py',
+        'models/layers.py',
         '.bernoulli_(1-p).div_(1-p)',
         '.bernoulli_(1-p)',
         page('tricks/stochastic_depth'),
@@ -236,7 +236,7 @@ MODELS = [
     ),
     Bug(
         'tricks/squeeze_excite.py',
-        'fold_in(learn.seed, name_key(n))',
+        'fold_in(learn.seed, name_key(name))',
         'learn.seed',
         page('tricks/squeeze_excite'),
         'ignored',
