@@ -20,15 +20,21 @@ from torch.nn.parameter import is_lazy
 
 from .interrupts import uninterrupted
 
-# %% ../../nbs/core/08_modules.ipynb #8c7e6190
+# %% ../../nbs/core/08_modules.ipynb #a2e7743e
 def user_level() -> int:
     "Stack level of the first caller outside this package"
     level = 1
     frame = sys._getframe(1)
-    while frame and frame.f_globals.get('__name__', '').startswith('trickbag.'):
+    while frame and _in_between(frame.f_globals.get('__name__', '')):
         level += 1
         frame = frame.f_back
     return level
+
+
+def _in_between(module: str) -> bool:
+    "Whether a caller in that module is not the user's"
+    # much of a fit runs within context managers, which contextlib enters
+    return module.startswith('trickbag.') or module == 'contextlib'
 
 
 _warnings = WeakKeyDictionary()  # owner -> the texts of its warnings
