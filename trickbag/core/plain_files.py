@@ -57,7 +57,7 @@ def plain(
         "numbers, text, lists and dicts"
     )
 
-# %% ../../nbs/core/06_plain_files.ipynb #8e5b8d36
+# %% ../../nbs/core/06_plain_files.ipynb #eac73ed0
 def _trimmed(tensor):
     "The tensor without the rest of a larger one of which it is a part"
     has_other_storage = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested
@@ -76,7 +76,7 @@ def plain_model(
     def as_tensor(value):
         if not isinstance(value, torch.Tensor):
             return value
-        # it may hold its values in other tensors, so `as_subclass` would show an empty one: left to `plain`, which refuses
+        # it may hold its values in other tensors, and `as_subclass` would show an empty one: `plain` will refuse it
         if type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
             return value
         return value.detach().as_subclass(torch.Tensor)
