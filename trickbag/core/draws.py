@@ -398,7 +398,7 @@ def _prepare_workers(path, dl, generators, changed):
     if seedable:
         changed.set(dl, 'worker_init_fn', SeededWorkers(seedable, dl.worker_init_fn))
 
-# %% ../../nbs/core/02_draws.ipynb #e442f6c9
+# %% ../../nbs/core/02_draws.ipynb #a52154b3
 class _FoundDraws:
     "What draws besides the global generators, and how it was found"
 
@@ -421,7 +421,7 @@ class _FoundDraws:
     def find(self):
         "Look at everything, and set aside what no seed fixes"
         for name, dl in self.loaders.items():
-            self._look_at_loader(name, dl)
+            _look_at_loader(self, name, dl)
         self.look()
 
     def look(self):
@@ -443,29 +443,30 @@ class _FoundDraws:
                 "seeded; no run with it can be repeated. Use random.Random()",
             )
 
-    def _look_at_loader(self, name, dl):
-        "Find generators, workers and `set_epoch` in a loader"
-        order = self.orders.setdefault(id(dl), [])
-        given = loader_generators(dl)
-        for g in given:
-            self._states.save(g)
-        torch_loaders = []
-        # each worker seeds its copies of these, also of one that is shared with another loader
-        in_dataset = []
-        for path, thing, of_dataset in reachable({name: dl}, self.past):
-            if is_generator(thing):
-                if not any(thing is g for g in given):
-                    self._add(self.own if of_dataset else order, path, thing)
-                if of_dataset:
-                    in_dataset.append((path, thing))
-            elif isinstance(thing, (_BaseDataLoaderIter, types.GeneratorType)) and thing is not dl:
-                _warn_of_iterator(dl, path)
-            elif isinstance(thing, DataLoader):
-                torch_loaders.append((path, thing))
-            if name == 'train' and callable(getattr(type(thing), 'set_epoch', None)):
-                self._setters.owners.append(thing)
-        for path, torch_loader in torch_loaders:
-            _prepare_workers(path, torch_loader, in_dataset, self._changed)
+# %% ../../nbs/core/02_draws.ipynb #ffd803b2
+def _look_at_loader(draws, name, dl):
+    "Find generators, workers and `set_epoch` in one loader, for `_FoundDraws`"
+    order = draws.orders.setdefault(id(dl), [])
+    given = loader_generators(dl)
+    for g in given:
+        draws._states.save(g)
+    torch_loaders = []
+    # each worker seeds its copies of these, also of one that is shared with another loader
+    in_dataset = []
+    for path, thing, of_dataset in reachable({name: dl}, draws.past):
+        if is_generator(thing):
+            if not any(thing is g for g in given):
+                draws._add(draws.own if of_dataset else order, path, thing)
+            if of_dataset:
+                in_dataset.append((path, thing))
+        elif isinstance(thing, (_BaseDataLoaderIter, types.GeneratorType)) and thing is not dl:
+            _warn_of_iterator(dl, path)
+        elif isinstance(thing, DataLoader):
+            torch_loaders.append((path, thing))
+        if name == 'train' and callable(getattr(type(thing), 'set_epoch', None)):
+            draws._setters.owners.append(thing)
+    for path, torch_loader in torch_loaders:
+        _prepare_workers(path, torch_loader, in_dataset, draws._changed)
 
 
 def _warn_of_iterator(dl, path):
