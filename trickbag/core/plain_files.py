@@ -23,8 +23,8 @@ import torch
 
 from .files import atomic_write
 
-# %% ../../nbs/core/06_plain_files.ipynb #913f910a
-_KEPT = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
+# %% ../../nbs/core/06_plain_files.ipynb #8aa62dac
+_PLAIN_TYPES = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
 _NUMBERS = {int, float, bool}
 
 
@@ -36,30 +36,35 @@ def plain(
     and dicts of them"""
     kind = type(o)
     if kind in (dict, OrderedDict):
-        return kind((plain(k, f'a key of {where}'), plain(v, f'{where}.{k}')) for k, v in o.items())
+        return kind((plain(key, f'a key of {where}'), plain(value, f'{where}.{key}')) for key, value in o.items())
+    # a million numbers are looked at in some milliseconds, one call for each would take seconds
     if kind is list and {*map(type, o)} <= _NUMBERS:
-        return o  # a million of them in some milliseconds
+        return o
     if kind in (list, tuple):
-        return kind(plain(v, f'{where}[{i}]') for i, v in enumerate(o))
+        return kind(plain(value, f'{where}[{i}]') for i, value in enumerate(o))
     if kind is set:
-        return {plain(v, f'an element of {where}') for v in o}
-    if kind in _KEPT:
+        return {plain(value, f'an element of {where}') for value in o}
+    if kind in _PLAIN_TYPES:
         return o
     if kind in (torch.Tensor, torch.nn.Parameter):
         return _trimmed(o)
-    if hasattr(o, 'dtype') and getattr(o, 'shape', None) == () and type(v := o.item()) in _KEPT:
-        return v  # a number of numpy
+    if hasattr(o, 'dtype') and getattr(o, 'shape', None) == ():
+        number = o.item()  # of numpy
+        if type(number) in _PLAIN_TYPES:
+            return number
     raise TypeError(
         f"save: {where} is a {kind.__name__}, which no file could give back; state must be tensors, "
         "numbers, text, lists and dicts"
     )
 
-
-def _trimmed(t):
-    "The tensor without the rest of a larger one of which it is a part: torch writes the whole"
-    if t.layout != torch.strided or t.is_quantized or t.is_nested or t.device.type == 'meta':
-        return t
-    return t.clone() if t.untyped_storage().nbytes() > 2 * t.nbytes + 4096 else t
+# %% ../../nbs/core/06_plain_files.ipynb #eac73ed0
+def _trimmed(tensor):
+    "The tensor without the rest of a larger one of which it is a part"
+    has_other_storage = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested
+    if has_other_storage or tensor.device.type == 'meta':
+        return tensor
+    is_part = tensor.untyped_storage().nbytes() > 2 * tensor.nbytes + 4096
+    return tensor.clone() if is_part else tensor
 
 
 def plain_model(
@@ -68,13 +73,18 @@ def plain_model(
     """`plain` for a model's state dict, whose values may be of a subclass of `Tensor`: they are copied into those that
     the model has"""
 
-    def tensor(t):
-        own_rules = isinstance(t, torch.Tensor) and type(t).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-        return t if not isinstance(t, torch.Tensor) or own_rules else t.detach().as_subclass(torch.Tensor)
+    def as_tensor(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        # it may hold its values in other tensors, and `as_subclass` would show an empty one: `plain` will refuse it
+        if type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            return value
+        return value.detach().as_subclass(torch.Tensor)
 
-    return plain({k: tensor(v) for k, v in state.items()}, 'model')
+    return plain({name: as_tensor(value) for name, value in state.items()}, 'model')
 
-# %% ../../nbs/core/06_plain_files.ipynb #b2b2c8e6
+# %% ../../nbs/core/06_plain_files.ipynb #ff907be4
+# keys of the dict that stands for a list in a file
 _LIST = 'trickbag.list'
 _COUNTS = 'trickbag.counts'
 
@@ -84,43 +94,50 @@ def packed(
 ):  # the same, lists of 64 numbers or more as tensors
     "Write long lists as tensors; `unpacked` takes it back"
     if type(o) in (dict, OrderedDict):
-        return type(o)((k, packed(v)) for k, v in o.items())
+        return type(o)((key, packed(value)) for key, value in o.items())
     if type(o) is tuple:
         return tuple(map(packed, o))
     if type(o) is not list:
         return o
+    # lists of both kinds of number stay lists, for 1 must not come back as 1.0
     kinds = {*map(type, o)} if len(o) >= 64 else ()
     if kinds == {float}:
-        return _packed(torch.tensor(o, dtype=torch.float64))
+        return _packed_numbers(torch.tensor(o, dtype=torch.float64))
     if kinds == {int} and -(2**63) <= min(o) and max(o) < 2**63:
-        return _packed(torch.tensor(o, dtype=torch.int64))
-    return [packed(v) for v in o]
+        return _packed_numbers(torch.tensor(o, dtype=torch.int64))
+    return [packed(value) for value in o]
 
 
-def _packed(t):
-    # by bits: -0. is not 0., and nan is nan
-    values, counts = torch.unique_consecutive(t.view(torch.int64), return_counts=True)
-    if 3 * len(values) < len(t):
-        return {_LIST: values.view(t.dtype).clone(), _COUNTS: counts.clone()}  # they are parts of long ones
-    for kind in (torch.float32,) if t.is_floating_point() else (torch.uint8, torch.int16, torch.int32):
-        small = t.to(kind)
-        if torch.equal(small.to(t.dtype).view(torch.int64), t.view(torch.int64)):
+def _packed_numbers(numbers) -> dict:
+    "A tensor of 64-bit numbers in the shortest form that gives them back to the bit"
+    # compared by their bits: -0. is not 0., and nan is nan
+    bits = numbers.view(torch.int64)
+    values, counts = torch.unique_consecutive(bits, return_counts=True)
+    if 3 * len(values) < len(numbers):
+        # cloned, as they are parts of longer tensors, which torch would write
+        return {_LIST: values.view(numbers.dtype).clone(), _COUNTS: counts.clone()}
+    smaller_types = (torch.float32,) if numbers.is_floating_point() else (torch.uint8, torch.int16, torch.int32)
+    for dtype in smaller_types:
+        small = numbers.to(dtype)
+        if torch.equal(small.to(numbers.dtype).view(torch.int64), bits):
             return {_LIST: small}
-    return {_LIST: t}
+    return {_LIST: numbers}
 
 
 def unpacked(o):
     "What `packed` was given"
-    if type(o) in (dict, OrderedDict):
-        if not o.keys() <= {_LIST, _COUNTS} or _LIST not in o:
-            return type(o)((k, unpacked(v)) for k, v in o.items())
-        t = o[_LIST].cpu()
-        if _COUNTS in o:
-            t = t.repeat_interleave(o[_COUNTS].cpu())
-        return (t.double() if t.is_floating_point() else t).tolist()
-    return type(o)(map(unpacked, o)) if type(o) in (list, tuple) else o
+    if type(o) in (list, tuple):
+        return type(o)(map(unpacked, o))
+    if type(o) not in (dict, OrderedDict):
+        return o
+    if _LIST not in o or not o.keys() <= {_LIST, _COUNTS}:
+        return type(o)((key, unpacked(value)) for key, value in o.items())
+    numbers = o[_LIST].cpu()
+    if _COUNTS in o:
+        numbers = numbers.repeat_interleave(o[_COUNTS].cpu())
+    return (numbers.double() if numbers.is_floating_point() else numbers).tolist()
 
-# %% ../../nbs/core/06_plain_files.ipynb #10b09696
+# %% ../../nbs/core/06_plain_files.ipynb #452032ed
 class DamagedFile(ValueError):
     "A file that is cut, changed, or holds what is never loaded; its text names the file"
 
@@ -134,8 +151,8 @@ def check_whole(
         raise FileNotFoundError(f"load: there is no {file}")
     with open(file, 'rb') as f:
         try:
-            with zipfile.ZipFile(f) as z:
-                bad = z.testzip()
+            with zipfile.ZipFile(f) as archive:
+                bad = archive.testzip()
         # whatever Python's zip, inflate and text decoders raise on bytes that are no zip
         except Exception as e:
             raise DamagedFile(f"{file} is cut or damaged, or was not written by torch.save ({_first_line(e)})") from e
@@ -143,7 +160,43 @@ def check_whole(
         raise DamagedFile(f"{file} is damaged: its record {bad} does not have the checksum that it was written with")
 
 
+def _first_line(e) -> str:
+    return f"{type(e).__name__}: {(str(e).splitlines() or ['no text'])[0]}"
+
+# %% ../../nbs/core/06_plain_files.ipynb #b759913a
 _POLYNOMIAL = 0xEDB88320  # of zip's CRC-32, its bits reversed
+
+
+def _shift(register):
+    "The register of the CRC one bit later, if no bit comes in"
+    return register >> 1 ^ (_POLYNOMIAL if register & 1 else 0)
+
+
+def _shift_back(register):
+    "The register of one bit before"
+    # the polynomial's highest bit is 1: where that bit is set, the shift has put the polynomial in
+    before = (register ^ _POLYNOMIAL) << 1 | 1 if register >> 31 else register << 1
+    return before & 0xFFFFFFFF
+
+
+def _shifted_bits(shifts) -> list:
+    "What so many shifts make of each single bit of a register"
+    shifted = []
+    for bit in range(32):
+        register = 1 << bit
+        for _ in range(shifts):
+            register = _shift(register)
+        shifted.append(register)
+    return shifted
+
+
+def _stride(register, shifted_bits):
+    "Many shifts at once: of a sum of bits, they make the sum of what they make of each"
+    result = 0
+    for bit in range(32):
+        if register >> bit & 1:
+            result ^= shifted_bits[bit]
+    return result
 
 
 def flipped_bit(
@@ -151,98 +204,93 @@ def flipped_bit(
     n: int,  # bytes of the record
 ) -> tuple | None:  # byte and bit; None: no single bit explains the checksum
     "Which bit of a record was flipped, if it was one alone: each changes the CRC-32 in its own way"
-    # The checksum of a flipped bit is a register that began at 1 and was shifted k times, once for each bit from there
-    # to the end. To find k,
-    # go back from the checksum by steps of one, forward from 1 by strides, and see where the two meet.
-    stride = math.isqrt(8 * n) + 1
+    length = math.isqrt(8 * n) + 1  # of a stride
+    shifts_to_end = {}
+    register = syndrome
+    for shifts in range(length):
+        shifts_to_end.setdefault(register, shifts)
+        register = _shift_back(register)
+    shifted_bits = _shifted_bits(length)
+    register = 1
+    for strides in range(length + 1):
+        if register in shifts_to_end:
+            shifts = strides * length + shifts_to_end[register]
+            if 1 <= shifts <= 8 * n:
+                # a byte goes in with its lowest bit first, so its highest is shifted once if the byte is the last
+                bytes_after, bits_after = divmod(shifts - 1, 8)
+                return n - 1 - bytes_after, 7 - bits_after
+        register = _stride(register, shifted_bits)
 
-    def shift(r):
-        return r >> 1 ^ (_POLYNOMIAL if r & 1 else 0)
+# %% ../../nbs/core/06_plain_files.ipynb #444353e7
+def _record_start(data, record) -> int:
+    "Where a record's bytes begin: after a header of 30 bytes, a name and extra fields"
+    # from the header before the record: the one in the zip's directory may have extra fields of another length
+    header = record.header_offset
+    name_length, extra_length = struct.unpack('<HH', data[header + 26 : header + 30])
+    return header + 30 + name_length + extra_length
 
-    def shift_back(r):
-        return (((r ^ _POLYNOMIAL) << 1 | 1) if r >> 31 else r << 1) & 0xFFFFFFFF
 
-    behind = {}
-    r = syndrome
-    for j in range(stride):
-        behind.setdefault(r, j)
-        r = shift_back(r)
-    # a stride is linear: it is known by what it does to each bit
-    columns = []
-    for bit in range(32):
-        r = 1 << bit
-        for _ in range(stride):
-            r = shift(r)
-        columns.append(r)
-    r = 1
-    for i in range(stride + 1):
-        if r in behind and 1 <= (k := i * stride + behind[r]) <= 8 * n:
-            return n - 1 - (k - 1) // 8, 8 - (k - 8 * ((k - 1) // 8))
-        moved = 0
-        for bit in range(32):
-            if r >> bit & 1:
-                moved ^= columns[bit]
-        r = moved
-
-# %% ../../nbs/core/06_plain_files.ipynb #ecf6c16b
 def _mended(file) -> tuple | None:
     "The file's bytes with the one bit put right whose flip explains a record's checksum, and that record's name"
     data = bytearray(Path(file).read_bytes())
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as z:
-            for o in z.infolist():
-                if o.compress_type != zipfile.ZIP_STORED:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for record in archive.infolist():
+                if record.compress_type != zipfile.ZIP_STORED:
                     return None
-                name_length, extra_length = struct.unpack('<HH', data[o.header_offset + 26 : o.header_offset + 30])
-                start = o.header_offset + 30 + name_length + extra_length
-                now = zlib.crc32(data[start : start + o.file_size])
-                if now == o.CRC:
+                start = _record_start(data, record)
+                checksum = zlib.crc32(data[start : start + record.file_size])
+                if checksum == record.CRC:
                     continue
-                if not (at := flipped_bit(now ^ o.CRC, o.file_size)):
+                place = flipped_bit(checksum ^ record.CRC, record.file_size)
+                if not place:
                     return None
-                data[start + at[0]] ^= 1 << at[1]
-                return data, o.filename
+                byte, bit = place
+                data[start + byte] ^= 1 << bit
+                return data, record.filename
     except Exception:
         return None  # damaged in more than a record: not to be mended
 
-
+# %% ../../nbs/core/06_plain_files.ipynb #2389dc7d
 def content_digest(o) -> str:
     "A digest of nested plain values and tensors, for which no other content is known"
-    h = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
 
-    def add(o):
-        if isinstance(o, torch.Tensor):
-            t = o.detach().as_subclass(torch.Tensor).cpu().contiguous()
-            h.update(f'{t.dtype} {tuple(t.shape)}'.encode())
-            h.update(t.reshape(-1).view(torch.uint8).numpy() if t.numel() else b'')
-        elif isinstance(o, dict):
-            for k, v in o.items():
-                add(k), add(v)
-        elif isinstance(o, (list, tuple)):
-            h.update(str(len(o)).encode())
-            for v in o:
-                add(v)
-        elif isinstance(o, set):
-            add(sorted(o, key=repr))
+    def add(value):
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().as_subclass(torch.Tensor).cpu().contiguous()
+            digest.update(f'{tensor.dtype} {tuple(tensor.shape)}'.encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b'')
+        elif isinstance(value, dict):
+            for key, entry in value.items():
+                add(key)
+                add(entry)
+        elif isinstance(value, (list, tuple)):
+            # without the length, [[1], 2] and [[1, 2]] would be one
+            digest.update(str(len(value)).encode())
+            for entry in value:
+                add(entry)
+        elif isinstance(value, set):
+            add(sorted(value, key=repr))
         else:
-            h.update(repr(o).encode())
+            digest.update(repr(value).encode())
 
     add(o)
-    return h.hexdigest()
+    return digest.hexdigest()
 
-# %% ../../nbs/core/06_plain_files.ipynb #a8d09b08
+
 def _read_mended(file, device, damage):
     """The content of a file in which one bit was flipped; raises `damage` if it was more, or if the content is not
     what was written"""
-    if not (mended := _mended(file)):
+    mended = _mended(file)
+    if not mended:
         raise damage
     data, record = mended
     try:
-        o = torch.load(io.BytesIO(bytes(data)), map_location='cpu', weights_only=True)
+        content = torch.load(io.BytesIO(bytes(data)), map_location='cpu', weights_only=True)
     except Exception:
         raise damage from None
-    # other damage can look like one flipped bit, so a second checksum must agree
-    if not isinstance(o, dict) or o.pop('digest', None) != content_digest(o):
+    if not isinstance(content, dict) or content.pop('digest', None) != content_digest(content):
         raise damage
     warnings.warn(
         f"load: one bit of {file} was flipped (record {record}); its checksums tell which, and what is "
@@ -250,7 +298,7 @@ def _read_mended(file, device, damage):
     )
     return torch.load(io.BytesIO(bytes(data)), map_location=device, weights_only=True)
 
-
+# %% ../../nbs/core/06_plain_files.ipynb #09916080
 def read_file(
     file: Path,
     device='cpu',  # where its tensors go
@@ -259,15 +307,16 @@ def read_file(
     try:
         check_whole(file)
     except DamagedFile as damage:
-        o = _read_mended(file, device, damage)
+        content = _read_mended(file, device, damage)
     else:
-        o = _read_whole(file, device)
-    if isinstance(o, dict):
-        o.pop('digest', None)
-    return unpacked(o)
+        content = _read_checked(file, device)
+    if isinstance(content, dict):
+        content.pop('digest', None)
+    return unpacked(content)
 
 
-def _read_whole(file, device):
+def _read_checked(file, device):
+    "The content of a file whose checksums are right"
     try:
         return torch.load(file, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
@@ -279,28 +328,32 @@ def _read_whole(file, device):
     except Exception as e:
         raise DamagedFile(f"{file} cannot be read ({_first_line(e)})") from e
 
-
-def _first_line(e) -> str:
-    return f"{type(e).__name__}: {(str(e).splitlines() or ['no text'])[0]}"
-
-# %% ../../nbs/core/06_plain_files.ipynb #a0a6ea0b
+# %% ../../nbs/core/06_plain_files.ipynb #55cea287
 def write_weights(
     state: dict,  # a model's state dict
     file: Path,  # goal, written atomically; ends in .safetensors
     vocab: list = None,  # class names
 ) -> Path:
     "Write a model's weights as safetensors"
-    from safetensors.torch import save  # here: most files are not of that kind
+    # imported here, as most files are not of that kind
+    from safetensors.torch import save
 
     import trickbag
 
-    for k, v in state.items():
-        if not isinstance(v, torch.Tensor):
-            raise TypeError(f"save: {k} is no tensor, and a .safetensors file holds nothing else; use .pt")
-    tensors = {k: v.detach().as_subclass(torch.Tensor).cpu().contiguous().clone() for k, v in state.items()}
-    about = dict(format='pt', trickbag=trickbag.__version__, crc32=str(_crc(tensors)), vocab=json.dumps(vocab))
+    tensors = {}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"save: {name} is no tensor, and a .safetensors file holds nothing else; use .pt")
+        # a copy, for safetensors refuses tensors that share their memory, as tied weights do
+        tensors[name] = value.detach().as_subclass(torch.Tensor).cpu().contiguous().clone()
+    metadata = dict(
+        format='pt',
+        trickbag=trickbag.__version__,
+        crc32=str(_weights_checksum(tensors)),
+        vocab=json.dumps(vocab),
+    )
     with atomic_write(file) as f:
-        f.write(save(tensors, about))
+        f.write(save(tensors, metadata))
     return file
 
 
@@ -315,22 +368,22 @@ def read_weights(
         raise FileNotFoundError(f"load: there is no {file}")
     try:
         with safe_open(file, 'pt') as f:
-            state = {k: f.get_tensor(k) for k in f.keys()}
-            about = f.metadata() or {}
-        whole = about.get('crc32', str(_crc(state))) == str(_crc(state))
-        vocab = json.loads(about.get('vocab', 'null'))
+            state = {name: f.get_tensor(name) for name in f.keys()}
+            metadata = f.metadata() or {}
+        checksum = str(_weights_checksum(state))
+        vocab = json.loads(metadata.get('vocab', 'null'))
     except (SafetensorError, ValueError, RuntimeError) as e:
         raise DamagedFile(f"{file} is cut or damaged ({_first_line(e)})") from e
-    if not whole:
+    if metadata.get('crc32', checksum) != checksum:
         raise DamagedFile(f"{file} is damaged: its weights do not have the checksum that they were written with")
-    return {k: v.to(device) for k, v in state.items()}, vocab
+    return {name: tensor.to(device) for name, tensor in state.items()}, vocab
 
 
-def _crc(tensors) -> int:
+def _weights_checksum(tensors) -> int:
     "A checksum of names, types, shapes and values"
     crc = 0
-    for k in sorted(tensors):
-        t = tensors[k].contiguous()
-        crc = zlib.crc32(f'{k} {t.dtype} {tuple(t.shape)}'.encode(), crc)
-        crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), crc)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        crc = zlib.crc32(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
     return crc

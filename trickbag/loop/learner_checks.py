@@ -22,7 +22,7 @@ from .optimizer import check_loss_params, check_new_params, warn_untrained
 if TYPE_CHECKING:
     from trickbag.learner import Learner
 
-# %% ../../nbs/loop/23_learner_checks.ipynb #bab38e71
+# %% ../../nbs/loop/23_learner_checks.ipynb #4e1f2829
 def check_learner(dls, model, loss_func, opt_func, splitter):
     "TypeError for arguments of `Learner` that are something else"
     if isinstance(dls, nn.Module):
@@ -43,8 +43,11 @@ def check_learner(dls, model, loss_func, opt_func, splitter):
         raise TypeError(f"Learner: splitter is {splitter!r}; give a function: splitter(model) -> lists of parameters")
 
 
-def _shown(o) -> str:
-    return repr(o) if o is None or isinstance(o, (str, type)) else f'one {type(o).__name__}'
+def _shown(argument) -> str:
+    "An argument in a message: text, classes and None as they are, of anything else its class"
+    if argument is None or isinstance(argument, (str, type)):
+        return repr(argument)
+    return f'one {type(argument).__name__}'
 
 
 def check_metrics_and_callbacks(
@@ -56,7 +59,7 @@ def check_metrics_and_callbacks(
     for cb in cbs:
         layered([], [cb])
 
-# %% ../../nbs/loop/23_learner_checks.ipynb #23506001
+# %% ../../nbs/loop/23_learner_checks.ipynb #51559d06
 def check_fit(
     learn: 'Learner',
     n_epoch,  # epochs to train, as given
@@ -69,14 +72,19 @@ def check_fit(
     lr = check_lr('fit', learn.lr if lr is None else lr)
     learn.seed = check_seed('fit', learn.seed)
     Averages(learn.metrics)  # what is wrong with the metrics should be known now
-    train, valid = learn.dls.train, learn.dls.valid
-    loaders = dict(training=train) if valid is None else dict(training=train, validation=valid)
+    train = learn.dls.train
+    valid = learn.dls.valid
+    loaders = dict(training=train)
+    if valid is not None:
+        loaders['validation'] = valid
     for what, loader in loaders.items():
         check_loader('fit', f'the {what} loader', loader)
     for what, loader in loaders.items():
         if num_batches(loader) == 0:
             raise ValueError(f"fit: the {what} loader is empty; give more images or a smaller bs")
-    if left_out := loader_omissions(valid, look=False)[1]:
+    # a sampler of the user's own is not asked for its numbers: a fit needs no order
+    _, left_out = loader_omissions(valid, look=False)
+    if left_out:
         warnings.warn(
             f"fit: the validation loader leaves {left_out} samples out (drop_last), so loss and metrics "
             "are not of the whole set; make it without drop_last"
