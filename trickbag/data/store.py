@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGE', 'SMALL', 'FORMAT', 'cache_dir', 'free_memory', 'free_disk', 'choose_kind', 'DiskArrays', 'MemoryArrays',
-           'OnGPU', 'Store', 'cached_sets', 'clear_cache']
+           'DecodedImages', 'Pending', 'OnGPU', 'PendingOnGPU', 'Store', 'cached_sets', 'clear_cache']
 
 # %% ../../nbs/data/03_store.ipynb #117c7f06
 import json
@@ -28,7 +28,7 @@ import torch
 from ..core.files import atomic_write
 from ..core.threads import lone_threads, one_thread
 
-# %% ../../nbs/data/03_store.ipynb #310f1316
+# %% ../../nbs/data/03_store.ipynb #6063e7af
 LARGE = 1_500_000  # bytes; a batch of less is read when it is needed, for a thread costs more
 SMALL = 64 * 2**20  # bytes; what is smaller is decoded again in a second, and is not written to disk
 
@@ -42,9 +42,10 @@ def free_memory() -> int:
     "Bytes that can be had without swapping; 4 GiB where the system does not tell"
     try:
         with open('/proc/meminfo') as f:
-            return next(int(l.split()[1]) * 1024 for l in f if l.startswith('MemAvailable'))
+            available = next(line for line in f if line.startswith('MemAvailable'))
     except (OSError, StopIteration):
         return 4 * 2**30
+    return int(available.split()[1]) * 1024
 
 
 def free_disk(path: Path) -> int:
@@ -63,7 +64,7 @@ def choose_kind(
         return 'disk'
     return 'memory' if need <= free_memory() // 2 else 'none'
 
-# %% ../../nbs/data/03_store.ipynb #4e487d92
+# %% ../../nbs/data/03_store.ipynb #a4b78a52
 def _boot() -> str:
     "What changes when the machine starts anew"
     try:
@@ -72,55 +73,56 @@ def _boot() -> str:
         return ''
 
 
-def _enter(folder: Path) -> tuple:
-    """File descriptors of a folder, made if need be, and of its lock, which is held until that is closed. Another
-    process may clear the folder meanwhile; then of the next of its name"""
+def _open_locked(folder: Path) -> tuple:
+    "Descriptors of a folder, made if need be, and of its lock, which is held until that is closed"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            d = os.open(folder, os.O_RDONLY)
+            folder_fd = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:
-            continue
+            continue  # removed just now
         try:
-            lock = os.open('lock', os.O_RDWR | os.O_CREAT, 0o666, dir_fd=d)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(d)):
-                return d, lock
-            os.close(lock)
+            lock_fd = os.open('lock', os.O_RDWR | os.O_CREAT, 0o666, dir_fd=folder_fd)
+            fcntl.flock(lock_fd, fcntl.LOCK_EX)
+            # another process may have cleared the folder meanwhile, and a third made a new one of its name
+            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(folder_fd)):
+                return folder_fd, lock_fd
+            os.close(lock_fd)
         except FileNotFoundError:
             pass
         except OSError:
-            os.close(d)
+            os.close(folder_fd)
             raise
-        os.close(d)
+        os.close(folder_fd)
 
 
 def _discard(folder: Path):
     "Remove a set; a run that uses it goes on with what it has open"
-    gone = tempfile.mkdtemp(dir=folder.parent, prefix='.gone-')
+    aside = tempfile.mkdtemp(dir=folder.parent, prefix='.gone-')
     try:
-        held = _enter(folder)
+        descriptors = _open_locked(folder)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        held = ()  # no set: a file of its name, or its lock is no file
+        descriptors = ()  # no set: a file of its name, or its lock is no file
     try:
-        os.rename(folder, Path(gone) / folder.name)
+        os.rename(folder, Path(aside) / folder.name)
     finally:
-        for fd in held:
-            os.close(fd)
+        for descriptor in descriptors:
+            os.close(descriptor)
         try:
-            shutil.rmtree(gone)
+            shutil.rmtree(aside)
         except OSError:
-            shutil.rmtree(gone)  # a run may have marked it `whole` just then
+            # a run may have marked it `whole` just then
+            shutil.rmtree(aside)
 
-
+# %% ../../nbs/data/03_store.ipynb #59840651
 # of the files in a set's folder. 1 did not say which decoder wrote them
 FORMAT = 2
 
-# %% ../../nbs/data/03_store.ipynb #076f4cd4
-def _note(folder: Path) -> dict:
+
+def _read_about(folder: Path) -> dict:
     "What a set says of itself; ValueError if it cannot be read"
     try:
-        note = json.loads((folder / 'about.json').read_text())
+        about = json.loads((folder / 'about.json').read_text())
     except FileNotFoundError:
         raise ValueError('about.json is missing') from None
     except OSError as e:
@@ -128,14 +130,14 @@ def _note(folder: Path) -> dict:
     except (ValueError, RecursionError):
         raise ValueError('about.json is damaged') from None
     kinds = dict(n=int, P=int, first=str)
-    if not isinstance(note, dict) or any(type(note.get(name)) is not kind for name, kind in kinds.items()):
+    if not isinstance(about, dict) or any(type(about.get(name)) is not kind for name, kind in kinds.items()):
         raise ValueError('about.json is damaged')
-    return note
+    return about
 
 
-def _broken(folder: Path, note: dict) -> str | None:
+def _broken(folder: Path, about: dict) -> str | None:
     "What is wrong with a set's files, in words"
-    sizes = dict(index=note['n'] * 16, pixels=note['n'] * note['P'] ** 2 * 3)
+    sizes = dict(index=about['n'] * 16, pixels=about['n'] * about['P'] ** 2 * 3)
     for name, size in sizes.items():
         try:
             s = os.stat(folder / name)
@@ -147,21 +149,18 @@ def _broken(folder: Path, note: dict) -> str | None:
         except OSError as e:
             return f'{name} cannot be used ({e.strerror})'
 
-
+# %% ../../nbs/data/03_store.ipynb #37fbfacc
 def _unfit(folder: Path, want: dict) -> str | None:
     "Why a set cannot be used as it is, in words"
     try:
-        have = _note(folder)
+        have = _read_about(folder)
     except ValueError as e:
         return str(e)
     if have.get('format') != want['format']:
         return 'another version of trickbag wrote it'
-    if (was := have.get('decoder')) != (now := want.get('decoder')):
-        if not isinstance(was, dict) or not isinstance(now, dict):
-            return 'another decoder wrote it'
-        changes = [f'{k} {was.get(k)}, now {now.get(k)}' for k in {**was, **now} if was.get(k) != now.get(k)]
-        return f"another decoder wrote it ({'; '.join(changes)})"
-    if any(have[k] != want[k] for k in ('n', 'P')):
+    if have.get('decoder') != want.get('decoder'):
+        return _other_decoder(have.get('decoder'), want.get('decoder'))
+    if any(have[name] != want[name] for name in ('n', 'P')):
         return 'about.json is of another set'
     if why := _broken(folder, have):
         return why
@@ -169,77 +168,41 @@ def _unfit(folder: Path, want: dict) -> str | None:
     if not (folder / 'whole').exists() and have.get('boot') != _boot():
         return 'it was not complete when the machine started anew'
 
-# %% ../../nbs/data/03_store.ipynb #635a62ee
+
+def _other_decoder(before, now) -> str:
+    "What is different about two decoders, in words"
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return 'another decoder wrote it'
+    names = {**before, **now}
+    changes = [f'{name} {before.get(name)}, now {now.get(name)}' for name in names if before.get(name) != now.get(name)]
+    return f"another decoder wrote it ({'; '.join(changes)})"
+
+# %% ../../nbs/data/03_store.ipynb #630979ea
 class DiskArrays:
     "Pixels and index of one set as files in a folder, shared by every process that opens it"
 
     def __init__(
         self,
         folder: Path,  # made if it is not there, and made anew if it cannot be used
-        n: int,
-        P: int,  # images, and the side of their squares
+        n: int,  # images
+        P: int,  # the side of their squares
         about: dict,  # `first`, the file that `trickbag cache` shows, and `decoder`, what the pixels depend on
     ):
         self.folder = folder
         self.size = P * P * 3
-        note = about | dict(format=FORMAT, n=n, P=P, boot=_boot())
-        while True:
-            try:
-                self.dir, lock = _enter(folder)  # this very folder, should it be cleared and made anew
-            except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                if folder.parent.exists() and not folder.parent.is_dir():
-                    raise
-                self._anew('it is no folder, or its lock is no file')
-                continue
-            try:
-                made = [name for name in ('about.json', 'index', 'pixels', 'whole') if os.path.lexists(folder / name)]
-                why = made and _unfit(folder, note)
-                if not why:
-                    if not made:
-                        self._make(note)
-                    self._open(n, P)
-                    return
-            except BaseException:
-                os.close(self.dir)
-                raise
-            finally:
-                os.close(lock)
-            os.close(self.dir)
-            self._anew(why)
-
-    def _anew(self, why):
-        _discard(self.folder)
-        warnings.warn(f"Store: {self.folder}: {why}; its images are decoded anew")
-
-    def _make(self, note):
-        for name, size in (('index', note['n'] * 16), ('pixels', note['n'] * self.size)):
-            with open(self.folder / name, 'wb') as s:
-                if name == 'index':
-                    s.write(bytes(size))  # no stamp is right
-                else:
-                    s.truncate(size)
-        with atomic_write(self.folder / 'about.json', text=True) as f:
-            f.write(json.dumps(note))
-
-    def _open(self, n, P):
-        os.utime(self.folder / 'about.json')  # used now
-        self.index = torch.from_file(str(self.folder / 'index'), shared=True, size=n * 2, dtype=torch.int64).view(n, 2)
-        self.pixels = torch.from_file(
-            str(self.folder / 'pixels'), shared=True, size=n * self.size, dtype=torch.uint8
-        ).view(n, P, P, 3)
-        self.fd = os.open(self.folder / 'pixels', os.O_RDWR)
-        for fd in (self.fd, self.dir):
-            weakref.finalize(self, os.close, fd)
+        about = about | dict(format=FORMAT, n=n, P=P, boot=_boot())
+        while why := _open_set(self, about):
+            _discard(folder)
+            warnings.warn(f"Store: {folder}: {why}; its images are decoded anew")
 
     def write(self, i: int, x: torch.Tensor):
-        """One image's pixels. Written by a system call, not through the mapping: a full disk is then an error, not a
-        crash"""
-        b = memoryview(x.contiguous().numpy()).cast('B')
-        at = i * self.size
-        while b:
-            k = os.pwrite(self.fd, b, at)
-            b = b[k:]
-            at = at + k
+        "One image's pixels, by a system call: a full disk is then an error, not a crash"
+        left = memoryview(x.contiguous().numpy()).cast('B')
+        position = i * self.size
+        while left:
+            written = os.pwrite(self.fd, left, position)
+            left = left[written:]
+            position = position + written
 
     def page(self, t: torch.Tensor) -> torch.Tensor:
         """The same numbers in a file without a name: the system can take such memory back. What is written to them
@@ -249,7 +212,7 @@ class DiskArrays:
             f.flush()
             return torch.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY), dtype=t.dtype).view(t.shape)
 
-    def whole(self):
+    def mark_complete(self):
         "Every image is there: say so, once it is safely on the disk"
         os.fsync(self.fd)
         try:
@@ -257,7 +220,7 @@ class DiskArrays:
         except FileNotFoundError:
             pass  # the folder was cleared meanwhile; another of its name is not ours
 
-# %% ../../nbs/data/03_store.ipynb #e0f2cac1
+
 class MemoryArrays:
     "The same in this process's memory"
 
@@ -271,10 +234,264 @@ class MemoryArrays:
     def page(self, t):
         return t
 
-    def whole(self):
+    def mark_complete(self):
         pass
 
-# %% ../../nbs/data/03_store.ipynb #473c3616
+# %% ../../nbs/data/03_store.ipynb #ea8c02be
+def _open_set(
+    arrays: DiskArrays,
+    about: dict,  # what `about.json` must say
+) -> str | None:
+    "Open the files of a set, made if there are none; else, in words, why they cannot be used"
+    folder = arrays.folder
+    try:
+        folder_fd, lock_fd = _open_locked(folder)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        if folder.parent.exists() and not folder.parent.is_dir():
+            raise
+        return 'it is no folder, or its lock is no file'
+    arrays.dir = folder_fd  # this very folder, should it be cleared and made anew
+    try:
+        is_new = not any(os.path.lexists(folder / name) for name in ('about.json', 'index', 'pixels', 'whole'))
+        why = None if is_new else _unfit(folder, about)
+        if is_new:
+            _make_files(arrays, about)
+        if not why:
+            _map_files(arrays, about['n'], about['P'])
+    except BaseException:
+        os.close(folder_fd)
+        raise
+    finally:
+        os.close(lock_fd)
+    if why:
+        os.close(folder_fd)
+    return why
+
+
+def _make_files(arrays, about):
+    "The files of a set in which no image is decoded"
+    n = about['n']
+    with open(arrays.folder / 'index', 'wb') as f:
+        f.write(bytes(n * 16))  # no stamp is right
+    with open(arrays.folder / 'pixels', 'wb') as f:
+        f.truncate(n * arrays.size)
+    with atomic_write(arrays.folder / 'about.json', text=True) as f:
+        f.write(json.dumps(about))
+
+
+def _map_files(arrays, n, P):
+    folder = arrays.folder
+    os.utime(folder / 'about.json')  # used now
+    index = torch.from_file(str(folder / 'index'), shared=True, size=n * 2, dtype=torch.int64)
+    pixels = torch.from_file(str(folder / 'pixels'), shared=True, size=n * arrays.size, dtype=torch.uint8)
+    arrays.index = index.view(n, 2)
+    arrays.pixels = pixels.view(n, P, P, 3)
+    arrays.fd = os.open(folder / 'pixels', os.O_RDWR)
+    for descriptor in (arrays.fd, arrays.dir):
+        weakref.finalize(arrays, os.close, descriptor)
+
+# %% ../../nbs/data/03_store.ipynb #29cfd340
+class DecodedImages:
+    "Which images of a source are decoded, and where their pixels are"
+
+    def __init__(
+        self,
+        source,  # see `Store`
+        presize: int,  # side of the square
+        keep: bool | str = None,  # see `Store`
+    ):
+        n = len(source)
+        key = source.key() if hasattr(source, 'key') else None
+        self.source = source
+        self.presize = presize
+        self.need = n * presize**2 * 3  # bytes
+        self.kind = _checked_kind(source, key, keep, self.need)
+        self.lock = threading.Lock()
+        self.arrays = None
+        # images that this process has seen to be right, and how many others there are
+        self.ready = torch.zeros(n, dtype=torch.bool)
+        self.left = n
+        if self.kind == 'disk':
+            _open_on_disk(self, key)
+        if self.kind == 'memory':
+            self.arrays = MemoryArrays(n, presize)
+        self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
+        # the same memory: numpy writes single numbers faster
+        self._stamps = self.index.numpy()[:, 0]
+        self._wh = self.wh.numpy()
+        self._ready = self.ready.numpy()
+
+    def __len__(self):
+        return len(self.source)
+
+    @property
+    def wh(self) -> torch.Tensor:
+        "Original widths and heights, N x 2, int32; known once an image has been decoded"
+        return self.index.view(torch.int32)[:, 2:]
+
+    @property
+    def where(self) -> str:
+        "Where decoded images are kept, in words"
+        if self.kind == 'disk':
+            return f'memory-mapped in {cache_dir()}'
+        return 'in memory' if self.kind == 'memory' else 'decoded anew each epoch'
+
+    def give_up(self, error: Exception, kind: str = 'none'):
+        "No room or no right to write: go on without the disk"
+        with self.lock:
+            kind_before = self.kind
+            self.kind = kind
+            self.arrays = None
+        if kind_before == 'none':
+            return  # another thread said it
+        instead = 'they are kept in memory, for this run' if kind == 'memory' else 'they are decoded anew each epoch'
+        reason = getattr(error, 'strerror', None) or error
+        warnings.warn(
+            f"Store: decoded images cannot be kept in {cache_dir()} ({reason}); {instead}. "
+            "Make room (trickbag cache), or set TRICKBAG_CACHE"
+        )
+
+# %% ../../nbs/data/03_store.ipynb #0fea8f9f
+def _checked_kind(source, key, keep, need) -> str:
+    "'disk', 'memory' or 'none', as asked for by `keep` or chosen"
+    kind = {True: 'memory', False: 'none'}.get(keep, keep) or choose_kind(need, bool(key))
+    if kind not in ('disk', 'memory', 'none'):
+        raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
+    if kind == 'disk' and not fcntl:
+        raise ValueError("Store: a store on disk needs file locks, which this system has not; use keep='memory'")
+    if kind == 'disk' and not key:
+        raise ValueError(
+            f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'"
+        )
+    return kind
+
+
+def _open_on_disk(images: DecodedImages, key: str):
+    "The set of this name in the cache folder; where that cannot be, go on without the disk"
+    source = images.source
+    presize = images.presize
+    about = dict(first=str(source.files[0]), decoder=source.decoder() if hasattr(source, 'decoder') else None)
+    try:
+        images.arrays = DiskArrays(cache_dir() / f'{key}-{presize}', len(source), presize, about)
+        images.ready = images.arrays.page(images.ready)
+        if hasattr(source, 'page'):
+            source.page(images.arrays.page)
+    except (OSError, RuntimeError) as e:
+        images.give_up(e, choose_kind(images.need, False))
+
+# %% ../../nbs/data/03_store.ipynb #8b5def3c
+def _decode_some(images: DecodedImages, numbers: list) -> list:
+    "Pairs of number and pixels, for those that were not there yet"
+    decoded = ((i, _decode_one(images, i)) for i in numbers)
+    return [(i, x) for i, x in decoded if x is not None]
+
+
+def _decode_one(images, i):
+    "The pixels of an image, P x P x 3; None if they were there already"
+    source = images.source
+    arrays = images.arrays
+    stamp = source.stamp(i) if arrays and hasattr(source, 'stamp') else 1
+    if arrays and images._stamps[i] == stamp:
+        return _mark_ready(images, i)
+    x, width_height = source.get(i, images.presize)
+    if arrays:
+        # a changed file: neither the old picture nor half of the new one
+        images._stamps[i] = 0
+        try:
+            arrays.write(i, x)
+        except OSError as e:
+            images.give_up(e)
+            arrays = None
+    images._wh[i] = width_height
+    if arrays:
+        images._stamps[i] = stamp
+        _mark_ready(images, i)
+    return x
+
+
+def _mark_ready(images, i):
+    with images.lock:
+        # counted, not summed: a set may have a million
+        images.left = images.left - (not images._ready[i])
+        images._ready[i] = True
+
+
+def _decode_in_threads(images, missing) -> list:
+    "Futures of the decoding of images, each named once"
+    numbers = list(dict.fromkeys(missing.tolist()))
+    # of this process: it may be a fork
+    pool = lone_threads('decode', images.threads)
+    # a job an image costs more than to see that it is there
+    n_jobs = min(images.threads, len(numbers))
+    return [pool.submit(_decode_some, images, numbers[k :: images.threads]) for k in range(n_jobs)]
+
+# %% ../../nbs/data/03_store.ipynb #b63bfecd
+def _pixels(store, idx, decoded) -> torch.Tensor:
+    "Images, N x P x P x 3, some of which were just `decoded`: number -> pixels"
+    arrays = store.arrays
+    if arrays and not decoded:
+        return arrays.pixels.index_select(0, idx)
+
+    def pixels(i):
+        # to read it through a mapping would cost a page fault every 4 kB
+        if i in decoded:
+            return decoded[i]
+        if arrays:
+            return arrays.pixels[i]
+        return store.source.get(i, store.presize)[0]
+
+    return torch.stack([pixels(i) for i in idx.tolist()])
+
+# %% ../../nbs/data/03_store.ipynb #aaa8b58b
+class Pending:
+    "A batch that is being gathered: `start` waits for its images and puts them together, `take` gives the batch"
+
+    def __init__(
+        self,
+        store,
+        idx: torch.Tensor,  # which images, N
+        pin: bool = False,  # put them together in memory that a GPU can read by itself
+        jobs: list = None,  # futures of the images that are decoded now, see `_decode_some`; None: all are there
+    ):
+        self.store = store
+        self.idx = idx
+        self.pin = pin
+        self.jobs = jobs
+        self.reading = None  # future of a thread that puts them together
+        self.images = None
+
+    def read_ahead(self, threads: int):
+        "Let a thread put them together from now on"
+        self.reading = lone_threads('gather', threads).submit(self._put_together)
+
+    def start(self):
+        "Wait until they are decoded or read, and put them together"
+        if self.reading:
+            self.reading.result()
+        else:
+            self._put_together()
+
+    def take(self) -> torch.Tensor:
+        "uint8, N x 3 x P x P, channels last in memory"
+        return self.images
+
+    def __call__(self) -> torch.Tensor:
+        self.start()
+        return self.take()
+
+    def _put_together(self):
+        decoded = {}
+        if self.jobs is not None:
+            for job in self.jobs:
+                decoded.update(job.result())
+            self.store.save_if_complete()
+        with one_thread():
+            images = _pixels(self.store, self.idx, decoded)
+        if self.pin:
+            images = images.pin_memory()
+        self.images = images.permute(0, 3, 1, 2)
+
+# %% ../../nbs/data/03_store.ipynb #c52c8b2b
 class OnGPU:
     "Images of a store on a GPU: sent from pinned memory on a stream of their own, and kept there if there is room"
 
@@ -286,47 +503,67 @@ class OnGPU:
     ):
         n = len(store)
         P = store.presize
-        self.store, self.device, self.stream, self.copy, self.copied = (
-            weakref.proxy(store),
-            device,
-            torch.cuda.Stream(device),
-            None,
-            torch.zeros(n if keep else 0, dtype=torch.bool),
-        )
-        if keep:  # read and written on that stream only
+        # the store has this object: a reference back would let neither go before the garbage collector comes
+        self.store = weakref.proxy(store)
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.copied = torch.zeros(n if keep else 0, dtype=torch.bool)
+        self.copy = None
+        if keep:
+            # read and written on that stream only
             with torch.cuda.stream(self.stream):
                 self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)
 
     def submit(
         self,
         idx: torch.Tensor,  # which images, N
-    ):  # starts the copy of what is not there, and returns what gives the batch: only the device waits for it
+    ) -> 'PendingOnGPU':  # what gives the batch: only the device waits for it
         "Start decoding or reading what is not there yet"
-        want = idx if self.copy is None else idx[~self.copied[idx]]
-        wait = self.store.submit(want, pin=True) if len(want) else None
+        missing = idx if self.copy is None else idx[~self.copied[idx]]
+        decoding = self.store.submit(missing, pin=True) if len(missing) else None
+        return PendingOnGPU(self, idx, missing, decoding)
 
-        def start():
-            with torch.cuda.stream(self.stream):
-                x = wait and wait().permute(0, 2, 3, 1).to(self.device, non_blocking=True)
-                if self.copy is not None:
-                    if wait:
-                        self.copy[want.to(self.device, non_blocking=True)] = x
-                        self.copied[want] = True
-                    x = self.copy[idx.to(self.device, non_blocking=True)]
-                there = self.stream.record_event()
+# %% ../../nbs/data/03_store.ipynb #aacb38b4
+class PendingOnGPU(Pending):
+    "The same on its way to a GPU: `start` queues its copy there, `take` gives the batch, which may not be there yet"
 
-            def arrived():
-                now = torch.cuda.current_stream(self.device)
-                now.wait_event(there)
-                x.record_stream(now)  # its memory is not given to another before `now` is done with it
-                return x.permute(0, 3, 1, 2)
+    def __init__(
+        self,
+        gpu: OnGPU,
+        idx: torch.Tensor,  # which images, N
+        missing: torch.Tensor,  # those of them that are not on the GPU
+        decoding: Pending | None,  # the same, on the CPU; None: all are on the GPU
+    ):
+        self.gpu = gpu
+        self.idx = idx
+        self.missing = missing
+        self.decoding = decoding
 
-            return arrived
+    def start(self):
+        "Wait until they are decoded or read; then queue, on the stream of their own, what brings the batch together"
+        gpu = self.gpu
+        with torch.cuda.stream(gpu.stream):
+            if self.decoding:
+                images = self.decoding().permute(0, 2, 3, 1).to(gpu.device, non_blocking=True)
+                self.decoding = None  # its pinned memory serves the next batch
+            if gpu.copy is not None:
+                if len(self.missing):
+                    gpu.copy[self.missing.to(gpu.device, non_blocking=True)] = images
+                    gpu.copied[self.missing] = True
+                images = gpu.copy[self.idx.to(gpu.device, non_blocking=True)]
+            self.images = images
+            self.sent = gpu.stream.record_event()
 
-        return start
+    def take(self) -> torch.Tensor:
+        "uint8, N x 3 x P x P, channels last in memory. What is queued from now on waits for it, the CPU does not"
+        current = torch.cuda.current_stream(self.gpu.device)
+        current.wait_event(self.sent)
+        # its memory is not given to another before `current` is done with it
+        self.images.record_stream(current)
+        return self.images.permute(0, 3, 1, 2)
 
-# %% ../../nbs/data/03_store.ipynb #5875adfc
-class Store:
+# %% ../../nbs/data/03_store.ipynb #8bf08bf1
+class Store(DecodedImages):
     "Decoded images of a source, each decoded when it is first asked for"
 
     def __init__(
@@ -339,76 +576,15 @@ class Store:
         keep: bool | str = None,
         threads: int = None,  # decoding threads; None: one a core, 8 at most
     ):
-        n = len(source)
-        self.source, self.presize, self.need, key = (
-            source,
-            presize,
-            n * presize**2 * 3,
-            source.key() if hasattr(source, 'key') else None,
-        )
-        kind = {True: 'memory', False: 'none'}.get(keep, keep) or choose_kind(self.need, bool(key))
-        if kind not in ('disk', 'memory', 'none'):
-            raise ValueError(f"Store: keep is 'disk', 'memory', 'none', True, False or None, got {keep!r}")
-        if kind == 'disk' and not fcntl:
-            raise ValueError("Store: a store on disk needs file locks, which this system has not; use keep='memory'")
-        if kind == 'disk' and not key:
-            raise ValueError(
-                f"Store: images of a {type(source).__name__} have no files to be found again by; use keep='memory'"
-            )
-        self.kind, self.threads, self.arrays, self.lock = (
-            kind,
-            threads or min(8, os.cpu_count() or 1),
-            None,
-            threading.Lock(),
-        )
-        # seen to be right, by this process; how many are not
-        self.ready = torch.zeros(n, dtype=torch.bool)
-        self.left = n
-        if kind == 'disk':
-            about = dict(first=str(source.files[0]), decoder=source.decoder() if hasattr(source, 'decoder') else None)
-            try:
-                self.arrays = DiskArrays(cache_dir() / f'{key}-{presize}', n, presize, about)
-                self.ready = self.arrays.page(self.ready)
-                if hasattr(source, 'page'):
-                    source.page(self.arrays.page)
-            except (OSError, RuntimeError) as e:
-                self._give_up(e, choose_kind(self.need, False))  # torch's mapping has errors of its own
-        if self.kind == 'memory':
-            self.arrays = MemoryArrays(n, presize)
-        self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
-        # the same memory; numpy writes single numbers faster
-        self._stamps, self._wh, self._ready = self.index.numpy()[:, 0], self.wh.numpy(), self.ready.numpy()
-        # saved: a future, once all are there
-        self.gpu = None
-        self._gpus = {}
-        self.saved = None
-
-    def _give_up(self, e, kind='none'):
-        "No room or no right to write: go on without the disk"
-        with self.lock:
-            kept = self.kind
-            self.kind = kind
-            self.arrays = None
-        if kept == 'none':
-            return
-        instead = 'they are kept in memory, for this run' if kind == 'memory' else 'they are decoded anew each epoch'
-        warnings.warn(
-            f"Store: decoded images cannot be kept in {cache_dir()} "
-            f"({getattr(e, 'strerror', None) or e}); {instead}. Make room (trickbag cache), or set "
-            "TRICKBAG_CACHE"
-        )
-
-    def __len__(self):
-        return len(self.source)
+        super().__init__(source, presize, keep)
+        self.threads = threads or min(8, os.cpu_count() or 1)
+        self.gpu = None  # `OnGPU`, if batches are needed there
+        self._gpus = {}  # device -> `OnGPU`
+        self.saved = None  # a future, once all are there
 
     def __reduce__(self):
         "A copy, or one in another process, is a store of the same source; what it has not on disk it decodes itself"
         return Store, (self.source, self.presize, self.kind, self.threads)
-
-    @property
-    def wh(self) -> torch.Tensor:
-        "Original widths and heights, N x 2, int32; known once an image has been decoded"
-        return self.index.view(torch.int32)[:, 2:]
 
     def use(
         self,
@@ -417,155 +593,102 @@ class Store:
         """On a GPU: send batches there ahead, and keep a copy of the set if there is room for it: a third of what is
         free, at most"""
         if device.type == 'cuda' and device not in self._gpus:
-            self._gpus[device] = OnGPU(
-                self, device, self.kind != 'none' and self.need <= torch.cuda.mem_get_info(device)[0] // 3
-            )
+            keep = self.kind != 'none' and self.need <= torch.cuda.mem_get_info(device)[0] // 3
+            self._gpus[device] = OnGPU(self, device, keep)
         self.gpu = self._gpus.get(device)
 
     def submit(
         self,
         idx: torch.Tensor,  # which images, N
         pin: bool = False,  # in memory that a GPU can read by itself
-    ):  # a function that waits and gives them as uint8, N x 3 x P x P (channels last in memory), on the CPU
-        "Start decoding what is not there yet"
+    ) -> Pending:  # on the CPU
+        "Start decoding or reading what is not there yet"
         if self.arrays and (not self.left or self.ready[idx].all()):
-            if len(idx) * self.presize**2 * 3 < LARGE:
-                return lambda: self._pixels(idx, {}, pin)
-            return lone_threads('gather', self.threads).submit(self._pixels, idx, {}, pin).result
-        todo = list(dict.fromkeys((idx[~self.ready[idx]] if self.arrays else idx).tolist()))
-        pool = lone_threads('decode', self.threads)  # of this process: it may be a fork
-        # a job an image costs more than to see that it is there
-        jobs = [pool.submit(self._decode, todo[k :: self.threads]) for k in range(min(self.threads, len(todo)))]
+            batch = Pending(self, idx, pin)
+            if len(idx) * self.presize**2 * 3 >= LARGE:
+                batch.read_ahead(self.threads)
+            return batch
+        missing = idx[~self.ready[idx]] if self.arrays else idx
+        return Pending(self, idx, pin, _decode_in_threads(self, missing))
 
-        def wait():
-            got = {i: x for j in jobs for i, x in j.result()}
-            if (arrays := self.arrays) and not self.left and not self.saved:
-                # nobody waits for the disk, nor does another store's decoding
-                self.saved = lone_threads('save', 1).submit(arrays.whole)
-            return self._pixels(idx, got, pin)
-
-        return wait
-
-    def _pixels(self, idx, got, pin):
-        "The batch; those in `got` were just decoded: to read them through a mapping would cost a page fault every 4 kB"
+    def save_if_complete(self):
+        "If the last image was just decoded, let a thread make sure of it on disk, and mark the set"
         arrays = self.arrays
-        with one_thread():
-            if arrays and not got:
-                x = arrays.pixels.index_select(0, idx)
-            else:
-                x = torch.stack(
-                    [
-                        got[i] if i in got else arrays.pixels[i] if arrays else self.source.get(i, self.presize)[0]
-                        for i in idx.tolist()
-                    ]
-                )
-        return (x.pin_memory() if pin else x).permute(0, 3, 1, 2)
-
-    def _decode(self, ids):
-        return [(i, x) for i in ids if (x := self._decode_one(i)) is not None]
-
-    def _decode_one(self, i):
-        "Its pixels, if they were not there yet"
-        arrays = self.arrays
-        stamp = self.source.stamp(i) if arrays and hasattr(self.source, 'stamp') else 1
-        if arrays and self._stamps[i] == stamp:
-            return self._there(i)
-        x, wh = self.source.get(i, self.presize)
-        if arrays:
-            self._stamps[i] = 0  # a changed file: neither the old picture nor half of the new one
-            try:
-                arrays.write(i, x)
-            except OSError as e:
-                self._give_up(e)
-                arrays = None
-        self._wh[i] = wh
-        if arrays:
-            self._stamps[i] = stamp
-            self._there(i)
-        return x
-
-    def _there(self, i):
-        with self.lock:
-            # counted, not summed: a set may have a million
-            self.left = self.left - (not self._ready[i])
-            self._ready[i] = True
-
-    @property
-    def where(self) -> str:
-        "Where decoded images are kept, in words"
-        return dict(disk=f'memory-mapped in {cache_dir()}', memory='in memory', none='decoded anew each epoch').get(
-            self.kind
-        )
+        if arrays and not self.left and not self.saved:
+            # nobody waits for the disk, nor does another store's decoding
+            self.saved = lone_threads('save', 1).submit(arrays.mark_complete)
 
     def __repr__(self):
-        there = (
-            ''
-            if self.kind == 'none'
-            else f', {self.need / 2**20:,.0f} MB'
-            + (' and on the GPU' if self.gpu and self.gpu.copy is not None else '')
-        )
-        return f"Store: {len(self):,} images of {self.presize} x {self.presize}{there}, {self.where}"
+        size = '' if self.kind == 'none' else f', {self.need / 2**20:,.0f} MB'
+        if size and self.gpu and self.gpu.copy is not None:
+            size += ' and on the GPU'
+        return f"Store: {len(self):,} images of {self.presize} x {self.presize}{size}, {self.where}"
 
-# %% ../../nbs/data/03_store.ipynb #a67baae7
+# %% ../../nbs/data/03_store.ipynb #b4b3e11b
 def cached_sets() -> list:
     """Sets in the cache folder, the last used first: name, first file, images, images decoded, bytes taken, time of
     last use, and what is broken"""
     root = cache_dir()
     rows = []
     for folder in root.iterdir() if root.is_dir() else ():
+        # hidden: being removed
         if folder.name[0] == '.' or not folder.is_dir():
-            continue  # hidden: being removed
+            continue
         try:
-            rows.append(_row(folder))
+            rows.append(_describe_set(folder))
         except FileNotFoundError:
             pass  # removed just now
-    return sorted(rows, key=lambda r: -r['used'])
+    return sorted(rows, key=lambda row: -row['used'])
 
 
-def _row(folder):
+def _describe_set(folder) -> dict:
     row = dict(
-        name=folder.name, first='', images=0, decoded=0, bytes=_taken(folder), used=folder.stat().st_mtime, broken=None
+        name=folder.name,
+        first='',
+        images=0,
+        decoded=0,
+        bytes=_bytes_on_disk(folder),
+        used=folder.stat().st_mtime,
+        broken=None,
     )
     try:
-        note = _note(folder)
+        about = _read_about(folder)
     except ValueError as e:
         return row | dict(broken=str(e))
-    row |= dict(
-        first=note['first'],
-        images=note['n'],
-        used=(folder / 'about.json').stat().st_mtime,
-        broken=_broken(folder, note),
-    )
+    row['first'] = about['first']
+    row['images'] = about['n']
+    row['used'] = (folder / 'about.json').stat().st_mtime
+    row['broken'] = _broken(folder, about)
     if not row['broken']:
-        index = torch.from_file(str(folder / 'index'), size=note['n'] * 2, dtype=torch.int64).view(-1, 2)
+        index = torch.from_file(str(folder / 'index'), size=about['n'] * 2, dtype=torch.int64).view(-1, 2)
         row['decoded'] = int((index[:, 0] != 0).sum())
     return row
 
 
-def _taken(folder):
-    return sum(os.lstat(os.path.join(d, f)).st_blocks * 512 for d, _, fs in os.walk(folder) for f in fs)
+def _bytes_on_disk(folder) -> int:
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(path).st_blocks * 512 for path in paths)
 
-
+# %% ../../nbs/data/03_store.ipynb #b9b98da6
 def clear_cache(
     name: str = 'all',  # of `cached_sets`, or all
 ) -> int:  # bytes that are free again
     "Remove decoded images; a run that uses them goes on with what it has open"
-    sets = [s for s in cached_sets() if name in ('all', s['name'])]
-    freed = 0
+    root = cache_dir()
+    sets = [row for row in cached_sets() if name in ('all', row['name'])]
     if not sets and name != 'all':
-        raise ValueError(
-            f"cache: there is no {name} in {cache_dir()}; there are "
-            f"{', '.join(s['name'] for s in cached_sets()) or 'none'}"
-        )
-    for s in sets:
+        names = ', '.join(row['name'] for row in cached_sets()) or 'none'
+        raise ValueError(f"cache: there is no {name} in {root}; there are {names}")
+    freed = 0
+    for row in sets:
+        folder = root / row['name']
         try:
-            _discard(cache_dir() / s['name'])
+            _discard(folder)
         except OSError as e:
-            warnings.warn(
-                f"cache: {cache_dir() / s['name']} cannot be removed ({e.strerror or e}); is it another user's?"
-            )
+            warnings.warn(f"cache: {folder} cannot be removed ({e.strerror or e}); is it another user's?")
         else:
-            freed += s['bytes']
-    for left in cache_dir().glob('.gone-*') if name == 'all' else ():
-        shutil.rmtree(left, ignore_errors=True)  # of a process killed in the middle of this
+            freed += row['bytes']
+    if name == 'all':
+        for left in root.glob('.gone-*'):
+            shutil.rmtree(left, ignore_errors=True)
     return freed
