@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from trickbag.core.streams import Streams
 from trickbag.data.store import PendingOnGPU
-from trickbag.learner import Learner
+from trickbag.loop import batch
 
 GPU = torch.device('cuda', 0)
 
@@ -254,8 +254,7 @@ def fake_gpu():
 
     with contextlib.ExitStack() as s:
         s.enter_context(mock.patch.object(PendingOnGPU, 'start', sending(PendingOnGPU.start)))
-        for n in ('_train_batch', '_eval_batch'):
-            s.enter_context(mock.patch.object(Learner, n, strictly(getattr(Learner, n))))
+        s.enter_context(mock.patch.object(batch, 'one_batch', strictly(batch.one_batch)))
         s.enter_context(mock.patch.object(Streams, '__init__', _streams))
         patch('trickbag.learner.check_device', lambda who, device: device)  # else a device that is not there is refused
         for n, v in dict(

@@ -17,8 +17,9 @@ from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch
 from .callback import CancelTrain, CancelValidate
 from .learner import Learner
 from .data.download import DataURL, DownloadError, untar_data, URLs
+from .data.image_loader import ImageLoader
 from .data.images import DatasetSource, decode, FileSource, find_bad, find_images, ImageError, label_func
-from .data.loaders import DataLoaders, ImageLoader
+from .data.loaders import DataLoaders
 from .data.originals import OriginalsLoader
 from .data.store import cached_sets, clear_cache, Store
 from .data.toy import toy_set, toy_species
@@ -111,25 +112,25 @@ from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
-    'CancelValidate', 'Learner', 'DataURL', 'DownloadError', 'untar_data', 'URLs', 'DatasetSource', 'decode',
-    'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'DataLoaders', 'ImageLoader',
-    'OriginalsLoader', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'toy_species', 'Interpretation',
-    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'top_5', 'adamw',
-    'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
-    'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay',
-    'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep',
-    'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
-    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
-    'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep',
-    'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50',
-    'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Progress', 'Recorder',
-    'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
-    'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
-    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm',
-    'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS',
-    'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM',
-    'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
-    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
-    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
-    'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'CancelValidate', 'Learner', 'DataURL', 'DownloadError', 'untar_data', 'URLs', 'ImageLoader', 'DatasetSource',
+    'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'DataLoaders', 'OriginalsLoader',
+    'cached_sets', 'clear_cache', 'Store', 'toy_set', 'toy_species', 'Interpretation', 'show_images', 'trace_step',
+    'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'top_5', 'adamw', 'split_head', 'During',
+    'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos',
+    'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets',
+    'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep', 'xresnet18_deeper',
+    'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep', 'xresnet50_deeper',
+    'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18',
+    'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper',
+    'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep',
+    'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Progress', 'Recorder', 'Checkpoint',
+    'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing',
+    'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit',
+    'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip',
+    'GradientCentralization', 'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerFreezing', 'LinearScaling',
+    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
+    'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
+    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
+    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine',
+    'RepeatedAugmentation', 'TrivialAugment'
 ]
