@@ -18,8 +18,9 @@ from .callback import CancelTrain, CancelValidate
 from .learner import Learner
 from .data.beetles import toy_species
 from .data.download import DataURL, DownloadError, untar_data, URLs
+from .data.image_loader import ImageLoader
 from .data.images import DatasetSource, decode, FileSource, find_bad, find_images, ImageError, label_func
-from .data.loaders import DataLoaders, ImageLoader
+from .data.loaders import DataLoaders
 from .data.originals import OriginalsLoader
 from .data.store import cached_sets, clear_cache, Store
 from .data.toy import toy_set
@@ -112,8 +113,8 @@ from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
-    'CancelValidate', 'Learner', 'toy_species', 'DataURL', 'DownloadError', 'untar_data', 'URLs', 'DatasetSource',
-    'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'DataLoaders', 'ImageLoader',
+    'CancelValidate', 'Learner', 'toy_species', 'DataURL', 'DownloadError', 'untar_data', 'URLs', 'ImageLoader',
+    'DatasetSource', 'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'DataLoaders',
     'OriginalsLoader', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'Interpretation', 'show_images',
     'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'top_5', 'adamw', 'split_head',
     'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const',

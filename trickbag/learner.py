@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../nbs/02_learner.ipynb #a3632973
+# %% ../nbs/02_learner.ipynb #fc082f3b
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +20,10 @@ from trickbag.core.streams import Streams
 from trickbag.core.threads import one_at_a_time
 from trickbag.loop import batch, checkpoint, events, facts, freezing, randomness, state
 from trickbag.loop import learner_checks as checks
-from trickbag.loop.checks import check_loader
 from trickbag.loop.default_cbs import default_cbs
-from trickbag.loop.loading import ordered_view
 from trickbag.loop.metrics import Averages
 from trickbag.loop.optimizer import adamw, fit_groups, opt_eval, opt_training, split_head
 from trickbag.loop.resume import begin, find_point, take_rest, take_rest_of_epoch
-from trickbag.loop.rules import check_rules
 from trickbag.loop.snapshot import put_back_if_refused
 
 # %% ../nbs/02_learner.ipynb #1a4ee7e2
@@ -80,7 +77,7 @@ def train(learn: 'Learner'):
         batch.one_batch(learn, xb_yb)
     checks.check_count(learn)
 
-# %% ../nbs/02_learner.ipynb #000199b5
+# %% ../nbs/02_learner.ipynb #2b98276e
 @checked_arguments
 def validate(
     learn: 'Learner',
@@ -89,14 +86,7 @@ def validate(
     ordered: bool = True,  # False: the batches of `dl` as they come, even if it shuffles or leaves samples out
 ) -> dict:  # `{'loss': ..., 'accuracy': ...}`: means over samples, as Python floats
     "Loss and metrics on `dl`, each sample counted once; leaves everything as found"
-    dl = learn.dls.valid if dl is None else dl
-    if dl is None:
-        raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
-    check_loader('validate', 'dl', dl)
-    if ordered:
-        dl = ordered_view(dl, 'validate')
-    if isinstance(learn.loss_func, nn.Module):
-        learn.loss_func.to(learn.device)
+    dl = checks.check_validate(learn, dl, ordered)
     with (
         one_at_a_time(),
         interrupts_held(),
@@ -154,7 +144,7 @@ def take_results(learn: 'Learner'):
     learn.results = learn._averages.compute()
     learn.directions = learn._averages.directions
 
-# %% ../nbs/02_learner.ipynb #7e420180
+# %% ../nbs/02_learner.ipynb #ed8f5704
 @checked_arguments
 def fit(
     learn: 'Learner',
@@ -168,8 +158,6 @@ def fit(
 ) -> 'Learner':  # itself
     "Train for `n_epoch` epochs, validating after each"
     lr = checks.check_fit(learn, n_epoch, lr)
-    if isinstance(learn.loss_func, nn.Module):
-        learn.loss_func.to(learn.device)  # its class weights
     learn.resume_asked = bool(resume)
     point = find_point(learn, resume)
     with (
@@ -185,9 +173,7 @@ def fit(
         where = begin(learn, point, lr, resume_anyway)
         if where == 'over':
             return learn
-        check_rules(learn.active, learn)
-        for cb in learn.active:
-            cb.check(learn)
+        checks.check_callbacks(learn)
         with events.cleaned_up(learn, 'cleanup_fit', state.after_fit):
             checks.start_training(learn)
             try:
