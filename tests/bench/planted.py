@@ -781,7 +781,9 @@ DATA = [
         'ignored',
     ),
     Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/store'), 'ignored'),
-    Bug('data/store.py', "have.get('format')!=want['format']", 'False', ('tests/data/test_store_damage.py',), 'ignored'),
+    Bug(
+        'data/store.py', "have.get('format')!=want['format']", 'False', ('tests/data/test_store_damage.py',), 'ignored'
+    ),
     Bug('data/store.py', "f'{key}-{presize}'", "f'{key}'", page('data/store'), 'ignored'),
     Bug(
         'data/image_loader.py',
