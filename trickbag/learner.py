@@ -27,20 +27,13 @@ from trickbag.loop.resume import begin, find_point, take_rest, take_rest_of_epoc
 from trickbag.loop.snapshot import put_back_if_refused
 
 # %% ../nbs/02_learner.ipynb #1a4ee7e2
-def run_epochs(
-    learn: 'Learner',
-    goes_on: bool,  # whether the fit goes on from a checkpoint
-):
-    "All epochs of a fit, or those that are left"
+def run_epochs(learn: 'Learner', goes_on: bool):
+    "All epochs of a fit, or those that are left if it goes on from a checkpoint"
     if goes_on:
         take_rest(learn)
     else:
         learn._loaded = None
     learn._undo_resume = None  # the checkpoint is taken up as a whole
-    if learn.position[0] >= learn.n_epoch > 0:
-        # nothing is left: `after_fit` sees what it saw when the run ended
-        learn.epoch = learn.n_epoch - 1
-        learn.iter = max((learn.n_iter or 1) - 1, 0)
     with opt_training(learn.opt), interrupts_released():
         for learn.epoch in range(learn.position[0], learn.n_epoch):
             learn.iter = 0
@@ -111,8 +104,7 @@ def run_validation(learn: 'Learner', dl) -> dict:
         learn._loss_facts = None
         learn._first_loss_due = True
         learn._averages = Averages(learn.metrics, learn.device, strict=not learn.fitting)
-        if not learn.fitting:
-            learn._label_range = None
+        learn._label_range = learn._label_range if learn.fitting else None
         learn.forget_batch()
         learn._hooks = hooks(learn.active, training=False)
         with (
@@ -133,10 +125,7 @@ def all_batches(learn: 'Learner'):
     for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl):
         seen = True
         batch.one_batch(learn, xb_yb)
-    if not seen:
-        raise ValueError(
-            "validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader"
-        )
+    checks.check_not_empty(seen)
 
 
 def take_results(learn: 'Learner'):
