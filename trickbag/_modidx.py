@@ -1094,6 +1094,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'trickbag/loop/learner_checks.py'),
                                               'trickbag.loop.learner_checks.check_metrics_and_callbacks': ( 'loop/learner_checks.html#check_metrics_and_callbacks',
                                                                                                             'trickbag/loop/learner_checks.py'),
+                                              'trickbag.loop.learner_checks.check_not_empty': ( 'loop/learner_checks.html#check_not_empty',
+                                                                                                'trickbag/loop/learner_checks.py'),
                                               'trickbag.loop.learner_checks.check_parameters': ( 'loop/learner_checks.html#check_parameters',
                                                                                                  'trickbag/loop/learner_checks.py'),
                                               'trickbag.loop.learner_checks.check_validate': ( 'loop/learner_checks.html#check_validate',
