@@ -82,21 +82,21 @@ def set_generator_state(g, state):
     else:
         _bit_generator(g).state = state
 
-# %% ../../nbs/core/02_draws.ipynb #05a52caa
+# %% ../../nbs/core/02_draws.ipynb #992ef6cd
 def _global_generators() -> set:
     "The ids of the process's own generators, which the loop seeds anyway"
     generators = [torch.default_generator, *torch.cuda.default_generators, random._inst]
     if np := sys.modules.get('numpy'):
         legacy = np.random.mtrand._rand
         generators += [legacy, _bit_generator(legacy)]
-    return {id(g) for g in generators}
+    return {id(generator) for generator in generators}
 
 
 def loader_generators(dl) -> list:
     "Random generators that a torch DataLoader was given"
     owners = (dl, getattr(dl, 'sampler', None), getattr(dl, 'batch_sampler', None))
     generators = [getattr(owner, 'generator', None) for owner in owners]
-    return [g for g in generators if isinstance(g, torch.Generator)]
+    return [generator for generator in generators if isinstance(generator, torch.Generator)]
 
 # %% ../../nbs/core/02_draws.ipynb #d081f1d0
 # things without parts that could draw
@@ -275,29 +275,29 @@ def reachable(
             makes_samples = is_loader and name in ('dataset', 'collate_fn', 'worker_init_fn')
             queue.append((part_path, part, of_dataset or makes_samples))
 
-# %% ../../nbs/core/02_draws.ipynb #51ee5789
+# %% ../../nbs/core/02_draws.ipynb #b3077192
 class _SavedStates:
     "Generators, and the state in which each was found"
 
     def __init__(self):
         self._states = {}  # id -> (generator, state)
 
-    def __contains__(self, g):
-        return id(g) in self._states
+    def __contains__(self, generator):
+        return id(generator) in self._states
 
-    def save(self, g) -> bool:
+    def save(self, generator) -> bool:
         "Remember a generator's state; False if it has none"
-        if g in self:
+        if generator in self:
             return True
         try:
-            self._states[id(g)] = g, generator_state(g)
+            self._states[id(generator)] = generator, generator_state(generator)
         except NotImplementedError:
             return False  # random.SystemRandom
         return True
 
     def put_back(self):
-        for g, state in self._states.values():
-            set_generator_state(g, state)
+        for generator, state in self._states.values():
+            set_generator_state(generator, state)
 
 
 class _ChangedAttributes:
@@ -356,7 +356,7 @@ class _EpochSetters:
                 else:
                     vars(owner)[name] = value
 
-# %% ../../nbs/core/02_draws.ipynb #29188371
+# %% ../../nbs/core/02_draws.ipynb #5cd307e8
 class SeededWorkers:
     """A `worker_init_fn` that seeds, in each worker for itself, the generators which the dataset holds, then calls the
     user's own"""
@@ -371,8 +371,8 @@ class SeededWorkers:
 
     def __call__(self, worker_id: int):
         # torch has seeded the worker with (seed of the pass)+(number of the worker)
-        for path, g in self.generators:
-            seed_generator(g, fold_in(torch.initial_seed(), name_key(path)))
+        for path, generator in self.generators:
+            seed_generator(generator, fold_in(torch.initial_seed(), name_key(path)))
         if self.user:
             self.user(worker_id)
 
@@ -394,11 +394,11 @@ def _prepare_workers(path, dl, generators, changed):
             "no seed fixes; new ones are started for each pass here, so leave it out",
         )
         changed.set(dl, 'persistent_workers', False)
-    seedable = [(name, g) for name, g in generators if not isinstance(g, random.SystemRandom)]
+    seedable = [(name, generator) for name, generator in generators if not isinstance(generator, random.SystemRandom)]
     if seedable:
         changed.set(dl, 'worker_init_fn', SeededWorkers(seedable, dl.worker_init_fn))
 
-# %% ../../nbs/core/02_draws.ipynb #a52154b3
+# %% ../../nbs/core/02_draws.ipynb #13818836
 class _FoundDraws:
     "What draws besides the global generators, and how it was found"
 
@@ -430,32 +430,32 @@ class _FoundDraws:
             if is_generator(thing):
                 self._add(self.own, path, thing)
 
-    def _add(self, to, path, g):
+    def _add(self, to, path, generator):
         "Add a generator to a list, unless it is in one already or global"
-        if g in self._states or id(g) in _global_generators():
+        if generator in self._states or id(generator) in _global_generators():
             return
-        if self._states.save(g):
-            to.append((path, g))
+        if self._states.save(generator):
+            to.append((path, generator))
         else:
             warn_once(
-                g,
-                f"Learner: {path} is a {type(g).__name__}, which draws from the operating system and cannot be "
+                generator,
+                f"Learner: {path} is a {type(generator).__name__}, which draws from the operating system and cannot be "
                 "seeded; no run with it can be repeated. Use random.Random()",
             )
 
-# %% ../../nbs/core/02_draws.ipynb #ffd803b2
+# %% ../../nbs/core/02_draws.ipynb #d04cd710
 def _look_at_loader(draws, name, dl):
     "Find generators, workers and `set_epoch` in one loader, for `_FoundDraws`"
     order = draws.orders.setdefault(id(dl), [])
     given = loader_generators(dl)
-    for g in given:
-        draws._states.save(g)
+    for generator in given:
+        draws._states.save(generator)
     torch_loaders = []
     # each worker seeds its copies of these, also of one that is shared with another loader
     in_dataset = []
     for path, thing, of_dataset in reachable({name: dl}, draws.past):
         if is_generator(thing):
-            if not any(thing is g for g in given):
+            if not any(thing is generator for generator in given):
                 draws._add(draws.own if of_dataset else order, path, thing)
             if of_dataset:
                 in_dataset.append((path, thing))
@@ -477,7 +477,7 @@ def _warn_of_iterator(dl, path):
         "__iter__",
     )
 
-# %% ../../nbs/core/02_draws.ipynb #6cc6c060
+# %% ../../nbs/core/02_draws.ipynb #e4170cee
 class Draws(_FoundDraws):
     """All that draws beside the global generators, during a fit or a validation: each is seeded as a function of the
     pass or batch, and given back"""
@@ -489,10 +489,10 @@ class Draws(_FoundDraws):
         own: int,  # of the pass on this rank
     ):
         "Seed everything for a pass through a loader"
-        for g in loader_generators(dl):
-            g.manual_seed(seed)
-        for path, g in self.orders.get(id(dl), ()):
-            seed_generator(g, fold_in(seed, name_key(path)))
+        for generator in loader_generators(dl):
+            generator.manual_seed(seed)
+        for path, generator in self.orders.get(id(dl), ()):
+            seed_generator(generator, fold_in(seed, name_key(path)))
         self.seed(own)
 
     def seed(
@@ -500,8 +500,8 @@ class Draws(_FoundDraws):
         seed: int,  # of the batch
     ):
         "Seed what datasets, model, loss and callbacks hold"
-        for path, g in self.own:
-            seed_generator(g, fold_in(seed, name_key(path)))
+        for path, generator in self.own:
+            seed_generator(generator, fold_in(seed, name_key(path)))
 
     def set_epoch(self, epoch: int):
         "Give samplers, loaders and datasets the number of the epoch; what they note of it is taken back at the end"

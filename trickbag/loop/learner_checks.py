@@ -150,11 +150,11 @@ def start_training(learn: 'Learner'):
     check_loss_params(learn.loss_func, learn.opt)
     learn._untrained = warn_untrained(learn.opt, learn.model)
 
-# %% ../../nbs/loop/23_learner_checks.ipynb #a20425fe
+# %% ../../nbs/loop/23_learner_checks.ipynb #84043d60
 def check_parameters(learn: 'Learner'):
     "ValueError if nothing would train, or parameters that came later would be left out"
     check_new_params(learn.opt, learn.model, learn._untrained, refuse=learn.position == (0, 0))
-    if not any(p.requires_grad for p in learn.model.parameters()):
+    if not any(param.requires_grad for param in learn.model.parameters()):
         raise ValueError(
             "fit: every parameter of the model is frozen, so nothing would train; call "
             "learn.unfreeze(), or learn.freeze_to(-1) for the head alone"
