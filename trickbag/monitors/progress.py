@@ -113,22 +113,18 @@ class _Screen:
             self.how = 'off'
             standard_output.failed(e)
 
-# %% ../../nbs/monitors/progress.ipynb #7d235b6d
-class Bar(_Screen):
-    "A live line with a bar, below a table; in a log only the table's rows"
+# %% ../../nbs/monitors/progress.ipynb #af96ae29
+class _TimedScreen(_Screen):
+    "A screen whose line is a bar that is drawn now and then"
 
     def __init__(
         self,
-        total: int | None = None,  # steps; None: not known
-        label: str = '',
-        how: str | None = None,  # as `display_kind` gives it, and asks it if None
-        every: float = 0.1,  # seconds between two drawings, at least; 0 draws always
-        delay: float = 0.0,  # seconds before the first
+        how: str,  # as `display_kind` gives it
+        every: float,  # seconds between two drawings, at least; 0 draws always
     ):
-        super().__init__(how or display_kind())
+        super().__init__(how)
         self.every = every
         self.last = perf_counter()
-        self.begin(total, label, delay=delay)
 
     def begin(
         self,
@@ -145,18 +141,6 @@ class Bar(_Screen):
         # when to draw
         self.next = max(self.last + self.every, self.start + delay) if self.how in ('kernel', 'tty') else math.inf
 
-    def update(
-        self,
-        i: int,  # steps done
-        # if it became known; so `Bar().update` fits where a function of (done, total) is asked for
-        total: int | None = None,
-    ):
-        "Draw, if it is time to"
-        if perf_counter() < self.next:
-            return
-        self.total = total or self.total
-        self.draw(i)
-
     def draw(
         self,
         i: int,  # steps done
@@ -171,6 +155,33 @@ class Bar(_Screen):
         # a slow screen gets a twentieth of the time
         pause = max(self.every, min(1.0, 20 * (self.last - now)))
         self.next = self.last + (pause if self.every else 0)
+
+# %% ../../nbs/monitors/progress.ipynb #7cb68a7e
+class Bar(_TimedScreen):
+    "A live line with a bar, below a table; in a log only the table's rows"
+
+    def __init__(
+        self,
+        total: int | None = None,  # steps; None: not known
+        label: str = '',
+        how: str | None = None,  # as `display_kind` gives it, and asks it if None
+        every: float = 0.1,  # seconds between two drawings, at least; 0 draws always
+        delay: float = 0.0,  # seconds before the first
+    ):
+        super().__init__(how or display_kind(), every)
+        self.begin(total, label, delay=delay)
+
+    def update(
+        self,
+        i: int,  # steps done
+        # if it became known; so `Bar().update` fits where a function of (done, total) is asked for
+        total: int | None = None,
+    ):
+        "Draw, if it is time to"
+        if perf_counter() < self.next:
+            return
+        self.total = total or self.total
+        self.draw(i)
 
     def row(
         self,
@@ -272,46 +283,12 @@ def bar(
     finally:
         b.close()
 
-# %% ../../nbs/monitors/progress.ipynb #d3a65cdd
-class Progress(Callback):
-    "Show a table of epochs and a bar of batches; every learner has one"
-
-    stage = 'report'
-    monitor = True
-
-    def __init__(
-        self,
-        every: float = 0.1,  # seconds between two drawings of the bar, at least; each waits for the loss of its batch
-        how: str | None = None,  # 'kernel', 'tty', 'plain' or 'off'; None finds out, see `display_kind`
-    ):
-        if how not in (None, 'kernel', 'tty', 'plain', 'off'):
-            raise ValueError(f"Progress: how is {how!r}; it must be kernel, tty, plain, off or None")
-        self.every = every
-        self.how = how
-        self._bar = Bar(how='off')
-        # rows of history when the epoch began; whether the fit came to its end; the bars around a validation
-        self._n_rows = 0
-        self._ended = True
-        self._outer = []
+# %% ../../nbs/monitors/progress.ipynb #a8789dc2
+class _ValidationBars(Callback):
+    "The bar of a validation, within a fit or alone, and the bars around it"
 
     def _new_bar(self, learn, *args, **kw):
         return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)
-
-    def before_fit(self, learn):
-        self._bar = self._new_bar(learn)
-        self._ended = False
-
-    def before_epoch(self, learn):
-        self._n_rows = len(learn.history)
-
-    def before_train(self, learn):
-        self._bar.begin(learn.n_iter, _epoch_label(learn, 'train'), done=learn.position[1])
-
-    def after_batch(self, learn):
-        if perf_counter() < self._bar.next:
-            return
-        has_loss = learn.training and learn.loss is not None
-        self._bar.draw(learn.iter + 1, f'loss {format_value(learn.loss.item())}' if has_loss else '')
 
     def before_validate(self, learn):
         n = num_batches(learn.dl)
@@ -333,6 +310,48 @@ class Progress(Callback):
         self._bar = outer
         vars(outer).update(shown)
 
+
+def _epoch_label(learn, part):
+    return f'epoch {learn.epoch} of {learn.n_epoch}  {part}'
+
+# %% ../../nbs/monitors/progress.ipynb #7ac34723
+class Progress(_ValidationBars):
+    "Show a table of epochs and a bar of batches; every learner has one"
+
+    stage = 'report'
+    monitor = True
+
+    def __init__(
+        self,
+        every: float = 0.1,  # seconds between two drawings of the bar, at least; each waits for the loss of its batch
+        how: str | None = None,  # 'kernel', 'tty', 'plain' or 'off'; None finds out, see `display_kind`
+    ):
+        if how not in (None, 'kernel', 'tty', 'plain', 'off'):
+            raise ValueError(f"Progress: how is {how!r}; it must be kernel, tty, plain, off or None")
+        self.every = every
+        self.how = how
+        self._bar = Bar(how='off')
+        # rows of history when the epoch began; whether the fit came to its end; the bars around a validation
+        self._n_rows = 0
+        self._ended = True
+        self._outer = []
+
+    def before_fit(self, learn):
+        self._bar = self._new_bar(learn)
+        self._ended = False
+
+    def before_epoch(self, learn):
+        self._n_rows = len(learn.history)
+
+    def before_train(self, learn):
+        self._bar.begin(learn.n_iter, _epoch_label(learn, 'train'), done=learn.position[1])
+
+    def after_batch(self, learn):
+        if perf_counter() < self._bar.next:
+            return
+        has_loss = learn.training and learn.loss is not None
+        self._bar.draw(learn.iter + 1, f'loss {format_value(learn.loss.item())}' if has_loss else '')
+
     def after_epoch(self, learn):
         if len(learn.history) > self._n_rows:
             self._bar.row(learn.history[-1])
@@ -344,7 +363,3 @@ class Progress(Callback):
         self._bar.close(broken=not self._ended)
         self._ended = True
         self._outer.clear()
-
-
-def _epoch_label(learn, part):
-    return f'epoch {learn.epoch} of {learn.n_epoch}  {part}'

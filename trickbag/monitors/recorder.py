@@ -15,7 +15,7 @@ from ..callback import Callback
 from ..loop.loss_facts import counted
 from ..loop.metrics import batch_value, is_metric_object, metric_name
 
-# %% ../../nbs/monitors/recorder.ipynb #774ee98d
+# %% ../../nbs/monitors/recorder.ipynb #45224a29
 def _momentum(group):
     return group['momentum']
 
@@ -44,6 +44,13 @@ def _metric_or_nan(function, pred, y, learn):
         return torch.full((), float('nan'), device=learn.device)
 
 
+def _metric_sums(functions, learn, y):
+    "Of a batch: each metric times the samples that count, then their number"
+    pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._clean_yb_cpu)
+    n = len(y)
+    return [*(n * _metric_or_nan(f, pred, y, learn) if n else 0.0 for f in functions), n]
+
+# %% ../../nbs/monitors/recorder.ipynb #ff121434
 def _mean_loss(
     losses,  # of batches
     sizes,  # what each was divided by
@@ -57,6 +64,15 @@ def _mean_loss(
     return total / sum(sizes)
 
 
+def _train_metrics(
+    functions,  # metrics
+    sums,  # of each, and of the samples; empty if there was no batch
+):
+    n = sums[-1] if sums else 0
+    names = [f'train_{metric_name(f)}' for f in functions]
+    return {name: float(total) / n if n else float('nan') for name, total in zip(names, sums)}
+
+
 def _sizes_of(
     targets,  # of batches; or what the loss divides by, as numbers or tensors, found before
     facts,  # `learn.loss_facts`
@@ -66,13 +82,14 @@ def _sizes_of(
     device = next((t.device for t in targets if isinstance(t, torch.Tensor)), None)
     return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targets]).tolist()
 
-# %% ../../nbs/monitors/recorder.ipynb #de17d946
+# %% ../../nbs/monitors/recorder.ipynb #8447dad2
 class _BatchRecord(Callback):
-    "Losses, sizes and hyper-parameters of all training batches of a fit"
+    "Losses, sizes and rates of all training batches of a fit"
 
     stage = 'monitor'
     monitor = True
     state = ('losses', 'lrs', 'moms', 'ns', 'sizes', 'is_sum', 'sums', 'start')
+    train_metrics = False
 
     def _clear(self):
         # one entry a batch: loss, learning rate, momentum, samples
@@ -80,7 +97,7 @@ class _BatchRecord(Callback):
         self.lrs = []
         self.moms = []
         self.ns = []
-        # losses that still lie on the device, and targets (or what was found of them) whose sizes are still to be found
+        # what still lies on the device: losses; targets, or what the loss divides by, of which numbers are to be made
         self._new_losses = []
         self._new_targets = []
         # the first batch of this epoch; what its losses are divided by, if not by samples
@@ -97,6 +114,7 @@ class _BatchRecord(Callback):
         self._momentum_of = _momentum_reader(learn.opt.param_groups[-1])
         # a number costs nothing to read on a CPU
         self._read = torch.Tensor.item if learn.device.type == 'cpu' else torch.Tensor.detach
+        self._functions = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
 
     def before_epoch(self, learn):
         self._flush()
@@ -104,12 +122,7 @@ class _BatchRecord(Callback):
         self.sizes = []
         self.sums = []
         self._facts = None
-
-    def _look_at_loss(self, facts, y):
-        "At the first batch of an epoch"
-        self._facts = facts
-        self.is_sum = facts.reduction == 'sum'
-        self._sizes_vary = facts.varies(y) and not self.is_sum
+        self._start_time = time.perf_counter()
 
     def after_train(self, learn):
         self._flush()
@@ -128,7 +141,7 @@ class _BatchRecord(Callback):
         self._flush()
         return super().state_dict()
 
-# %% ../../nbs/monitors/recorder.ipynb #e340928a
+# %% ../../nbs/monitors/recorder.ipynb #ad068bd7
 class Recorder(_BatchRecord):
     "Record loss and hyper-parameters a batch, and a row of `learn.history` an epoch"
 
@@ -141,14 +154,6 @@ class Recorder(_BatchRecord):
         self._start_time = 0.0
         self._clear()
 
-    def before_fit(self, learn):
-        super().before_fit(learn)
-        self._functions = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
-
-    def before_epoch(self, learn):
-        super().before_epoch(learn)
-        self._start_time = time.perf_counter()
-
     def after_batch(self, learn):
         if not learn.training or learn.loss is None:
             return
@@ -156,6 +161,7 @@ class Recorder(_BatchRecord):
         y = learn.clean_yb
         n = (learn.xb if y is None else y).size(0)
         self.ns.append(n)
+        # at the first batch of an epoch
         if self._facts is None:
             self._look_at_loss(learn.loss_facts, y)
         # of many labels a sample the targets would fill the memory, so they are counted at once
@@ -166,23 +172,21 @@ class Recorder(_BatchRecord):
         if self._momentum_of:
             self.moms.append(self._momentum_of(group))
         if self._functions:
-            self._add_metrics(learn, y)
+            new = _metric_sums(self._functions, learn, y)
+            self.sums = [a + b for a, b in zip(self.sums, new)] if self.sums else new
         if len(self._new_losses) == 1000:
             self._flush()
 
-    def _add_metrics(self, learn, y):
-        pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._clean_yb_cpu)
-        n = len(y)
-        new = [n * _metric_or_nan(f, pred, y, learn) if n else 0.0 for f in self._functions]
-        self.sums = [a + b for a, b in zip(self.sums, [*new, n])] if self.sums else [*new, n]
+    def _look_at_loss(self, facts, y):
+        self._facts = facts
+        self.is_sum = facts.reduction == 'sum'
+        self._sizes_vary = facts.varies(y) and not self.is_sum
 
     def after_epoch(self, learn):
         ns = self.ns[self.start :]
         row = dict(epoch=learn.epoch)
         row['train_loss'] = _mean_loss(self.losses[self.start :], self.sizes or ns, self.is_sum)
-        n = self.sums[-1] if self.sums else 0
-        for f, total in zip(self._functions, self.sums):
-            row[f'train_{metric_name(f)}'] = float(total) / n if n else float('nan')
+        row |= _train_metrics(self._functions, self.sums)
         row |= {'valid_loss' if name == 'loss' else name: value for name, value in learn.results.items()}
         learn.history.append(row | dict(time=time.perf_counter() - self._start_time))
 

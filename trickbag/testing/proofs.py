@@ -82,7 +82,7 @@ def weights(learn) -> torch.Tensor:
     tensors = [t for t in learn.model.state_dict().values() if isinstance(t, torch.Tensor)]
     return torch.cat([t.detach().double().flatten() for t in tensors])
 
-# %% ../../nbs/testing/01_proofs.ipynb #ca13ecdc
+# %% ../../nbs/testing/01_proofs.ipynb #760776ae
 class StopAt(Callback):
     "Save and end the run after one batch or epoch, as a kill would"
 
@@ -109,7 +109,7 @@ class StopAt(Callback):
         learn.save(self.file)
         raise CancelFit
 
-
+# %% ../../nbs/testing/01_proofs.ipynb #053f9fa1
 # the first batch, the middle and the end of an epoch, and of the run: an epoch of `TinyData` has 6 batches
 _STOPS = ((0, 0), (0, 3), (0, None), (1, 2), (1, 5))
 
@@ -144,7 +144,7 @@ def prove_resume(
         other = _history(resumed)
         assert one == other, f"history differs: {one} and {other}"
 
-
+# %% ../../nbs/testing/01_proofs.ipynb #82dae90b
 def prove_order(
     make_cbs,  # `make_cbs()` -> new callbacks
     n: int = 24,  # permutations tried, drawn by seed if there are more
@@ -171,7 +171,7 @@ def _orders(n_cbs, n):
         orders = list(itertools.permutations(range(n_cbs)))
     return random.Random(0).sample(orders, min(n, len(orders)))
 
-# %% ../../nbs/testing/01_proofs.ipynb #f5f34306
+# %% ../../nbs/testing/01_proofs.ipynb #b26c979d
 class Bomb(Callback):
     "Raise at one event"
 
@@ -197,7 +197,7 @@ class EarlyBomb(Bomb):
 class LateBomb(Bomb):
     stage = 'stop'
 
-
+# %% ../../nbs/testing/01_proofs.ipynb #2ffa9dae
 def _numpy_state():
     "Numpy's random state, its array as bytes: as a text it takes 8 ms; None if numpy is not loaded"
     numpy = sys.modules.get('numpy')
