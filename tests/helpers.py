@@ -9,9 +9,34 @@ from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trickbag.all import DataLoaders
+from trickbag.all import DataLoaders, EarlyStopping, TerminateOnNaN
 from trickbag.data.store import Store
-from trickbag.testing.proofs import tiny_learner, tiny_model
+from trickbag.testing.pairs import BAG, Trial
+from trickbag.testing.proofs import StopAt, tiny_learner, tiny_model
+
+# All that generated tests try: the tricks of the bag, and monitors that must keep the promises as well
+TRIALS = BAG | dict(
+    EarlyStopping=Trial(lambda: EarlyStopping(patience=9)),
+    TerminateOnNaN=Trial(TerminateOnNaN),
+)
+
+
+class SaveAt(StopAt):
+    "Save at several places of a run that goes on; the file of each is `files[at]`"
+
+    def __init__(self, places, folder):
+        self.files = {at: folder / f'{at}.pt' for at in places}
+
+    def after_batch(self, learn):
+        if learn.training:
+            self._save(learn, (learn.epoch, learn.iter))
+
+    def after_epoch(self, learn):
+        self._save(learn, (learn.epoch, None))
+
+    def _save(self, learn, at):
+        if at in self.files:
+            learn.save(self.files[at])
 
 
 def check_line(error, *words):

@@ -646,11 +646,15 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 SLOW = """
 import sys, time
 from trickbag.data import images
+
+
 def slow(f, P):
-    time.sleep(.2)
+    time.sleep(0.2)
+
+
 images.decode = slow
 print('go', flush=True)
-images.find_bad(['x']*1000, 2)
+images.find_bad(['x'] * 1000, 2)
 """
 
 

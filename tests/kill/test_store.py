@@ -14,14 +14,17 @@ from trickbag.data.store import Store
 FILL = """
 import sys, torch
 from pathlib import Path
+
 torch.set_num_threads(1)
 from trickbag.data.images import FileSource
 from trickbag.data.store import Store
+
 files = sorted(Path(sys.argv[1]).glob('*.png'))
 s = Store(FileSource(files), 48, keep='disk', threads=2)
 print('open', flush=True)
 g = torch.Generator().manual_seed(int(sys.argv[2]))
-for i in torch.randperm(len(files), generator=g).split(8): s.submit(i)()
+for i in torch.randperm(len(files), generator=g).split(8):
+    s.submit(i)()
 """
 
 

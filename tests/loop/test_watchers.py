@@ -133,6 +133,7 @@ def test_no_traceback_at_the_end_of_the_program():
 from trickbag.testing.proofs import tiny_learner
 from trickbag.monitors.progress import Progress
 import sys
+
 l = tiny_learner([Progress(how='plain')])
 print('go', flush=True)
 sys.stdin.readline()
