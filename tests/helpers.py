@@ -1,7 +1,10 @@
 "What several files of tests share: small labeled images, a learner on them, files of pictures, the form of a message."
 
+import multiprocessing
+import os
 import re
 import threading
+import time
 
 import pytest
 import torch
@@ -150,3 +153,50 @@ class NoWait(TorchDispatchMode):
         if name == 'index' and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
             raise AssertionError('a boolean index waits for the device')
         return func(*args, **(kwargs or {}))
+
+
+# Processes
+
+# One that starts anew takes two to three seconds to load torch. These are forked from one that has imported what they
+# need and has run nothing.
+processes = multiprocessing.get_context('forkserver')
+processes.set_forkserver_preload(
+    [
+        'tests.conftest',
+        'nbdev.test',
+        'matplotlib.pyplot',
+        'pandas',
+        'torchvision',
+        'trickbag.all',
+        'trickbag.testing.pairs',
+        'timm',
+        'torchmetrics',
+        'sklearn.metrics',
+    ]
+)
+
+
+def start(code, output):
+    "A process that runs `code` here and now, and writes what it prints, errors too, into the file `output`"
+    process = processes.Process(target=_run, args=(code, output, os.getcwd(), dict(os.environ)))
+    process.start()
+    return process
+
+
+def _run(code, output, folder, environment):
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    exec(compile(code, 'code', 'exec'), {'__name__': '__main__'})
+
+
+def wait_for(word, output, process, seconds=60):
+    "Until a process has printed `word`"
+    end = time.monotonic() + seconds
+    while not (output.exists() and word in output.read_text()):
+        assert process.is_alive() and time.monotonic() < end, output.exists() and output.read_text()
+        time.sleep(0.002)

@@ -1,11 +1,11 @@
 "A training process killed with SIGKILL, again and again, and resumed, ends with the bits of one left alone."
 
 import json
-import subprocess
-import sys
+
+from tests.helpers import start
 
 SCRIPT = '''
-import csv, hashlib, json, os, random, signal, sys, time
+import csv, hashlib, json, os, random, signal, time
 from pathlib import Path
 import torch
 
@@ -60,7 +60,7 @@ def start(d):
 
 
 torch.optim.AdamW([torch.zeros(1)]).zero_grad()  # loads what is loaded late, once for all children
-root, r, seen = Path(sys.argv[1]), random.Random(0), []
+root, r, seen = Path(FOLDER), random.Random(0), []
 for n in ('whole', 'killed'):
     (root / n).mkdir()
 assert os.waitpid(start(root / 'whole'), 0)[1] == 0
@@ -108,11 +108,11 @@ print(
 
 
 def test_killed_and_resumed(tmp_path):
-    p = subprocess.run(
-        [sys.executable, '-c', SCRIPT, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert p.returncode == 0, p.stderr[-3000:]
-    d = json.loads(p.stdout.splitlines()[-1])
+    output = tmp_path / 'output'
+    process = start(f'FOLDER = {str(tmp_path)!r}\n{SCRIPT}', output)
+    process.join(300)
+    assert process.exitcode == 0, output.read_text()[-3000:]
+    d = json.loads(output.read_text().splitlines()[-1])
     print(d['seen'])
     # killed on its way
     assert len(d['seen']) >= 4 and d['seen'] == sorted(d['seen']) and len({tuple(o) for o in d['seen']}) >= 3, d['seen']
