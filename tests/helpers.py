@@ -1,7 +1,10 @@
 "What several files of tests share: small labeled images, a learner on them, files of pictures, the form of a message."
 
+import multiprocessing
+import os
 import re
 import threading
+import time
 
 import pytest
 import torch
@@ -9,9 +12,34 @@ from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trickbag.all import DataLoaders
+from trickbag.all import DataLoaders, EarlyStopping, TerminateOnNaN
 from trickbag.data.store import Store
-from trickbag.testing.proofs import tiny_learner, tiny_model
+from trickbag.testing.pairs import BAG, Trial
+from trickbag.testing.proofs import StopAt, tiny_learner, tiny_model
+
+# All that generated tests try: the tricks of the bag, and monitors that must keep the promises as well
+TRIALS = BAG | dict(
+    EarlyStopping=Trial(lambda: EarlyStopping(patience=9)),
+    TerminateOnNaN=Trial(TerminateOnNaN),
+)
+
+
+class SaveAt(StopAt):
+    "Save at several places of a run that goes on; the file of each is `files[at]`"
+
+    def __init__(self, places, folder):
+        self.files = {at: folder / f'{at}.pt' for at in places}
+
+    def after_batch(self, learn):
+        if learn.training:
+            self._save(learn, (learn.epoch, learn.iter))
+
+    def after_epoch(self, learn):
+        self._save(learn, (learn.epoch, None))
+
+    def _save(self, learn, at):
+        if at in self.files:
+            learn.save(self.files[at])
 
 
 def check_line(error, *words):
@@ -125,3 +153,50 @@ class NoWait(TorchDispatchMode):
         if name == 'index' and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
             raise AssertionError('a boolean index waits for the device')
         return func(*args, **(kwargs or {}))
+
+
+# Processes
+
+# One that starts anew takes two to three seconds to load torch. These are forked from one that has imported what they
+# need and has run nothing.
+processes = multiprocessing.get_context('forkserver')
+processes.set_forkserver_preload(
+    [
+        'tests.conftest',
+        'nbdev.test',
+        'matplotlib.pyplot',
+        'pandas',
+        'torchvision',
+        'trickbag.all',
+        'trickbag.testing.pairs',
+        'timm',
+        'torchmetrics',
+        'sklearn.metrics',
+    ]
+)
+
+
+def start(code, output):
+    "A process that runs `code` here and now, and writes what it prints, errors too, into the file `output`"
+    process = processes.Process(target=_run, args=(code, output, os.getcwd(), dict(os.environ)))
+    process.start()
+    return process
+
+
+def _run(code, output, folder, environment):
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    exec(compile(code, 'code', 'exec'), {'__name__': '__main__'})
+
+
+def wait_for(word, output, process, seconds=60):
+    "Until a process has printed `word`"
+    end = time.monotonic() + seconds
+    while not (output.exists() and word in output.read_text()):
+        assert process.is_alive() and time.monotonic() < end, output.exists() and output.read_text()
+        time.sleep(0.002)

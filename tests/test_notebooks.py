@@ -1,6 +1,5 @@
 "Every notebook in nbs/ runs, as `nbdev-test` runs it, so that pytest counts and reports them."
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -9,27 +8,10 @@ import pytest
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 
+from tests.helpers import processes
+
 cfg = get_config(__file__)
 nbs = nbglob(cfg.nbs_path, as_path=True).sorted()
-
-# A shell keeps all that its notebook made, and a heap of 6 GB makes every later test slow. So each notebook gets a
-# process of its own, forked
-# from one that has imported what they all need and has run nothing.
-processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(
-    [
-        'tests.conftest',
-        'nbdev.test',
-        'matplotlib.pyplot',
-        'pandas',
-        'torchvision',
-        'trickbag.all',
-        'trickbag.testing.pairs',
-        'timm',
-        'torchmetrics',
-        'sklearn.metrics',
-    ]
-)
 
 
 def run_notebook(path, said):
@@ -50,6 +32,7 @@ def run_notebook(path, said):
 
 @pytest.mark.parametrize('nb', nbs, ids=lambda p: p.resolve().relative_to(cfg.nbs_path).as_posix())
 def test_notebook(nb, tmp_path):
+    # a shell keeps all that its notebook made, and a heap of 6 GB makes every later test slow: each has its own process
     said = tmp_path / 'said'
     process = processes.Process(target=run_notebook, args=(nb.absolute(), said))
     process.start()

@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
+from tests.helpers import start, wait_for
 from trickbag.data import images
 from trickbag.data.images import DatasetSource, FileSource, ImageError, decode, find_bad, quick_check, to_rgb
 
@@ -644,23 +643,28 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 
 
 SLOW = """
-import sys, time
+import time
 from trickbag.data import images
+
+
 def slow(f, P):
-    time.sleep(.2)
+    time.sleep(0.2)
+
+
 images.decode = slow
 print('go', flush=True)
-images.find_bad(['x']*1000, 2)
+images.find_bad(['x'] * 1000, 2)
 """
 
 
-def test_ctrl_c_ends_find_bad():
-    p = subprocess.Popen([sys.executable, '-c', SLOW], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert p.stdout.readline() == 'go\n'
+def test_ctrl_c_ends_find_bad(tmp_path):
+    output = tmp_path / 'output'
+    process = start(SLOW, output)
+    wait_for('go', output, process)
     time.sleep(0.3)
-    p.send_signal(signal.SIGINT)
-    p.wait(40)  # a thousand files would take 100 s
-    p.stdout.close()
+    os.kill(process.pid, signal.SIGINT)
+    process.join(40)  # a thousand files would take 100 s
+    assert not process.is_alive() and 'KeyboardInterrupt' in output.read_text()
 
 
 def test_find_bad_takes_a_list():

@@ -632,6 +632,7 @@ def test_no_room_is_known_beforehand(srv, monkeypatch):
 
 RUN = """
 import importlib.util, sys
+
 spec = importlib.util.spec_from_file_location('dl', sys.argv[1])
 dl = importlib.util.module_from_spec(spec)
 sys.modules['dl'] = dl

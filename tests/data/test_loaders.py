@@ -123,9 +123,14 @@ def test_files_of_top_losses_follow_the_sampler():
 # Trickbag's own
 
 
-def test_bad_values_of_a_loader_are_named(tmp_path):
-    root = class_folders(tmp_path)
-    for kw, says in (
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return class_folders(tmp_path_factory.mktemp('images'))
+
+
+@pytest.mark.parametrize(
+    'kw,says',
+    [
         (dict(size='64'), 'size is a whole number'),
         (dict(size=(64, 64)), 'size is'),
         (dict(bs=16.0), 'bs is'),
@@ -134,9 +139,12 @@ def test_bad_values_of_a_loader_are_named(tmp_path):
         (dict(mean=0.5), 'mean is'),
         (dict(valid=None), 'valid_pct'),
         (dict(crop_pct=2), 'crop_pct'),
-    ):
-        with pytest.raises(ValueError, match=says):
-            DataLoaders.from_folder(root, **kw)
+    ],
+    ids=str,
+)
+def test_bad_values_of_a_loader_are_named(kw, says, folder):
+    with pytest.raises(ValueError, match=says):
+        DataLoaders.from_folder(folder, **kw)
 
 
 @pytest.mark.parametrize('n', [6, 7, 8])

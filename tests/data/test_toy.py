@@ -2,14 +2,12 @@
 and pinned pixels."""
 
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.helpers import start
 from trickbag.data.toy import beetle, toy_set
 
 SMALL = dict(n_classes=3, n_train=24, n_valid=12, size=48)
@@ -19,27 +17,25 @@ def files(p):
     return {o.relative_to(p).as_posix(): o.read_bytes() for o in p.rglob('*') if o.is_file()}
 
 
-def spawn(path, **kw):
-    code = f'from trickbag.data.toy import toy_set; toy_set({str(path)!r}, **{kw!r})'
-    return subprocess.Popen(
-        [sys.executable, '-c', code], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
-    )
+def drawing(path, output, **kw):
+    "A process that draws a set"
+    return start(f'from trickbag.data.toy import toy_set\ntoy_set({str(path)!r}, **{kw!r})', output)
 
 
 def test_killed_while_drawing(tmp_path):
     kw = {**SMALL, 'n_train': 4000}
     path = tmp_path / 'a'
-    p = spawn(path, **kw)
+    output = tmp_path / 'output'
+    process = drawing(path, output, **kw)
     try:
         end = time.time() + 120
         while sum(1 for _ in tmp_path.glob('.a-*/new/train/*/*.jpg')) < 20:
-            assert p.poll() is None, p.stderr.read()
+            assert process.is_alive(), output.read_text()
             assert time.time() < end
             time.sleep(0.01)
     finally:
-        p.kill()
-        p.wait()
-        p.stderr.close()
+        process.kill()
+        process.join()
     # nothing under the name, the rest hidden
     assert not path.exists() and len(left := list(tmp_path.glob('.a-*'))) == 1
     toy_set(path, **SMALL)
@@ -83,11 +79,15 @@ def test_error_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_several_processes_at_once(tmp_path):
-    ps = [spawn(tmp_path / 'a', **SMALL) for _ in range(3)]
-    errs = [p.communicate(timeout=180)[1] for p in ps]
-    assert [p.returncode for p in ps] == [0, 0, 0], errs
-    assert files(tmp_path / 'a') == files(toy_set(tmp_path / 'b', **SMALL))
-    assert sorted(o.name for o in tmp_path.iterdir()) == ['a', 'b']
+    sets = tmp_path / 'sets'
+    sets.mkdir()
+    outputs = [tmp_path / f'output{i}' for i in range(3)]
+    processes = [drawing(sets / 'a', output, **SMALL) for output in outputs]
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0, 0], [output.read_text() for output in outputs]
+    assert files(sets / 'a') == files(toy_set(sets / 'b', **SMALL))
+    assert sorted(o.name for o in sets.iterdir()) == ['a', 'b']
 
 
 def test_default_place(tmp_path, monkeypatch):

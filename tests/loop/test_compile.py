@@ -126,12 +126,18 @@ def test_the_same_training_through_aot_autograd():
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_proofs():
-    def new():
-        return [Compile(backend='eager')]
+def eager():
+    return [Compile(backend='eager')]
 
-    prove_resume(new)
-    prove_undone(
-        new, events=['before_fit', 'before_batch', 'after_loss', 'after_epoch', 'cleanup_validate', 'cleanup_fit']
-    )
-    prove_order(lambda: [*new(), MixUp(), EMA(0.9)])
+
+def test_resumed_to_the_bit():
+    prove_resume(eager)
+
+
+def test_undone_after_an_error():
+    events = ['before_fit', 'before_batch', 'after_loss', 'after_epoch', 'cleanup_validate', 'cleanup_fit']
+    prove_undone(eager, events=events)
+
+
+def test_any_order():
+    prove_order(lambda: [*eager(), MixUp(), EMA(0.9)])

@@ -143,7 +143,7 @@ def folder(tmp_path_factory):
 
 def learner(folder, cbs, **kw):
     dls = tb.DataLoaders.from_folder(folder, valid='val', size=32, bs=8, **kw)
-    return tb.Learner(dls, tb.xresnet18(n_out=3), cbs=cbs, metrics=tb.accuracy, device=GPU, path=folder)
+    return tb.Learner(dls, small_model(3), cbs=cbs, metrics=tb.accuracy, device=GPU, path=folder)
 
 
 def recipe():

@@ -9,24 +9,37 @@ import pytest
 
 SCRIPT = """
 import resource, torch
+
 torch.set_num_threads(1)
 from torch import nn
 from trickbag.callback import Callback
 from trickbag.speed.fast import Backends
 from trickbag.testing.proofs import tiny_learner
+
+
 class Faults(Callback):
-    stage,monitor = 'stop',True
-    def before_fit(self, learn): self.n = []
-    def after_batch(self, learn): self.n.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    stage, monitor = 'stop', True
+
+    def before_fit(self, learn):
+        self.n = []
+
+    def after_batch(self, learn):
+        self.n.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+
+
 def faults(heap):
-    f,xs = Faults(),[(torch.randn(8, 3, 256, 256), torch.zeros(8, dtype=torch.long))]*12
+    f, xs = Faults(), [(torch.randn(8, 3, 256, 256), torch.zeros(8, dtype=torch.long))] * 12
     convs = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)]
     m = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     from types import SimpleNamespace
+
     tiny_learner([f, Backends(heap=heap)], SimpleNamespace(train=xs, valid=None), m).fit(1)
-    return (f.n[-1]-f.n[-5])/4
-a,b = faults(True),faults(False)
-print(f'{a:.0f} page faults a step with kept memory, {b:.0f} without'); assert a<b/10 and b>1000
+    return (f.n[-1] - f.n[-5]) / 4
+
+
+a, b = faults(True), faults(False)
+print(f'{a:.0f} page faults a step with kept memory, {b:.0f} without')
+assert a < b / 10 and b > 1000
 """
 
 
@@ -41,6 +54,7 @@ import torch
 from torch._dynamo.utils import counters
 from trickbag.speed.fast import Fast
 from trickbag.testing.proofs import tiny_learner
+
 tiny_learner(Fast(compile=True, device='cpu')).fit(1)
 assert not counters['stats']['unique_graphs']
 """

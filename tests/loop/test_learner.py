@@ -332,42 +332,53 @@ def test_plain_iterables_and_the_third_element():
         gen.fit(2)
 
 
-def said(f, exc=ValueError):
-    with pytest.raises(exc) as e:
-        f()
-    s = str(e.value)
-    assert '\n' not in s and len(s) > 20, s
-    return s
+TWO = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 5]))]
 
 
-def test_refusals():
-    one = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 5]))]
-    assert 'n_out=6' in said(lambda: tiny_learner(dls=DataLoaders(one)).fit(1))
+@pytest.mark.parametrize(
+    'f,says,exc',
+    [
+        (lambda: tiny_learner(dls=DataLoaders(TWO)).fit(1), 'n_out=6', ValueError),
+        (lambda: tiny_learner([MixUp(), MixUp()]).fit(1), 'MixUp is listed twice', ValueError),
+        (lambda: tiny_learner([Cosine(warmup=5)]).fit(2), 'warm', ValueError),
+        (lambda: tiny_learner([OneCycle(), Cosine()]).fit(2), 'lr', ValueError),
+        (lambda: tiny_learner(dls=DataLoaders([])).fit(1), 'training loader is empty', ValueError),
+        (lambda: tiny_learner().fit(1.5), 'whole number', ValueError),
+        (lambda: Learner(TWO, tiny_model()), 'write DataLoaders', TypeError),
+        (lambda: tiny_learner([MixUp]).fit(1), 'write MixUp()', TypeError),
+        (
+            lambda: tiny_learner(splitter=lambda m: [list(m.parameters())]).freeze(),
+            'gives one parameter group',
+            ValueError,
+        ),
+    ],
+    ids=lambda o: o if isinstance(o, str) else '',
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(f, says, exc):
+    one_line(f, says, exc=exc)
+
+
+def test_fewer_outputs_than_classes_are_refused_before_the_first_step():
     learn = tiny_learner()
     learn.dls.c = 7
     learn.dls.vocab = None
     w = weights(learn)
-    assert 'has 4 outputs, the data 7 classes' in said(lambda: learn.fit(1))
+    one_line(lambda: learn.fit(1), 'has 4 outputs, the data 7 classes')
     assert learn.step == 0 and torch.equal(w[:162], weights(learn)[:162])
-    assert 'n_out=7' in said(lambda: Learner(learn.dls, tiny_model(), cbs=MixUp(), device='cpu').fit(1))
-    assert 'MixUp is listed twice' in said(lambda: tiny_learner([MixUp(), MixUp()]).fit(1))
-    assert "MixUp and CutMix both own 'mix'" in said(lambda: tiny_learner([CutMix(), MixUp()]).fit(1)).replace(
-        'CutMix and MixUp', 'MixUp and CutMix'
-    )
-    assert 'warm' in said(lambda: tiny_learner([Cosine(warmup=5)]).fit(2))
-    assert 'lr' in said(lambda: tiny_learner([OneCycle(), Cosine()]).fit(2))
-    assert 'training loader is empty' in said(lambda: tiny_learner(dls=DataLoaders([])).fit(1))
-    assert 'whole number' in said(lambda: tiny_learner().fit(1.5))
-    assert 'write DataLoaders' in said(lambda: Learner(one, tiny_model()), TypeError)
-    assert 'write MixUp()' in said(lambda: tiny_learner([MixUp]).fit(1), TypeError)
-    assert 'gives one parameter group' in said(lambda: tiny_learner(splitter=lambda m: [list(m.parameters())]).freeze())
+    one_line(lambda: Learner(learn.dls, tiny_model(), cbs=MixUp(), device='cpu').fit(1), 'n_out=7')
 
+
+def test_two_owners_of_one_thing_are_both_named():
+    one_line(lambda: tiny_learner([CutMix(), MixUp()]).fit(1), 'MixUp', 'CutMix', "both own 'mix'")
+
+
+def test_a_mistyped_event_is_answered_with_the_right_one():
     def mistyped():
         class Mine(Callback):
             def after_stp(self, learn):
                 pass
 
-    assert 'after_step' in said(mistyped, TypeError)
+    one_line(mistyped, 'after_step', exc=TypeError)
 
 
 def test_errors_name_callback_and_event():

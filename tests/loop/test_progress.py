@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 COLS = 90
 LEARNER = '''
 import os, sys, time, torch
+
 torch.set_num_threads(1)
 from trickbag.learner import Learner
 from trickbag.callback import Callback
@@ -27,40 +28,74 @@ from trickbag.core.output import say
 from trickbag.monitors.progress import bar
 from trickbag.testing.proofs import tiny_model
 
+
 class Slow:
     "Batches, one every `secs`"
-    def __init__(self, n, secs=.02): self.n,self.secs = n,secs
-    def __len__(self): return self.n
+
+    def __init__(self, n, secs=0.02):
+        self.n, self.secs = n, secs
+
+    def __len__(self):
+        return self.n
+
     def __iter__(self):
         for i in range(self.n):
             time.sleep(self.secs)
-            yield torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(i)),torch.tensor([0, 1, 2, 3])
+            yield (
+                torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(i)),
+                torch.tensor([0, 1, 2, 3]),
+            )
+
+
 class Fail(Callback):
     def before_batch(self, learn):
-        if learn.epoch==1 and learn.iter==20: raise ValueError('bad batch')
-class Data: train,valid = Slow(25),Slow(10)
-def learner(**kw): return Learner(Data, tiny_model(), metrics=accuracy, device='cpu', **kw)
+        if learn.epoch == 1 and learn.iter == 20:
+            raise ValueError('bad batch')
+
+
+class Data:
+    train, valid = Slow(25), Slow(10)
+
+
+def learner(**kw):
+    return Learner(Data, tiny_model(), metrics=accuracy, device='cpu', **kw)
 '''
 SCRIPT = (
     LEARNER
     + '''
-def part(s): print('==', s, flush=True)
+def part(s):
+    print('==', s, flush=True)
+
+
 part('fit')
 start = time.time()
 learn = learner().fit(3)
-secs = time.time()-start
-part('history'); print(secs, [[f"{r[k]:.4f}" for k in ('train_loss', 'valid_loss', 'accuracy')] for r in learn.history])
-part('predict'); learn.predict(torch.randn(3, 8, 8)); learn.validate(Slow(5))
-part('validate'); learn.validate(Slow(40, .04)); learn.get_preds(Slow(40, .04))
-part('loop'); list(bar(Slow(40, .04), label='decoding'))
+secs = time.time() - start
+part('history')
+print(secs, [[f"{r[k]:.4f}" for k in ('train_loss', 'valid_loss', 'accuracy')] for r in learn.history])
+part('predict')
+learn.predict(torch.randn(3, 8, 8))
+learn.validate(Slow(5))
+part('validate')
+learn.validate(Slow(40, 0.04))
+learn.get_preds(Slow(40, 0.04))
+part('loop')
+list(bar(Slow(40, 0.04), label='decoding'))
 part('error')
-try: learner(cbs=[Fail()]).fit(2)
-except ValueError as e: print(e)
+try:
+    learner(cbs=[Fail()]).fit(2)
+except ValueError as e:
+    print(e)
 part('interrupt')
 if sys.stdout.isatty():
-    class Long: train,valid = Slow(10_000),None
-    try: Learner(Long, tiny_model(), device='cpu').fit(1)
-    except KeyboardInterrupt: print('stopped')
+
+    class Long:
+        train, valid = Slow(10_000), None
+
+    try:
+        Learner(Long, tiny_model(), device='cpu').fit(1)
+    except KeyboardInterrupt:
+        print('stopped')
 part('end')
 '''
 )
@@ -69,34 +104,49 @@ part('end')
 ZYGOTE = """
 import fcntl, json, os, sys, termios
 import torch
+
 torch.set_num_threads(1)
-torch.optim.AdamW([torch.zeros(1)]).zero_grad()     # what is loaded late
+torch.optim.AdamW([torch.zeros(1)]).zero_grad()  # what is loaded late
 import trickbag.testing.proofs
+
 for line in sys.stdin:
     job = json.loads(line)
     if pid := os.fork():
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
         continue
     os.setsid()
-    for n,f in enumerate((job['stdin'], job['out'], job['out'])):
+    for n, f in enumerate((job['stdin'], job['out'], job['out'])):
         fd = os.open(f, os.O_WRONLY if n else os.O_RDONLY)
-        os.dup2(fd, n); os.close(fd)
-    if os.isatty(1): fcntl.ioctl(1, termios.TIOCSCTTY, 0)       # so that it gets Ctrl-C
+        os.dup2(fd, n)
+        os.close(fd)
+    if os.isatty(1):
+        fcntl.ioctl(1, termios.TIOCSCTTY, 0)  # so that it gets Ctrl-C
     ways = ((0, 'r'), (1, 'w'), (2, 'w'))
-    sys.stdin, sys.stdout, sys.stderr = (open(n, m, encoding='utf-8', buffering=-1 if n<2 else 1) for n,m in ways)
-    sys.__stdin__,sys.__stdout__,sys.__stderr__ = sys.stdin,sys.stdout,sys.stderr
-    for k in ('TRICKBAG_PROGRESS', 'IN_TEST', 'COLUMNS', 'LINES', 'PYTHONSTARTUP', 'TERM'): os.environ.pop(k, None)
-    os.environ.update(job['env']); os.chdir(job['cwd'])
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(n, m, encoding='utf-8', buffering=-1 if n < 2 else 1) for n, m in ways
+    )
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for k in ('TRICKBAG_PROGRESS', 'IN_TEST', 'COLUMNS', 'LINES', 'PYTHONSTARTUP', 'TERM'):
+        os.environ.pop(k, None)
+    os.environ.update(job['env'])
+    os.chdir(job['cwd'])
     code = 0
     try:
         if 'ipython' in job:
             import IPython
+
             IPython.start_ipython(argv=job['ipython'])
-        else: exec(compile(open('script.py').read(), 'script.py', 'exec'), {'__name__': '__main__'})
-    except SystemExit: pass
+        else:
+            exec(compile(open('script.py').read(), 'script.py', 'exec'), {'__name__': '__main__'})
+    except SystemExit:
+        pass
     except BaseException:
-        import traceback; traceback.print_exc(); code = 1
-    sys.stdout.flush(); os._exit(code)
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
 """
 IPYTHON = ['--no-banner', '--colors=NoColor', '--simple-prompt', '--HistoryManager.enabled=False', '--no-confirm-exit']
 
@@ -224,9 +274,12 @@ def test_terminal_that_is_told_otherwise(zygote, tmp_path):
             LEARNER
             + """
 for env in ({'TRICKBAG_PROGRESS': '0'}, {'TRICKBAG_PROGRESS': 'plain'}, {'TERM': 'dumb'}):
-    os.environ.pop('TRICKBAG_PROGRESS', None); os.environ.update(env)
+    os.environ.pop('TRICKBAG_PROGRESS', None)
+    os.environ.update(env)
     print('==', *env.values())
-    learner().fit(1); say('a word'); learner().validate(Slow(30, .04))
+    learner().fit(1)
+    say('a word')
+    learner().validate(Slow(30, 0.04))
 """,
             tmp_path,
         )

@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 
+from tests.helpers import start
 from trickbag.all import *
 from trickbag.core.output import display_kind, say, standard_output
 from trickbag.monitors import csv_logger
@@ -133,6 +134,7 @@ def test_no_traceback_at_the_end_of_the_program():
 from trickbag.testing.proofs import tiny_learner
 from trickbag.monitors.progress import Progress
 import sys
+
 l = tiny_learner([Progress(how='plain')])
 print('go', flush=True)
 sys.stdin.readline()
@@ -183,19 +185,22 @@ def test_csv_where_nothing_can_be_written(tmp_path):
 
 
 def test_two_processes_in_one_folder(tmp_path):
+    folder = tmp_path / 'run'
+    folder.mkdir()
     code = f'''
 import warnings
 from trickbag.all import *
 from trickbag.testing.proofs import tiny_learner
 warnings.simplefilter('ignore')
-tiny_learner([CSVLogger()], path={str(tmp_path)!r}).fit(12)
+tiny_learner([CSVLogger()], path={str(folder)!r}).fit(12)
 '''
-    ps = [subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for p in ps:
-        err = p.stderr.read()
-        assert p.wait() == 0, err
-    got = [int(r['epoch']) for r in rows(tmp_path / 'history.csv')]
-    assert got == list(range(12)) and [p.name for p in tmp_path.iterdir()] == ['history.csv']
+    outputs = [tmp_path / f'output{i}' for i in range(2)]
+    processes = [start(code, output) for output in outputs]
+    for process, output in zip(processes, outputs):
+        process.join(120)
+        assert process.exitcode == 0, output.read_text()
+    got = [int(r['epoch']) for r in rows(folder / 'history.csv')]
+    assert got == list(range(12)) and [p.name for p in folder.iterdir()] == ['history.csv']
 
 
 def test_somebody_else_writes_the_file(tmp_path):

@@ -7,8 +7,9 @@ import warnings
 import pytest
 import torch
 
+from tests.helpers import SaveAt
 from trickbag.testing.pairs import BAG, bag_opt, pair_learner, small_data, small_model
-from trickbag.testing.proofs import EarlyBomb, LateBomb, StopAt, found, prove_own_stream, weights
+from trickbag.testing.proofs import EarlyBomb, LateBomb, found, prove_own_stream, weights
 
 
 @pytest.fixture(autouse=True)
@@ -20,15 +21,18 @@ def quiet():
 
 @pytest.mark.parametrize('name', BAG)
 def test_resumes_to_the_bit_and_saves_what_the_plain_model_loads(name, tmp_path):
-    whole = pair_learner(name).fit(2)
-    for at in ((0, 0), (0, 1), (0, 2), (0, None), (1, 1)):
-        f = tmp_path / f'{at}.pt'
-        pair_learner(name).fit(2, cbs=StopAt(at, f))
-        sd = torch.load(f, weights_only=True)['model']
-        assert list(sd) == list(small_model().state_dict()), f"{name}: other keys than the plain model's"
-        small_model().load_state_dict(sd, strict=True)
+    "One run saves on its way; those that go on from its files save nothing, and end with the same bits"
+    places = (0, 0), (0, 1), (0, 2), (0, None), (1, 1)
+    saves = SaveAt(places, tmp_path)
+    whole = pair_learner(name).fit(2, cbs=saves)
+    plain = small_model()
+    keys = list(plain.state_dict())
+    for at, file in saves.files.items():
+        sd = torch.load(file, weights_only=True)['model']
+        assert list(sd) == keys, f"{name}: other keys than the plain model's"
+        plain.load_state_dict(sd, strict=True)
         torch.manual_seed(random.randrange(2**31))
-        rest = pair_learner(name).fit(2, resume=f)
+        rest = pair_learner(name).fit(2, resume=file)
         assert torch.equal(weights(whole), weights(rest)), (
             f"{name}, stopped after {at}: {(weights(whole) - weights(rest)).abs().max():.1e} apart"
         )

@@ -3,12 +3,9 @@
 import pytest
 import torch
 
-from tests.helpers import NoWait
+from tests.helpers import TRIALS, NoWait
 from trickbag.testing.proofs import tiny_learner
-from trickbag.tricks.cutmix import CutMix
-from trickbag.tricks.label_smoothing import LabelSmoothing
 from trickbag.tricks.mix_or_cut import MixOrCut
-from trickbag.tricks.mixup import MixUp
 from trickbag.tricks.random_erasing import RandomErasing
 
 
@@ -26,21 +23,17 @@ def watched(cb, n=8):
     return m.n
 
 
-makes = [
-    MixUp,
-    CutMix,
-    MixOrCut,
-    lambda: MixOrCut(p=0.5, mode='batch'),
-    LabelSmoothing,
-    RandomErasing,
-    lambda: RandomErasing(mode='color', max_count=3),
-    lambda: RandomErasing(mode='const'),
-]
+MAKES = {n: TRIALS[n].make for n in ('MixUp', 'CutMix', 'MixOrCut', 'LabelSmoothing', 'RandomErasing')} | dict(
+    MixOrCut_by_batch=lambda: MixOrCut(p=0.5, mode='batch'),
+    RandomErasing_in_color=lambda: RandomErasing(mode='color', max_count=3),
+    RandomErasing_with_one_color=lambda: RandomErasing(mode='const'),
+)
 
 
-@pytest.mark.parametrize('i', range(len(makes)))
-def test_no_wait_and_no_loop(i):
-    assert watched(makes[i](), 8) == watched(makes[i](), 64) > 0  # as many operations for 64 samples as for 8
+@pytest.mark.parametrize('name', MAKES)
+def test_as_many_operations_for_64_samples_as_for_8_and_none_waits(name):
+    make = MAKES[name]
+    assert watched(make(), 8) == watched(make(), 64) > 0
 
 
 @pytest.mark.parametrize(

@@ -43,24 +43,40 @@ def cbs(dtype):
     ]
 
 
-def test_all():
+def test_any_order():
     prove_order(cbs('bf16'), n=20, model=model)
+
+
+def test_resumed_to_the_bit():
     prove_resume(cbs('bf16'), model=model)
+
+
+def test_undone_after_an_error():
     prove_undone(cbs('bf16'), model=model)
 
 
-def test_fp16():
-    prove_order(cbs('fp16'), n=4, fit=lambda learn: learn.fit(1), model=model)
+def test_any_order_in_fp16():
+    prove_order(cbs('fp16'), n=4, model=model)
+
+
+def test_resumed_to_the_bit_in_fp16():
     prove_resume(cbs('fp16'), model=model, at=((0, 2), (0, 5), (1, 4)))
 
 
-def test_optimizers():
-    for opt_func in (
-        partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3),
-        partial(torch.optim.RMSprop, weight_decay=1e-3),
-    ):
-        prove_resume(cbs('bf16'), model=model, opt_func=opt_func)
-        prove_order(cbs('bf16'), n=4, model=model, opt_func=opt_func)
+OPTIMIZERS = dict(
+    sgd=partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3),
+    rmsprop=partial(torch.optim.RMSprop, weight_decay=1e-3),
+)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_resumed_with_another_optimizer(name):
+    prove_resume(cbs('bf16'), model=model, opt_func=OPTIMIZERS[name])
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_any_order_with_another_optimizer(name):
+    prove_order(cbs('bf16'), n=4, model=model, opt_func=OPTIMIZERS[name])
 
 
 # SAM, Lookahead, SWA and LayerFreezing
@@ -86,19 +102,19 @@ def four(avg=lambda: SWA(0.3)):
 @pytest.mark.parametrize(
     'avg', [lambda: SWA(0.3), lambda: SWA(0.3, every=2, lr=0.02), lambda: EMA(0.9)], ids=['swa', 'swa_steps', 'ema']
 )
-def test_resume(avg, opt):
+def test_four_resumed_to_the_bit(avg, opt):
     prove_resume(four(avg), opt_func=opt)
 
 
-def test_order():
+def test_four_in_any_order():
     prove_order(four(), n=8, fit=lambda learn: learn.fit(2))
 
 
-def test_undone():
+def test_four_undone_after_an_error():
     prove_undone(four())
 
 
-def test_each_does_something():
+def test_each_of_four_does_something():
     whole = weights(tiny_learner(four()()).fit(2))
     for i in range(4):
         cbs = four()()
@@ -138,7 +154,7 @@ class Watched(Callback):
 @pytest.mark.parametrize(
     'cb', [SAM, lambda: Lookahead(2), lambda: SWA(0, every=2, lr=0.1)], ids=['SAM', 'Lookahead', 'SWA']
 )
-def test_no_wait(cb):
+def test_no_step_waits(cb):
     learn = tiny_learner([cb(), w := Watched()]).fit(1)
     assert w.n > 0
 

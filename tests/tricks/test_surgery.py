@@ -37,9 +37,19 @@ def surgery():
     ]
 
 
-def test_together():
-    prove_order(lambda: [*surgery(), EMA(0.9), MixUp()], model=resnet, n=6)
-    prove_resume(lambda: [*surgery(), EMA(0.9), MixUp()], model=resnet, at=[(0, 3), (1, 2)])
+def with_average_and_mix():
+    return [*surgery(), EMA(0.9), MixUp()]
+
+
+def test_any_order():
+    prove_order(with_average_and_mix, model=resnet, n=6)
+
+
+def test_resumed_to_the_bit():
+    prove_resume(with_average_and_mix, model=resnet, at=[(0, 3), (1, 2)])
+
+
+def test_undone_after_an_error():
     prove_undone(
         surgery,
         model=resnet,

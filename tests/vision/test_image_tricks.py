@@ -4,31 +4,23 @@ layout, batches left as they came."""
 import pytest
 import torch
 
-from tests.helpers import NoWait
+from tests.helpers import TRIALS, NoWait
 from trickbag.testing.proofs import tiny_learner
-from trickbag.vision.alternating_flip import AlternatingFlip
-from trickbag.vision.col_out import ColOut
 from trickbag.vision.color_jitter import ColorJitter
 from trickbag.vision.cutout import CutOut
 from trickbag.vision.gaussian_blur import GaussianBlur
-from trickbag.vision.grayscale import Grayscale
 from trickbag.vision.pad_crop import PadCrop
 from trickbag.vision.pca_lighting import PCALighting
 from trickbag.vision.random_affine import RandomAffine
 from trickbag.vision.repeated_augmentation import RepeatedAugmentation
 
-makes = dict(
-    CutOut=CutOut,
+IN_BAG = 'CutOut', 'ColOut', 'AlternatingFlip', 'RepeatedAugmentation', 'PCALighting', 'Grayscale'
+MAKES = {n: TRIALS[n].make for n in IN_BAG} | dict(
     CutOut2=lambda: CutOut(3, 2, 0.5),
-    ColOut=ColOut,
     PadCrop=PadCrop,
     PadCrop0=lambda: PadCrop(2, 'zero'),
-    AlternatingFlip=AlternatingFlip,
-    RepeatedAugmentation=RepeatedAugmentation,
     grow=lambda: RepeatedAugmentation(2, grow=True),
-    PCALighting=PCALighting,
     ColorJitter=lambda: ColorJitter(hue=0.2, p=0.8),
-    Grayscale=lambda: Grayscale(0.5),
     GaussianBlur=GaussianBlur,
     RandomAffine=lambda: RandomAffine(30, (0.1, 0.1), (0.8, 1.2), 10, p=0.8),
     bilinear=lambda: RandomAffine(30, mode='bilinear', fill=(9, 99, 199)),
@@ -58,30 +50,30 @@ def ops(cb, n):
     return m.n
 
 
-@pytest.mark.parametrize('k', makes)
-def test_no_wait_and_no_loop(k, monkeypatch):
+@pytest.mark.parametrize('name', MAKES)
+def test_no_wait_and_no_loop(name, monkeypatch):
     # `flip` copies image by image where nothing waits, on a CPU: here its other way, as on a GPU
     from trickbag.vision import alternating_flip
 
     monkeypatch.setattr(alternating_flip, 'flip', lambda x, mask: torch.where(mask[:, None, None, None], x.flip(3), x))
-    assert ops(makes[k](), 8) == ops(makes[k](), 64) > 0
+    assert ops(MAKES[name](), 8) == ops(MAKES[name](), 64) > 0
 
 
-@pytest.mark.parametrize('k', makes)
-def test_the_batch_that_came_stays(k):
-    cb = makes[k]()
+@pytest.mark.parametrize('name', MAKES)
+def test_the_batch_that_came_stays(name):
+    cb = MAKES[name]()
     b = batch(cb)
     was = [o.clone() for o in b]
     rng = torch.get_rng_state()
     learn = ran(cb, *b)
     assert all(torch.equal(o, w) for o, w in zip(b, was)) and torch.equal(torch.get_rng_state(), rng)
     assert not torch.equal(learn.xb, was[0]) and learn.xb.dtype == was[0].dtype
-    assert torch.equal(learn.xb, ran(makes[k](), *b).xb)  # the same draws for the same seed, epoch and batch
+    assert torch.equal(learn.xb, ran(MAKES[name](), *b).xb)  # the same draws for the same seed, epoch and batch
 
 
-@pytest.mark.parametrize('k', makes)
-def test_any_layout(k):
-    cb = makes[k]()
+@pytest.mark.parametrize('name', MAKES)
+def test_any_layout(name):
+    cb = MAKES[name]()
     x, y, idx = batch(cb)
     ref = ran(cb, x, y, idx).xb
     wide = torch.zeros(8, 3, 9, 20, dtype=x.dtype)
@@ -92,20 +84,20 @@ def test_any_layout(k):
         x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
     ):
         torch.testing.assert_close(
-            ran(makes[k](), o, y, idx).xb.contiguous(), ref, atol=0 if ref.dtype == torch.uint8 else 1e-6, rtol=0
+            ran(MAKES[name](), o, y, idx).xb.contiguous(), ref, atol=0 if ref.dtype == torch.uint8 else 1e-6, rtol=0
         )
 
 
-@pytest.mark.parametrize('k', makes)
-def test_tells(k):
-    cb = makes[k]()
+@pytest.mark.parametrize('name', MAKES)
+def test_tells(name):
+    cb = MAKES[name]()
     assert all(hasattr(cb, o) for o in cb.traced)
     ran(cb, *batch(cb))
     assert all(getattr(cb, o) is not None and getattr(cb, o) != {} for o in cb.traced)
 
 
-@pytest.mark.parametrize('k', makes)
-def test_a_batch_of_one(k):
-    cb = makes[k]()
+@pytest.mark.parametrize('name', MAKES)
+def test_a_batch_of_one(name):
+    cb = MAKES[name]()
     x = ran(cb, *batch(cb, 1)).xb
     assert x.ndim == 4 and x.float().isfinite().all()
