@@ -43,7 +43,7 @@ from ..loop.loading import num_batches
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
 
-# %% ../../nbs/data/08_loaders.ipynb #e1b8cae1
+# %% ../../nbs/data/08_loaders.ipynb #4e365423
 @checked_loader_arguments()
 def from_sources(
     cls,
@@ -75,15 +75,11 @@ def from_sources(
             f"DataLoaders: presize={presize} is smaller than size={size}, so images are made smaller and "
             "then enlarged; leave presize out"
         )
-    valid_bs = valid_bs or 2 * bs
+    cbs = [Crop(size, scale, crop_pct=crop_pct), *([Flip()] if flip else []), Normalize(mean, std)]
     loader = partial(_loader, presize, keep, threads)
-    return cls(
-        loader(train, bs, shuffle=True, drop_last=drop_last),
-        loader(valid, valid_bs),
-        [Crop(size, scale, crop_pct=crop_pct), *([Flip()] if flip else []), Normalize(mean, std)],
-        vocab,
-        partial(_test_loader, loader, valid_bs),
-    )
+    train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
+    valid_bs = valid_bs or 2 * bs
+    return cls(train_loader, loader(valid, valid_bs), cbs, vocab, partial(_test_loader, loader, valid_bs))
 
 
 def _loader(presize, keep, threads, source, bs, **kw):

@@ -290,7 +290,7 @@ def _map_files(arrays, n, P):
     for descriptor in (arrays.fd, arrays.dir):
         weakref.finalize(arrays, os.close, descriptor)
 
-# %% ../../nbs/data/03_store.ipynb #29cfd340
+# %% ../../nbs/data/03_store.ipynb #0f54eee7
 class DecodedImages:
     "Which images of a source are decoded, and where their pixels are"
 
@@ -343,7 +343,7 @@ class DecodedImages:
             self.kind = kind
             self.arrays = None
         if kind_before == 'none':
-            return  # another thread said it
+            return  # another thread has warned
         instead = 'they are kept in memory, for this run' if kind == 'memory' else 'they are decoded anew each epoch'
         reason = getattr(error, 'strerror', None) or error
         warnings.warn(
