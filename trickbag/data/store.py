@@ -379,7 +379,7 @@ def _open_on_disk(images: DecodedImages, key: str):
     except (OSError, RuntimeError) as e:
         images.give_up(e, choose_kind(images.need, False))
 
-# %% ../../nbs/data/03_store.ipynb #8b5def3c
+# %% ../../nbs/data/03_store.ipynb #e199e158
 def _decode_some(images: DecodedImages, numbers: list) -> list:
     "Pairs of number and pixels, for those that were not there yet"
     decoded = ((i, _decode_one(images, i)) for i in numbers)
@@ -392,7 +392,8 @@ def _decode_one(images, i):
     arrays = images.arrays
     stamp = source.stamp(i) if arrays and hasattr(source, 'stamp') else 1
     if arrays and images._stamps[i] == stamp:
-        return _mark_ready(images, i)
+        _mark_ready(images, i)
+        return None
     x, width_height = source.get(i, images.presize)
     if arrays:
         # a changed file: neither the old picture nor half of the new one
