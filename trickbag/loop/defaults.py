@@ -116,6 +116,20 @@ def _check_probabilities(learn, pred, y):
             f"model with n_out={y.shape[1]}"
         )
 
+# %% ../../nbs/loop/20_defaults.ipynb #6772a1ea
+def _has_logits(learn):
+    return isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
+
+
+def _check_first_batch(learn, facts, y):
+    "What is checked once a fit, at its first batch"
+    if _has_logits(learn) and facts.weight is not None:
+        check_weight(facts, learn.pred)
+    _check_shapes(learn, learn.pred, y)
+    if _has_logits(learn) and y is not None:
+        warn_if_taken_for_another(facts, learn.pred)
+    check_rules(learn.active, learn, late=True)
+
 # %% ../../nbs/loop/20_defaults.ipynb #5aff26f2
 def _check_loss(learn, facts, y):
     "ValueError for a loss of several numbers, or one that is called the wrong way round"
@@ -137,7 +151,7 @@ def _warn_of_unknown_mean(learn):
         "by something else, say so: loss_func.denominator = a function of the batch's targets"
     )
 
-# %% ../../nbs/loop/20_defaults.ipynb #edd26d53
+# %% ../../nbs/loop/20_defaults.ipynb #eed3a265
 class CheckTargets(Callback):
     """Before step 1, logits and targets of the first batch must fit each other and the loss; a loss that takes no
     class indices, such as BCE, gets probabilities"""
@@ -147,7 +161,7 @@ class CheckTargets(Callback):
     writes = ('y',)
     does = ('targets as the loss takes them',)
     fit_checked = True  # whether the first batch of this fit was checked; there is nothing to check outside a fit
-    warned = False  # of a loss whose mean cannot be told
+    warned = False  # of a loss that is neither a mean nor a sum
     looked_at = frozenset()  # True: this epoch's training, False: this validation, if its first batch was looked at
     makes_soft = frozenset()  # the same, if class indices become probabilities in it
 
@@ -180,10 +194,9 @@ class CheckTargets(Callback):
         "At the first batch of a training or a validation"
         facts = learn.loss_facts
         y = learn.clean_yb
-        has_logits = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
         # labels are held against it from here on, those of the next validation too
         learn._label_range = None
-        if has_logits and facts.indices:
+        if _has_logits(learn) and facts.indices:
             learn._label_range = (facts.n_classes(learn.pred.shape[1]), facts.ignore)
         now = {learn.training}
         self.looked_at |= now
@@ -195,19 +208,10 @@ class CheckTargets(Callback):
         _check_loss(learn, facts, y)
         if not self.fit_checked and learn.training:
             self.fit_checked = True
-            self._check_fit(learn, facts, y, has_logits)
+            _check_first_batch(learn, facts, y)
         if y is not None and facts.reduction is None and not facts.unread and not self.warned:
             self.warned = True
             _warn_of_unknown_mean(learn)
-
-    def _check_fit(self, learn, facts, y, has_logits):
-        "At the first batch of a fit"
-        if has_logits and facts.weight is not None:
-            check_weight(facts, learn.pred)
-        _check_shapes(learn, learn.pred, y)
-        if has_logits and y is not None:
-            warn_if_taken_for_another(facts, learn.pred)
-        check_rules(learn.active, learn, late=True)
 
 # %% ../../nbs/loop/20_defaults.ipynb #90e7b9e8
 class GatherPreds(Callback):

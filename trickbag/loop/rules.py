@@ -324,7 +324,7 @@ _RUN_RULES = [
 # %% ../../nbs/loop/10_rules.ipynb #776aeb38
 RULES = [*_LOSS_RULES, *_PAIR_RULES, *_RUN_RULES]
 
-# %% ../../nbs/loop/10_rules.ipynb #3a05c279
+# %% ../../nbs/loop/10_rules.ipynb #4e3268e4
 LEARNER = ('the loss', 'the run', 'the model')
 EXEMPT = 'targets as the loss takes them'  # who does this acts where the loss asks for it, so no rule speaks of it
 
@@ -359,7 +359,7 @@ def rule_matches(
                 matches += [(rule, a, b) for b in cbs if b is not a and selects(rule.b, b)]
     return matches
 
-
+# %% ../../nbs/loop/10_rules.ipynb #9abf31ff
 def check_rules(
     cbs: list,  # composed callbacks
     learn=None,  # the learner in which a fit begins; None checks only what names show
