@@ -544,13 +544,19 @@ LOOP = [
     Bug('callback.py', 'class_name(cb), cb.name)', ')', some('loop/callbacks', 'one_stage'), 'order'),
     Bug(
         'callback.py',
-        'training or e not in batch or not cb.train_only',
-        'training or not cb.train_only',
+        'not training and event in VALIDATION_BATCH_EVENTS',
+        'not training',
         page('callback', 'tricks/progressive_resize'),
         'ignored',
     ),
-    Bug('callback.py', 'deepcopy(sd[n])', 'sd[n]', some('loop/checkpoint', 'load_read'), 'missing copy'),
-    Bug('callback.py', 'bool({*n.owns} & {*o.owns})', 'True', some('loop/callbacks', 'unrelated or place'), 'ignored'),
+    Bug('callback.py', 'deepcopy(sd[name])', 'sd[name]', some('loop/checkpoint', 'load_read'), 'missing copy'),
+    Bug(
+        'callback.py',
+        'bool({*newer.owns} & {*older.owns})',
+        'True',
+        some('loop/callbacks', 'unrelated or place'),
+        'ignored',
+    ),
     Bug(
         'callback.py',
         "('reads', 'writes', 'owns', 'does', 'traced', 'state')",
@@ -561,20 +567,26 @@ LOOP = [
     # rules
     Bug(
         'loop/rules.py',
-        'total = -(-(learn.n_iter or 0)//n_acc)*learn.n_epoch',
+        'total = steps_an_epoch*learn.n_epoch',
         'total = (learn.n_iter or 0)*learn.n_epoch',
         some('tricks/together', 'lag'),
         'ignored',
     ),
-    Bug('loop/rules.py', '            owners[o] = cb\n', '', page('loop/rules'), 'ignored'),
+    Bug('loop/rules.py', 'owners[thing] = cb', '', page('loop/rules'), 'ignored'),
     Bug(
         'loop/rules.py',
-        'b is not a and selects(r.b, b)',
-        'selects(r.b, b)',
+        'b is not a and selects(rule.b, b)',
+        'selects(rule.b, b)',
         page('loop/rules', 'runs/tta'),
         'ignored',
     ),
-    Bug('loop/rules.py', 't!=s', 't<s', page('loop/rules', 'tricks/distillation'), 'sign'),
+    Bug(
+        'loop/rules.py',
+        'n_teacher!=n_student',
+        'n_teacher<n_student',
+        page('loop/rules', 'tricks/distillation'),
+        'sign',
+    ),
 ]
 
 SAVED = [
@@ -681,23 +693,23 @@ RATES = [
     Bug('loop/schedule.py', '(start*(1+c)+end*(1-c))/2', '(start*(1-c)+end*(1+c))/2', page('loop/schedule'), 'sign'),
     Bug(
         'loop/schedule.py',
-        'updown(1/self.div, 1, 1/self.div_final)',
-        'updown(1/self.div, 1, 1/self.div/self.div_final)',
+        'up_and_down(1/self.div, 1, 1/self.div_final)',
+        'up_and_down(1/self.div, 1, 1/self.div/self.div_final)',
         page('loop/schedule'),
         'formula',
     ),
     Bug(
         'loop/schedule.py',
-        'v*(g[k] if k in self._times else self._base[k][i])',
-        'v*g[k]',
+        'value*(group[param] if param in self._set_before else self._base[param][i])',
+        'value*group[param]',
         page('loop/schedule'),
         'no reset',
     ),
-    Bug('loop/schedule.py', "(v, *g['betas'][1:])", '(v, v)', page('loop/schedule'), 'axis'),
+    Bug('loop/schedule.py', "(value, *group['betas'][1:])", '(value, value)', page('loop/schedule'), 'axis'),
     Bug(
         'loop/schedule.py',
-        'range(1, math.ceil(1/m)+1)',
-        'range(math.ceil(1/m)+1)',
+        'range(1, math.ceil(1/positions[0])+1)',
+        'range(math.ceil(1/positions[0])+1)',
         page('loop/schedule'),
         'off by one',
     ),
@@ -824,8 +836,8 @@ DATA = [
 NUMBERS = [
     Bug(
         'loop/metrics.py',
-        'missing if v is None else k*v if k',
-        'missing if v is None else v if k',
+        'missing if value is None else n*value',
+        'missing if value is None else value',
         page('loop/metrics'),
         'formula',
     ),

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .loss_facts import ACTIVATIONS, without_ignore
 
-# %% ../../nbs/loop/05_loss_watch.ipynb #94424abc
+# %% ../../nbs/loop/05_loss_watch.ipynb #6dbff76b
 # What each of torch's losses takes its first argument for: the inverse of that activation
 _ACTIVATION_OF = {
     F.cross_entropy: 'softmax',
@@ -39,7 +39,7 @@ _HARMLESS = (
     torch.Tensor.__len__,
 )
 
-
+# %% ../../nbs/loop/05_loss_watch.ipynb #f45f69b3
 def _equal_values(a, b):
     "Whether two tensors hold the same numbers, whatever their shapes and types"
     if a.numel() != b.numel():
@@ -63,11 +63,20 @@ def _telltale_values(pred, y) -> list:  # (name of an activation, tensor)
     return values
 
 
+def _role(value, pred, y) -> str | None:
+    "'pred' or 'y', if the value is the one or the other"
+    if not isinstance(value, torch.Tensor):
+        return None
+    if _equal_values(value, pred):
+        return 'pred'
+    return 'y' if y is not None and _equal_values(value, y) else None
+
+
 def _add_new(found: list, value):
     if value is not None and not any(value is other for other in found):
         found.append(value)
 
-# %% ../../nbs/loop/05_loss_watch.ipynb #62e187e4
+# %% ../../nbs/loop/05_loss_watch.ipynb #fce800c0
 class Watch(TorchFunctionMode):
     "See which functions of torch a loss calls, and what they are given and give"
 
@@ -96,12 +105,12 @@ class Watch(TorchFunctionMode):
     def _see_activation(self, func, args):
         "What a function is known to take its argument for"
         if func in _DISTANCES:
-            if {self._role(arg) for arg in args[:2]} == {'pred', 'y'}:
+            if {_role(arg, self.pred, self.y) for arg in args[:2]} == {'pred', 'y'}:
                 self.activations.add('identity')
             return
         if func not in _ACTIVATION_OF:
             return
-        if len(args) > 1 and self._role(args[0]) == 'y' and self._role(args[1]) == 'pred':
+        if len(args) > 1 and self._is(args[0], 'y') and self._is(args[1], 'pred'):
             self.swapped = True
             return
         # The argument may be the logits, or something that was made of them and means the same
@@ -125,19 +134,14 @@ class Watch(TorchFunctionMode):
             return
         first, second = args[:2]
         if first.shape == (self.n_classes,):
-            by_targets = func is torch.Tensor.__getitem__ and self._role(second) == 'y'
+            by_targets = func is torch.Tensor.__getitem__ and self._is(second, 'y')
             if by_targets or func is torch.index_select:
                 _add_new(self.weights, first)
-        if func in _COMPARISONS and isinstance(second, int) and self._role(first) == 'y':
+        if func in _COMPARISONS and isinstance(second, int) and self._is(first, 'y'):
             _add_new(self.ignored, second)
 
-    def _role(self, value) -> str | None:
-        "'pred' or 'y', if the value is the one or the other"
-        if not isinstance(value, torch.Tensor):
-            return None
-        if _equal_values(value, self.pred):
-            return 'pred'
-        return 'y' if self.y is not None and _equal_values(value, self.y) else None
+    def _is(self, value, role) -> bool:
+        return _role(value, self.pred, self.y) == role
 
 # %% ../../nbs/loop/05_loss_watch.ipynb #4d51dc4a
 class Trial:

@@ -66,7 +66,7 @@ class Phase(NamedTuple):
     def __str__(self):
         return f"start={self.start}, stop={self.stop}{', epochs=True' if self.epochs else ''}"
 
-# %% ../../nbs/loop/09_phase.ipynb #e4aad7d5
+# %% ../../nbs/loop/09_phase.ipynb #77d139a4
 # Who owns one of these counts batches, sets a number format, or makes the batch fit for the model
 _NEEDS_WHOLE_RUN = {
     'accumulate',
@@ -93,7 +93,7 @@ def _check_phase(cb, start, stop, epochs):
         end = float('inf') if epochs else 1
     if not epochs and not 0 <= start < end <= 1:
         raise ValueError(f"During: need 0 <= start < stop <= 1, got {start} and {stop}; for epochs add epochs=True")
-    # of one epoch from the start and one from the end, only the run's length tells which comes first
+    # of one epoch from the start and one from the end, which comes first depends on the run's length
     if start >= end and (start < 0) == (end < 0):
         raise ValueError(f"During: no epoch lies between {start} and {stop}; need start < stop")
     if not any(hasattr(cb, event) for event in BATCH_EVENTS):

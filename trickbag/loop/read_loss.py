@@ -56,14 +56,14 @@ def _is_sum(trial, pred, y, cut) -> bool:
     of_all, of_first, of_rest = losses
     return _close(of_all, of_first + of_rest)
 
-# %% ../../nbs/loop/05_read_loss.ipynb #7420ad84
+# %% ../../nbs/loop/05_read_loss.ipynb #3fc3d89f
 def _revealing_labels(
     n_classes,
     device,
     weight=None,  # that the classes may have
     ignore=None,  # label that may be ignored
 ) -> tuple:  # labels, and how many of them are the first part
-    "Class indices that tell weights apart, with what may be ignored in both parts"
+    "Class indices whose losses show the weights, with what may be ignored in both parts"
     first = [0, n_classes // 2]
     rest = [n_classes - 1, n_classes // 3, n_classes // 4]
     if weight is not None:
@@ -83,7 +83,7 @@ def _unknown_labels(y, n_classes) -> list:
         return []
     return y[(y < 0) | (y >= n_classes)].unique()[:2].tolist()
 
-# %% ../../nbs/loop/05_read_loss.ipynb #49e7df34
+# %% ../../nbs/loop/05_read_loss.ipynb #11f9f5ca
 _weights_found = WeakKeyDictionary()  # loss -> what was found for it: with many classes it takes a second
 
 
@@ -129,7 +129,7 @@ def _weights_beside(trial, kind, n_classes, pred, first, a) -> list | None:
             weights.append((a - both) / (both - b))
     return weights
 
-
+# %% ../../nbs/loop/05_read_loss.ipynb #b021bf4a
 def _sample(pred, kind, label, by) -> tuple:
     "Logits of one sample and its label; the logit of that class is raised, so that losses of samples differ clearly"
     logits = made_up_logits(pred, 1, 'any').double()
@@ -145,7 +145,7 @@ def _loss_of(trial, *samples):
     logits = torch.cat([sample_logits for sample_logits, _ in samples])
     return trial(logits, torch.tensor([label for _, label in samples], device=logits.device))
 
-# %% ../../nbs/loop/05_read_loss.ipynb #e470d560
+# %% ../../nbs/loop/05_read_loss.ipynb #8037c608
 def _read_indices(facts, trial, kind, n_classes, pred, unknown_labels=()):
     """What the loss does with class indices; its watch, or None if it takes none. `unknown_labels`: those of the data
     that are no classes"""
@@ -174,7 +174,7 @@ def _read_indices(facts, trial, kind, n_classes, pred, unknown_labels=()):
     facts.ignore = None
     return watch
 
-
+# %% ../../nbs/loop/05_read_loss.ipynb #02fae631
 def _ignored_candidates(watch, n_classes, device, unknown_labels) -> list:
     "Labels that the loss may ignore; None, for none, comes last"
     labels = [*unknown_labels, *(label for label in watch.ignored if label not in unknown_labels)]
