@@ -17,8 +17,11 @@ def split_hidden(
     """Filters and matrices between the first and the last of them, and the rest; those with one input a unit
     (depthwise) are rest"""
     mats = [p for p in params if p.ndim in (2, 4) and p.shape[1] > 1]
-    hidden = {id(p) for p in mats[1:-1]}
-    return [p for p in params if id(p) in hidden], [p for p in params if id(p) not in hidden]
+    # by identity: tensors have no truth value to compare by
+    inside = {id(p) for p in mats[1:-1]}
+    hidden = [p for p in params if id(p) in inside]
+    rest = [p for p in params if id(p) not in inside]
+    return hidden, rest
 
 
 class Muon(torch.optim.Optimizer):
@@ -45,22 +48,28 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         "One step of both, on this optimizer's groups and state as they are now"
-        own = [
-            dict(g, params=[p for p in g['params'] if p.grad is not None]) for g in self.param_groups if 'ns_steps' in g
-        ]
-        mats = {p: p.detach().reshape(len(p), -1) for g in own for p in g['params']}
-        for p, m in mats.items():
-            m.grad = p.grad.reshape(len(p), -1)
-        self.muon.param_groups = [dict(g, params=[mats[p] for p in g['params']]) for g in own]
+        # filter -> the matrix that Muon sees in its place, a row a filter
+        matrices = {}
+        self.muon.param_groups = []
+        for group in self.param_groups:
+            if 'ns_steps' not in group:
+                continue
+            params = [p for p in group['params'] if p.grad is not None]
+            for p in params:
+                matrices[p] = p.detach().reshape(len(p), -1)
+                matrices[p].grad = p.grad.reshape(len(p), -1)
+            self.muon.param_groups.append(dict(group, params=[matrices[p] for p in params]))
         self.muon.state.clear()
-        self.muon.state.update({m: self.state[p] for p, m in mats.items()})
+        self.muon.state.update({matrix: self.state[p] for p, matrix in matrices.items()})
         self.muon.step()
-        for p, m in mats.items():
-            if m.data_ptr() != p.data_ptr():
-                p.copy_(m.view_as(p))  # channels_last: the matrix was a copy
-        self.rest.param_groups = [g for g in self.param_groups if 'ns_steps' not in g]
+        for p, matrix in matrices.items():
+            # channels_last: the matrix was a copy
+            if matrix.data_ptr() != p.data_ptr():
+                p.copy_(matrix.view_as(p))
+        self.rest.param_groups = [group for group in self.param_groups if 'ns_steps' not in group]
         self.rest.state = self.state
         self.rest.step()
+        # what belongs to a step alone: the state is in `self.state`
         self.muon.state.clear()
         self.muon.param_groups = []
 
