@@ -13,7 +13,7 @@ import torch
 
 from ..callback import Callback
 
-# %% ../../nbs/speed/04_compile.ipynb #c6925121
+# %% ../../nbs/speed/04_compile.ipynb #e723a323
 def compile_call(
     model: torch.nn.Module,
     # passed to `torch.compile`
@@ -41,7 +41,7 @@ def compile_call(
 
     return guarded
 
-
+# %% ../../nbs/speed/04_compile.ipynb #be3b22cc
 class Compile(Callback):
     "Compile the model for a fit; batches of odd sizes run uncompiled"
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../../nbs/speed/05_conv.ipynb #acdd30f4
+# %% ../../nbs/speed/05_conv.ipynb #bd2616be
 def _out_size(size, kernel, stride, padding):
     "Height and width of what a convolution gives"
     return [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
@@ -57,7 +57,7 @@ def col2im(
             x[:, rows, columns] += cols[:, :, :, i, j]
     return x[:, above : above + height, left : left + width].permute(0, 3, 1, 2)
 
-
+# %% ../../nbs/speed/05_conv.ipynb #7fe1cd60
 class _Conv(torch.autograd.Function):
     "A convolution whose gradient of the weights is a matrix product; with `whole` the rest is one, too"
 

@@ -18,7 +18,7 @@ from .compile import Compile
 from .im2col import Im2Col
 from .mixed_precision import MixedPrecision
 
-# %% ../../nbs/speed/01_fast.ipynb #629f8bc0
+# %% ../../nbs/speed/01_fast.ipynb #c04194e5
 def _device(device=None):
     "That device, by name or as it is; None is the CUDA device if there is one, else the CPU"
     return torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -46,7 +46,7 @@ def has_compiler(device: torch.device) -> bool:
     compilers = (os.environ.get('CXX') or 'c++', 'g++', 'clang++')
     return any(shutil.which(name) for name in compilers)
 
-
+# %% ../../nbs/speed/01_fast.ipynb #3a9c0e45
 class Fast(list):
     "The callbacks that make training fast on a device, as a list for `cbs`; says what it chose and why"
 
@@ -90,7 +90,7 @@ class Fast(list):
     def __repr__(self):
         return self.said
 
-
+# %% ../../nbs/speed/01_fast.ipynb #4958afbf
 def keep_heap(
     keep: bool,  # True: freed memory stays with the process; False: large blocks go back to the system
 ):
@@ -106,7 +106,7 @@ def keep_heap(
     set_option(mmap_threshold, 2**30 if keep else 2**25)
     set_option(trim_threshold, 2**31 - 1 if keep else 2**26)
 
-# %% ../../nbs/speed/01_fast.ipynb #bf4d1950
+# %% ../../nbs/speed/01_fast.ipynb #22a1aa0b
 def waiting_threads(
     device: torch.device,
 ) -> str | None:  # None where it makes no difference: on a GPU, or with one thread
@@ -122,7 +122,7 @@ def waiting_threads(
         'same cores: set OMP_WAIT_POLICY=passive before Python starts, or leave it if nothing else runs'
     )
 
-
+# %% ../../nbs/speed/01_fast.ipynb #565e4276
 class Backends(Callback):
     """For a fit. On a GPU cuDNN looks for its fastest kernels, and float32 products are in TF32. On a CPU freed memory
     is kept for the next step"""

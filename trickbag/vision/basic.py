@@ -51,7 +51,7 @@ class Flip(Callback):
         g = learn.rng(self)
         learn.xb = flip(learn.xb, torch.rand(len(learn.xb), generator=g, device=g.device) < self.p)
 
-# %% ../../nbs/vision/basic.ipynb #f4f6e0f1
+# %% ../../nbs/vision/basic.ipynb #53ec09e6
 def normalize(
     x: torch.Tensor,  # images N x C x H x W: uint8, or floating in [0,1]
     mean: tuple = imagenet_mean,
@@ -83,7 +83,7 @@ def normalize(
         out.copy_(source).sub_(mean).div_(std)
     return result
 
-
+# %% ../../nbs/vision/basic.ipynb #766110d9
 def memory_format_of(model: torch.nn.Module) -> torch.memory_format:
     "Layout of the model's first convolution. Batches in another one cost a tenth of a step on a CPU"
     filters = next((p for p in model.parameters() if p.ndim == 4), None)

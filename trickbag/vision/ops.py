@@ -59,7 +59,7 @@ def per_image(
         v = v.float()
     return to_device(v, x.device).reshape(-1, 1, 1, 1)
 
-# %% ../../nbs/vision/ops.ipynb #99ca4d13
+# %% ../../nbs/vision/ops.ipynb #e4db4132
 def inverse_affine(
     angle=0.0,  # rotation in degrees, clockwise
     tx=0.0,
@@ -91,7 +91,7 @@ def inverse_affine(
     y0 = cy - yx * (cx + tx) - yy * (cy + ty)
     return torch.stack([xx, xy, x0, yx, yy, y0], -1).view(-1, 2, 3)
 
-
+# %% ../../nbs/vision/ops.ipynb #1035ef90
 def affine(
     x: torch.Tensor,  # images N x C x H x W, uint8 or floating
     # from `inverse_affine`, N x 2 x 3 (1 x 2 x 3: the same for all), on the CPU or the device of `x`
@@ -235,7 +235,7 @@ def equalize(x):
     table = torch.where(step > 0, table, levels).to(torch.uint8)
     return table.view(-1).index_select(0, place).view(x.shape)
 
-# %% ../../nbs/vision/ops.ipynb #98e7fd9a
+# %% ../../nbs/vision/ops.ipynb #48c173a6
 # an operation's number is its place here
 OPS = (
     'Identity',
@@ -269,7 +269,7 @@ _funcs = dict(
     Invert=lambda x, m: invert(x),
 )
 
-
+# %% ../../nbs/vision/ops.ipynb #24a33e9d
 def op_mats(
     op: torch.Tensor,  # numbers of operations in `OPS`, N
     mag: torch.Tensor,  # magnitudes, N, float64
@@ -286,7 +286,7 @@ def op_mats(
     y0 = shear_y * w / 2 - move_y.trunc()
     return torch.stack([cos, shear_x - sin, x0, shear_y + sin, cos, y0], 1).view(-1, 2, 3)
 
-
+# %% ../../nbs/vision/ops.ipynb #5fa3a02a
 def apply_ops(
     x: torch.Tensor,  # images N x C x H x W, uint8, 3 channels or 1
     op: torch.Tensor,  # numbers of operations in `OPS`, N, on the CPU
