@@ -56,12 +56,16 @@ MIXES = [
     ),
     Bug('tricks/cutmix.py', 'lam = 1-boxes[:, 2]', 'lam = boxes[:, 2]', page('tricks/cutmix'), 'sign'),
     Bug(
-        'vision/boxes.py', '(cy+ry).clamp(max=h)', '(cy+ry).clamp(max=w)', page('vision/boxes', 'tricks/cutmix'), 'axis'
+        'vision/boxes.py',
+        '(center_y+half_height).clamp(max=h)',
+        '(center_y+half_height).clamp(max=w)',
+        page('vision/boxes', 'tricks/cutmix'),
+        'axis',
     ),
     Bug(
         'vision/boxes.py',
-        '(i<(lo+n)[:, None])',
-        '(i<=(lo+n)[:, None])',
+        '(i<(first+length)[:, None])',
+        '(i<=(first+length)[:, None])',
         page('vision/boxes', 'tricks/cutmix'),
         'off by one',
     ),
@@ -116,7 +120,7 @@ WEIGHTS = [
     ),
     Bug('tricks/swa.py', '            update_bn(learn)\n', '', page('tricks/swa'), 'ignored'),
     Bug('tricks/sam.py', 'rho/(norm+eps)', '-rho/(norm+eps)', page('tricks/sam'), 'sign'),
-    Bug('tricks/sam.py', '[*ps, *learn.model.buffers()]', '[*ps]', page('tricks/sam'), 'undo'),
+    Bug('tricks/sam.py', '[*params, *learn.model.buffers()]', '[*params]', page('tricks/sam'), 'undo'),
     Bug('tricks/sam.py', '(learn.step+1)%self.interval', 'learn.step%self.interval', page('tricks/sam'), 'off by one'),
     Bug(
         'tricks/lookahead.py',
@@ -199,8 +203,8 @@ MODELS = [
     Bug('tricks/distillation.py', '*T**2', '*T', page('tricks/distillation'), 'formula'),
     Bug(
         'tricks/distillation.py',
-        'F.kl_div((pred.float()/T).log_softmax(1), (teacher.float()/T).log_softmax(1)',
-        'F.kl_div((teacher.float()/T).log_softmax(1), (pred.float()/T).log_softmax(1)',
+        'F.kl_div(log_p, log_teacher',
+        'F.kl_div(log_teacher, log_p',
         page('tricks/distillation'),
         'sign',
     ),
@@ -249,7 +253,13 @@ MODELS = [
         'no reset',
     ),
     Bug('tricks/whiten.py', 'square/n-mean[:, None]*mean', 'square/n', page('tricks/whiten'), 'formula'),
-    Bug('tricks/whiten.py', 'm.out_channels>=2*len(f)', 'm.out_channels>2*len(f)', page('tricks/whiten'), 'off by one'),
+    Bug(
+        'tricks/whiten.py',
+        'conv.out_channels>=2*len(filters)',
+        'conv.out_channels>2*len(filters)',
+        page('tricks/whiten'),
+        'off by one',
+    ),
     Bug(
         'tricks/ghost_batch_norm.py',
         'bn.bias, True, 1/(i+1), bn.eps',
@@ -313,7 +323,7 @@ PHASES = [
     ),
     Bug(
         'tricks/progressive_resize.py',
-        "learn.crop_settings = {k: v for k,v in learn.crop_settings.items() if k!='size' or not learn.fitting}",
+        "learn.crop_settings = {name: v for name, v in learn.crop_settings.items() if name != 'size'}",
         'pass',
         page('tricks/progressive_resize'),
         'no reset',
@@ -332,7 +342,13 @@ PHASES = [
         page('loop/phase'),
         'off by one',
     ),
-    Bug('tricks/fix_res.py', 'for p,r in self._was: p.requires_grad_(r)', 'pass', page('tricks/fix_res'), 'undo'),
+    Bug(
+        'tricks/fix_res.py',
+        'for p, required in self._was: p.requires_grad_(required)',
+        'pass',
+        page('tricks/fix_res'),
+        'undo',
+    ),
     Bug('runs/fix_res.py', '8e-3*bs/512', '8e-3*bs/256', page('tricks/fix_res'), 'formula'),
     Bug('runs/tta.py', 's.logsumexp(0)-math.log(v)', 's.logsumexp(0)', page('runs/tta'), 'formula'),
     Bug('vision/crop.py', '[x, x.flip(-1)]', '[x, x.flip(-2)]', some('vision/crop', 'ten_crop'), 'axis'),
@@ -413,8 +429,8 @@ VISION = [
     ),
     Bug('vision/col_out.py', '.sort(1).values', '', page('vision/col_out'), 'order'),
     Bug('vision/ops.py', '-hist+step//2', '-hist', page('vision/ops'), 'formula'),
-    Bug('vision/ops.py', '(x>=t.clamp(', '(x>t.clamp(', page('vision/ops'), 'off by one'),
-    Bug('vision/ops.py', '-(s-1)/2 for s in (w, h)', '-s/2 for s in (w, h)', page('vision/ops'), 'off by one'),
+    Bug('vision/ops.py', '(x>=first.clamp(', '(x>first.clamp(', page('vision/ops'), 'off by one'),
+    Bug('vision/ops.py', '-(width-1)/2', '-width/2', page('vision/ops'), 'off by one'),
     Bug('vision/ops.py', '.div_(13).round_()', '.div_(13)', page('vision/ops'), 'formula'),
     Bug(
         'vision/ops.py',
@@ -426,8 +442,8 @@ VISION = [
     # the crop
     Bug(
         'vision/crop.py',
-        'torch.floor(uy*(h-bh+1))',
-        'torch.floor(uy*(h-bh))',
+        'torch.floor(u_y*(height-box_height+1))',
+        'torch.floor(u_y*(height-box_height))',
         some('vision/crop', 'last_row'),
         'off by one',
     ),
@@ -438,11 +454,11 @@ VISION = [
         some('vision/crop', 'own_size'),
         'ignored',
     ),
-    Bug('vision/crop.py', 'torch.round(w/ratio[0])', 'torch.round(w/ratio[1])', page('vision/crop'), 'axis'),
+    Bug('vision/crop.py', 'torch.round(width/ratio[0])', 'torch.round(width/ratio[1])', page('vision/crop'), 'axis'),
     Bug(
         'vision/crop.py',
-        'bw = torch.round((area*ar).sqrt())\n    bh = torch.round((area/ar).sqrt())',
-        'bw = torch.round((area/ar).sqrt())\n    bh = torch.round((area*ar).sqrt())',
+        'box_width = torch.round((area*aspect).sqrt())\n    box_height = torch.round((area/aspect).sqrt())',
+        'box_width = torch.round((area/aspect).sqrt())\n    box_height = torch.round((area*aspect).sqrt())',
         some('vision/crop', 'width_over'),
         'axis',
     ),
@@ -455,12 +471,12 @@ VISION = [
     ),
     Bug(
         'vision/crop.py',
-        '(x.shape[-1]/wh).repeat(1, 2)',
-        '(x.shape[-1]/wh.flip(1)).repeat(1, 2)',
+        '(learn.xb.shape[-1]/wh).repeat(1, 2)',
+        '(learn.xb.shape[-1]/wh.flip(1)).repeat(1, 2)',
         page('vision/crop'),
         'axis',
     ),
-    Bug('vision/crop.py', 'r = s.clamp(min=1)', 'r = s', page('vision/crop'), 'formula'),
+    Bug('vision/crop.py', 'radius = step.clamp(min=1)', 'radius = step', page('vision/crop'), 'formula'),
 ]
 
 LOOP = [
@@ -902,8 +918,8 @@ NUMBERS = [
     ),
     Bug(
         'speed/conv.py',
-        'sn, sh*stride[0], sw*stride[1]',
-        'sn, sh*stride[1], sw*stride[0]',
+        'image_step, row_step*stride[0], column_step*stride[1]',
+        'image_step, row_step*stride[1], column_step*stride[0]',
         page('speed/conv'),
         'axis',
     ),

@@ -272,7 +272,7 @@ def xresnext101(n_out=1000, **kwargs):
     "ResNeXt-101 32x4d, 44.2 M parameters"
     return _variant(kwargs, 4, [3, 4, 23, 3], n_out, **_nx)
 
-# %% ../../nbs/models/02_xresnet.ipynb #afe088fd
+# %% ../../nbs/models/02_xresnet.ipynb #03b33043
 def xse_resnet18(n_out=1000, **kwargs):
     "SE-ResNet-18, 11.8 M parameters"
     return _variant(kwargs, 1, [2, 2, 2, 2], n_out, se=True)
@@ -297,7 +297,7 @@ def xse_resnet152(n_out=1000, **kwargs):
     "SE-ResNet-152, 66.8 M parameters"
     return _variant(kwargs, 4, [3, 8, 36, 3], n_out, se=True)
 
-
+# %% ../../nbs/models/02_xresnet.ipynb #dd14e372
 _sx = dict(se=True, **_nx)
 
 
