@@ -26,7 +26,7 @@ from torch.utils.data import (
 from torchvision.datasets import ImageFolder
 
 from trickbag.all import *
-from trickbag.data.images import class_index, dataset_labels
+from trickbag.data.datasets import class_index, dataset_labels
 from trickbag.loop.loading import ordered_view
 from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 

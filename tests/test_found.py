@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from trickbag.all import *
-from trickbag.data.images import Paths
+from trickbag.data.sources import Paths
 from trickbag.loop.metrics import probabilities
 from trickbag.testing.proofs import StopAt, TinyData, tiny_learner, tiny_model, weights
 

@@ -31,8 +31,8 @@ from trickbag.core.files import atomic_save
 from trickbag.core.interrupts import preserve_torch_state
 from trickbag.core.modules import wrap_forward
 from trickbag.core.streams import name_key
-from trickbag.data import images
-from trickbag.data.images import split_idxs
+from trickbag.data import sources
+from trickbag.data.files import split_idxs
 from trickbag.data.loaders import ImageLoader, read_table
 from trickbag.data.store import Store
 from trickbag.loop.losses import feature_distance
@@ -67,9 +67,9 @@ def test_a_stamp_depends_on_all_that_tells_a_changed_file(field, tmp_path, monke
     "Each alone: a file may grow within one tick of the clock, or be replaced by one of its size and date"
     f = tmp_path / 'a.bmp'
     f.write_bytes(b'BM')
-    source = images.FileSource([f])
+    source = sources.FileSource([f])
     now = dict(st_mtime_ns=1, st_size=2, st_ctime_ns=3, st_ino=4)
-    monkeypatch.setattr(images, 'os', SimpleNamespace(**(vars(os) | dict(stat=lambda _: SimpleNamespace(**now)))))
+    monkeypatch.setattr(sources, 'os', SimpleNamespace(**(vars(os) | dict(stat=lambda _: SimpleNamespace(**now)))))
     was = source.stamp(0)
     now[field] += 1
     assert source.stamp(0) != was
@@ -357,7 +357,7 @@ def test_an_image_that_is_being_replaced_in_a_store_on_disk_is_marked(tmp_path, 
 
     def store(color):
         Image.new('RGB', (4, 4), color).save(f)
-        return Store(images.FileSource([f]), 4, keep='disk', threads=1)
+        return Store(sources.FileSource([f]), 4, keep='disk', threads=1)
 
     store('red').submit(torch.tensor([0]))()
     new = store('blue')

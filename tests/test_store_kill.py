@@ -8,14 +8,15 @@ import time
 import torch
 from PIL import Image
 
-from trickbag.data.images import FileSource, decode
+from trickbag.data.decode import decode
+from trickbag.data.sources import FileSource
 from trickbag.data.store import Store
 
 FILL = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from trickbag.data.images import FileSource
+from trickbag.data.sources import FileSource
 from trickbag.data.store import Store
 files = sorted(Path(sys.argv[1]).glob('*.png'))
 s = Store(FileSource(files), 48, keep='disk', threads=2)

@@ -17,10 +17,13 @@ from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch
 from .callback import CancelTrain, CancelValidate
 from .learner import Learner
 from .data.beetles import toy_species
+from .data.datasets import DatasetSource
+from .data.decode import decode, find_bad, ImageError
 from .data.download import DataURL, DownloadError, untar_data, URLs
-from .data.images import DatasetSource, decode, FileSource, find_bad, find_images, ImageError, label_func
+from .data.files import find_images, label_func
 from .data.loaders import DataLoaders, ImageLoader
 from .data.originals import OriginalsLoader
+from .data.sources import FileSource
 from .data.store import cached_sets, clear_cache, Store
 from .data.toy import toy_set
 from .look.interpret import Interpretation
@@ -112,13 +115,13 @@ from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
-    'CancelValidate', 'Learner', 'toy_species', 'DataURL', 'DownloadError', 'untar_data', 'URLs', 'DatasetSource',
-    'decode', 'FileSource', 'find_bad', 'find_images', 'ImageError', 'label_func', 'DataLoaders', 'ImageLoader',
-    'OriginalsLoader', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'Interpretation', 'show_images',
-    'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'top_5', 'adamw', 'split_head',
-    'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const',
-    'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay', 'Warmup',
-    'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep',
+    'CancelValidate', 'Learner', 'toy_species', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL',
+    'DownloadError', 'untar_data', 'URLs', 'find_images', 'label_func', 'DataLoaders', 'ImageLoader',
+    'OriginalsLoader', 'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'Interpretation',
+    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'top_5', 'adamw',
+    'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
+    'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay',
+    'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep',
     'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
     'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
     'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep',

@@ -25,20 +25,10 @@ import torch
 from fastcore.meta import delegates
 
 from ..core.arguments import bind_or_say, check_types, none_given
-from trickbag.data.images import (
-    DatasetSource,
-    FileSource,
-    Found,
-    _few,
-    dataset_classes,
-    dataset_labels,
-    folder_labels,
-    image_suffixes,
-    is_empty,
-    label_func,
-    quick_check,
-    split_idxs,
-)
+from .datasets import DatasetSource, dataset_classes, dataset_labels, is_empty
+from .decode import quick_check
+from .files import Found, _few, folder_labels, image_suffixes, label_func, split_idxs
+from .sources import FileSource
 from .store import Store
 from ..loop.loading import num_batches
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
