@@ -77,10 +77,10 @@ def one_at_a_time():
         _holder[0] = before
         turn.release()
 
-# %% ../../nbs/core/03_threads.ipynb #55e58834
+# %% ../../nbs/core/03_threads.ipynb #22ffe6b6
 @uninterrupted
 def preserve_rng(
-    device: torch.device = None,  # a device whose global generator is preserved as well: CUDA, or another that torch knows
+    device: torch.device = None,  # one whose global generator is preserved as well: CUDA, or another that torch knows
 ):
     """Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found;
     one thread at a time"""
