@@ -83,7 +83,7 @@ def train_mode(
         module.training = False
     return held
 
-# %% ../../nbs/core/08_modules.ipynb #506b430a
+# %% ../../nbs/core/08_modules.ipynb #91d7c354
 def moving_norms(
     model: nn.Module,  # in the modes of a fit
 ) -> dict:  # name -> norm
@@ -91,7 +91,7 @@ def moving_norms(
 
     def is_frozen(module):
         params = list(module.parameters(recurse=False))
-        return params and not any(p.requires_grad for p in params)
+        return params and not any(param.requires_grad for param in params)
 
     def moves(module):
         # BatchNorm and InstanceNorm
@@ -196,10 +196,10 @@ def uncompiled(model: nn.Module):
         for module, call in calls:
             module._compiled_call_impl = call
 
-# %% ../../nbs/core/08_modules.ipynb #3ac319e0
-def has_extra_state(m: nn.Module) -> bool:
+# %% ../../nbs/core/08_modules.ipynb #d72d333a
+def has_extra_state(module: nn.Module) -> bool:
     "Whether a module has state of its own in a state dict"
-    return type(m).get_extra_state is not nn.Module.get_extra_state
+    return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
 def hidden_buffers(

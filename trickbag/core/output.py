@@ -38,9 +38,9 @@ def display_kind() -> str:
         return 'off'  # it is closed
     return 'tty' if is_terminal and os.environ.get('TERM') != 'dumb' else 'plain'
 
-# %% ../../nbs/core/10_output.ipynb #863ad5eb
+# %% ../../nbs/core/10_output.ipynb #29e0c3e3
 class Output:
-    "Standard output, for those who only watch: where it cannot be written, that is said once, and the training goes on"
+    "Standard output, for those who only watch: if it cannot be written, one warning says so, and the training goes on"
 
     def __init__(self):
         self.gone = None  # the stream that is gone for good

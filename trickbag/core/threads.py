@@ -18,8 +18,8 @@ import torch
 
 from .interrupts import interrupts_held, interrupts_released, uninterrupted
 
-# %% ../../nbs/core/03_threads.ipynb #858be494
-_turn = threading.RLock()  # who has it may seed the global generators: they are the whole process's
+# %% ../../nbs/core/03_threads.ipynb #7681a89b
+_turn = threading.RLock()  # who has it may seed the global generators: the process has but one of each
 _holder = [None]  # the thread that has it
 
 
@@ -77,10 +77,10 @@ def one_at_a_time():
         _holder[0] = before
         turn.release()
 
-# %% ../../nbs/core/03_threads.ipynb #6394abff
+# %% ../../nbs/core/03_threads.ipynb #22ffe6b6
 @uninterrupted
 def preserve_rng(
-    device: torch.device = None,  # a device whose global generator is kept as well: CUDA, or another that torch knows
+    device: torch.device = None,  # one whose global generator is preserved as well: CUDA, or another that torch knows
 ):
     """Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found;
     one thread at a time"""

@@ -108,11 +108,11 @@ def _vocab(learn):
     names = getattr(learn.dls, 'vocab', None) or []
     return [str(name) for name in names] or None
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #6e905594
+# %% ../../nbs/loop/18_checkpoint.ipynb #ae294c19
 def write_checkpoint(
     learn,
     file: Path,  # goal, written atomically
-    keep: int = 1,  # files kept: this one, and older ones under the names of `older_names`
+    keep: int = 1,  # how many files there may be: this one, and older ones under the names of `older_names`
 ) -> Path:
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
     if file.suffix == '.safetensors':

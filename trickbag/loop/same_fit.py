@@ -235,8 +235,8 @@ def _paths(paths) -> str:
     n_shared = len(os.path.commonprefix([min(paths), max(paths)]))
     return _checksum(path[n_shared:] for path in paths)
 
-# %% ../../nbs/loop/16_same_fit.ipynb #5ad18f2e
-# settings of an optimizer that are not what it computes, or are said elsewhere
+# %% ../../nbs/loop/16_same_fit.ipynb #6699c5bd
+# settings of an optimizer that do not change what it computes, or stand elsewhere in the description
 _NOT_COMPARED = ('params', 'lr', 'fused', 'foreach', 'capturable')
 
 
