@@ -28,7 +28,19 @@ join = ''.join
 # (section, pages and rooms); a room's pages come in the order of their numbers, those without by title
 ROOMS = [
     (None, ['index.ipynb']),
-    ('Tutorials', ['tutorials']),
+    (
+        'Tutorials',
+        [
+            'tutorials/imagenette.ipynb',
+            'tutorials/recipes.ipynb',
+            'tutorials/gallery.ipynb',
+            'tutorials/your_own_trick.ipynb',
+            'tutorials/architecture.ipynb',
+            'tutorials/performance.ipynb',
+            'tutorials/glossary.ipynb',
+            'tutorials',
+        ],
+    ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
     ('Runs', ['runs']),
     ('Data', ['data']),
@@ -40,7 +52,7 @@ ROOMS = [
     ('Looking inside', ['look']),
     ('Proofs', ['testing']),
     ('Core', ['core']),
-    ('Package', ['all.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
+    ('Package', ['all.ipynb', 'functional.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
 ]
 
 
