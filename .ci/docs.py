@@ -29,7 +29,19 @@ BY_STAGE = ('tricks', 'vision')  # rooms whose pages come in the order in which 
 # (section, pages and rooms); a room's pages come in the order of their numbers, those without by title
 ROOMS = [
     (None, ['index.ipynb']),
-    ('Tutorials', ['tutorials']),
+    (
+        'Tutorials',
+        [
+            'tutorials/imagenette.ipynb',
+            'tutorials/recipes.ipynb',
+            'tutorials/gallery.ipynb',
+            'tutorials/your_own_trick.ipynb',
+            'tutorials/architecture.ipynb',
+            'tutorials/performance.ipynb',
+            'tutorials/glossary.ipynb',
+            'tutorials',
+        ],
+    ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
     ('Runs', ['runs']),
     ('Data', ['data']),
