@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trickbag.all import DataLoaders, EarlyStopping, TerminateOnNaN
 from trickbag.data.store import Store
-from trickbag.testing.pairs import BAG, Trial
+from trickbag.testing.pairs import BAG, Trial, bag_opt, small_data, small_model
 from trickbag.testing.proofs import StopAt, tiny_learner, tiny_model
 
 # All that generated tests try: the tricks of the bag, and monitors that must keep the promises as well
@@ -87,6 +87,11 @@ def learner(y=y, n_out=4, loss=None, cbs=(), bs=11, **kw):
 def logits(n_out=4):
     "What that learner's model says of `x` before training"
     return tiny_model(n_out).eval()(x).detach()
+
+
+def small_learner(*cbs, **kw):
+    "A learner on small images, as the bag's trials have it"
+    return tiny_learner(list(cbs), small_data(), small_model(), **{'opt_func': bag_opt, **kw})
 
 
 # Pictures

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import check_line, one_line, x, y
+from tests.helpers import check_line, one_line
 from trickbag.all import *
 from trickbag.testing.proofs import tiny_learner, tiny_model, weights
 

@@ -225,7 +225,7 @@ def test_torchmetrics_and_functions():
 def test_xresnet50_with_mixup_and_ema():
     "The promise of the front page, with plain cross entropy, batches of one, and an odd last batch"
     g = torch.Generator().manual_seed(0)
-    for n, bs in ((5, 2), (2, 1)):
+    for n, bs in ((3, 2), (2, 1)):
         x = torch.randn(n, 3, 64, 64, generator=g)
         y = torch.randint(0, 10, (n,), generator=g)
         data = list(zip(x.split(bs), y.split(bs)))
@@ -378,7 +378,9 @@ def test_a_mistyped_event_is_answered_with_the_right_one():
             def after_stp(self, learn):
                 pass
 
-    one_line(mistyped, 'after_step', exc=TypeError)
+    with pytest.raises(TypeError, match='.*after_step') as e:
+        mistyped()
+    assert '\n' not in str(e.value)
 
 
 def test_errors_name_callback_and_event():
@@ -462,8 +464,10 @@ def test_misplaced_cancels_say_where():
         def after_loss(self, learn):
             raise CancelStep
 
-    one_line(lambda: tiny_learner([C()]).fit(1), 'CancelStep was raised in C.after_loss', exc=RuntimeError)
-    one_line(lambda: tiny_learner([C()]).validate(), 'C.after_loss', exc=RuntimeError)
+    for run in (lambda: tiny_learner([C()]).fit(1), lambda: tiny_learner([C()]).validate()):
+        with pytest.raises(RuntimeError, match='CancelStep was raised in C.after_loss') as e:
+            run()
+        assert '\n' not in str(e.value)
 
 
 class ValidatesElsewhere(Callback):

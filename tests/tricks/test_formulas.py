@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from trickbag.all import Callback, GradientClip, MixedPrecision, MixUp, SelectiveBackprop
+from tests.helpers import small_learner
+from trickbag.all import *
+from trickbag.testing.pairs import SmallImages
 from trickbag.testing.proofs import TinyData, tiny_learner
 from trickbag.tricks.muon import split_hidden
 
@@ -78,3 +80,38 @@ def test_muon_gets_what_lies_inside_and_mixes_channels():
     hidden, rest = split_hidden(params)
     assert [id(p) for p in hidden] == [id(params[2]), id(params[6])]
     assert [id(p) for p in rest] == [id(p) for i, p in enumerate(params) if i not in (2, 6)]
+
+
+def test_decay_only_with_steps_that_are_taken():
+    "fp16 whose first steps overflow: the weights shrink once, not once a try"
+    learn = small_learner(MixedPrecision('fp16', init_scale=2.0**40), DecoupledDecay(0.1), lr=1e-6)
+    w = learn.model[0][0].weight
+    was = w.detach().clone()
+    learn.fit(2)
+    assert learn.step == 0 and torch.allclose(w, was * 0.9, atol=1e-6)
+
+
+def test_selective_backprop_counts_the_batches_that_arrive():
+    class Sizes(Callback):
+        stage = 'report'
+        monitor = True
+
+        def before_fit(self, learn):
+            self.n = []
+
+        def after_pred(self, learn):
+            if learn.training:
+                self.n.append(len(learn.xb))
+
+    s = Sizes()
+    learn = small_learner(
+        ProgressiveResize(0.5, start=0.9, end=1.0, step=2, join=True), SelectiveBackprop(start=0, interrupt=2), s
+    )
+    learn.dls.train = SmallImages(128)
+    learn.fit(1)
+    assert s.n[:2] == [16, 32], s.n  # four small batches joined and thinned, then four whole
+
+
+def test_ghost_chunks_of_vectors_have_two_samples_at_least():
+    m = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4))
+    tiny_learner([GhostBatchNorm(2)], model=m).fit(1)
