@@ -32,7 +32,7 @@ except ImportError:
 class DownloadError(RuntimeError):
     "A data set could not be fetched, checked or unpacked. One line: what, where, what to do."
 
-# %% ../../nbs/data/06_download.ipynb #142a9f70
+# %% ../../nbs/data/06_download.ipynb #b8379150
 @dataclass(frozen=True)
 class DataURL:
     "Where a data set is to be had, and what has to arrive. `ValueError` if the address or the hash is malformed."
@@ -44,10 +44,12 @@ class DataURL:
     folder: str = ''  # name of the folder that comes of it; '': the archive's name without its ending
 
     def __post_init__(self):
-        u = urlsplit(self.url)
-        if u.scheme not in ('http', 'https') or not u.netloc:
+        address = urlsplit(self.url)
+        if address.scheme not in ('http', 'https') or not address.netloc:
             raise ValueError(f'{self.url!r} is not an http(s) address')
-        stem = re.sub(r'(\.tar(\.\w+)?|\.t[bgx]z2?|\.zip)$', '', PurePosixPath(unquote(u.path)).name)
+        file_name = PurePosixPath(unquote(address.path)).name
+        stem = re.sub(r'(\.tar(\.\w+)?|\.t[bgx]z2?|\.zip)$', '', file_name)
+        # the dataclass is frozen, and this is how one sets a field of its own
         object.__setattr__(self, 'folder', self.folder or stem)
         if not re.fullmatch(r'\w[\w .+@()-]*', self.folder):
             raise ValueError(f'{self.folder!r} cannot be a folder name: give one, DataURL({self.url!r}, folder=...)')
@@ -84,74 +86,119 @@ class URLs:
     CARS = _s3('stanford-cars', 1957803273, 'md5_1mib:9045d6673c9ced0889f41816f6bf2f9f')
     FLOWERS = _s3('oxford-102-flowers', 345236087, 'md5_1mib:5666e01c1311b4c67fcf20d2b3850a88')
 
-# %% ../../nbs/data/06_download.ipynb #8bf04d82
-def _show(url):
-    u, _, q = url.partition('?')  # a query may hold a key: a digest stands for it
-    return u + (f'?[{hashlib.sha256(q.encode()).hexdigest()[:8]}]' if q else '')
+# %% ../../nbs/data/06_download.ipynb #51c4a2fe
+def _link(url):
+    "The address for messages and notes"
+    address, _, query = url.partition('?')
+    # a query may hold a key: a digest stands for it
+    return address + (f'?[{hashlib.sha256(query.encode()).hexdigest()[:8]}]' if query else '')
 
 
-def _read(f):
+def _read_note(path):
     try:
-        return dict(json.loads(f.read_text()))
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return {}  # no note, or junk
+        # no note, or junk
+        return {}
 
 
+def _size_of(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _mark_of(headers):
+    "The server's mark for this version of the file; '' if there is none to rely on"
+    mark = headers.get('ETag', '')
+    # a weak ETag (W/) does not promise equal bytes
+    return mark if mark.startswith('"') else headers.get('Last-Modified', '')
+
+# %% ../../nbs/data/06_download.ipynb #f4bbef73
+def _where_to_go_on(response, part, have, size, old):
+    "From which byte the answer goes on, and the length of the file, None if nobody knows"
+    if response.status != 206:
+        length = response.headers.get('Content-Length', '')
+        # before the note is written: old bytes must never stand beside a new mark
+        part.write_bytes(b'')
+        return 0, int(length) if length.isdecimal() else size
+    total = old.get('total')
+    got = response.headers.get('Content-Range', '')
+    match = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', got)
+    as_asked = (have, total, old.get('mark'))
+    if not match or not have or (int(match[1]), int(match[2]), _mark_of(response.headers)) != as_asked:
+        part.unlink(missing_ok=True)
+        raise ConnectionError(f'asked for bytes {have}- of {total}, got {got}')
+    return have, total
+
+
+def _receive(response, part, have, total, progress, timeout):
+    "Append what comes to `part`; returns how many bytes it has then"
+    with open(part, 'ab') as f:
+        since = time.monotonic()
+        had = have
+        while total is None or have < total:
+            # not more than is missing: a server may keep the connection open after the last byte
+            data = response.read1(2**18 if total is None else min(2**18, total - have))
+            if not data:
+                break
+            f.write(data)
+            have += len(data)
+            if progress:
+                progress(have, total)
+            now = time.monotonic()
+            if now - since > timeout:
+                if have - had < 1024 * (now - since):
+                    raise TimeoutError(f'less than 1 KiB/s for {now - since:.1f} s')
+                since = now
+                had = have
+    return have
+
+# %% ../../nbs/data/06_download.ipynb #3335e89a
 def _attempt(url, part, note, size, progress, timeout):
     "One request: append to `part` what is missing. Returns when the file is whole, raises otherwise."
-    have = part.stat().st_size if part.exists() else 0
-    old = _read(note)
-    link = _show(url)
-    if not old.get('mark') or old.get('url') != link:
-        have = 0
+    old = _read_note(note)
+    link = _link(url)
+    have = _size_of(part) if old.get('mark') and old.get('url') == link else 0
     if have and have == old.get('total'):
         return
-    req = urllib.request.Request(url, headers={'User-Agent': 'trickbag', 'Accept-Encoding': 'identity'})
+    # as it lies on the server: bytes of a packed stream could not be counted
+    headers = {'User-Agent': 'trickbag', 'Accept-Encoding': 'identity'}
     if have:
-        req.headers |= {'Range': f'bytes={have}-', 'If-range': old['mark']}
+        headers |= {'Range': f'bytes={have}-', 'If-Range': old['mark']}
+    request = urllib.request.Request(url, headers=headers)
     # a new opener: proxies as the environment has them now
-    with urllib.request.build_opener().open(req, timeout=timeout) as r:
-        mark = r.headers.get('ETag', '')
-        total = r.headers.get('Content-Length', '')
-        rng = r.headers.get('Content-Range', '')
-        if not mark.startswith('"'):
-            mark = r.headers.get('Last-Modified', '')  # a weak ETag (W/) does not promise equal bytes
-        if r.status == 206:
-            m = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', rng)
-            total = old.get('total')
-            if not m or not have or (int(m[1]), int(m[2]), mark) != (have, total, old['mark']):
-                part.unlink(missing_ok=True)
-                raise ConnectionError(f'asked for bytes {have}- of {total}, got {rng}')
-        else:
-            have = 0
-            total = int(total) if total.isdecimal() else size
-            part.write_bytes(b'')  # before the note: old bytes must never stand beside a new mark
+    with urllib.request.build_opener().open(request, timeout=timeout) as response:
+        have, total = _where_to_go_on(response, part, have, size, old)
         if size and total != size:
             raise DownloadError(
                 f'{link} offers {total} bytes, expected {size}: it has changed, or something else answers in its place'
             )
         if total and shutil.disk_usage(part.parent).free < total - have:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
-        note.write_text(json.dumps(dict(url=link, mark=mark, total=total)))
-        with open(part, 'ab') as f:
-            t = time.monotonic()
-            n = have
-            while (total is None or have < total) and (
-                b := r.read1(2**18 if total is None else min(2**18, total - have))
-            ):
-                f.write(b)
-                have += len(b)
-                if progress:
-                    progress(have, total)
-                if (now := time.monotonic()) - t > timeout:
-                    if have - n < 1024 * (now - t):
-                        raise TimeoutError(f'less than 1 KiB/s for {now - t:.1f} s')
-                    t = now
-                    n = have
+        note.write_text(json.dumps(dict(url=link, mark=_mark_of(response.headers), total=total)))
+        have = _receive(response, part, have, total, progress, timeout)
     if total and have < total:
         raise ConnectionError(f'broken off after {have} of {total} bytes')
 
-# %% ../../nbs/data/06_download.ipynb #ebd5f06e
+# %% ../../nbs/data/06_download.ipynb #8659899a
+def _why_it_failed(e, url, part):
+    "What to say of a try that failed. `DownloadError` if another one is of no use"
+    if isinstance(e, urllib.error.HTTPError):
+        e.close()
+        if e.code == 416:
+            # the part is longer than the file
+            part.unlink(missing_ok=True)
+        elif e.code < 500 and e.code not in (408, 429):
+            raise DownloadError(f'{_link(url)}: HTTP {e.code} {e.reason}: check the address') from None
+        return f'HTTP {e.code} {e.reason}'
+    disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    # what has a file name comes from this machine's disk, not from the network
+    if getattr(e, 'filename', None) or getattr(e, 'errno', 0) in disk_errors:
+        raise DownloadError(
+            f'cannot write {part}: {e.strerror}: make room or take another place; what came is kept'
+        ) from e
+    return str(getattr(e, 'reason', e)) or type(e).__name__
+
+# %% ../../nbs/data/06_download.ipynb #8222c8b8
 def download(
     url: str,  # http(s) address
     dest: str | Path,  # the file to write; `<dest>.part` and `<dest>.part.json` beside it while it is not whole
@@ -164,33 +211,18 @@ def download(
     """Fetch `url` to `dest`, resuming what an earlier call began. Checks the length only. `DownloadError` after the
     last try."""
     dest = Path(dest)
-    best = 0
-    fails = 0
     part = dest.with_name(dest.name + '.part')
     note = dest.with_name(dest.name + '.part.json')
+    best = 0
+    fails = 0
     while True:
         try:
             _attempt(url, part, note, size, progress, timeout)
             break
-        except urllib.error.HTTPError as e:
-            e.close()
-            if e.code == 416:
-                part.unlink(missing_ok=True)  # the part is longer than the file
-            elif e.code < 500 and e.code not in (408, 429):
-                raise DownloadError(f'{_show(url)}: HTTP {e.code} {e.reason}: check the address') from None
-            why = f'HTTP {e.code} {e.reason}'
         except (OSError, http.client.HTTPException) as e:
-            if getattr(e, 'filename', None) or getattr(e, 'errno', 0) in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-                errno.EFBIG,
-                errno.EIO,
-            ):
-                raise DownloadError(
-                    f'cannot write {part}: {e.strerror}: make room or take another place; what came is kept'
-                ) from e
-            why = str(getattr(e, 'reason', e)) or type(e).__name__
-        have = part.stat().st_size if part.exists() else 0
+            why = _why_it_failed(e, url, part)
+        have = _size_of(part)
+        # a try that brought 2 % of the file is no failure: a bad line may break a hundred times
         if have > best + (size or 2**26) // 50:
             best = have
             fails = 0
@@ -198,7 +230,7 @@ def download(
             fails += 1
         if fails > retries:
             raise DownloadError(
-                f'{_show(url)}: {why}; gave up after {fails} tries; the next call goes on from the '
+                f'{_link(url)}: {why}; gave up after {fails} tries; the next call goes on from the '
                 f'{have} bytes in {part}'
             )
         sleep(min(2 ** max(fails - 1, 0), 30))
@@ -206,110 +238,126 @@ def download(
     note.unlink(missing_ok=True)
     return dest
 
-# %% ../../nbs/data/06_download.ipynb #cc0a2fef
+# %% ../../nbs/data/06_download.ipynb #79d07abb
 def _inside(root, name):
     "`root`/`name`, or `DownloadError` if that is elsewhere"
-    p = Path(os.path.normpath(root / name))
-    if not p.is_relative_to(root):
+    path = Path(os.path.normpath(root / name))
+    if not path.is_relative_to(root):
         raise DownloadError(f'unsafe archive: {name!r} leads out of its folder; nothing was kept')
-    return p
+    return path
 
 
-def _put(p, src):
-    "Write what `src` holds to a new file `p`"
-    p.parent.mkdir(parents=True, exist_ok=True)
-    with src, open(p, 'wb') as f:
-        shutil.copyfileobj(src, f, 2**18)
+def _put(path, source):
+    "Write what the open file `source` holds to a new file"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source, open(path, 'wb') as f:
+        shutil.copyfileobj(source, f, 2**18)
 
-
-def _unpack(arc, to):
-    "Unpack tar or zip file `arc` into the empty folder `to`: plain files and folders only, read to the last byte"
+# %% ../../nbs/data/06_download.ipynb #4351e48a
+def _unpack_tar(archive, to):
+    "Unpack files and folders; returns the links as pairs of paths: link, and what it points to"
     links = []
-    if tarfile.is_tarfile(arc):
-        with tarfile.open(arc) as t:
-            for m in t:
-                p = _inside(to, m.name)
-                if m.isdir():
-                    p.mkdir(parents=True, exist_ok=True)
-                elif m.isreg():
-                    _put(p, t.extractfile(m))
-                elif m.issym():
-                    links.append((p, _inside(to, os.path.join(os.path.dirname(m.name), m.linkname))))
-                elif m.islnk():
-                    links.append((p, _inside(to, m.linkname)))
-                else:
-                    raise DownloadError(f'unsafe archive: {m.name!r} is a device or a pipe; nothing was kept')
-            rest = t.fileobj
-            # a plain .tar carries no check; at least its end mark must be there
-            if type(rest).__name__ == 'BufferedReader':
-                rest.seek(t.offset)
-                if rest.read(512) != bytes(512):
-                    raise tarfile.ReadError('no end mark')
-            while rest.read(2**18):
-                pass  # gzip, bzip2 and xz have their check sum at the very end
-    elif zipfile.is_zipfile(arc):
-        with zipfile.ZipFile(arc) as z:
-            for m in z.infolist():
-                p = _inside(to, m.filename)
-                if m.is_dir():
-                    p.mkdir(parents=True, exist_ok=True)
-                else:
-                    _put(p, z.open(m))
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = _inside(to, member.name)
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+            elif member.isreg():
+                _put(path, tar.extractfile(member))
+            elif member.issym():
+                # a symbolic link counts from its own folder, a hard link from the archive's
+                links.append((path, _inside(to, os.path.join(os.path.dirname(member.name), member.linkname))))
+            elif member.islnk():
+                links.append((path, _inside(to, member.linkname)))
+            else:
+                raise DownloadError(f'unsafe archive: {member.name!r} is a device or a pipe; nothing was kept')
+        _read_to_the_end(tar)
+    return links
+
+
+def _read_to_the_end(tar):
+    rest = tar.fileobj
+    # a plain .tar carries no check; at least its end mark must be there
+    if type(rest).__name__ == 'BufferedReader':
+        rest.seek(tar.offset)
+        if rest.read(512) != bytes(512):
+            raise tarfile.ReadError('no end mark')
+    # gzip, bzip2 and xz have their check sum at the very end
+    while rest.read(2**18):
+        pass
+
+
+def _unpack_zip(archive, to):
+    "Unpack files and folders; `zipfile` checks each file's own sum as it is read"
+    with zipfile.ZipFile(archive) as z:
+        for member in z.infolist():
+            path = _inside(to, member.filename)
+            if member.is_dir():
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                _put(path, z.open(member))
+
+# %% ../../nbs/data/06_download.ipynb #577686f3
+def _unpack(archive, to):
+    "Unpack a tar or zip file into the empty folder `to`: plain files and folders only, read to the last byte"
+    links = []
+    if tarfile.is_tarfile(archive):
+        links = _unpack_tar(archive, to)
+    elif zipfile.is_zipfile(archive):
+        _unpack_zip(archive, to)
     else:
-        with open(arc, 'rb') as f:
+        with open(archive, 'rb') as f:
             raise tarfile.ReadError(f'neither tar nor zip, it begins with {f.read(16)!r}')
-    for p, q in links:
-        if not q.is_file():
-            raise DownloadError(f'unsafe archive: link {p.name!r} points to no file in it; nothing was kept')
-        if p != q:
-            _put(p, open(q, 'rb'))
+    for link, target in links:
+        if not target.is_file():
+            raise DownloadError(f'unsafe archive: link {link.name!r} points to no file in it; nothing was kept')
+        if link != target:
+            _put(link, open(target, 'rb'))
     if not any(o.is_file() for o in to.rglob('*')):
         raise tarfile.ReadError('no files in it')
 
-# %% ../../nbs/data/06_download.ipynb #669be5dc
-def _digest(f, algo):
-    with open(f, 'rb') as h:
-        if algo == 'md5_1mib':
-            return hashlib.md5(h.read(2**20), usedforsecurity=False).hexdigest()
-        return hashlib.file_digest(h, algo).hexdigest()
+# %% ../../nbs/data/06_download.ipynb #48e15b24
+def _digest(path, algorithm):
+    with open(path, 'rb') as f:
+        if algorithm == 'md5_1mib':
+            return hashlib.md5(f.read(2**20), usedforsecurity=False).hexdigest()
+        return hashlib.file_digest(f, algorithm).hexdigest()
 
 
 @contextmanager
-def _lock(f, say):
-    "Hold file `f` locked. The system lets go of it when the process dies, so a lock is never stale."
-    with open(f, 'ab') as h:
+def _lock(path, say):
+    "Hold a file locked. The system lets go of it when the process dies, so a lock is never stale."
+    with open(path, 'ab') as f:
         try:
-            fcntl.flock(h, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say('another process is at it: waiting')
-            fcntl.flock(h, fcntl.LOCK_EX)
+            fcntl.flock(f, fcntl.LOCK_EX)
         except (OSError, AttributeError):
-            say('no file locks here: let only one process download')  # Windows, some network disks
+            # Windows, some network disks
+            say('no file locks here: let only one process download')
         yield
 
 
-def _lines(name):
+def _print_progress(name):
     "A progress callback that prints a line every 10 %, or every 100 MB when nobody knows the size"
     last = None
 
     def show(done, total):
         nonlocal last
-        now = done * 10 // total if total else done // 10**8
-        if now != last:
-            print(
-                f'{name}: {done / 1e6:.1f}'
-                + (f' of {total / 1e6:.1f} MB, {done * 100 // total} %' if total else ' MB'),
-                flush=True,
-            )
-        last = now
+        step = done * 10 // total if total else done // 10**8
+        if step != last:
+            of_total = f' of {total / 1e6:.1f} MB, {done * 100 // total} %' if total else ' MB'
+            print(f'{name}: {done / 1e6:.1f}{of_total}', flush=True)
+        last = step
 
     return show
 
 
-def _holds(p):
-    return p.is_dir() and any(p.iterdir())
+def _holds_something(folder):
+    return folder.is_dir() and any(folder.iterdir())
 
-# %% ../../nbs/data/06_download.ipynb #a2284a50
+# %% ../../nbs/data/06_download.ipynb #f20f5dca
 def untar_data(
     # one of `URLs`, a `DataURL` of your own, or a bare address (then size and hash are not known, and it says so)
     url: DataURL | str,
@@ -323,78 +371,107 @@ def untar_data(
     unpacked into the cache.
     `DownloadError` (one line: what, where, what to do) if it cannot be had; what has come is kept for the next
     call, unless it is wrong."""
-    d = url if isinstance(url, DataURL) else DataURL(url)
+    data = url if isinstance(url, DataURL) else DataURL(url)
     own = os.environ.get('TRICKBAG_DATA')
-    if own and path is None and _holds(p := Path(own).expanduser() / d.folder):
-        return p
-    root = Path(path or Path(os.environ.get('TRICKBAG_CACHE') or '~/.cache/trickbag') / 'data').expanduser().absolute()
-    goal = root / d.folder
+    if own and path is None:
+        own_folder = Path(own).expanduser() / data.folder
+        if _holds_something(own_folder):
+            return own_folder
+    cache = Path(os.environ.get('TRICKBAG_CACHE') or '~/.cache/trickbag') / 'data'
+    root = Path(path or cache).expanduser().absolute()
+    goal = root / data.folder
     work = root / '.downloads'
-    say = (lambda s: None) if progress is False else (lambda s: print(f'{d.folder}: {s}', flush=True))
+    say = (lambda text: None) if progress is False else (lambda text: print(f'{data.folder}: {text}', flush=True))
     if progress is None:
-        progress = _lines(d.folder)
+        progress = _print_progress(data.folder)
+    options = dict(progress=progress, timeout=timeout, retries=retries, sleep=sleep)
     try:
-        if not _holds(goal):
+        if not _holds_something(goal):
             work.mkdir(parents=True, exist_ok=True)
-            with _lock(work / f'{d.folder}.lock', say):
-                if not _holds(goal):
-                    _fetch(
-                        d, goal, work.resolve(), say, progress=progress, timeout=timeout, retries=retries, sleep=sleep
-                    )
+            with _lock(work / f'{data.folder}.lock', say):
+                if not _holds_something(goal):
+                    _fetch(data, goal, work.resolve(), say, options)
     except DownloadError as e:
-        raise DownloadError(f'{d.folder}: {e}') from e.__cause__
+        raise DownloadError(f'{data.folder}: {e}') from e.__cause__
     except OSError as e:
         raise DownloadError(
-            f'{d.folder}: cannot write to {root}: {e.strerror or e}: make room, or set path= or TRICKBAG_CACHE'
+            f'{data.folder}: cannot write to {root}: {e.strerror or e}: make room, or set path= or TRICKBAG_CACHE'
         ) from e
-    src = _read(work / f'{d.folder}.json').get('url', _show(d.url))
-    if src != _show(d.url):
-        raise DownloadError(f'{goal} came from {src}, not from {_show(d.url)}: give another path=')
+    link = _link(data.url)
+    came_from = _read_note(work / f'{data.folder}.json').get('url', link)
+    if came_from != link:
+        raise DownloadError(f'{goal} came from {came_from}, not from {link}: give another path=')
     return goal
 
+# %% ../../nbs/data/06_download.ipynb #e41d6809
+def _fetch(data, goal, work, say, options):
+    "Download, check and unpack `data` to `goal`, under the lock"
+    url_digest = hashlib.sha256(data.url.encode()).hexdigest()[:8]
+    archive = work / f'{data.folder}.{url_digest}'
+    note = work / f'{data.folder}.json'
+    link = _link(data.url)
+    algorithm, _, expected = (data.hash or '').partition(':')
+    _fetch_archive(data, archive, goal, say, options)
+    sha256 = expected if algorithm == 'sha256' else _digest(archive, 'sha256')
+    if not algorithm:
+        say(f'no hash is known to check it by; its sha256 is {sha256}')
+    old = _read_note(note)
+    if algorithm != 'sha256' and old.get('url') == link and old.get('sha256') != sha256:
+        archive.unlink()
+        raise DownloadError(
+            f"{link} has sha256 {sha256}, but {old.get('sha256')} when first fetched: deleted; "
+            f"to trust it, delete {note}"
+        )
+    record = dict(url=link, size=archive.stat().st_size, sha256=sha256)
+    _unpack_into_place(archive, work / f'{data.folder}.tmp', goal, note, record)
+    archive.unlink()
 
-def _fetch(d, goal, work, say, **kw):
-    "Download, check and unpack `d` to `goal`, under the lock"
-    arc, tmp, note = (work / f'{d.folder}.{e}' for e in (hashlib.sha256(d.url.encode()).hexdigest()[:8], 'tmp', 'json'))
-    url, (algo, _, want) = _show(d.url), (d.hash or '').partition(':')
-    for last in (False, True):  # twice: the first archive may be glued from two that bore the same mark
-        if not arc.exists():
-            say(f"downloading {f'{d.size / 1e6:.1f} MB, ' if d.size else ''}{url} to {goal}")
+
+def _fetch_archive(data, archive, goal, say, options):
+    "Download the archive, unless it is there already, and check its hash"
+    link = _link(data.url)
+    algorithm, _, expected = (data.hash or '').partition(':')
+    # twice: the first archive may be glued from two that bore the same mark
+    for is_last in (False, True):
+        if not archive.exists():
+            how_much = f'{data.size / 1e6:.1f} MB, ' if data.size else ''
+            say(f'downloading {how_much}{link} to {goal}')
             try:
-                download(d.url, arc, d.size, **kw)
+                download(data.url, archive, data.size, **options)
             except DownloadError as e:
                 raise DownloadError(f'{e} (or fetch it elsewhere and unpack it to {goal})') from e.__cause__
-        if not want or (got := _digest(arc, algo)) == want:
-            break
-        arc.unlink()
-        if last:
+        if not expected:
+            return
+        got = _digest(archive, algorithm)
+        if got == expected:
+            return
+        archive.unlink()
+        if is_last:
             raise DownloadError(
-                f'{url} has {algo} {got}, expected {want}: deleted; damaged on the way or changed: call again'
+                f'{link} has {algorithm} {got}, expected {expected}: deleted; damaged on the way or changed: call again'
             )
-    sha = want if algo == 'sha256' else _digest(arc, 'sha256')
-    if not algo:
-        say(f'no hash is known to check it by; its sha256 is {sha}')
-    old = _read(note)
-    if algo != 'sha256' and old.get('url') == url and old.get('sha256') != sha:
-        arc.unlink()
-        raise DownloadError(
-            f"{url} has sha256 {sha}, but {old.get('sha256')} when first fetched: deleted; to trust it, delete {note}"
-        )
-    shutil.rmtree(tmp, ignore_errors=True)  # of a process that was killed
+
+# %% ../../nbs/data/06_download.ipynb #a92db45c
+def _unpack_into_place(archive, tmp, goal, note, record):
+    "Unpack to `tmp`, write `record` to `note`, and rename what was unpacked to `goal`"
+    # of a process that was killed
+    shutil.rmtree(tmp, ignore_errors=True)
     try:
         tmp.mkdir()
-        _unpack(arc, tmp)
-        note.write_text(json.dumps(dict(url=url, size=arc.stat().st_size, sha256=sha)))
+        _unpack(archive, tmp)
+        note.write_text(json.dumps(record))
         top = list(tmp.iterdir())
         os.rename(top[0] if len(top) == 1 and top[0].is_dir() else tmp, goal)
     except DownloadError:
-        arc.unlink()
+        archive.unlink()
         raise
     except Exception as e:  # what a damaged archive raises is of many kinds
         if isinstance(e, OSError) and e.errno:
-            raise  # the disk, not the archive
-        arc.unlink()
-        raise DownloadError(f'{url} is not a whole archive ({e}): deleted; check the address or call again') from e
+            # the disk, not the archive
+            raise
+        archive.unlink()
+        raise DownloadError(
+            f"{record['url']} is not a whole archive ({e}): deleted; check the address or call again"
+        ) from e
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-    arc.unlink()

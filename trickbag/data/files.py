@@ -133,7 +133,7 @@ def _other_suffixes(counts):
 def _files(n):
     return f"{n} file{'s' if n != 1 else ''}"
 
-# %% ../../nbs/data/02_files.ipynb #1c081caf
+# %% ../../nbs/data/02_files.ipynb #11a8b7ce
 class _Search:
     "Fills a `Found`"
 
@@ -147,7 +147,7 @@ class _Search:
 
     def run(self):
         root = os.path.realpath(self.found.path)
-        self.list_folder(self.found.path, root)
+        _list_folder(self, self.found.path, root)
         while self.folder_links:
             waiting = sorted(self.folder_links)
             self.folder_links = []
@@ -163,7 +163,7 @@ class _Search:
         elif real in self.listed:
             self.found.repeated.append(path)
         else:
-            self.list_folder(path, real)
+            _list_folder(self, path, real)
 
     def take_file_links(self):
         reached = set()
@@ -177,29 +177,30 @@ class _Search:
                 self.found.files.append(path)
             reached.add(real)
 
-    def list_folder(self, path, real):
-        "Take the entries of a folder and of those below it"
-        # a list of what is to be done, as folders may lie deeper than Python lets functions call themselves
-        todo = [(path, real, False)]
-        while todo:
-            path, real, hidden = todo.pop()
-            if real in self.listed:
-                continue
-            # hidden folders are listed only to count what is in them: a link to one may still be followed
-            if not hidden:
-                self.listed.add(real)
-            for entry in self.entries(path):
-                _sort_entry(self, entry, real, hidden, todo)
+# %% ../../nbs/data/02_files.ipynb #f10b78b4
+def _list_folder(search, path, real):
+    "Sort the entries of a folder and of those below it; `real` is where it really lies"
+    todo = [(path, real, False)]
+    while todo:
+        path, real, hidden = todo.pop()
+        if real in search.listed:
+            continue
+        # hidden folders are listed only to count what is in them: a link to one may still be followed
+        if not hidden:
+            search.listed.add(real)
+        for entry in _entries(search.found, path):
+            _sort_entry(search, entry, real, hidden, todo)
 
-    def entries(self, path):
-        try:
-            with os.scandir(path) as it:
-                return list(it)
-        except OSError as e:
-            if path == self.found.path:
-                raise PermissionError(f"images: the folder {path} cannot be read ({e.strerror or e})") from None
-            self.found.unreadable.append(path)
-            return []
+
+def _entries(found, path):
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError as e:
+        if path == found.path:
+            raise PermissionError(f"images: the folder {path} cannot be read ({e.strerror or e})") from None
+        found.unreadable.append(path)
+        return []
 
 # %% ../../nbs/data/02_files.ipynb #9b68ba07
 def _sort_entry(search, entry, real, hidden, todo):
