@@ -2069,6 +2069,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                     'trickbag.monitors.terminate_on_nan._is_of_no_sample': ( 'monitors/terminate_on_nan.html#_is_of_no_sample',
                                                                                                              'trickbag/monitors/terminate_on_nan.py')},
             'trickbag.runs.dry_fit': { 'trickbag.runs.dry_fit._contents': ('runs/dry_fit.html#_contents', 'trickbag/runs/dry_fit.py'),
+                                       'trickbag.runs.dry_fit._no_new_attributes': ( 'runs/dry_fit.html#_no_new_attributes',
+                                                                                     'trickbag/runs/dry_fit.py'),
                                        'trickbag.runs.dry_fit._put_contents': ( 'runs/dry_fit.html#_put_contents',
                                                                                 'trickbag/runs/dry_fit.py'),
                                        'trickbag.runs.dry_fit.dry_fit': ('runs/dry_fit.html#dry_fit', 'trickbag/runs/dry_fit.py')},

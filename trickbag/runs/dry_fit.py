@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['dry_fit']
 
-# %% ../../nbs/runs/00_dry_fit.ipynb #91c192e7
+# %% ../../nbs/runs/00_dry_fit.ipynb #a37fd09c
 from copy import deepcopy
 
 from ..callback import Callback
 from ..core.basics import flatten
-from ..core.interrupts import interrupts_held, interrupts_released
+from ..core.interrupts import interrupts_held, interrupts_released, uninterrupted
 from ..loop.events import callbacks_outside_fit
 from ..loop.snapshot import preserve_learner
 
-# %% ../../nbs/runs/00_dry_fit.ipynb #ff239b29
+# %% ../../nbs/runs/00_dry_fit.ipynb #47dcb7bc
 def _contents(o) -> list:
     "The attributes of an object, with copies of their lists, dicts and sets"
     containers = (list, dict, set)
@@ -34,7 +34,18 @@ def _put_contents(o, contents: list):
         else:
             value.update(copy)
 
-# %% ../../nbs/runs/00_dry_fit.ipynb #cd757f1f
+
+@uninterrupted
+def _no_new_attributes(o):
+    "What an object has from its class, such as a counter's 0, it does not have of its own after the `with` either"
+    before = set(vars(o))
+    try:
+        yield
+    finally:
+        for name in vars(o).keys() - before:
+            delattr(o, name)
+
+# %% ../../nbs/runs/00_dry_fit.ipynb #294b6923
 def dry_fit(
     learn,
     n_epoch: int,  # epochs of the run; `watch` may end it early
@@ -49,7 +60,7 @@ def dry_fit(
     if hasattr(learn.dls.train, '__next__'):
         raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
     cbs = flatten(cbs)
-    with interrupts_held(), preserve_learner(learn):
+    with interrupts_held(), _no_new_attributes(learn), preserve_learner(learn):
         # the optimizer may live in a loaded checkpoint's tensors
         attributes = dict(vars(learn), _loaded=deepcopy(learn._loaded))
         states = [
