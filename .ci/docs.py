@@ -22,13 +22,26 @@ import yaml
 root = Path(__file__).resolve().parent.parent
 join = ''.join
 
+BY_STAGE = ('tricks', 'vision')  # rooms whose pages come in the order in which callbacks run
 # Reading order of the sidebar: (section, what is in it). A folder stands for its notebooks by title; what is not there
 # yet is left out.
 # A page that is named nowhere goes to a section More at the end, so nothing is ever missing.
 # (section, pages and rooms); a room's pages come in the order of their numbers, those without by title
 ROOMS = [
     (None, ['index.ipynb']),
-    ('Tutorials', ['tutorials']),
+    (
+        'Tutorials',
+        [
+            'tutorials/imagenette.ipynb',
+            'tutorials/recipes.ipynb',
+            'tutorials/gallery.ipynb',
+            'tutorials/your_own_trick.ipynb',
+            'tutorials/architecture.ipynb',
+            'tutorials/performance.ipynb',
+            'tutorials/glossary.ipynb',
+            'tutorials',
+        ],
+    ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
     ('Runs', ['runs']),
     ('Data', ['data']),
@@ -40,7 +53,7 @@ ROOMS = [
     ('Looking inside', ['look']),
     ('Proofs', ['testing']),
     ('Core', ['core']),
-    ('Package', ['all.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
+    ('Package', ['all.ipynb', 'functional.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
 ]
 
 
@@ -102,8 +115,26 @@ def snapshot(nbs, src):
     return titles
 
 
+def stage(page):
+    "The stage that a trick's page declares; None if it has no callback"
+    (path,) = (p for p in (root / 'nbs').rglob('*.ipynb') if unnumbered(p.relative_to(root / 'nbs').as_posix()) == page)
+    for c in load(path)['cells']:
+        s = join(c['source'])
+        if c['cell_type'] == 'code' and s.startswith('#| export') and (m := re.search(r"(?m)^    stage = '(\w+)'", s)):
+            return m[1]
+
+
+def by_stage(pages, titles):
+    "A section a stage, in the order in which callbacks run; pages without a callback last"
+    from trickbag.callback import STAGES
+
+    stages = {p: stage(p) for p in sorted(pages, key=lambda p: titles[p].lower())}
+    sections = [{'section': s, 'contents': [p for p in stages if stages[p] == s]} for s in STAGES]
+    return [s for s in sections if s['contents']] + [p for p in stages if stages[p] is None]
+
+
 def sidebar(titles):
-    "sidebar.yml: ROOMS, with each folder's pages by title, and whatever is left over at the end"
+    "sidebar.yml: ROOMS, with each folder's pages by number, stage or title, and whatever is left over at the end"
     left = dict(titles)
     res = []
 
@@ -113,14 +144,14 @@ def sidebar(titles):
     for sec, items in ROOMS:
         pages = []
         for o in items:
-            if o.endswith('.ipynb'):
-                pages += take(o)
+            inside = [o] if o.endswith('.ipynb') else [p for p in left if p.startswith(o + '/')]
+            inside = sum((take(p) for p in inside), [])
+            if o in BY_STAGE:
+                pages += by_stage(inside, titles)
+            elif any((root / 'nbs' / o).glob('[0-9]*.ipynb')):
+                pages += inside
             else:
-                inside = [p for p in left if p.startswith(o + '/')]
-                numbered = any((root / 'nbs' / o).glob('[0-9]*.ipynb'))
-                pages += sum(
-                    (take(p) for p in (inside if numbered else sorted(inside, key=lambda p: titles[p].lower()))), []
-                )
+                pages += sorted(inside, key=lambda p: titles[p].lower())
         if sec and pages:
             res.append({'section': sec, 'contents': pages})
         else:

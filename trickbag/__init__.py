@@ -8,7 +8,7 @@ __all__ = []
 # %% ../nbs/init.ipynb #0585a3e9
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 if TYPE_CHECKING:
     from trickbag.all import *  # editors see every name

@@ -12,20 +12,17 @@ import sys
 
 import trickbag
 
-# %% ../nbs/05_cli.ipynb #be1def40
+# %% ../nbs/05_cli.ipynb #56c2365d
 def wait_passively():
     """Let OpenMP's threads sleep while they wait for one another, unless the environment says otherwise. Too late once
     torch is imported"""
     # Threads that spin are a little faster on a quiet machine, and several times slower where other programs want the
-    # same cores:
-    # a thread that spins keeps the one that it waits for from its core.
-    if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys() and 'torch' not in sys.modules:
+    # same cores: a thread that spins keeps the one that it waits for from its core.
+    is_set = {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys()
+    if not is_set and 'torch' not in sys.modules:
         os.environ['OMP_WAIT_POLICY'] = 'passive'
 
-
-# not those of `checks`: --help should not wait for torch
-
-
+# %% ../nbs/05_cli.ipynb #11aef136
 def _whole(low):
     "A type for argparse: a whole number, and not a smaller one than `low`"
 
@@ -49,49 +46,69 @@ def _rate(text):
 
 _rate.__name__ = 'number'
 
-# %% ../nbs/05_cli.ipynb #517e1810
-def main(argv=None):
-    "Entry point of the command `trickbag`"
-    ap = argparse.ArgumentParser('trickbag', description="Train image classifiers with tricks that compose.")
-    ap.add_argument('--version', action='version', version=f'trickbag {trickbag.__version__}')
-    sub = ap.add_subparsers(dest='cmd', required=True, metavar='COMMAND')
-    p = sub.add_parser(
+# %% ../nbs/05_cli.ipynb #69253ca1
+def _parser():
+    parser = argparse.ArgumentParser('trickbag', description="Train image classifiers with tricks that compose.")
+    parser.add_argument('--version', action='version', version=f'trickbag {trickbag.__version__}')
+    commands = parser.add_subparsers(dest='cmd', required=True, metavar='COMMAND')
+    demo = commands.add_parser(
         'demo',
         help='train on the built-in toy set, about two minutes on two cores',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument('--out', default='trickbag-demo', help='folder for pictures, history and model')
-    for n, v, h in (
-        ('epochs', 8, 'epochs to train'),
-        ('size', 64, 'pixels'),
-        ('bs', 32, 'images a batch'),
-        ('seed', 42, 'of the run'),
-    ):
-        p.add_argument(f'--{n}', type=_whole(None if n == 'seed' else 1), default=v, help=h)
-    p.add_argument('--lr', type=_rate, default=4e-3, help='highest learning rate')
-    p = sub.add_parser('cache', help='list or clear the decoded images that are kept on disk')
-    p.add_argument('--clear', metavar='NAME', help='remove the set of that name, or all')
-    a = ap.parse_args(argv)
-    wait_passively()
-    if a.cmd == 'cache':
-        return show_cache(a.clear)
-    try:
-        os.makedirs(a.out, exist_ok=True)
-    except OSError as e:
-        ap.error(f"argument --out: {a.out} cannot be made ({e.strerror}); give another folder")
-    if not os.access(a.out, os.W_OK):
-        ap.error(f"argument --out: {a.out} cannot be written to; give another folder")
-    from trickbag.demo import run_demo  # here: --help and --version should not wait for torch
+    demo.add_argument('--out', default='trickbag-demo', help='folder for pictures, history and model')
+    demo.add_argument('--epochs', type=_whole(1), default=8, help='epochs to train')
+    demo.add_argument('--size', type=_whole(1), default=64, help='pixels')
+    demo.add_argument('--bs', type=_whole(1), default=32, help='images a batch')
+    demo.add_argument('--seed', type=_whole(None), default=42, help='of the run')
+    demo.add_argument('--lr', type=_rate, default=4e-3, help='highest learning rate')
+    cache = commands.add_parser('cache', help='list or clear the decoded images that are kept on disk')
+    cache.add_argument('--clear', metavar='NAME', help='remove the set of that name, or all')
+    return parser
 
-    run_demo(a.out, a.epochs, a.size, a.bs, a.lr, a.seed)
+
+def _make_folder(parser, folder):
+    "Before the training, not after it: an error of argparse if nothing can be written there"
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        parser.error(f"argument --out: {folder} cannot be made ({e.strerror}); give another folder")
+    if not os.access(folder, os.W_OK):
+        parser.error(f"argument --out: {folder} cannot be written to; give another folder")
+
+
+def main(argv=None):
+    "Entry point of the command `trickbag`"
+    parser = _parser()
+    args = parser.parse_args(argv)
+    wait_passively()
+    if args.cmd == 'cache':
+        return show_cache(args.clear)
+    _make_folder(parser, args.out)
+    from trickbag.demo import run_demo  # imports torch
+
+    run_demo(args.out, args.epochs, args.size, args.bs, args.lr, args.seed)
+
+# %% ../nbs/05_cli.ipynb #00b7c1f3
+def _set_row(cached):
+    "A row of the table, of one of `cached_sets`"
+    import time
+
+    if cached['broken']:
+        decoded = f"broken: {cached['broken']}"
+    else:
+        decoded = f"{cached['decoded']:,} of {cached['images']:,}"
+    megabytes = f"{cached['bytes'] / 2**20:,.0f} MB"
+    used = time.strftime('%Y-%m-%d %H:%M', time.localtime(cached['used']))
+    # a name that is no UTF-8 cannot be printed
+    first = cached['first'].encode(errors='replace').decode()
+    return cached['name'], decoded, megabytes, used, first
 
 
 def show_cache(
     clear: str = None,  # name of a set to remove first, or 'all'
 ):
     "Print where decoded images are kept, which sets, and what they take"
-    import time
-
     from trickbag.data.store import cache_dir, cached_sets, clear_cache
     from trickbag.look.explain import Table
 
@@ -104,19 +121,11 @@ def show_cache(
         raise SystemExit(
             f"cache: {cache_dir()} cannot be read ({e.strerror}); mend its rights, or set TRICKBAG_CACHE"
         ) from None
-
-    def row(r):
-        decoded = f"broken: {r['broken']}" if r['broken'] else f"{r['decoded']:,} of {r['images']:,}"
-        used = time.strftime('%Y-%m-%d %H:%M', time.localtime(r['used']))
-        first = r['first'].encode(errors='replace').decode()  # a name that is no UTF-8 cannot be printed
-        return r['name'], decoded, f"{r['bytes'] / 2**20:,.0f} MB", used, first
-
-    rows = [row(r) for r in sets]
+    rows = [_set_row(cached) for cached in sets]
     if clear:
         print(f'{freed / 2**20:,.0f} MB are free again')
-    print(
-        f"{cache_dir()}: {len(sets)} set{'s' * (len(sets) != 1)} of decoded images, "
-        f"{sum(r['bytes'] for r in sets) / 2**20:,.0f} MB"
-    )
+    megabytes = sum(cached['bytes'] for cached in sets) / 2**20
+    plural = 's' if len(sets) != 1 else ''
+    print(f"{cache_dir()}: {len(sets)} set{plural} of decoded images, {megabytes:,.0f} MB")
     if rows:
         print(Table(('name', 'decoded', 'size', 'last used', 'first file'), rows))

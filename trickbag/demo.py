@@ -26,7 +26,7 @@ from trickbag.all import (
     xresnet18,
 )
 
-# %% ../nbs/06_demo.ipynb #9941a20b
+# %% ../nbs/06_demo.ipynb #bd13a642
 def run_demo(
     out: str | Path = 'trickbag-demo',  # folder for pictures, history, model and the toy set
     epochs: int = 8,
@@ -39,19 +39,19 @@ def run_demo(
 ) -> dict:  # accuracy plain and with TTA, seconds, images a second, files written
     "Train on the toy set, evaluate plain and with TTA, save pictures, history and model, and say so"
     out = Path(out)
-    t0 = time.perf_counter()
+    start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     path = toy_set(out / 'data', **toy)
     dls = DataLoaders.from_folder(path, size=size, bs=bs)
-    print(f"toy set in {path}, {time.perf_counter() - t0:.0f} s\n{dls}")
+    print(f"toy set in {path}, {time.perf_counter() - start:.0f} s\n{dls}")
     # compiling would take longer than it saves
     cbs = [LabelSmoothing(), EMA(half_life=0.05), NoBiasDecay(), Fast(compile=False, verbose=False)]
     torch.manual_seed(seed)  # the first weights
     learn = Learner(dls, xresnet18(n_out=dls.c), metrics=accuracy, cbs=cbs, path=out, seed=seed)
     print(learn.explain(), '\n')
-    t0 = time.perf_counter()
+    start = time.perf_counter()
     learn.fit_one_cycle(epochs, lr)
-    secs = time.perf_counter() - t0
+    secs = time.perf_counter() - start
     plain = learn.validate()['accuracy']
     tta = learn.validate(cbs=[TTA()])['accuracy']
     n = sum(learn.cb(Recorder).ns)
@@ -66,7 +66,7 @@ def run_demo(
     print(how_to_use(out, path, size))
     return dict(accuracy=plain, tta=tta, seconds=secs, images_per_s=n / secs, files=files)
 
-# %% ../nbs/06_demo.ipynb #ecd8a4d7
+# %% ../nbs/06_demo.ipynb #1e1e9202
 def how_to_use(
     out: Path,  # folder of the demo
     data: Path,  # folder of its images
@@ -88,22 +88,23 @@ def save_pictures(learn, out: Path) -> list:
     import matplotlib
     import matplotlib.pyplot as plt
 
-    shown = matplotlib.get_backend()
+    backend = matplotlib.get_backend()
     it = Interpretation(learn)
+    # pictures go to files here, whatever the user's backend would open
     plt.switch_backend('agg')
     try:
         fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')
         learn.cb(Recorder).plot_loss(ax=axs[0])
         learn.cb(Recorder).plot_lr(ax=axs[1])
-        figs = dict(
+        figures = dict(
             batch=learn.show_batch(12), loss=fig, confusion=it.plot_confusion_matrix(), worst=it.plot_top_losses(12)
         )
-        for name, f in figs.items():
-            f.savefig(out / f'{name}.png', dpi=120)
+        for name, figure in figures.items():
+            figure.savefig(out / f'{name}.png', dpi=120)
     finally:
         plt.close('all')
-        plt.switch_backend(shown)
-    return [out / f'{n}.png' for n in figs]
+        plt.switch_backend(backend)
+    return [out / f'{name}.png' for name in figures]
 
 
 def _cpus():

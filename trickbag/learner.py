@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../nbs/02_learner.ipynb #a3632973
+# %% ../nbs/02_learner.ipynb #fc082f3b
 from functools import partial
 from pathlib import Path
 
@@ -20,30 +20,20 @@ from trickbag.core.streams import Streams
 from trickbag.core.threads import one_at_a_time
 from trickbag.loop import batch, checkpoint, events, facts, freezing, randomness, state
 from trickbag.loop import learner_checks as checks
-from trickbag.loop.checks import check_loader
 from trickbag.loop.default_cbs import default_cbs
-from trickbag.loop.loading import ordered_view
 from trickbag.loop.metrics import Averages
 from trickbag.loop.optimizer import adamw, fit_groups, opt_eval, opt_training, split_head
 from trickbag.loop.resume import begin, find_point, take_rest, take_rest_of_epoch
-from trickbag.loop.rules import check_rules
 from trickbag.loop.snapshot import put_back_if_refused
 
 # %% ../nbs/02_learner.ipynb #1a4ee7e2
-def run_epochs(
-    learn: 'Learner',
-    goes_on: bool,  # whether the fit goes on from a checkpoint
-):
-    "All epochs of a fit, or those that are left"
+def run_epochs(learn: 'Learner', goes_on: bool):
+    "All epochs of a fit, or those that are left if it goes on from a checkpoint"
     if goes_on:
         take_rest(learn)
     else:
         learn._loaded = None
     learn._undo_resume = None  # the checkpoint is taken up as a whole
-    if learn.position[0] >= learn.n_epoch > 0:
-        # nothing is left: `after_fit` sees what it saw when the run ended
-        learn.epoch = learn.n_epoch - 1
-        learn.iter = max((learn.n_iter or 1) - 1, 0)
     with opt_training(learn.opt), interrupts_released():
         for learn.epoch in range(learn.position[0], learn.n_epoch):
             learn.iter = 0
@@ -80,7 +70,7 @@ def train(learn: 'Learner'):
         batch.one_batch(learn, xb_yb)
     checks.check_count(learn)
 
-# %% ../nbs/02_learner.ipynb #000199b5
+# %% ../nbs/02_learner.ipynb #2b98276e
 @checked_arguments
 def validate(
     learn: 'Learner',
@@ -89,14 +79,7 @@ def validate(
     ordered: bool = True,  # False: the batches of `dl` as they come, even if it shuffles or leaves samples out
 ) -> dict:  # `{'loss': ..., 'accuracy': ...}`: means over samples, as Python floats
     "Loss and metrics on `dl`, each sample counted once; leaves everything as found"
-    dl = learn.dls.valid if dl is None else dl
-    if dl is None:
-        raise ValueError("validate: these DataLoaders have no valid part; give a loader: validate(dl)")
-    check_loader('validate', 'dl', dl)
-    if ordered:
-        dl = ordered_view(dl, 'validate')
-    if isinstance(learn.loss_func, nn.Module):
-        learn.loss_func.to(learn.device)
+    dl = checks.check_validate(learn, dl, ordered)
     with (
         one_at_a_time(),
         interrupts_held(),
@@ -121,8 +104,7 @@ def run_validation(learn: 'Learner', dl) -> dict:
         learn._loss_facts = None
         learn._first_loss_due = True
         learn._averages = Averages(learn.metrics, learn.device, strict=not learn.fitting)
-        if not learn.fitting:
-            learn._label_range = None
+        learn._label_range = learn._label_range if learn.fitting else None
         learn.forget_batch()
         learn._hooks = hooks(learn.active, training=False)
         with (
@@ -143,10 +125,7 @@ def all_batches(learn: 'Learner'):
     for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl):
         seen = True
         batch.one_batch(learn, xb_yb)
-    if not seen:
-        raise ValueError(
-            "validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader"
-        )
+    checks.check_not_empty(seen)
 
 
 def take_results(learn: 'Learner'):
@@ -154,7 +133,7 @@ def take_results(learn: 'Learner'):
     learn.results = learn._averages.compute()
     learn.directions = learn._averages.directions
 
-# %% ../nbs/02_learner.ipynb #7e420180
+# %% ../nbs/02_learner.ipynb #ed8f5704
 @checked_arguments
 def fit(
     learn: 'Learner',
@@ -168,8 +147,6 @@ def fit(
 ) -> 'Learner':  # itself
     "Train for `n_epoch` epochs, validating after each"
     lr = checks.check_fit(learn, n_epoch, lr)
-    if isinstance(learn.loss_func, nn.Module):
-        learn.loss_func.to(learn.device)  # its class weights
     learn.resume_asked = bool(resume)
     point = find_point(learn, resume)
     with (
@@ -185,9 +162,7 @@ def fit(
         where = begin(learn, point, lr, resume_anyway)
         if where == 'over':
             return learn
-        check_rules(learn.active, learn)
-        for cb in learn.active:
-            cb.check(learn)
+        checks.check_callbacks(learn)
         with events.cleaned_up(learn, 'cleanup_fit', state.after_fit):
             checks.start_training(learn)
             try:

@@ -43,7 +43,7 @@ def turbo(f):
 
 
 def ours(f):
-    from trickbag.data.images import decode
+    from trickbag.data.decode import decode
 
     return decode(f, P)[0]
 

@@ -40,7 +40,7 @@ def page_of(module):
 def exported(cell):
     "The code of a notebook's cell that goes into the package; '' for other cells"
     source = ''.join(cell['source'])
-    return source if cell['cell_type'] == 'code' and re.search(r'^#\| *export[is]?\b', source, re.M) else ''
+    return source if cell['cell_type'] == 'code' and re.search(r'^#\| *export[si]?\b', source, re.M) else ''
 
 
 def places(text, old):

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trickbag.core.threads import one_thread
-from trickbag.data import images
-from trickbag.data.images import find_images
+from trickbag.data import decode as decoding
+from trickbag.data.files import find_images
 from trickbag.data.loaders import DataLoaders
 from trickbag.learner import Learner
 from trickbag.loop.metrics import accuracy
@@ -141,9 +141,9 @@ def run(a, name, way, seed):
     train, test = files_of(a, name)
     factor = 1.25 if way == 'originals' else float(way.split()[0])
     presize = round(a.size * factor / 8) * 8
-    fast = images._turbo
+    fast = decoding._by_torchvision
     if 'Pillow' in way:
-        images._turbo = lambda path, P: None
+        decoding._by_torchvision = lambda data, frame, P: None
     try:
         labels = [os.path.basename(os.path.dirname(f)) for f in train + test]
         dls = DataLoaders.from_lists(
@@ -178,7 +178,7 @@ def run(a, name, way, seed):
         dls.valid = valid
         store = learn.validate()['accuracy']
     finally:
-        images._turbo = fast
+        decoding._by_torchvision = fast
     files = list(dls.valid.store.source.files)
     targets = dls.valid.labels
 

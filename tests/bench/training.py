@@ -31,7 +31,7 @@ PEERS = ('fastai', 'trickbag', 'trickbag_fast')
 
 def images(a):
     "Files of training and of validation, every k-th"
-    from trickbag.data.images import find_images
+    from trickbag.data.files import find_images
 
     tr = find_images(a.data / 'train')
     va = find_images(a.data / 'val')

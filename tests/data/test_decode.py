@@ -18,8 +18,11 @@ import torch
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from tests.helpers import start, wait_for
-from trickbag.data import images
-from trickbag.data.images import DatasetSource, FileSource, ImageError, decode, find_bad, quick_check, to_rgb
+from trickbag.data import decode as decoding
+from trickbag.data.datasets import DatasetSource
+from trickbag.data.decode import ImageError, decode, find_bad, quick_check, to_rgb
+from trickbag.data.jpeg import _jpeg_frame
+from trickbag.data.sources import FileSource
 
 SIDE = 24
 # no two corners alike: each turn of it is another picture
@@ -598,10 +601,10 @@ def test_damaged_files_give_pixels_or_an_image_error(kind, tmp_path):
                 assert str(f) in str(e) and '\n' not in str(e)
                 continue
             assert x.shape == (40, 40, 3) and x.dtype == torch.uint8 and min(wh) > 0
-            frame = images._jpeg_frame(b)
-            if not images._turbo(b, frame, 40):
+            frame = _jpeg_frame(b)
+            if not decoding._by_torchvision(b, frame, 40):
                 continue
-            y, wh2 = images._by_pillow(Image.open(io.BytesIO(b)), 40, None, 'a', b, frame)
+            y, wh2 = decoding._by_pillow(Image.open(io.BytesIO(b)), 40, None, 'a', b, frame)
             assert wh == wh2 and (x.int() - y.int()).abs().max() <= 6
 
 
@@ -609,7 +612,7 @@ def test_torchvision_does_what_pillow_does(tmp_path):
     "Of plain JPEGs of every kind"
     for i, kw in enumerate((*JPEGS.values(), dict(keep_rgb=True), dict(subsampling=1))):
         b = bytearray(encoded(noisy(61, 45), **kw))
-        x, wh = images._turbo(b, images._jpeg_frame(b), 61)
+        x, wh = decoding._by_torchvision(b, _jpeg_frame(b), 61)
         assert wh == (61, 45) and (x.int() - decode(Image.open(io.BytesIO(b)), 61)[0].int()).abs().max() <= 2
 
 
@@ -644,16 +647,16 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 
 SLOW = """
 import time
-from trickbag.data import images
+from trickbag.data import decode as decoding
 
 
 def slow(f, P):
     time.sleep(0.2)
 
 
-images.decode = slow
+decoding.decode = slow
 print('go', flush=True)
-images.find_bad(['x'] * 1000, 2)
+decoding.find_bad(['x'] * 1000, 2)
 """
 
 

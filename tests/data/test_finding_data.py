@@ -27,7 +27,8 @@ from torchvision.datasets import ImageFolder
 
 from tests.helpers import class_folders
 from trickbag.all import *
-from trickbag.data.images import class_index, dataset_labels, split_idxs
+from trickbag.data.datasets import class_index, dataset_labels
+from trickbag.data.files import split_idxs
 from trickbag.loop.loading import ordered_view
 from trickbag.testing.proofs import TinyData, tiny_learner, tiny_model, weights
 

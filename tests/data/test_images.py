@@ -22,7 +22,9 @@ from torch import nn
 
 import trickbag.data.store
 from trickbag.all import *
-from trickbag.data.loaders import DataLoaders, ImageLoader, Store
+from trickbag.data.image_loader import ImageLoader
+from trickbag.data.loaders import DataLoaders
+from trickbag.data.store import Store
 from trickbag.testing.proofs import StopAt, weights
 
 NAMES = ['circle', 'square', 'wedge']

@@ -9,7 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from tests.helpers import Levels, class_folders, levels, logits, one_line, x, y
 from trickbag.all import *
-from trickbag.data.loaders import ImageLoader
+from trickbag.data.image_loader import ImageLoader
 from trickbag.testing.proofs import tiny_learner, tiny_model
 
 # Loaders that are not trickbag's

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import Levels
-from trickbag.data import images
+from trickbag.data import sources
 from trickbag.data.store import Store
 
 
@@ -17,9 +17,9 @@ def test_a_stamp_depends_on_all_that_tells_a_changed_file(field, tmp_path, monke
     "Each alone: a file may grow within one tick of the clock, or be replaced by one of its size and date"
     f = tmp_path / 'a.bmp'
     f.write_bytes(b'BM')
-    source = images.FileSource([f])
+    source = sources.FileSource([f])
     now = dict(st_mtime_ns=1, st_size=2, st_ctime_ns=3, st_ino=4)
-    monkeypatch.setattr(images, 'os', SimpleNamespace(**(vars(os) | dict(stat=lambda _: SimpleNamespace(**now)))))
+    monkeypatch.setattr(sources, 'os', SimpleNamespace(**(vars(os) | dict(stat=lambda _: SimpleNamespace(**now)))))
     was = source.stamp(0)
     now[field] += 1
     assert source.stamp(0) != was
@@ -42,7 +42,7 @@ def test_an_image_that_is_being_replaced_in_a_store_on_disk_is_marked(tmp_path, 
 
     def store(color):
         Image.new('RGB', (4, 4), color).save(f)
-        return Store(images.FileSource([f]), 4, keep='disk', threads=1)
+        return Store(sources.FileSource([f]), 4, keep='disk', threads=1)
 
     store('red').submit(torch.tensor([0]))()
     new = store('blue')

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from trickbag.cli import main
-from trickbag.data import images
-from trickbag.data.images import FileSource, decode
+from trickbag.data import decode as decoding
+from trickbag.data.decode import decode
+from trickbag.data.sources import FileSource
 from trickbag.data.store import Store, cache_dir, cached_sets, clear_cache
 
 N = 5
@@ -100,7 +101,7 @@ DAMAGE = dict(
     format_new=lambda d: rewrite(d, format=99),
     decoder_lost=lambda d: rewrite(d, decoder=None),
     decoder_text=lambda d: rewrite(d, decoder='pillow'),
-    decoder_other=lambda d: rewrite(d, decoder=dict(images.decoder_versions(), pillow='0.1')),
+    decoder_other=lambda d: rewrite(d, decoder=dict(decoding.decoder_versions(), pillow='0.1')),
     index_cut=cut('index'),
     index_empty=lambda d: os.truncate(d / 'index', 0),
     index_lost=lambda d: (d / 'index').unlink(),
@@ -162,7 +163,7 @@ def test_another_decoder_decodes_anew_and_says_which(what, files, monkeypatch):
     if what == 'torchvision':
         monkeypatch.setattr(torchvision, '__version__', '0.9')
     if what == 'rules':
-        monkeypatch.setattr(images, 'DECODE_RULES', 0.9)
+        monkeypatch.setattr(decoding, 'DECODE_RULES', 0.9)
     _, said, n = opened(files)
     assert n == N and len(said) == 1 and f'{what} ' in said[0] and 'now 0.9' in said[0]
     assert opened(files)[1:] == ([], 0)

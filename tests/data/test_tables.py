@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers import image_files, one_line
 from trickbag.all import *
-from trickbag.data.loaders import read_table
+from trickbag.data.tables import read_table
 
 
 def test_a_column_named_is_valid_is_used(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.helpers import start
-from trickbag.data.toy import beetle, toy_set
+from trickbag.data.beetles import beetle
+from trickbag.data.toy import toy_set
 
 SMALL = dict(n_classes=3, n_train=24, n_valid=12, size=48)
 

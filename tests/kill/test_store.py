@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from tests.helpers import start, wait_for
-from trickbag.data.images import FileSource, decode
+from trickbag.data.decode import decode
+from trickbag.data.sources import FileSource
 from trickbag.data.store import Store
 
 FILL = """

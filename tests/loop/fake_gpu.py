@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trickbag.core.streams import Streams
-from trickbag.data.store import OnGPU
+from trickbag.data.store import PendingOnGPU
 from trickbag.loop import batch
 
 GPU = torch.device('cuda', 0)
@@ -240,25 +240,20 @@ def fake_gpu():
         return step
 
     def sending(f):
-        def submit(self, idx):
-            start = f(self, idx)
+        def start(self):
+            mode.strict = True
+            try:
+                return f(self)
+            finally:
+                mode.strict = False
 
-            def strict():
-                mode.strict = True
-                try:
-                    return start()
-                finally:
-                    mode.strict = False
-
-            return strict
-
-        return submit
+        return start
 
     def patch(name, value):
         s.enter_context(mock.patch(name, value))
 
     with contextlib.ExitStack() as s:
-        s.enter_context(mock.patch.object(OnGPU, 'submit', sending(OnGPU.submit)))
+        s.enter_context(mock.patch.object(PendingOnGPU, 'start', sending(PendingOnGPU.start)))
         s.enter_context(mock.patch.object(batch, 'one_batch', strictly(batch.one_batch)))
         s.enter_context(mock.patch.object(Streams, '__init__', _streams))
         patch('trickbag.learner.check_device', lambda who, device: device)  # else a device that is not there is refused

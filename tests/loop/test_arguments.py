@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.helpers import check_line, one_line
 from trickbag.all import *
-from trickbag.data.images import Paths
+from trickbag.data.sources import Paths
 from trickbag.testing.proofs import TinyData, prove, tiny_learner, tiny_model
 
 

@@ -25,6 +25,7 @@ from trickbag.all import (
     SaveBest,
     accuracy,
     error_rate,
+    soft_targets,
     top_5,
 )
 from trickbag.loop.metrics import Averages, higher_is_better
@@ -620,3 +621,28 @@ def test_a_metric_of_training_is_a_mean_over_samples():
     count = Count()
     learn = tiny_learner([Recorder(train_metrics=True), count], metrics=accuracy).fit(1)
     assert abs(learn.history[0]['train_accuracy'] - count.right / 45) < 1e-6
+
+
+def soft_batches(n=12):
+    x = torch.randn(n, 3, 8, 8)
+    y = soft_targets(torch.arange(n) % 4, 4)
+    return [(x[i : i + 4], y[i : i + 4]) for i in range(0, n, 4)]
+
+
+def test_probabilities_as_targets_wait_for_no_gpu():
+    "Tensors on 'meta' have no values, so who asks for one fails, as who asks for one on a GPU waits"
+    meta = torch.device('meta')
+    pred = torch.zeros(4, 4, device=meta)
+    with pytest.raises(RuntimeError):
+        accuracy(pred, pred)
+    averages = Averages([accuracy, error_rate, partial(top_5, k=3)], meta)
+    averages.add(pred.sum(), pred, pred)
+    assert [len(checks) for checks in averages.deferred.values()] == [1, 2, 1]
+
+
+def test_several_labels_in_the_last_batch_are_refused():
+    batches = soft_batches()
+    batches[-1][1][0] = 1.0
+    learn = tiny_learner(dls=DataLoaders(soft_batches(), batches), metrics=accuracy)
+    with pytest.raises(ValueError, match='accuracy: samples have several labels or none'):
+        learn.validate()

@@ -348,7 +348,7 @@ def test_torchvisions_list(recipes):
         and cbs['NoBiasDecay'].norms_only
         and cbs['TrivialAugment'].mode == 'bilinear'
     )
-    assert (cbs['EMA'].decay, cbs['EMA'].warmup, cbs['EMA']._phase[0]) == (0.99997, 0, 5 / 600)
+    assert (cbs['EMA'].decay, cbs['EMA'].warmup_power, cbs['EMA'].phase.start) == (0.99997, 0, 5 / 600)
 
 
 def test_ffcvs_list(recipes):

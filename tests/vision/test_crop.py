@@ -7,7 +7,7 @@ from torchvision.transforms.functional import ten_crop
 
 from tests.helpers import Levels, one_line
 from trickbag.all import *
-from trickbag.data.loaders import ImageLoader
+from trickbag.data.image_loader import ImageLoader
 from trickbag.data.store import Store
 from trickbag.testing.proofs import TinyData, tiny_learner
 from trickbag.vision.crop import random_boxes, tta_views

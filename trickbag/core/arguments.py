@@ -19,14 +19,10 @@ from typing import get_args
 
 import torch
 
-# %% ../../nbs/core/07_arguments.ipynb #a22a1305
+# %% ../../nbs/core/07_arguments.ipynb #cfaece8f
 def is_text(value) -> bool:
     "Whether it is a text, also one of bytes"
     return isinstance(value, (str, bytes))
-
-
-def _given(value):
-    return 'None' if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def as_number(value) -> float | None:
@@ -40,7 +36,38 @@ def as_number(value) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
 
+# %% ../../nbs/core/07_arguments.ipynb #d7e65933
+def is_whole(value) -> bool:
+    "Whether it is a whole number of Python, numpy or torch; True and False are none"
+    if isinstance(value, bool) or not hasattr(value, '__index__') or getattr(value, 'ndim', 0) != 0:
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False  # a tensor of fractions
+    return True
 
+# %% ../../nbs/core/07_arguments.ipynb #a5cdf3df
+def _given(value):
+    "A value in an error message"
+    return 'None' if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def _bounds(*signs_and_bounds) -> str:
+    "The bounds that there are, in words; '' without any"
+    bounds = [f'{sign} {bound}' for sign, bound in signs_and_bounds if bound is not None]
+    return f" {' and '.join(bounds)}" if bounds else ''
+
+
+def _as_written(value):
+    "What to write for a number that was given as text; '' for anything else"
+    try:
+        is_number = math.isfinite(float(value)) and isinstance(value, str)
+    except (TypeError, ValueError):
+        return ''
+    return f"; write {value.strip()}, without quotes" if is_number else ''
+
+# %% ../../nbs/core/07_arguments.ipynb #b0e88639
 def check_number(
     who: str,  # who asks, for the error message
     what: str,  # the argument
@@ -50,30 +77,19 @@ def check_number(
     high: float = None,  # largest value that is allowed
 ) -> float:
     "A finite number as a float; ValueError, in one line, for anything else"
-    n = as_number(value)
-    bounds = [f'{sign} {bound:g}' for sign, bound in (('>=', low), ('>', above), ('<=', high)) if bound is not None]
+    number = as_number(value)
     if (
-        n is not None
-        and math.isfinite(n)
-        and (low is None or n >= low)
-        and (above is None or n > above)
-        and (high is None or n <= high)
+        number is not None
+        and math.isfinite(number)
+        and (low is None or number >= low)
+        and (above is None or number > above)
+        and (high is None or number <= high)
     ):
-        return n
-    raise ValueError(
-        f"{who}: {what} must be a finite number{' ' + ' and '.join(bounds) if bounds else ''}, got "
-        f"{_given(value)}{_as_written(value)}"
-    )
-
-
-def _as_written(value):
-    "What to write for a number that was given as text"
-    try:
-        return (
-            f"; write {value.strip()}, without quotes" if math.isfinite(float(value)) and isinstance(value, str) else ''
-        )
-    except (TypeError, ValueError):
-        return ''
+        return number
+    # as 0.1 and 1, not 0.1 and 1.0
+    short = [None if bound is None else f'{bound:g}' for bound in (low, above, high)]
+    bounds = _bounds(*zip(('>=', '>', '<='), short))
+    raise ValueError(f"{who}: {what} must be a finite number{bounds}, got {_given(value)}{_as_written(value)}")
 
 
 def check_whole(
@@ -85,23 +101,20 @@ def check_whole(
 ) -> int:
     "A whole number as an int; ValueError, in one line, for anything else"
 
-    def within(n):
-        return (low is None or n >= low) and (high is None or n <= high)
+    def within(number):
+        return (low is None or number >= low) and (high is None or number <= high)
 
     if is_whole(value) and within(operator.index(value)):
         return operator.index(value)
-    meant = (
-        f"; write {n:.0f}"
-        if (n := as_number(value)) is not None and n.is_integer() and within(n)
-        else _as_written(value)
-    )
-    bounds = [f'{sign} {bound}' for sign, bound in (('>=', low), ('<=', high)) if bound is not None]
-    raise ValueError(
-        f"{who}: {what} must be a whole number{' ' + ' and '.join(bounds) if bounds else ''}, got "
-        f"{_given(value)}{meant}"
-    )
+    number = as_number(value)
+    if number is not None and number.is_integer() and within(number):
+        remedy = f"; write {number:.0f}"
+    else:
+        remedy = _as_written(value)
+    bounds = _bounds(('>=', low), ('<=', high))
+    raise ValueError(f"{who}: {what} must be a whole number{bounds}, got {_given(value)}{remedy}")
 
-
+# %% ../../nbs/core/07_arguments.ipynb #de3c6c38
 def check_seed(
     who: str,  # who asks, for the error message
     value,
@@ -109,27 +122,15 @@ def check_seed(
     "A seed as an int"
     try:
         return check_whole(who, 'seed', value, low=-(2**63), high=2**63 - 1)
-    # of larger ones only the last bits would count
     except ValueError:
         raise ValueError(
             f"{who}: seed must be a whole number of 64 bits at most, got {_given(value)}; write seed=42"
         ) from None
 
-# %% ../../nbs/core/07_arguments.ipynb #7eb9736c
-def is_whole(value) -> bool:
-    "Whether it is a whole number of Python, numpy or torch; True and False are none"
-    if isinstance(value, bool) or not hasattr(value, '__index__') or getattr(value, 'ndim', 0) != 0:
-        return False
-    try:
-        operator.index(value)
-    except TypeError:
-        return False  # a tensor of fractions
-    return True
-
-
+# %% ../../nbs/core/07_arguments.ipynb #79eada5f
 def _is_number(value):
-    n = as_number(value)
-    return n is not None and not math.isnan(n)
+    number = as_number(value)
+    return number is not None and not math.isnan(number)
 
 
 def _is_truth(value):
@@ -158,20 +159,26 @@ _KINDS = {
     tuple: ('a tuple', _is_several),
     list: ('a list', _is_several),
     Path: ('a path', _is_path),
-    NoneType: ('None', lambda v: v is None),
+    NoneType: ('None', lambda value: value is None),
 }
 
-
-def _expected(kind) -> tuple:
+# %% ../../nbs/core/07_arguments.ipynb #ac076a75
+def _expected(annotation) -> tuple:
     "The entries of `_KINDS` that an annotation stands for; none if it says more than these can"
-    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    return tuple(_KINDS[p] for p in parts) if all(isinstance(p, type) and p in _KINDS for p in parts) else ()
+    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if not all(isinstance(part, type) and part in _KINDS for part in parts):
+        return ()
+    return tuple(_KINDS[part] for part in parts)
 
 
 def _must_be(who, name, expected, value):
-    words = [w for w, _ in expected if w != 'a text' or ('a path', _is_path) not in expected]
-    text = _as_written(value) if expected[0][0] in ('a whole number', 'a number') else ''
-    return ValueError(f"{who}: {name} must be {' or '.join(words)}, got {_given(value)}{text}")
+    "The error for a value that is nothing of what was expected"
+    # 'a path' says it for both: every text is one
+    takes_path = ('a path', _is_path) in expected
+    words = [word for word, _ in expected if not (word == 'a text' and takes_path)]
+    takes_number = expected[0][0] in ('a whole number', 'a number')
+    remedy = _as_written(value) if takes_number else ''
+    return ValueError(f"{who}: {name} must be {' or '.join(words)}, got {_given(value)}{remedy}")
 
 
 def check_types(
@@ -182,14 +189,14 @@ def check_types(
     """ValueError, in one line, for a value that is nothing of what its annotation says. Whether None will do is left
     to the function"""
     for name, value in given.items():
-        p = params.get(name)
-        if p is None or value is None or value is p.default:
+        param = params.get(name)
+        if param is None or value is None or value is param.default:
             continue
-        expected = _expected(p.annotation)
+        expected = _expected(param.annotation)
         if expected and not any(fits(value) for _, fits in expected):
             raise _must_be(who, name, expected, value)
 
-# %% ../../nbs/core/07_arguments.ipynb #18802ce1
+
 def none_given(
     who: str,
     params,
@@ -197,13 +204,13 @@ def none_given(
 ) -> Exception | None:
     "What to raise, if None was given where it is not the default, and the function failed with an error of Python's"
     for name, value in given.items():
-        p = params.get(name)
-        if p is None or value is not None or p.default is None:
+        param = params.get(name)
+        if param is None or value is not None or param.default is None:
             continue
-        if expected := _expected(p.annotation):
+        if expected := _expected(param.annotation):
             return _must_be(who, name, expected, value)
 
-
+# %% ../../nbs/core/07_arguments.ipynb #3560efe3
 # what other libraries call it
 _SYNONYMS = dict(
     loss_fn='loss_func',
@@ -246,6 +253,9 @@ _SYNONYMS = dict(
     filename='file',
     name='file',
 )
+
+# %% ../../nbs/core/07_arguments.ipynb #5e4a1a89
+# what is an argument in other libraries, and elsewhere here
 _ELSEWHERE = dict(
     batch_size='the DataLoaders have it: bs=',
     bs='the DataLoaders have it',
@@ -262,7 +272,7 @@ _ELSEWHERE = dict(
     pretrained='the model has it',
 )
 
-
+# %% ../../nbs/core/07_arguments.ipynb #95f13d10
 def no_such_argument(
     who: str,  # who asks, for the error message
     name: str,  # what was given
@@ -281,7 +291,7 @@ def no_such_argument(
         remedy = f"there are {', '.join(names)}" if names else "it takes none"
     return TypeError(f"{who}: there is no argument {name!r}; {remedy}")
 
-# %% ../../nbs/core/07_arguments.ipynb #be135429
+# %% ../../nbs/core/07_arguments.ipynb #af5227bb
 def bind_or_say(
     who: str,  # who asks, for the error message
     sig: inspect.Signature,
@@ -293,24 +303,26 @@ def bind_or_say(
         return sig.bind(*args, **kw).arguments
     except TypeError as e:
         why = str(e)
-    plain = [
-        p
-        for p in sig.parameters.values()
-        if p.name not in ('self', 'learn') and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    params = sig.parameters.values()
+    # those that a user gives: not the object itself, nor *args and **kw
+    named = [
+        param
+        for param in params
+        if param.name not in ('self', 'learn') and param.kind not in (param.VAR_KEYWORD, param.VAR_POSITIONAL)
     ]
-    names = [p.name for p in plain]
-    if not any(p.kind is p.VAR_KEYWORD for p in sig.parameters.values()):
-        for n in kw:
-            if n not in names:
-                raise no_such_argument(who, n, names) from None
-    needed = ', '.join(p.name for p in plain if p.default is p.empty)
-    raise TypeError(
-        f"{who}: {why}; it takes {', '.join(names) or 'none'}{f' (needed: {needed})' if needed else ''}"
-    ) from None
+    names = [param.name for param in named]
+    if not any(param.kind is param.VAR_KEYWORD for param in params):
+        for name in kw:
+            if name not in names:
+                raise no_such_argument(who, name, names) from None
+    needed = ', '.join(param.name for param in named if param.default is param.empty)
+    needed = f' (needed: {needed})' if needed else ''
+    raise TypeError(f"{who}: {why}; it takes {', '.join(names) or 'none'}{needed}") from None
 
 
 def checked_arguments(f):
     "A method that answers arguments it does not have with one line: what may have been meant"
+    # to read a signature takes long, so it is read at the first call and not at import
     signature = cache(lambda: inspect.signature(f))
     who = f.__qualname__.split('.')[0] if f.__name__ == '__init__' else f.__name__
 
@@ -321,7 +333,7 @@ def checked_arguments(f):
 
     return checked
 
-# %% ../../nbs/core/07_arguments.ipynb #9e8138d5
+# %% ../../nbs/core/07_arguments.ipynb #30ecbe03
 def check_lr(
     who: str,  # who asks, for the error message
     lr,  # number, slice or list, as in `discriminative_lrs`
@@ -329,46 +341,53 @@ def check_lr(
 ):  # the same, of Python floats
     "Learning rates that can be trained with; ValueError, in one line, for others"
     if isinstance(lr, slice):
-        if lr.stop is None or lr.step is not None:
-            raise ValueError(f"{who}: {what}={lr}; write slice(last) or slice(first, last)")
-        ends = {n: getattr(lr, n) for n in ('start', 'stop') if getattr(lr, n) is not None}
-        ends = {
-            n: check_number(who, f"the {'first' if n == 'start' else 'last'} rate of the slice {what}", v, above=0)
-            for n, v in ends.items()
-        }
-        return slice(ends.get('start'), ends['stop'])
+        return _checked_slice(who, lr, what)
     if getattr(lr, 'ndim', 0) == 1:
         lr = lr.tolist()
     if not isinstance(lr, (list, tuple)):
         return check_number(who, what, lr, low=0)
     if not lr:
         raise ValueError(f"{who}: {what} is an empty list; give a number, a slice, or one number a parameter group")
-    return [check_number(who, f'{what}[{i}]', v, low=0) for i, v in enumerate(lr)]
+    return [check_number(who, f'{what}[{i}]', rate, low=0) for i, rate in enumerate(lr)]
 
 
+def _checked_slice(who, lr, what) -> slice:
+    "`slice(last)` or `slice(first, last)`, of Python floats"
+    if lr.stop is None or lr.step is not None:
+        raise ValueError(f"{who}: {what}={lr}; write slice(last) or slice(first, last)")
+    first = lr.start
+    if first is not None:
+        first = check_number(who, f"the first rate of the slice {what}", first, above=0)
+    return slice(first, check_number(who, f"the last rate of the slice {what}", lr.stop, above=0))
+
+# %% ../../nbs/core/07_arguments.ipynb #118fcf2b
 def check_device(
     who: str,  # who asks, for the error message
     device,  # None: the CUDA device if there is one, else the CPU
 ) -> torch.device:
     "A device that is there"
-    gpu = torch.cuda.is_available()
+    has_cuda = torch.cuda.is_available()
     if device is None:
-        device = 'cuda' if gpu else 'cpu'
+        device = 'cuda' if has_cuda else 'cpu'
     try:
-        d = torch.device(device)
+        device = torch.device(device)
     except (RuntimeError, TypeError, ValueError):
         raise ValueError(
             f"{who}: there is no device {device!r}; write 'cuda' for a GPU, 'cpu', or leave device out"
         ) from None
-    if d.type == 'cuda' and not gpu:
+    if device.type != 'cuda':
+        return device
+    if not has_cuda:
         raise ValueError(
-            f"{who}: device is {str(d)!r}, but torch sees no CUDA device here; leave device out, or write 'cpu'"
+            f"{who}: device is {str(device)!r}, but torch sees no CUDA device here; leave device out, or write 'cpu'"
         )
-    if d.type == 'cuda' and d.index is None:
-        d = torch.device('cuda', torch.cuda.current_device())
-    if d.type == 'cuda' and d.index >= torch.cuda.device_count():
-        raise ValueError(f"{who}: there is no device '{d}'; torch sees {torch.cuda.device_count()}, counted from 0")
-    return d
+    if device.index is None:
+        device = torch.device('cuda', torch.cuda.current_device())
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"{who}: there is no device '{device}'; torch sees {torch.cuda.device_count()}, counted from 0"
+        )
+    return device
 
 
 def check_path(
@@ -377,6 +396,6 @@ def check_path(
     path,
 ) -> Path:
     "A path"
-    if isinstance(path, (str, os.PathLike)):
+    if _is_path(path):
         return Path(path)
     raise TypeError(f"{who}: {what} must be a path, got {_given(path)}; write a text such as '.'")

@@ -10,7 +10,7 @@ import torch
 
 from .interrupts import uninterrupted
 
-# %% ../../nbs/core/09_basics.ipynb #c58890e3
+# %% ../../nbs/core/09_basics.ipynb #8e9a209d
 def flatten(
     o,  # one thing, or a list or tuple of things, in which lists may stand; None is none
 ) -> list:
@@ -19,9 +19,14 @@ def flatten(
 
 
 def _flat(o):
-    return [p for q in o for p in _flat(q)] if isinstance(o, (list, tuple)) else [o]
+    if not isinstance(o, (list, tuple)):
+        return [o]
+    flat = []
+    for entry in o:
+        flat += _flat(entry)
+    return flat
 
-# %% ../../nbs/core/09_basics.ipynb #0291059b
+# %% ../../nbs/core/09_basics.ipynb #5eb03562
 @uninterrupted
 def preserve_attrs(
     o,  # any object
@@ -29,19 +34,19 @@ def preserve_attrs(
     *names,
 ):
     "Give an object's attributes back as they were found"
-    was = {n: getattr(o, n) for n in names}
+    before = {name: getattr(o, name) for name in names}
     try:
         yield
     finally:
-        vars(o).update(was)
+        vars(o).update(before)
 
 
 @uninterrupted
 def preserve_modes(model: torch.nn.Module):
     "Give every module its training or eval mode back as found"
-    modes = [(m, m.training) for m in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
-        for m, t in modes:
-            m.training = t
+        for module, training in modes:
+            module.training = training

@@ -20,47 +20,57 @@ from torch.nn.parameter import is_lazy
 
 from .interrupts import uninterrupted
 
-# %% ../../nbs/core/08_modules.ipynb #871b4c4a
+# %% ../../nbs/core/08_modules.ipynb #a2e7743e
 def user_level() -> int:
     "Stack level of the first caller outside this package"
-    n = 1
-    f = sys._getframe(1)
-    while f and f.f_globals.get('__name__', '').startswith('trickbag.'):
-        n = n + 1
-        f = f.f_back
-    return n
+    level = 1
+    frame = sys._getframe(1)
+    while frame and _in_between(frame.f_globals.get('__name__', '')):
+        level += 1
+        frame = frame.f_back
+    return level
 
 
-_said = WeakKeyDictionary()  # owner -> what was said
+def _in_between(module: str) -> bool:
+    "Whether a caller in that module is not the user's"
+    # much of a fit runs within context managers, which contextlib enters
+    return module.startswith('trickbag.') or module == 'contextlib'
+
+
+_warnings = WeakKeyDictionary()  # owner -> the texts of its warnings
 
 
 def warn_once(
-    owner,  # the object that it is about: a model, an optimizer
+    owner,  # the object that it is about: a model, an optimizer, a loader
     text: str,
 ):
-    "Warn, the first time that this is said of `owner`"
-    said = _said.setdefault(owner, set())
-    if text in said:
+    "Warn, the first time that this text comes for `owner`; each time if Python has no weak reference to such an object"
+    try:
+        texts = _warnings.setdefault(owner, set())
+    except TypeError:
+        texts = set()
+    if text in texts:
         return
-    said.add(text)
+    texts.add(text)
     warnings.warn(text, stacklevel=user_level())
 
 
 def _some(names) -> str:
     "The first few names of a list"
-    names = [n or 'the model itself' for n in names]
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+    names = [name or 'the model itself' for name in names]
+    rest = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(names[:3]) + rest
 
-# %% ../../nbs/core/08_modules.ipynb #a7567581
+# %% ../../nbs/core/08_modules.ipynb #c535f391
 def held_modules(
     model: nn.Module,
 ) -> dict:  # name -> module
     "The modules that somebody put in eval mode while the model is in training mode"
-    mods = dict(model.named_modules())
-    held = {n: m for n, m in mods.items() if not m.training}
-    # a wrapper that was just made is in training mode, whatever it wraps: then the whole model is in eval mode
-    wrapper = len(held) == len(mods) - 1 and next(model.parameters(recurse=False), None) is None
-    return held if model.training and not wrapper else {}
+    modules = dict(model.named_modules())
+    held = {name: module for name, module in modules.items() if not module.training}
+    # a wrapper that was just made is in training mode, whatever it wraps: then all of the model is in eval mode
+    only_wrapper_trains = len(held) == len(modules) - 1 and next(model.parameters(recurse=False), None) is None
+    return held if model.training and not only_wrapper_trains else {}
 
 
 def train_mode(
@@ -69,26 +79,26 @@ def train_mode(
     "`model.train()`, but what was frozen in eval mode stays so"
     held = held_modules(model)
     model.train()
-    for m in held.values():
-        m.training = False
+    for module in held.values():
+        module.training = False
     return held
 
-
+# %% ../../nbs/core/08_modules.ipynb #91d7c354
 def moving_norms(
     model: nn.Module,  # in the modes of a fit
 ) -> dict:  # name -> norm
     "Norms whose weights are frozen but whose running statistics move"
 
-    def frozen(m):
-        ps = list(m.parameters(recurse=False))
-        return ps and not any(p.requires_grad for p in ps)
+    def is_frozen(module):
+        params = list(module.parameters(recurse=False))
+        return params and not any(param.requires_grad for param in params)
 
-    kinds = nn.modules.batchnorm._NormBase  # BatchNorm and InstanceNorm
-    return {
-        n: m
-        for n, m in model.named_modules()
-        if isinstance(m, kinds) and m.training and m.running_mean is not None and frozen(m)
-    }
+    def moves(module):
+        # BatchNorm and InstanceNorm
+        is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+        return is_norm and module.training and module.running_mean is not None
+
+    return {name: module for name, module in model.named_modules() if moves(module) and is_frozen(module)}
 
 
 def enter_training(
@@ -102,15 +112,15 @@ def enter_training(
             f"{_some(held)}; they stay in eval mode. To train them, call model.train() before",
         )
     if norms := moving_norms(model):
-        n = next(iter(norms))
+        first = next(iter(norms))
         warn_once(
             model,
             "fit: the weights of these norms are frozen, but their running statistics will move: "
             f"{_some(norms)}; to keep the statistics, put them in eval mode: model.train(), then "
-            f"model.get_submodule({n!r}).eval()",
+            f"model.get_submodule({first!r}).eval()",
         )
 
-# %% ../../nbs/core/08_modules.ipynb #b54cc900
+# %% ../../nbs/core/08_modules.ipynb #f3506ef4
 _wrapped = WeakKeyDictionary()  # module -> its own `forward` in `vars` or None, what it computes, the wrappers
 
 
@@ -121,8 +131,8 @@ def wrap_forward(
     "Let `wrapper` compute in the place of a module's forward"
     if module not in _wrapped:
         _wrapped[module] = vars(module).get('forward'), module.forward, []
-    # in a list of its own, as the same function may wrap twice
     layers = _wrapped[module][2]
+    # in a list of its own, as the same function may wrap twice
     layer = [wrapper]
     layers.append(layer)
     _set_forward(module)
@@ -134,20 +144,21 @@ def wrap_forward(
     return undo
 
 
-def _set_forward(m):
-    if m not in _wrapped:
+def _set_forward(module):
+    "Chain the wrappers that a module has now; without any, give back what was found"
+    if module not in _wrapped:
         return
-    own, forward, layers = _wrapped[m]
+    own, forward, layers = _wrapped[module]
     for (wrapper,) in layers:
-        forward = partial(wrapper, m, forward)
+        forward = partial(wrapper, module, forward)
     if layers:
-        m.forward = forward  # on the object, where it hides the class's
+        module.forward = forward  # on the object, where it hides the class's
+        return
+    del _wrapped[module]
+    if own is None:
+        del module.forward
     else:
-        del _wrapped[m]
-        if own is None:
-            del m.forward
-        else:
-            m.forward = own
+        module.forward = own
 
 
 def own_forward(
@@ -158,47 +169,49 @@ def own_forward(
     own = _wrapped[module][0] if module in _wrapped else vars(module).get('forward')
     return own is not None or type(module).forward is not kind.forward
 
-# %% ../../nbs/core/08_modules.ipynb #58ae0b25
+# %% ../../nbs/core/08_modules.ipynb #83a338d4
 def compiled_part(
     model: nn.Module,
 ) -> str | None:  # name of the first such module, '' for the model itself
     "Which part of a model was compiled already"
-    for n, m in model.named_modules():
+    for name, module in model.named_modules():
         if (
-            hasattr(m, '_orig_mod')
-            or m._compiled_call_impl is not None
-            or hasattr(vars(m).get('forward'), '_torchdynamo_orig_callable')
+            # by torch.compile(module), by module.compile(), or by torch.compile(module.forward)
+            hasattr(module, '_orig_mod')
+            or module._compiled_call_impl is not None
+            or hasattr(vars(module).get('forward'), '_torchdynamo_orig_callable')
         ):
-            return n
+            return name
 
 
 @uninterrupted
 def uncompiled(model: nn.Module):
     "Within the `with`, nothing is compiled, and what is compiled runs uncompiled"
-    calls = [(m, vars(m).pop('_compiled_call_impl')) for m in model.modules() if '_compiled_call_impl' in vars(m)]
+    attribute = '_compiled_call_impl'
+    calls = [(module, vars(module).pop(attribute)) for module in model.modules() if attribute in vars(module)]
     try:
         with torch.compiler.set_stance('force_eager'):
             yield
     finally:
-        for m, call in calls:
-            m._compiled_call_impl = call
+        for module, call in calls:
+            module._compiled_call_impl = call
 
-# %% ../../nbs/core/08_modules.ipynb #577e0f03
-def has_extra_state(m: nn.Module) -> bool:
+# %% ../../nbs/core/08_modules.ipynb #d72d333a
+def has_extra_state(module: nn.Module) -> bool:
     "Whether a module has state of its own in a state dict"
-    return type(m).get_extra_state is not nn.Module.get_extra_state
+    return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
 def hidden_buffers(
     model: nn.Module,
 ) -> dict:  # name -> tensor
     "The buffers that no state dict has: those that are not persistent"
-    res = {}
-    for n, m in model.named_modules():
-        for k in m._non_persistent_buffers_set:
-            if m._buffers.get(k) is not None:
-                res[f'{n}.{k}' if n else k] = m._buffers[k]
-    return res
+    hidden = {}
+    for path, module in model.named_modules():
+        for name in module._non_persistent_buffers_set:
+            if module._buffers.get(name) is not None:
+                hidden[f'{path}.{name}' if path else name] = module._buffers[name]
+    return hidden
 
 
 @torch.no_grad()
@@ -209,53 +222,66 @@ def load_hidden_buffers(
 ):
     """Put back what `hidden_buffers` gave. If `strict`, those of another shape are replaced: of tables that a model
     makes anew for each size, the last ones"""
-    for name, t in sd.items():
-        path, _, k = name.rpartition('.')
-        m = dict(model.named_modules()).get(path)
-        if m is None or k not in m._non_persistent_buffers_set:
+    for full_name, tensor in sd.items():
+        path, _, name = full_name.rpartition('.')
+        module = dict(model.named_modules()).get(path)
+        if module is None or name not in module._non_persistent_buffers_set:
             if strict:
-                raise ValueError(f"load: the model has no buffer {name}; build the same model, or strict=False")
-        elif (old := m._buffers.get(k)) is not None and old.shape == t.shape:
-            old.copy_(t)
+                raise ValueError(f"load: the model has no buffer {full_name}; build the same model, or strict=False")
+            continue
+        old = module._buffers.get(name)
+        if old is not None and old.shape == tensor.shape:
+            old.copy_(tensor)
         elif strict:
-            m._buffers[k] = t.clone()
+            module._buffers[name] = tensor.clone()
 
-
+# %% ../../nbs/core/08_modules.ipynb #41067b83
+# attributes of these types are part of a snapshot: to copy others could be slow, or impossible
 _PLAIN = int, float, bool, str, type(None)
 
-# %% ../../nbs/core/08_modules.ipynb #5e4a039b
+
 def snapshot_modules(
     *modules: nn.Module,  # anything else is passed over
 ):
     "A function that puts parameters, buffers, extra state and plain attributes of modules back as they are now"
-    ms = list(dict.fromkeys(m for o in modules if isinstance(o, nn.Module) for m in o.modules()))
-    stores = [d for m in ms for d in (m._parameters, m._buffers)]
-    was = [(d, dict(d), {k: t.detach().clone() for k, t in d.items() if t is not None}) for d in stores]
-    extra = [(m, deepcopy(m.get_extra_state())) for m in ms if has_extra_state(m)]
-    plain = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN}) for m in ms]
+    found = {}  # for its keys: each module once, in their order
+    for module in modules:
+        if isinstance(module, nn.Module):
+            found.update(dict.fromkeys(module.modules()))
+    tables = []
+    for module in found:
+        tables += [module._parameters, module._buffers]
+    was = []
+    for table in tables:
+        values = {name: tensor.detach().clone() for name, tensor in table.items() if tensor is not None}
+        was.append((table, dict(table), values))
+    extra = [(module, deepcopy(module.get_extra_state())) for module in found if has_extra_state(module)]
+    plain = []
+    for module in found:
+        plain.append((module, {name: value for name, value in vars(module).items() if type(value) in _PLAIN}))
 
-    def back():
+    def put_back():
         with torch.no_grad():
-            for d, tensors, values in was:
-                for k in d.keys() - tensors.keys():
-                    del d[k]
-                d.update(tensors)
-                for k, v in values.items():
-                    d[k].copy_(v)
-        for m, o in plain:
-            vars(m).update(o)
-        for m, o in extra:
-            if type(m).set_extra_state is not nn.Module.set_extra_state:
-                m.set_extra_state(o)
+            for table, tensors, values in was:
+                for name in table.keys() - tensors.keys():
+                    del table[name]
+                table.update(tensors)
+                for name, value in values.items():
+                    table[name].copy_(value)
+        for module, attributes in plain:
+            vars(module).update(attributes)
+        for module, state in extra:
+            if type(module).set_extra_state is not nn.Module.set_extra_state:
+                module.set_extra_state(state)
 
-    return back
+    return put_back
 
-
+# %% ../../nbs/core/08_modules.ipynb #8a4ce312
 def check_lazy(model: nn.Module):
     "Raise ValueError if the model has layers that do not know their shape yet"
-    for n, p in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(p):
-            raise ValueError(f"Learner: {n} has no shape yet; show the model a batch before: model(xb)")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"Learner: {name} has no shape yet; show the model a batch before: model(xb)")
 
 
 def found_tensors(
@@ -263,11 +289,12 @@ def found_tensors(
     named: dict,  # name -> tensor, of a state dict with `keep_vars=True`
 ) -> dict:  # name -> (dict, key): where that tensor is found, also when its module assigns another
     "Where the tensors of a state dict lie"
-    res = {n: ({n: t}, n) for n, t in named.items()}  # for those that a module put in by itself
-    for n, m in model.named_modules(remove_duplicate=False):
-        for d in (m._parameters, m._buffers):
-            for k, t in d.items():
-                name = f'{n}.{k}' if n else k
-                if t is not None and named.get(name) is t:
-                    res[name] = d, k
-    return res
+    # a tensor that a module put into the state dict by itself is in no table, so it gets one of its own
+    places = {name: ({name: tensor}, name) for name, tensor in named.items()}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                name = f'{path}.{key}' if path else key
+                if tensor is not None and named.get(name) is tensor:
+                    places[name] = table, key
+    return places

@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 
-# %% ../../nbs/core/10_output.ipynb #dd29a771
+# %% ../../nbs/core/10_output.ipynb #8910d845
 def display_kind() -> str:
     """Where this process writes: 'kernel', 'tty', 'plain' (a pipe or a file) or 'off'. ValueError if
     `TRICKBAG_PROGRESS` makes no sense"""
@@ -21,29 +21,30 @@ def display_kind() -> str:
         raise ValueError(
             f"TRICKBAG_PROGRESS is {env!r}; set it to 0 (nothing) or plain (one line an epoch), or unset it"
         )
-    if env in ('0', 'plain'):
-        return 'off' if env == '0' else env
+    if env == '0':
+        return 'off'
+    if env == 'plain':
+        return 'plain'
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if getattr(shell, 'kernel', None) is not None:
         return 'kernel'  # IPython in a terminal has no kernel
     if sys.stdout is None:
         return 'off'  # pythonw
     try:
-        tty = sys.stdout.isatty()
+        is_terminal = sys.stdout.isatty()
     except AttributeError:
-        tty = False  # an object that can write, and no more
+        is_terminal = False  # an object that can write, and no more
     except ValueError:
         return 'off'  # it is closed
-    return 'tty' if tty and os.environ.get('TERM') != 'dumb' else 'plain'
+    return 'tty' if is_terminal and os.environ.get('TERM') != 'dumb' else 'plain'
 
-# %% ../../nbs/core/10_output.ipynb #748893d7
+# %% ../../nbs/core/10_output.ipynb #29e0c3e3
 class Output:
-    "Standard output, for those who only watch: where it cannot be written, that is said once, and the training goes on"
+    "Standard output, for those who only watch: if it cannot be written, one warning says so, and the training goes on"
 
     def __init__(self):
-        # the stream that is gone for good; whether that was said
-        self.gone = None
-        self.told = False
+        self.gone = None  # the stream that is gone for good
+        self.warned = False
         self.live_bar = None  # a bar that is on the screen: it has a `wipe`
 
     def write(self, text: str):
@@ -63,15 +64,12 @@ class Output:
 
     def failed(self, e: Exception, out=None):
         # a closed pipe, terminal or file stays so; a full disk may be emptied
-        if isinstance(e, (BrokenPipeError, ValueError)) or getattr(e, 'errno', None) in (
-            errno.EIO,
-            errno.EBADF,
-            errno.ENXIO,
-        ):
+        is_closed = getattr(e, 'errno', None) in (errno.EIO, errno.EBADF, errno.ENXIO)
+        if is_closed or isinstance(e, (BrokenPipeError, ValueError)):
             self.gone = out
-        if self.told:
+        if self.warned:
             return
-        self.told = True
+        self.warned = True
         atexit.register(_end_quietly)
         try:
             warnings.warn(
@@ -80,7 +78,7 @@ class Output:
         except (OSError, ValueError):
             pass  # standard error is gone, too
 
-
+# %% ../../nbs/core/10_output.ipynb #ef20aacb
 def _end_quietly():
     "What could not be written is no error at the end of the program either"
     try:

@@ -18,8 +18,8 @@ import torch
 
 from .interrupts import interrupts_held, interrupts_released, uninterrupted
 
-# %% ../../nbs/core/03_threads.ipynb #7b27dc1e
-_turn = threading.RLock()  # who has it may seed the global generators: they are the whole process's
+# %% ../../nbs/core/03_threads.ipynb #7681a89b
+_turn = threading.RLock()  # who has it may seed the global generators: the process has but one of each
 _holder = [None]  # the thread that has it
 
 
@@ -36,19 +36,18 @@ if hasattr(os, 'register_at_fork'):
 
 def _awaits_me(thread: int) -> bool:
     "Whether that thread stands in a `join` of this one, or in `result()` of a future that this one computes"
-    me = {id(threading.current_thread())}
+    # a pool's thread has a work item in one of its frames, and that has the future
+    awaited = [threading.current_thread()]
     frame = sys._getframe()
     while frame:
-        me |= {
-            id(o)
-            for o in (frame.f_locals.get('self'), getattr(frame.f_locals.get('self'), 'future', None))
-            if o is not None
-        }
+        owner = frame.f_locals.get('self')
+        awaited += [owner, getattr(owner, 'future', None)]
         frame = frame.f_back
+    ids = {id(thing) for thing in awaited if thing is not None}
     frame = sys._current_frames().get(thread)
     while frame and frame.f_code.co_name not in ('join', 'result'):
         frame = frame.f_back
-    return frame is not None and id(frame.f_locals.get('self')) in me
+    return frame is not None and id(frame.f_locals.get('self')) in ids
 
 
 @uninterrupted
@@ -78,38 +77,37 @@ def one_at_a_time():
         _holder[0] = before
         turn.release()
 
-# %% ../../nbs/core/03_threads.ipynb #18ccf61d
+# %% ../../nbs/core/03_threads.ipynb #22ffe6b6
 @uninterrupted
 def preserve_rng(
-    device: torch.device = None,  # a device whose global generator is kept as well: CUDA, or another that torch knows
+    device: torch.device = None,  # one whose global generator is preserved as well: CUDA, or another that torch knows
 ):
     """Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found;
     one thread at a time"""
     np = sys.modules.get('numpy')
-    other = None if device is None or device.type == 'cpu' else torch.get_device_module(device)
-    where = () if other is None or device.type == 'mps' else (device,)  # there is one MPS device only
+    accelerator = None if device is None or device.type == 'cpu' else torch.get_device_module(device)
+    # there is one MPS device only, and its functions take none
+    place = () if accelerator is None or device.type == 'mps' else (device,)
     with one_at_a_time():
-        state = (
-            torch.get_rng_state(),
-            random.getstate(),
-            np and np.random.get_state(),
-            other and other.get_rng_state(*where),
-        )
+        of_torch = torch.get_rng_state()
+        of_python = random.getstate()
+        of_numpy = np.random.get_state() if np else None
+        of_accelerator = accelerator.get_rng_state(*place) if accelerator else None
         try:
             yield
         finally:
-            torch.set_rng_state(state[0])
-            random.setstate(state[1])
+            torch.set_rng_state(of_torch)
+            random.setstate(of_python)
             if np:
-                np.random.set_state(state[2])
-            if other:
-                other.set_rng_state(state[3], *where)
+                np.random.set_state(of_numpy)
+            if accelerator:
+                accelerator.set_rng_state(of_accelerator, *place)
 
-# %% ../../nbs/core/03_threads.ipynb #d0f23bbb
-_pools = {}
+# %% ../../nbs/core/03_threads.ipynb #4baa4cb8
+_pools = {}  # (process, purpose, threads) -> pool
 
 
-def _one():
+def _compute_alone():
     torch.set_num_threads(1)
     torch.get_num_threads()  # torch makes the setting the thread's own when it first looks at it
 
@@ -119,15 +117,18 @@ def lone_threads(
     k: int,  # threads
 ) -> ThreadPoolExecutor:
     "The process's pool of threads for something, in each of which torch computes on one core"
-    key = os.getpid(), what, k  # threads do not survive a fork
+    # threads do not survive a fork, so a pool is its process's own
+    key = os.getpid(), what, k
     if key in _pools:
         return _pools[key]
     with interrupts_held():
-        n = torch.get_num_threads()
-        met = threading.Barrier(k)
-        pool = ThreadPoolExecutor(k, f'trickbag-{what}', _one)
-        list(pool.map(lambda _: met.wait(), range(k)))  # all have started; the setting is each thread's own ...
-        torch.set_num_threads(n)  # ... but for what torch reports, and gives to threads that start later
+        cores = torch.get_num_threads()
+        pool = ThreadPoolExecutor(k, f'trickbag-{what}', _compute_alone)
+        # wait until all threads have started: each has then made the setting its own ...
+        all_there = threading.Barrier(k)
+        list(pool.map(lambda _: all_there.wait(), range(k)))
+        # ... but for what torch reports, and gives to threads that start later
+        torch.set_num_threads(cores)
         _pools[key] = pool
     return pool
 
@@ -136,11 +137,12 @@ def lone_threads(
 def one_thread():
     """This thread's torch computes on one core: for operations that are small and many. Of other threads, one that
     first uses torch meanwhile stays with one core"""
-    if (k := torch.get_num_threads()) == 1:
+    cores = torch.get_num_threads()
+    if cores == 1:
         yield
-    else:
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(k)
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)

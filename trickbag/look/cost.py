@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOOP', 'DATA_STAGES', 'profile_rates', 'bottleneck']
 
-# %% ../../nbs/look/03_cost.ipynb #ddae2e18
+# %% ../../nbs/look/03_cost.ipynb #9fcc14af
 import time
 from types import SimpleNamespace
 
@@ -19,13 +19,13 @@ from ..learner import Learner
 from .explain import Table
 from .steps import watches
 from ..loop.defaults import ToDevice
+from ..loop.events import callbacks_outside_fit
 from ..loop.loading import num_batches
 from ..runs.dry_fit import dry_fit
 from ..speed.fast import Fast, waiting_threads
 
-# %% ../../nbs/look/03_cost.ipynb #fa4dc8a0
-# what lies before an event
-LOOP = dict(
+# %% ../../nbs/look/03_cost.ipynb #ff917bf0
+LOOP = dict(  # event -> what the loop itself did before it
     before_batch='wait for data',
     after_pred='forward',
     after_loss='loss',
@@ -33,19 +33,76 @@ LOOP = dict(
     after_step='optimizer',
 )
 DATA_STAGES = ('device', 'sample', 'size', 'crop', 'augment', 'normalize', 'resize', 'erase', 'select', 'smooth', 'mix')
+_CLOCKED_EVENTS = (
+    'before_batch',
+    'after_pred',
+    'after_loss',
+    'before_backward',
+    'after_backward',
+    'before_step',
+    'after_step',
+    'after_batch',
+)
 
 
 class _Mark:
     "A call at the beginning or end of an event, or around one callback's method; `__self__` for error notes"
 
-    def __init__(self, owner, f):
+    def __init__(self, owner, function):
         self.__self__ = owner
-        self.f = f
+        self.function = function
 
     def __call__(self, learn):
-        self.f(learn)
+        self.function(learn)
 
 
+def _now(learn):
+    if learn.device.type == 'cuda':
+        torch.cuda.synchronize(learn.device)
+    return time.perf_counter()
+
+# %% ../../nbs/look/03_cost.ipynb #54d6dc66
+class _Links:
+    "Marks around every call of a batch's events, which add up the seconds of each link"
+
+    def __init__(self, owner):
+        self.owner = owner
+        self.seconds = {}
+        self.last = None
+        # how many callbacks' methods are running: one may call the model, which has events of its own
+        self.depth = 0
+
+    def put_marks(self, hooks):
+        for event in _CLOCKED_EVENTS:
+            marked = [self._link(LOOP.get(event, 'rest'))]
+            for method in hooks[event]:
+                if method.__self__ is not self.owner:
+                    marked += [self._inside(method), self._link(method.__self__.name)]
+            # the clock itself comes last, after the time of all others was taken
+            hooks[event] = [*marked, *(m for m in hooks[event] if m.__self__ is self.owner)]
+
+    def _inside(self, method):
+        def call(learn):
+            self.depth += 1
+            try:
+                method(learn)
+            finally:
+                self.depth -= 1
+
+        return _Mark(method.__self__, call)
+
+    def _link(self, name):
+        def call(learn):
+            if self.depth:
+                return  # a callback runs the model itself: all of that is its own
+            now = _now(learn)
+            if self.last:
+                self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
+            self.last = now
+
+        return _Mark(self.owner, call)
+
+# %% ../../nbs/look/03_cost.ipynb #1589646e
 class _Clock(Callback):
     "Seconds of each link of each batch (`split`), or of whole batches"
 
@@ -53,90 +110,41 @@ class _Clock(Callback):
     monitor = True
     train_only = True
 
-    def __init__(self, n, warm, split):
+    def __init__(self, n, n_warm, split):
         self.n = n
-        self.warm = warm
-        self.split = split
+        self.n_warm = n_warm
+        # one dict a batch that counts: link -> seconds
+        self.links = _Links(self) if split else None
         self.rows = []
-        self.row = {}
-        self.last = None
-        self.done = 0
+        self.n_done = 0
         self.batch = None
-        self.inside = 0
-
-    def _now(self, learn):
-        if learn.device.type == 'cuda':
-            torch.cuda.synchronize(learn.device)
-        return time.perf_counter()
-
-    def _around(self, f):
-        def g(learn):
-            self.inside += 1
-            try:
-                f(learn)
-            finally:
-                self.inside -= 1
-
-        return g
 
     def check(self, learn):
-        if not self.split:
-            return
-
-        def part(name, own=False):
-            def f(learn):
-                if self.inside and not own:
-                    return  # a callback runs the model itself: all of that is its own
-                now = self._now(learn)
-                if self.last and name:
-                    self.row[name] = self.row.get(name, 0.0) + now - self.last
-                self.last = now
-
-            return _Mark(self, f)
-
-        for e in (
-            'before_batch',
-            'after_pred',
-            'after_loss',
-            'before_backward',
-            'after_backward',
-            'before_step',
-            'after_step',
-            'after_batch',
-        ):
-            fs = learn._hooks[e]
-            learn._hooks[e] = [
-                part(LOOP.get(e, 'rest')),
-                *(
-                    m
-                    for f in fs
-                    if f.__self__ is not self
-                    for m in (_Mark(f.__self__, self._around(f)), part(f.__self__.name))
-                ),
-                *(f for f in fs if f.__self__ is self),
-            ]
+        if self.links:
+            self.links.put_marks(learn._hooks)
 
     def after_batch(self, learn):
         self.batch = (learn.xb.detach(), learn.yb, learn.idx)
-        self.done = self.done + 1
-        if self.done == self.warm:
+        self.n_done += 1
+        if self.n_done == self.n_warm:
             # what came before was warming up
-            self.start = self._now(learn)
-            self.images = 0
-        elif self.done > self.warm:
-            self.images += len(learn.xb)
-            if self.split:
-                self.rows.append(self.row)
-        self.row = {}
-        if self.done == self.warm + self.n:
-            self.rate = self.images / (self._now(learn) - self.start)
+            self.start = _now(learn)
+            self.n_images = 0
+        elif self.n_done > self.n_warm:
+            self.n_images += len(learn.xb)
+            if self.links:
+                self.rows.append(self.links.seconds)
+        if self.links:
+            self.links.seconds = {}
+        if self.n_done == self.n_warm + self.n:
+            self.rate = self.n_images / (_now(learn) - self.start)
             raise CancelFit
 
     def after_train(self, learn):
         raise CancelEpoch  # no validation
 
 
-class _Same:
+class _SameBatch:
     "One batch, over and over"
 
     def __init__(self, batch, n):
@@ -150,7 +158,27 @@ class _Same:
     def __iter__(self):
         return iter([self.batch] * self.n)
 
-# %% ../../nbs/look/03_cost.ipynb #2f676957
+# %% ../../nbs/look/03_cost.ipynb #d5051f89
+def _clocked(
+    learn,
+    clock,
+    n_epoch,  # epochs that have enough batches for the clock
+    cbs,  # further callbacks
+    takes_part,  # `takes_part(cb)` -> bool
+):
+    "The clock, after a dry run"
+    dry_fit(learn, n_epoch, [cb for cb in cbs if takes_part(cb)], clock, takes_part, 'profile')
+    return clock
+
+
+def _takes_part(cb):
+    return not watches(cb) and cb.stage != 'schedule'  # a schedule costs nothing, and may need a longer run
+
+
+def _takes_part_without_data(cb):
+    return isinstance(cb, ToDevice) or (_takes_part(cb) and cb.stage not in DATA_STAGES)
+
+
 def profile_rates(
     learn,
     n: int = 20,  # batches a measurement
@@ -161,96 +189,104 @@ def profile_rates(
 ):  # link -> mean seconds; images a second; images a second of the same model without loader and work on images
     "What `learn.profile()` shows"
     cbs = flatten(cbs)
-    k = num_batches(learn.dls.train) or 1
-
-    def takes(cb):
-        return not watches(cb) and cb.stage != 'schedule'  # a schedule costs nothing, and may need a longer run
-
-    def run(split, part=takes):
-        c = _Clock(n, warm, split)
-        dry_fit(learn, -(-(n + warm) // k), [cb for cb in cbs if part(cb)], c, part, 'profile')
-        return c
-
-    links = run(True)
-    free = run(False)
-    names = dict.fromkeys(name for r in links.rows for name in r)
     dls = learn.dls
+    n_epoch = -(-(n + warm) // (num_batches(dls.train) or 1))
+    split = _clocked(learn, _Clock(n, warm, True), n_epoch, cbs, _takes_part)
+    free = _clocked(learn, _Clock(n, warm, False), n_epoch, cbs, _takes_part)
     with preserve_attrs(learn, 'dls'):
         learn.dls = SimpleNamespace(
-            train=_Same(free.batch, n + warm),
+            train=_SameBatch(free.batch, n + warm),
             valid=None,
             cbs=[],
             c=getattr(dls, 'c', None),
             vocab=getattr(dls, 'vocab', None),
         )
-        k = n + warm
-        same = run(False, lambda cb: takes(cb) and cb.stage not in DATA_STAGES or isinstance(cb, ToDevice))
-    return {o: sum(r.get(o, 0.0) for r in links.rows) / len(links.rows) for o in names}, free.rate, same.rate
+        same = _clocked(learn, _Clock(n, warm, False), 1, cbs, _takes_part_without_data)
+    names = dict.fromkeys(name for row in split.rows for name in row)
+    means = {name: sum(row.get(name, 0.0) for row in split.rows) / len(split.rows) for name in names}
+    return means, free.rate, same.rate
 
-# %% ../../nbs/look/03_cost.ipynb #d98be861
+# %% ../../nbs/look/03_cost.ipynb #e4cf8a50
+def _data_remedy(store):
+    if store is None:
+        return 'use more workers, or one of the DataLoaders that keep decoded images'
+    if store.kind == 'none':
+        return (
+            "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), "
+            "a lower presize is cheaper"
+        )
+    if store.left:
+        return f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
+    return 'more threads, or a lower presize'
+
+
+def _data_verdict(store, part, decoding):
+    slows = ', and decoding slows the rest of it' if decoding else ''
+    return f"Waiting for data takes {part:.0%} of a step{slows}: {_data_remedy(store)}."
+
+
+def _callback_verdict(cb, part):
+    remedy = (
+        'SAM takes every gradient twice; with interval=5 only at every fifth step.'
+        if 'ascent' in cb.owns
+        else 'look whether it must act at every step.'
+    )
+    return f"{cb.name} takes {part:.0%} of a step: {remedy}"
+
+
+def _batch_verdict(cb, part, batch_part):
+    # without these there would be no batch
+    needed = cb.stage in ('crop', 'normalize', 'device')
+    return (
+        f"Work on the batch takes {batch_part:.0%} of a step, {cb.name} {part:.0%}: "
+        f"smaller images or a lower presize make it cheaper{'.' if needed else f', and so does leaving out {cb.name}.'}"
+    )
+
+
+def _model_verdict(cbs, device):
+    compiled = any('compile' in cb.does for cb in cbs)
+    fast = Fast(compiled or None, device, verbose=False)
+    missing = [cb.name for cb in fast if not any(isinstance(own, type(cb)) for own in cbs)]
+    text = "The model takes most of a step, as it should"
+    if not missing:
+        return f"{text}."
+    return f"{text}; it may run faster with {', '.join(f'{name}()' for name in missing)}, see Fast()."
+
+# %% ../../nbs/look/03_cost.ipynb #a4385c8e
 def bottleneck(
     learn,
     links: dict,  # from `profile_rates`
     fraction: float,  # of the possible rate that is reached
 ) -> str:
     "The dearest part, and what can be done about it"
+    cbs = {cb.name: cb for cb in callbacks_outside_fit(learn)}
+    on_batch = {name: s for name, s in links.items() if name in cbs and cbs[name].stage in DATA_STAGES}
+    others = {name: s for name, s in links.items() if name in cbs and name not in on_batch}
     total = sum(links.values())
-    cbs = {cb.name: cb for cb in [*learn.default_cbs, *getattr(learn.dls, 'cbs', ()), *learn.cbs]}
-    batch = {n: t for n, t in links.items() if n in cbs and cbs[n].stage in DATA_STAGES}
-    others = {n: t for n, t in links.items() if n in cbs and n not in batch}
-    sums = {
-        'loader': links.get('wait for data', 0.0),
-        'batch': sum(batch.values()),
-        'model': total - links.get('wait for data', 0.0) - sum(batch.values()),
-    }
+    loader = links.get('wait for data', 0.0)
+    batch = sum(on_batch.values())
+    model = total - loader - batch
+    far_below = fraction < 0.9
+
     store = getattr(learn.dls.train, 'store', None)
     # decoding has the same cores as all else, which it slows
-    beside = store is not None and learn.device.type == 'cpu' and (store.kind == 'none' or store.left)
-    if (
-        sums['loader'] == max(sums.values())
-        or fraction < 0.9
-        and (beside or sums['loader'] >= max(0.1 * total, sums['batch']))
-    ):
-        if store is None:
-            what = 'use more workers, or one of the DataLoaders that keep decoded images'
-        elif store.kind == 'none':
-            what = (
-                "images are decoded anew each epoch: keep='memory' or 'disk' keeps them (trickbag cache makes room), "
-                "a lower presize is cheaper"
-            )
-        elif store.left:
-            what = f'{store.left:,} images are not decoded yet; from the second epoch on they are kept'
-        else:
-            what = 'more threads, or a lower presize'
-        return (
-            f"Waiting for data takes {sums['loader'] / total:.0%} of a "
-            f"step{', and decoding slows the rest of it' if beside else ''}: {what}."
-        )
-    if others and max(others.values()) > max(0.2 * total, sums['batch']):
-        worst = max(others, key=others.get)
-        return f"{worst} takes {others[worst] / total:.0%} of a step" + (
-            ': SAM takes every gradient twice; with interval=5 only at every fifth step.'
-            if 'ascent' in cbs[worst].owns
-            else ': look whether it must act at every step.'
-        )
-    if sums['batch'] == max(sums.values()) or fraction < 0.9 and sums['batch'] > 0.1 * total:
-        worst = max(batch, key=batch.get)
-        return (
-            f"Work on the batch takes {sums['batch'] / total:.0%} of a step, {worst} {batch[worst] / total:.0%}: "
-            "smaller images or a lower presize make it cheaper"
-            + (
-                f", and so does leaving out {worst}."
-                if cbs[worst].stage not in ('crop', 'normalize', 'device')
-                else "."
-            )
-        )
-    fast = Fast(any('compile' in cb.does for cb in cbs.values()) or None, learn.device, verbose=False)
-    missing = [cb.name for cb in fast if not any(isinstance(o, type(cb)) for o in cbs.values())]
-    return "The model takes most of a step, as it should" + (
-        f"; it may run faster with {', '.join(f'{n}()' for n in missing)}, see Fast()." if missing else '.'
-    )
+    decoding = store is not None and learn.device.type == 'cpu' and (store.kind == 'none' or store.left)
+    loader_is_largest = loader == max(loader, batch, model)
+    if loader_is_largest or (far_below and (decoding or loader >= max(0.1 * total, batch))):
+        return _data_verdict(store, loader / total, decoding)
 
+    worst = max(others, key=others.get, default=None)
+    if worst and others[worst] > max(0.2 * total, batch):
+        return _callback_verdict(cbs[worst], others[worst] / total)
 
+    batch_is_largest = batch == max(loader, batch, model)
+    if batch_is_largest or (far_below and batch > 0.1 * total):
+        worst = max(on_batch, key=on_batch.get)
+        return _batch_verdict(cbs[worst], on_batch[worst] / total, batch / total)
+
+    return _model_verdict(list(cbs.values()), learn.device)
+
+# %% ../../nbs/look/03_cost.ipynb #a71022fd
 @patch
 @checked_arguments
 def profile(
@@ -261,20 +297,18 @@ def profile(
     """Where a step's time goes, the bottleneck with its remedy, and images a second beside what this model could do;
     leaves everything as found"""
     n = check_whole('profile', 'n', n, low=1)
-    links, rate, same = profile_rates(self, n, cbs=cbs)
+    links, rate, same_rate = profile_rates(self, n, cbs=cbs)
     total = sum(links.values()) or 1.0
-    rows = [
-        (o, f'{t * 1e3:.2f}', f'{t / total:.1%}')
-        for o, t in sorted(links.items(), key=lambda o: -o[1])
-        if t >= total / 1000
+    rows = []
+    for name, seconds in sorted(links.items(), key=lambda link: -link[1]):
+        if seconds >= total / 1000:
+            rows.append((name, f'{seconds * 1e3:.2f}', f'{seconds / total:.1%}'))
+    notes = [
+        f"{rate:,.0f} images a second; {same_rate:,.0f} from one batch without "
+        f"loader and work on images, so {rate / same_rate:.0%} of the possible.",
+        bottleneck(self, links, rate / same_rate),
     ]
-    return Table(
-        ('part', 'ms', 'fraction'),
-        rows,
-        [
-            f"{rate:,.0f} images a second; {same:,.0f} from one batch without "
-            f"loader and work on images, so {rate / same:.0%} of the possible.",
-            bottleneck(self, links, rate / same),
-            *([f'On the CPU, {waiting}.'] if (waiting := waiting_threads(self.device)) else []),
-        ],
-    )
+    waiting = waiting_threads(self.device)
+    if waiting:
+        notes.append(f'On the CPU, {waiting}.')
+    return Table(('part', 'ms', 'fraction'), rows, notes)

@@ -19,7 +19,7 @@ from .steps import trace_step, watches
 from ..loop.rules import rule_matches
 from ..speed.fast import Backends
 
-# %% ../../nbs/look/01_explain.ipynb #485a9d53
+# %% ../../nbs/look/01_explain.ipynb #358f1928
 class Table:
     "Rows that print as aligned text and show as HTML in a notebook"
 
@@ -30,34 +30,109 @@ class Table:
         notes: list = (),  # lines below the table
     ):
         self.head = list(head)
-        self.rows = [[str(o) for o in r] for r in rows]
+        self.rows = [[str(value) for value in row] for row in rows]
         self.notes = list(notes)
 
     def __repr__(self):
-        ws = [max(map(len, col)) for col in zip(self.head, *self.rows)]
-        left = sum(ws[:-1]) + 2 * len(ws[:-1])
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows)]
+        indent = sum(widths[:-1]) + 2 * len(widths[:-1])
+        # the last column may be long, so it is wrapped: a line has 139 characters, unless the others need them all
+        room = max(20, 139 - indent)
+        rule = ['-' * width for width in [*widths[:-1], min(widths[-1], room)]]
         lines = []
-        for r in [self.head, ['-' * w for w in [*ws[:-1], min(ws[-1], max(20, 139 - left))]], *self.rows]:
-            last = wrap(r[-1], max(20, 139 - left), break_on_hyphens=False) or ['']  # the last column may be long
-            lines.append('  '.join([*(v.ljust(w) for v, w in zip(r[:-1], ws)), last[0]]).rstrip())
-            lines += [' ' * left + l for l in last[1:]]
+        for row in [self.head, rule, *self.rows]:
+            cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
+            first, *more = wrap(row[-1], room, break_on_hyphens=False) or ['']
+            lines.append('  '.join([*cells, first]).rstrip())
+            lines += [' ' * indent + line for line in more]
         return '\n'.join([*lines, *self.notes])
 
     def _repr_html_(self):
-        def tr(r, t):
-            return '<tr>' + ''.join(f'<{t} style="text-align:left">{escape(v)}</{t}>' for v in r) + '</tr>'
+        head = _html_row(self.head, 'th')
+        body = ''.join(_html_row(row, 'td') for row in self.rows)
+        notes = ''.join(f'<p>{escape(note)}</p>' for note in self.notes)
+        return f'<table class="dataframe">{head}{body}</table>{notes}'
 
-        return (
-            f"<table class=\"dataframe\">{tr(self.head, 'th')}{''.join(tr(r, 'td') for r in self.rows)}</table>"
-            + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
-        )
 
-# %% ../../nbs/look/01_explain.ipynb #a1b68b5b
+def _html_row(cells, tag):
+    inside = ''.join(f'<{tag} style="text-align:left">{escape(cell)}</{tag}>' for cell in cells)
+    return f'<tr>{inside}</tr>'
+
+# %% ../../nbs/look/01_explain.ipynb #0ec4dfa8
+def _origin(learn, cb):
+    "Who put a callback into the loop"
+    if cb in [*learn.cbs, *learn._call_cbs]:
+        return 'you'
+    return 'data' if cb in getattr(learn.dls, 'cbs', ()) else 'default'
+
+
+def _callback_row(learn, cb):
+    return (
+        # a callback with a phase says which one
+        repr(cb) if hasattr(cb, 'on') else cb.name,
+        _origin(learn, cb),
+        cb.stage,
+        ', '.join(cb.reads) or '-',
+        ', '.join(cb.writes) or '-',
+        ', '.join(cb.owns) or '-',
+        ', '.join(event for event in EVENTS if hasattr(cb, event)) or '-',
+    )
+
+
+def _composition(learn):
+    "The table of `explain()`, inside `learn.composed`"
+    owned = [f"{thing} by {cb.name}" for cb in learn.active for thing in cb.owns]
+    rules = [f"{a.name} with {getattr(b, 'name', b)}" for _, a, b in rule_matches(learn.active)]
+    return Table(
+        ('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'),
+        [_callback_row(learn, cb) for cb in learn.active],
+        [
+            "Order: by stage, ties by name; the order of your list does not matter.",
+            f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
+            f"Rules that apply: {', '.join(rules) or 'none'}; what they need to know of the data and the run is "
+            "checked when a fit begins.",
+        ],
+    )
+
+# %% ../../nbs/look/01_explain.ipynb #4a9205f8
+def _actions(cb, trace):
+    "What a callback did to the batch, in words: first the values that it used, then the changes at each event"
+    sentences = []
+    values = trace.values.get(cb.name)
+    if values:
+        sentences.append('; '.join(f'{name} = {value}' for name, value in values.items()))
+    for name, event, parts in trace.did:
+        if name == cb.name:
+            sentences.append(f"{event}: " + '; '.join(f'{part} {change}' for part, change in parts.items()))
+    return '. '.join(sentences) or 'nothing in this step'
+
+
+def _one_step(active, trace):
+    "The table of `explain(step=True)`"
+    rows = []
+    for cb in active:
+        if watches(cb):
+            continue
+        seconds = trace.cost(cb.name)
+        rows.append((cb.name, '-' if seconds is None else f'{seconds * 1e6:.0f}', _actions(cb, trace)))
+    together = sum(trace.cost(cb.name) or 0 for cb in active)
+    step = sum(trace.steps) / len(trace.steps) if trace.steps else 0
+    return Table(
+        ('callback', 'us', 'what it did'),
+        rows,
+        [
+            f"Batch {trace.at} of the first epoch, run dry; model, optimizer, data, logs and random state are as "
+            "before. The times are means over some more batches, of this machine as it was just now.",
+            f"Callbacks together {together * 1e6:.0f} us" + (f" of a step of {step * 1e3:.1f} ms." if step else "."),
+        ],
+    )
+
+# %% ../../nbs/look/01_explain.ipynb #05fa6796
 @patch
 def explain(
     self: Learner,
     cbs=(),  # callbacks as for `fit`
-    # True: run some batches dry and tell what each callback did to one of them; everything is put back
+    # True: run some batches dry and show what each callback did to one of them; everything is put back
     step: bool = False,
     n_epoch: int = 1,  # with `step`: epochs of the run, for schedules
     at: int = 1,  # with `step`: which batch of the first epoch is looked at, counted from 0
@@ -67,69 +142,19 @@ def explain(
         raise ValueError(f"explain: at counts batches from 0 and n_epoch is at least 1, got {at} and {n_epoch}")
     cbs = flatten(cbs)
     with self.composed(cbs):
-        data = getattr(self.dls, 'cbs', ())
-        own = [*self.cbs, *self._call_cbs]
         active = self.active
-        met = [f"{a.name} with {getattr(b, 'name', b)}" for _, a, b in rule_matches(active)]
-    if step:
-        try:
-            return _told(self, active, trace_step(self, cbs, n_epoch, at))
-        except ValueError as e:
-            if n_epoch == 1:
-                e.add_note('explain: give n_epoch=, the epochs of the run that the step is taken from')
-            raise
-    rows = [
-        (
-            repr(cb) if hasattr(cb, 'on') else cb.name,
-            'you' if cb in own else 'data' if cb in data else 'default',
-            cb.stage,
-            ', '.join(cb.reads) or '-',
-            ', '.join(cb.writes) or '-',
-            ', '.join(cb.owns) or '-',
-            ', '.join(e for e in EVENTS if hasattr(cb, e)) or '-',
-        )
-        for cb in active
-    ]
-    owned = [f"{o} by {cb.name}" for cb in active for o in cb.owns]
-    return Table(
-        ('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'),
-        rows,
-        [
-            "Order: by stage, ties by name; the order of your list does not matter.",
-            f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
-            f"Rules that apply: {', '.join(met) or 'none'}; what they need to know of the data and the run is "
-            "checked when a fit begins.",
-        ],
-    )
+        composition = _composition(self)
+    if not step:
+        return composition
+    try:
+        trace = trace_step(self, cbs, n_epoch, at)
+    except ValueError as e:
+        if n_epoch == 1:
+            e.add_note('explain: give n_epoch=, the epochs of the run that the step is taken from')
+        raise
+    return _one_step(active, trace)
 
-
-def _told(learn, active, t):
-    "The table of `explain(step=True)`"
-    rows = []
-    for cb in (cb for cb in active if not watches(cb)):
-        did = [(e, f"{e}: " + '; '.join(f'{p} {w}' for p, w in d.items())) for n, e, d in t.did if n == cb.name]
-        told = '; '.join(f'{k} = {v}' for k, v in t.told.get(cb.name, {}).items())
-        us = t.cost(cb.name)
-        rows.append(
-            (
-                cb.name,
-                '-' if us is None else f'{us * 1e6:.0f}',
-                '. '.join([told] * bool(told) + [o for _, o in did]) or 'nothing in this step',
-            )
-        )
-    all_us = sum(t.cost(cb.name) or 0 for cb in active)
-    step = sum(t.steps) / len(t.steps) if t.steps else 0
-    return Table(
-        ('callback', 'us', 'what it did'),
-        rows,
-        [
-            f"Batch {t.at} of the first epoch, run dry; model, optimizer, data, logs and random state are as before. "
-            "The times are means over some more batches, of this machine as it was just now.",
-            f"Callbacks together {all_us * 1e6:.0f} us" + (f" of a step of {step * 1e3:.1f} ms." if step else "."),
-        ],
-    )
-
-# %% ../../nbs/look/01_explain.ipynb #eaa75d22
+# %% ../../nbs/look/01_explain.ipynb #4a6bc329
 class _Shapes(Callback):
     "Run two samples through the model and note each leaf's output"
 
@@ -137,16 +162,22 @@ class _Shapes(Callback):
     monitor = True
 
     def __init__(self):
-        self.rows = []
+        self.outputs = []
         self.handles = []
 
     def before_validate(self, learn):
-        for n, m in learn.model.named_modules():
-            if not list(m.children()):
-                self.handles.append(m.register_forward_hook(lambda m, _, out, n=n: self.rows.append((n, m, out))))
+        for name, module in learn.model.named_modules():
+            if not list(module.children()):
+                self.handles.append(module.register_forward_hook(self._note_output(name)))
+
+    def _note_output(self, name):
+        def hook(module, args, output):
+            self.outputs.append((name, module, output))
+
+        return hook
 
     def before_batch(self, learn):
-        self.shape = tuple(learn.xb.shape)
+        self.batch_shape = tuple(learn.xb.shape)
         learn.xb = learn.xb[:2]
         learn.yb = None
 
@@ -154,73 +185,89 @@ class _Shapes(Callback):
         raise CancelValidate
 
     def cleanup_validate(self, learn):
-        for h in self.handles:
-            h.remove()
+        for handle in self.handles:
+            handle.remove()
 
 
+def _layer_shapes(learn):
+    "A `_Shapes` that has seen two training images in evaluation mode"
+    shapes = _Shapes()
+    own = learn.cbs
+    try:
+        # the layers see an image as in training, and not the many copies of it that TTA makes
+        learn.cbs = [cb for cb in own if 'views' not in getattr(cb, 'owns', ())]
+        with learn.composed(monitors=False):
+            learn.validate(learn.dls.train, cbs=[shapes], ordered=False)
+    finally:
+        learn.cbs = own
+    return shapes
+
+# %% ../../nbs/look/01_explain.ipynb #658bd0fa
+def _output_text(output):
+    return ' x '.join(map(str, output.shape[1:])) if isinstance(output, torch.Tensor) else type(output).__name__
+
+
+def _trains_text(parameters):
+    if not parameters:
+        return ''
+    return 'yes' if all(p.requires_grad for p in parameters) else 'no'
+
+
+def _layer_rows(outputs):
+    rows = []
+    counted = set()
+    for name, module, output in outputs:
+        parameters = [p for p in module.parameters() if id(p) not in counted]
+        counted |= {id(p) for p in parameters}
+        n = f'{sum(p.numel() for p in parameters):,}' if parameters else ''
+        rows.append((name, type(module).__name__, _output_text(output), n, _trains_text(parameters)))
+    return rows
+
+
+def _optimizer_name(learn):
+    "Of the optimizer; before the first fit, of the function that will make it"
+    if learn.opt:
+        return type(learn.opt).__name__
+    function = getattr(learn.opt_func, 'func', learn.opt_func)
+    return getattr(function, '__name__', repr(learn.opt_func))
+
+
+def _layout_notes(learn, active):
+    "On a CPU the layout is worth a line only where it has been changed"
+    channels_last = any('memory_format' in cb.owns for cb in active)
+    if not channels_last and learn.device.type != 'cuda':
+        return []
+    layout = 'channels_last' if channels_last else 'the layout of their weights; ChannelsLast() may be faster'
+    return [f"convolutions in {layout}"]
+
+
+def _store_notes(dls):
+    loaders = dict(train=dls.train, valid=dls.valid)
+    return [f"{name}: {dl.store}" for name, dl in loaders.items() if hasattr(dl, 'store')]
+
+# %% ../../nbs/look/01_explain.ipynb #98e0057e
 @patch
 def summary(self: Learner) -> Table:
     """Layers with output shape and parameters, then size, optimizer, loss, device and callbacks; leaves everything as
     found"""
-    s = _Shapes()
-    own = self.cbs
-    try:
-        # the layers see an image as in training
-        self.cbs = [cb for cb in own if 'views' not in getattr(cb, 'owns', ())]
-        with self.composed(monitors=False):
-            self.validate(self.dls.train, cbs=[s], ordered=False)
-    finally:
-        self.cbs = own
-
-    def shape(o):
-        return ' x '.join(map(str, o.shape[1:])) if isinstance(o, torch.Tensor) else type(o).__name__
-
-    rows = []
-    seen = set()
-    for name, m, out in s.rows:
-        ps = [p for p in m.parameters() if id(p) not in seen]
-        seen |= {id(p) for p in ps}
-        rows.append(
-            (
-                name,
-                type(m).__name__,
-                shape(out),
-                f'{sum(p.numel() for p in ps):,}' if ps else '',
-                '' if not ps else 'yes' if all(p.requires_grad for p in ps) else 'no',
-            )
-        )
-    ps = list(self.model.parameters())
-    n = sum(p.numel() for p in ps)
-    t = sum(p.numel() for p in ps if p.requires_grad)
-    opt = (
-        type(self.opt).__name__
-        if self.opt
-        else getattr(getattr(self.opt_func, 'func', self.opt_func), '__name__', repr(self.opt_func))
-    )
+    shapes = _layer_shapes(self)
     with self.composed():
         active = self.active
-    cbs = ', '.join(cb.name for cb in active)
-    last = any('memory_format' in cb.owns for cb in active)
-    layout = (
-        [f"convolutions in {'channels_last' if last else 'the layout of their weights; ChannelsLast() may be faster'}"]
-        if last or self.device.type == 'cuda'
-        else []
-    )
+    parameters = list(self.model.parameters())
+    n = sum(p.numel() for p in parameters)
+    n_trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    mebibytes = sum(p.numel() * p.element_size() for p in parameters) / 2**20
+    batch = ' x '.join(map(str, shapes.batch_shape))
+    loss = getattr(self.loss_func, '__name__', type(self.loss_func).__name__)
     return Table(
         ('layer', 'type', 'output', 'parameters', 'trains'),
-        rows,
+        _layer_rows(shapes.outputs),
         [
-            f"{n:,} parameters, {t:,} trainable, {sum(p.numel() * p.element_size() for p in ps) / 2**20:.1f} MiB; "
-            f"batch {' x '.join(map(str, s.shape))}",
-            f"optimizer {opt}, loss {getattr(self.loss_func, '__name__', type(self.loss_func).__name__)}, device "
-            f"{self.device}",
-            f"callbacks {cbs}",
-            *layout,
-            *(
-                f"{n}: {dl.store}"
-                for n, dl in (('train', self.dls.train), ('valid', self.dls.valid))
-                if hasattr(dl, 'store')
-            ),
+            f"{n:,} parameters, {n_trainable:,} trainable, {mebibytes:.1f} MiB; batch {batch}",
+            f"optimizer {_optimizer_name(self)}, loss {loss}, device {self.device}",
+            f"callbacks {', '.join(cb.name for cb in active)}",
+            *_layout_notes(self, active),
+            *_store_notes(self.dls),
             *(f"{cb.name}: {cb.said(self.device)}" for cb in active if isinstance(cb, Backends)),
         ],
     )

@@ -19,7 +19,7 @@ from ..loop.loading import num_batches
 from ..loop.randomness import seeded_batches
 from ..loop.snapshot import preserve_learner
 
-# %% ../../nbs/look/04_show.ipynb #06cf0852
+# %% ../../nbs/look/04_show.ipynb #a0473e7e
 def show_images(
     x: torch.Tensor,  # N x C x H x W: uint8, or floating in [0,1]
     titles: list = None,  # one an image; long ones get a smaller font
@@ -32,20 +32,26 @@ def show_images(
     n = len(x)
     ncols = ncols or max(1, min(8, round(n**0.5 * 1.3)))
     nrows = -(-n // ncols)
-    longest = max((len(o) for t in titles or () for o in str(t).split('\n')), default=0) or 1
-    fig, axs = plt.subplots(
-        nrows, ncols, figsize=(imsize * ncols, (imsize + 0.25) * nrows), layout='constrained', squeeze=False
-    )
+    figsize = (imsize * ncols, (imsize + 0.25) * nrows)
+    fig, axs = plt.subplots(nrows, ncols, figsize=figsize, layout='constrained', squeeze=False)
+    fontsize = _title_size(titles, imsize)
     for i, ax in enumerate(axs.flat):
         ax.axis('off')
         if i >= n:
             continue
-        im = x[i].detach().cpu()
-        im = im.permute(1, 2, 0) if im.shape[0] > 1 else im[0]
-        ax.imshow(im.clamp(0, 1 if im.is_floating_point() else 255), cmap='gray')
+        image = x[i].detach().cpu()
+        image = image.permute(1, 2, 0) if image.shape[0] > 1 else image[0]
+        ax.imshow(image.clamp(0, 1 if image.is_floating_point() else 255), cmap='gray')
         if titles is not None:
-            ax.set_title(titles[i], fontsize=min(8, 110 * imsize / longest))  # 22 letters of 8 points in 1.6 inches
+            ax.set_title(titles[i], fontsize=fontsize)
     return fig
+
+
+def _title_size(titles, imsize):
+    "Points at which the longest line is no wider than an image: 22 letters of 8 points in 1.6 inches"
+    lines = [line for title in titles or () for line in str(title).split('\n')]
+    longest = max(map(len, lines), default=0) or 1
+    return min(8, 110 * imsize / longest)
 
 
 def label_text(
@@ -61,10 +67,48 @@ def label_text(
         return name(int(y))
     if y.max() == y.sum():
         return name(int(y.argmax()))
-    p, i = y.topk(min(2, len(y)))
-    return '\n'.join(f'{name(int(k))} {v:.2f}' for v, k in zip(p, i) if v > 0)
+    values, places = y.topk(min(2, len(y)))
+    return '\n'.join(f'{name(int(i))} {value:.2f}' for value, i in zip(values, places) if value > 0)
 
-# %% ../../nbs/look/04_show.ipynb #8df4c786
+# %% ../../nbs/look/04_show.ipynb #206378b9
+_BATCH = ('dl', 'training', 'crop_settings', 'xb', 'yb', 'idx', 'clean_yb', 'pred', 'loss')
+
+
+def _shown_batch(learn, train):
+    "Images and targets of the first batch, after all that callbacks do to them; inside `learn.composed`"
+    with preserve_attrs(learn, *_BATCH):
+        learn.dl = learn.dls.train if train else learn.dls.valid
+        learn.training = train
+        if learn.dl is None:
+            raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
+        learn.n_epoch = max(learn.n_epoch, 1)
+        learn.n_iter = num_batches(learn.dl)
+        learn.epoch = 0
+        learn._hooks = {event: _on_images(methods, train) for event, methods in learn._hooks.items()}
+        learn.iter, (learn.xb, learn.yb, *rest) = next(seeded_batches(learn, learn.dl))
+        learn.idx = rest[0] if rest else None
+        learn('before_batch')
+        return learn.xb, learn.yb
+
+
+def _on_images(methods, train):
+    "Of the callbacks' methods those that work on images and targets, in training or in validation"
+    stages = list(STAGES)[: list(STAGES).index('mix') + 1]
+    return [
+        method for method in methods if method.__self__.stage in stages and (train or not method.__self__.train_only)
+    ]
+
+
+def _visible(x, cbs):
+    "Images with colors in [0,1] or uint8: as before `Normalize`, or else stretched to what can be shown"
+    for cb in cbs:
+        if hasattr(cb, 'denorm'):
+            return cb.denorm(x)
+    if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
+        return (x - x.amin()) / (x.amax() - x.amin())
+    return x
+
+# %% ../../nbs/look/04_show.ipynb #8893534d
 @patch
 def show_batch(
     self: Learner,
@@ -81,29 +125,10 @@ def show_batch(
         preserve_modes(self.model),
         preserve_learner(self),
     ):
-        with preserve_attrs(self, 'dl', 'training', 'crop_settings', 'xb', 'yb', 'idx', 'clean_yb', 'pred', 'loss'):
-            self.dl = self.dls.train if train else self.dls.valid
-            self.training = train
-            if self.dl is None:
-                raise ValueError("show_batch: these DataLoaders have no valid part; use train=True")
-            if not train:
-                self._hooks = {e: [f for f in fs if not f.__self__.train_only] for e, fs in self._hooks.items()}
-            self.n_epoch = max(self.n_epoch, 1)
-            self.n_iter = num_batches(self.dl)
-            self.epoch = 0
-            kinds = list(STAGES)[: list(STAGES).index('mix') + 1]  # what works on images and targets
-            self._hooks = {e: [f for f in fs if f.__self__.stage in kinds] for e, fs in self._hooks.items()}
-            self.iter, (self.xb, self.yb, *rest) = next(seeded_batches(self, self.dl))
-            self.idx = rest[0] if rest else None
-            self('before_batch')
-            x = self.xb[:n]
-            y = self.yb[:n]
-    norm = next((cb for cb in [*self.cbs, *getattr(self.dls, 'cbs', ())] if hasattr(cb, 'denorm')), None)
-    if norm:
-        x = norm.denorm(x)
-    elif x.is_floating_point() and (x.min() < 0 or x.max() > 1):
-        x = (x - x.amin()) / (x.amax() - x.amin())
-    return show_images(x, [label_text(o, getattr(self.dls, 'vocab', None)) for o in y])
+        x, y = _shown_batch(self, train)
+    x = _visible(x[:n], [*self.cbs, *getattr(self.dls, 'cbs', ())])
+    vocab = getattr(self.dls, 'vocab', None)
+    return show_images(x, [label_text(target, vocab) for target in y[:n]])
 
 
 @patch

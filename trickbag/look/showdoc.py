@@ -12,42 +12,74 @@ import re
 
 from fastcore.docments import docments
 
-# %% ../../nbs/look/07_showdoc.ipynb #46fbdd42
+# %% ../../nbs/look/07_showdoc.ipynb #0cdef04c
 empty = inspect.Parameter.empty
 
 
-def _type(anno):
+def _type(annotation):
     "An annotation as text, without module names"
-    if anno in (None, empty):
+    if annotation in (None, empty):
         return ''
-    s = anno if isinstance(anno, str) else inspect.formatannotation(anno)
-    return re.sub(r'\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])', '', s)
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r'\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])', '', text)
 
 
-def _default(o):
+def _default(value):
     "A default as text that is the same in every process: names instead of addresses"
-    if isinstance(o, functools.partial):
-        args = [_default(a) for a in o.args] + [f'{k}={_default(v)}' for k, v in o.keywords.items()]
-        return f"partial({', '.join([_default(o.func), *args])})"
-    if isinstance(o, (tuple, list)) and any(callable(v) for v in o):
-        s = ', '.join(map(_default, o))
-        return f'[{s}]' if isinstance(o, list) else f"({s}{',' if len(o) == 1 else ''})"
-    if callable(o) and hasattr(o, '__name__'):
-        return 'lambda' if o.__name__ == '<lambda>' else o.__name__
+    if isinstance(value, functools.partial):
+        args = [_default(arg) for arg in value.args]
+        args += [f'{name}={_default(arg)}' for name, arg in value.keywords.items()]
+        return f"partial({', '.join([_default(value.func), *args])})"
+    if isinstance(value, (tuple, list)) and any(callable(inner) for inner in value):
+        inside = ', '.join(map(_default, value))
+        if isinstance(value, list):
+            return f'[{inside}]'
+        return f"({inside}{',' if len(value) == 1 else ''})"
+    if callable(value) and hasattr(value, '__name__'):
+        return 'lambda' if value.__name__ == '<lambda>' else value.__name__
+    text = re.sub(r' at 0x[0-9a-f]+', '', repr(value))
     # 2/3 in four digits
-    return re.sub(r'\d+\.\d{9,}', lambda m: f'{float(m[0]):.4g}', re.sub(r' at 0x[0-9a-f]+', '', repr(o)))
+    return re.sub(r'\d+\.\d{9,}', lambda match: f'{float(match[0]):.4g}', text)
 
 
 def _params(sym):
     "Parameters of `sym` but self and cls, and its return annotation; None where Python cannot tell"
     try:
-        sig = inspect.signature(sym)
+        signature = inspect.signature(sym)
     except (ValueError, TypeError):
         return None
-    ps = list(sig.parameters.values())
-    return ps[1:] if ps and ps[0].name in ('self', 'cls') else ps, sig.return_annotation
+    parameters = list(signature.parameters.values())
+    if parameters and parameters[0].name in ('self', 'cls'):
+        parameters = parameters[1:]
+    return parameters, signature.return_annotation
 
-# %% ../../nbs/look/07_showdoc.ipynb #48c9c1a1
+# %% ../../nbs/look/07_showdoc.ipynb #4aab7bd7
+def _parameter_text(parameter, types):
+    stars = {parameter.VAR_POSITIONAL: '*', parameter.VAR_KEYWORD: '**'}.get(parameter.kind, '')
+    kind = _type(parameter.annotation) if types else ''
+    text = f'{stars}{parameter.name}: {kind}' if kind else f'{stars}{parameter.name}'
+    if parameter.default is empty:
+        return text
+    return f"{text}{' = ' if kind else '='}{_default(parameter.default)}"
+
+
+def _parameter_texts(parameters, types):
+    "With the lone `/` and `*` where Python has them"
+    texts = []
+    has_star = False
+    for parameter, following in zip(parameters, [*parameters[1:], None]):
+        if parameter.kind == parameter.KEYWORD_ONLY and not has_star:
+            texts.append('*')
+            has_star = True
+        if parameter.kind == parameter.VAR_POSITIONAL:
+            has_star = True
+        texts.append(_parameter_text(parameter, types))
+        is_last_of_kind = following is None or following.kind != parameter.kind
+        if parameter.kind == parameter.POSITIONAL_ONLY and is_last_of_kind:
+            texts.append('/')
+    return texts
+
+
 def signature_text(
     sym,  # a function, class, method or property
     name: str,  # the name to print
@@ -55,54 +87,61 @@ def signature_text(
     types: bool = True,  # print annotations too
 ) -> str:  # such as `mixup(x: Tensor, y, lam=0.4)`
     "The signature of `sym` without its comments, the same text in every process"
-    if (pr := _params(sym)) is None:  # Python cannot tell, as for most exceptions
-        return (
-            f"class {name}({', '.join(b.__name__ for b in sym.__bases__)})" if inspect.isclass(sym) else f'{name}(...)'
-        )
-    out = []
-    star = False
-    for p, nxt in zip(pr[0], [*pr[0][1:], None]):
-        if p.kind == p.KEYWORD_ONLY and not star:
-            out = [*out, '*']
-            star = True
-        star |= p.kind == p.VAR_POSITIONAL
-        pre = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
-        typ = f': {_type(p.annotation)}' if types and _type(p.annotation) else ''
-        dft = '' if p.default is empty else (' = ' if typ else '=') + _default(p.default)
-        out.append(f'{pre}{p.name}{typ}{dft}')
-        if p.kind == p.POSITIONAL_ONLY and (nxt is None or nxt.kind != p.kind):
-            out.append('/')
-    ret = f' -> {_type(pr[1])}' if types and _type(pr[1]) else ''
-    one = f"{name}({', '.join(out)}){ret}"
-    return one if len(one) <= maxlen or not out else f'{name}(\n    ' + ',\n    '.join(out) + f',\n){ret}'
+    known = _params(sym)
+    if known is None:  # Python cannot tell, as for most exceptions
+        if not inspect.isclass(sym):
+            return f'{name}(...)'
+        return f"class {name}({', '.join(base.__name__ for base in sym.__bases__)})"
+    parameters, annotation = known
+    texts = _parameter_texts(parameters, types)
+    returns = f' -> {_type(annotation)}' if types and _type(annotation) else ''
+    one_line = f"{name}({', '.join(texts)}){returns}"
+    if len(one_line) <= maxlen or not texts:
+        return one_line
+    return f'{name}(\n    ' + ',\n    '.join(texts) + f',\n){returns}'
 
-# %% ../../nbs/look/07_showdoc.ipynb #dd9a9332
-def _cell(s):
-    return re.sub(r'(?<!\\)\|', r'\\|', str(s)).replace('\n', ' ')
+# %% ../../nbs/look/07_showdoc.ipynb #c84997ce
+def _cell(text):
+    return re.sub(r'(?<!\\)\|', r'\\|', str(text)).replace('\n', ' ')
 
 
-def _code(s):
-    return f'`{s}`' if s else ''
+def _code(text):
+    return f'`{text}`' if text else ''
 
 
 def _table(head, rows):
     "A Markdown table of `rows`, without the columns that are empty in all of them"
-    keep = [i for i in range(len(head)) if any(r[i] for r in rows)]
-    return '\n'.join('| ' + ' | '.join(_cell(r[i]) for i in keep) + ' |' for r in [head, ['---'] * len(head), *rows])
+    columns = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    lines = [[_cell(row[i]) for i in columns] for row in [head, ['---'] * len(head), *rows]]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def _function_of(member):
+    "The function in a class method, static method or property"
+    if isinstance(member, (classmethod, staticmethod)):
+        return member.__func__
+    return member.fget if isinstance(member, property) else member
 
 
 def _method_rows(cls):
     "One row a public method that `cls` itself defines and documents"
-    for k, m in vars(cls).items():
-        f = m.__func__ if isinstance(m, (classmethod, staticmethod)) else m.fget if isinstance(m, property) else m
-        if k[0] == '_' or not inspect.isfunction(f) or not f.__doc__:
-            continue  # its own words, not a base class's
-        yield (
-            _code(k if isinstance(m, property) else signature_text(f, k, maxlen=10**6, types=False)),
-            inspect.cleandoc(f.__doc__).split('\n\n')[0],
-        )
+    for name, member in vars(cls).items():
+        function = _function_of(member)
+        # only its own words, not a base class's
+        if name[0] == '_' or not inspect.isfunction(function) or not function.__doc__:
+            continue
+        is_property = isinstance(member, property)
+        text = name if is_property else signature_text(function, name, maxlen=10**6, types=False)
+        yield _code(text), inspect.cleandoc(function.__doc__).split('\n\n')[0]
 
-# %% ../../nbs/look/07_showdoc.ipynb #1767ed0d
+
+def _parameter_rows(parameters, meanings):
+    for parameter in parameters:
+        default = '' if parameter.default is empty else _code(_default(parameter.default))
+        meaning = meanings.get(parameter.name, '')
+        yield _code(parameter.name), _code(_type(parameter.annotation)), default, meaning
+
+# %% ../../nbs/look/07_showdoc.ipynb #6808d8a6
 class TableRenderer:
     """Show a symbol as a heading, its signature, its summary, a table of its parameters and, for a class, a table of
     its methods"""
@@ -113,39 +152,30 @@ class TableRenderer:
         name: str | None = None,  # the name to show it by; its qualified name by default
         title_level: int = 3,  # level of the heading
     ):
+        function = getattr(sym, 'fget', sym)
         self.prop = isinstance(sym, property)
-        f = getattr(sym, 'fget', sym)
-        self.sym = f
+        self.sym = function
         self.level = title_level
-        self.name = name or getattr(f, '__qualname__', None) or type(f).__qualname__
+        self.name = name or getattr(function, '__qualname__', None) or type(function).__qualname__
 
     def doc(self) -> str:
         "Docstring; a class's own, not one that it inherits"
-        return (
-            inspect.cleandoc(vars(self.sym).get('__doc__') or '')
-            if inspect.isclass(self.sym)
-            else inspect.getdoc(self.sym) or ''
-        )
+        if inspect.isclass(self.sym):
+            return inspect.cleandoc(vars(self.sym).get('__doc__') or '')
+        return inspect.getdoc(self.sym) or ''
 
     def parameters(self) -> str:
         "Markdown table of the parameters that have a comment, and of the result, empty if there is none"
-        dm = docments(self.sym, full=True) if callable(self.sym) else {}
-        pr = _params(self.sym)
-        if pr is None or self.prop or not any(p.get('docment') for p in dm.values()):
+        comments = docments(self.sym, full=True) if callable(self.sym) else {}
+        meanings = {name: comment.get('docment') or '' for name, comment in comments.items()}
+        known = _params(self.sym)
+        if known is None or self.prop or not any(meanings.values()):
             return ''
-        doc = lambda n: (dm.get(n) or {}).get('docment') or ''
-        rows = [
-            (
-                _code(p.name),
-                _code(_type(p.annotation)),
-                '' if p.default is empty else _code(_default(p.default)),
-                doc(p.name),
-            )
-            for p in pr[0]
-        ]
-        ret = '' if inspect.isclass(self.sym) else _type(pr[1])
-        if ret or doc('return'):
-            rows.append(('*returns*', _code(ret), '', doc('return')))
+        parameters, annotation = known
+        rows = list(_parameter_rows(parameters, meanings))
+        returns = '' if inspect.isclass(self.sym) else _type(annotation)
+        if returns or meanings.get('return'):
+            rows.append(('*returns*', _code(returns), '', meanings.get('return', '')))
         return _table(('parameter', 'type', 'default', 'meaning'), rows)
 
     def methods(self) -> str:
@@ -155,17 +185,8 @@ class TableRenderer:
 
     def _repr_markdown_(self):
         short = self.name.rsplit('.', 1)[-1]
-        sig = short if self.prop or not callable(self.sym) else signature_text(self.sym, self.name)
-        head = self.name.replace('_', r'\_')
-        return '\n\n'.join(
-            o
-            for o in [
-                '---',
-                f"{'#' * self.level} {head}",
-                f'```python\n{sig}\n```',
-                self.doc(),
-                self.parameters(),
-                self.methods(),
-            ]
-            if o
-        )
+        signature = short if self.prop or not callable(self.sym) else signature_text(self.sym, self.name)
+        title = self.name.replace('_', r'\_')
+        heading = f"{'#' * self.level} {title}"
+        parts = ['---', heading, f'```python\n{signature}\n```', self.doc(), self.parameters(), self.methods()]
+        return '\n\n'.join(part for part in parts if part)

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['plot_sweep', 'pooled_activations', 'plot_activation_cdf']
 
-# %% ../../nbs/look/06_sizes.ipynb #1303acc1
+# %% ../../nbs/look/06_sizes.ipynb #41e87fc1
 import torch
 from fastcore.basics import patch
 from torch import nn
 
+from ..core.basics import flatten
 from ..core.interrupts import interrupts_held, interrupts_released
 from ..learner import Learner
 from ..vision.at_size import AtSize
 
-# %% ../../nbs/look/06_sizes.ipynb #0a270549
+# %% ../../nbs/look/06_sizes.ipynb #611261d3
 @patch
 def size_sweep(
     self: Learner,
@@ -23,10 +24,9 @@ def size_sweep(
     cbs=(),  # further callbacks, such as TTA()
 ) -> dict:  # size -> {'loss': ..., 'accuracy': ...}
     "Loss and metrics at several test sizes; leaves everything as found"
+    cbs = flatten(cbs)
     with self.composed(monitors=False):
-        return {
-            s: self.validate(dl, cbs=[AtSize(s), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]) for s in sizes
-        }
+        return {size: self.validate(dl, cbs=[AtSize(size), *cbs]) for size in sizes}
 
 
 def plot_sweep(
@@ -36,11 +36,9 @@ def plot_sweep(
     ax=None,  # matplotlib axes; None makes new ones
 ):
     "A metric over test sizes"
-    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
-
-    ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
+    ax = ax or _axes()
     for name, sweep in sweeps.items():
-        ax.plot(list(sweep), [r[metric] for r in sweep.values()], '.-', label=name)
+        ax.plot(list(sweep), [result[metric] for result in sweep.values()], '.-', label=name)
     if train_size:
         ax.axvline(train_size, c='gray', lw=0.8, ls=':', label='training size')
     ax.legend()
@@ -48,24 +46,34 @@ def plot_sweep(
     return ax
 
 
+def _axes():
+    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
+
+    return plt.subplots(figsize=(5, 3), layout='constrained')[1]
+
+# %% ../../nbs/look/06_sizes.ipynb #9c7e42f4
 def pooled_activations(
     learn,
     size: int,  # test size in pixels
     dl=None,  # loader; None is `dls.valid`
 ) -> torch.Tensor:  # N x channels, float32, on the CPU
     "What the model's last `nn.Linear` gets: the activations after average pooling"
-    got = []
-    heads = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
-    if not heads:
+    linear = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
+    if not linear:
         raise ValueError(f"pooled_activations: {type(learn.model).__name__} has no nn.Linear")
+    activations = []
+
+    def keep(module, args):
+        activations.append(args[0].detach().float().cpu())
+
     with interrupts_held():
-        handle = heads[-1].register_forward_pre_hook(lambda m, args: got.append(args[0].detach().float().cpu()))
+        handle = linear[-1].register_forward_pre_hook(keep)
         try:
             with interrupts_released():
                 learn.size_sweep([size], dl)
         finally:
             handle.remove()
-    return torch.cat(got)
+    return torch.cat(activations)
 
 
 def plot_activation_cdf(
@@ -75,13 +83,13 @@ def plot_activation_cdf(
     ax=None,  # matplotlib axes; None makes new ones
 ):
     "Distribution of the activations that the head gets at each test size, with the fraction of zeros"
-    import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
-
-    ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
-    for s in sizes:
-        a = pooled_activations(learn, s, dl).flatten().sort()[0]
-        v = a[torch.linspace(0, len(a) - 1, 1001).long()]
-        ax.plot(v, torch.searchsorted(a, v, right=True) / len(a), label=f'{s} px, {(a == 0).float().mean():.1%} are 0')
+    ax = ax or _axes()
+    for size in sizes:
+        activations = pooled_activations(learn, size, dl).flatten().sort()[0]
+        # a thousand points are enough for a line
+        points = activations[torch.linspace(0, len(activations) - 1, 1001).long()]
+        below = torch.searchsorted(activations, points, right=True) / len(activations)
+        ax.plot(points, below, label=f'{size} px, {(activations == 0).float().mean():.1%} are 0')
     ax.legend()
     ax.set(xlabel='activation after pooling', ylabel='fraction below')
     return ax

@@ -42,30 +42,23 @@ from .snapshot import put_back_if_refused
 if TYPE_CHECKING:
     from trickbag.learner import Learner
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #516c127f
+# %% ../../nbs/loop/18_checkpoint.ipynb #4d445989
 CHECKPOINT_FORMAT = 2  # of the file; 1 had no description of the fit
 
 
 def content(learn) -> dict:
     "All that a run is made of, as tensors and plain values; TypeError for state that no file could give back"
-    names = ('n_epoch', 'n_iter', 'position', 'step', 'epochs_run', 'fitting', 'seed')
-    loop = {n: plain(getattr(learn, n), f'learn.{n}') for n in names}
-    loop['host_state'] = plain(learn.host_rng, 'learn.host_rng')
-    cbs = {
-        cb.name: plain(sd, cb.name)
-        for cb in (learn.active if learn.fitting else callbacks_outside_fit(learn))
-        if (sd := cb.state_dict())
-    }
+    loop = _loop_state(learn)
+    cbs = _callback_states(learn)
     opt = plain(opt_state(learn.opt, learn.model), 'the optimizer') if learn.opt else None
-    made_with = dict(trickbag=trickbag.__version__, torch=str(torch.__version__), python=platform.python_version())
-    more = {
-        k: plain_model(v)
-        for k, v in (('hidden', hidden_buffers(learn.model)), ('loss', own_state(learn.loss_func)))
-        if v
-    }
+    optional = {}
+    if hidden := hidden_buffers(learn.model):
+        optional['hidden'] = plain_model(hidden)
+    if of_loss := own_state(learn.loss_func):
+        optional['loss'] = plain_model(of_loss)
     return dict(
         trickbag=CHECKPOINT_FORMAT,
-        made_with=made_with,
+        made_with=dict(trickbag=trickbag.__version__, torch=str(torch.__version__), python=platform.python_version()),
         model=plain_model(learn.model.state_dict()),
         opt=opt,
         cbs=cbs,
@@ -74,15 +67,33 @@ def content(learn) -> dict:
         vocab=_vocab(learn),
         fit=this_fit(learn),
         fits=learn.fits,
-        **more,
+        **optional,
     )
 
 
+def _loop_state(learn) -> dict:
+    "Where the loop is"
+    names = ('n_epoch', 'n_iter', 'position', 'step', 'epochs_run', 'fitting', 'seed')
+    state = {name: plain(getattr(learn, name), f'learn.{name}') for name in names}
+    state['host_state'] = plain(learn.host_rng, 'learn.host_rng')
+    return state
+
+
+def _callback_states(learn) -> dict:
+    "The state of each callback that has one"
+    cbs = learn.active if learn.fitting else callbacks_outside_fit(learn)
+    states = {}
+    for cb in cbs:
+        if state := cb.state_dict():
+            states[cb.name] = plain(state, cb.name)
+    return states
+
+
 def own_state(loss_func) -> dict:
-    "What a loss keeps: its parameters and buffers"
+    "What a loss holds: its parameters and buffers"
     return loss_func.state_dict() if isinstance(loss_func, torch.nn.Module) else {}
 
-
+# %% ../../nbs/loop/18_checkpoint.ipynb #7c4369b9
 def this_fit(learn) -> dict | None:
     "The description of the fit that is running; its data is looked at when it is first asked for"
     if learn._this_fit is not None and 'train' not in learn._this_fit:
@@ -93,21 +104,24 @@ def this_fit(learn) -> dict | None:
 
 
 def _vocab(learn):
-    return [str(o) for o in getattr(learn.dls, 'vocab', None) or []] or None
+    "The class names as text; None if the data has none"
+    names = getattr(learn.dls, 'vocab', None) or []
+    return [str(name) for name in names] or None
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #f4833809
+# %% ../../nbs/loop/18_checkpoint.ipynb #ae294c19
 def write_checkpoint(
     learn,
     file: Path,  # goal, written atomically
-    keep: int = 1,  # files kept: this one, and older ones under the names of `older_names`
+    keep: int = 1,  # how many files there may be: this one, and older ones under the names of `older_names`
 ) -> Path:
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
     if file.suffix == '.safetensors':
         return write_weights(learn.model.state_dict(), file, _vocab(learn))
-    d = packed(content(learn))
-    d['digest'] = content_digest(d)
+    saved = packed(content(learn))
+    # a second checksum, with which one flipped bit can be put right
+    saved['digest'] = content_digest(saved)
     with atomic_write(file) as f:
-        torch_save(d, f)
+        torch_save(saved, f)
         f.flush()
         if keep > 1:
             _rotate(file, keep)
@@ -124,16 +138,17 @@ def _rotate(file, keep):
     if not file.exists():
         return
     names = older_names(file, keep - 1)
-    for old, new in zip(names[-2::-1], names[:0:-1]):
-        if old.exists():
-            os.replace(old, new)
+    # from the oldest on, so that none takes a name that is still in use
+    for i in reversed(range(1, len(names))):
+        if names[i - 1].exists():
+            os.replace(names[i - 1], names[i])
     names[0].unlink(missing_ok=True)
     try:
         os.link(file, names[0])
     except OSError:
         shutil.copyfile(file, names[0])
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #c6d2ae0a
+# %% ../../nbs/loop/18_checkpoint.ipynb #1ef08d7f
 @checked_arguments
 def save(
     learn: 'Learner',
@@ -153,13 +168,13 @@ def checkpoint_path(
     file: str | Path,  # as a user gives it
 ) -> Path:
     "Where a checkpoint of that name lies: under `learn.path`, with the suffix `.pt` if it has none"
-    p = check_path('Learner', 'path', learn.path) / check_path('Learner', 'file', file)
-    with_suffix = p if p.suffix else p.with_suffix('.pt')
-    if p.is_dir() and not with_suffix.is_file():
-        raise ValueError(f"Learner: {p} is a folder; give the name of a file in it")
+    path = check_path('Learner', 'path', learn.path) / check_path('Learner', 'file', file)
+    with_suffix = path if path.suffix else path.with_suffix('.pt')
+    if path.is_dir() and not with_suffix.is_file():
+        raise ValueError(f"Learner: {path} is a folder; give the name of a file in it")
     return with_suffix
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #1ec323e2
+# %% ../../nbs/loop/18_checkpoint.ipynb #6371ee41
 def read_checkpoint(
     learn,
     file: Path,
@@ -167,103 +182,115 @@ def read_checkpoint(
     "Read what `write_checkpoint` saved, and change nothing yet"
     if file.suffix == '.safetensors':
         model, vocab = read_weights(file, learn.device)
-        d = dict(model=model, vocab=vocab, opt=None, cbs={}, loop=None)
+        saved = dict(model=model, vocab=vocab, opt=None, cbs={}, loop=None)
     else:
-        d = read_file(file, learn.device)
-        if not isinstance(d, dict) or 'trickbag' not in d:
-            raise ValueError(
-                f"load: {file} was not written by learn.save; for bare weights use learn.model.load_state_dict"
-            )
-        if d['trickbag'] > CHECKPOINT_FORMAT:
-            by = d.get('made_with', {}).get('trickbag', 'unknown')
-            raise ValueError(
-                f"load: {file} was written by a newer trickbag, {by} (format {d['trickbag']}, this one "
-                f"reads {CHECKPOINT_FORMAT}); update trickbag"
-            )
-    d = {'fit': None, 'fits': [], **d, 'file': str(file)}
-    return _renamed(learn, d)
+        saved = read_file(file, learn.device)
+        _check_format(saved, file)
+    saved = {'fit': None, 'fits': [], **saved, 'file': str(file)}
+    return _renamed(learn, saved)
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #5124f6c2
+
+def _check_format(saved, file):
+    "ValueError for a file of another kind, or of a format that is not known yet"
+    if not isinstance(saved, dict) or 'trickbag' not in saved:
+        raise ValueError(
+            f"load: {file} was not written by learn.save; for bare weights use learn.model.load_state_dict"
+        )
+    if saved['trickbag'] > CHECKPOINT_FORMAT:
+        version = saved.get('made_with', {}).get('trickbag', 'unknown')
+        raise ValueError(
+            f"load: {file} was written by a newer trickbag, {version} (format {saved['trickbag']}, this one "
+            f"reads {CHECKPOINT_FORMAT}); update trickbag"
+        )
+
+# %% ../../nbs/loop/18_checkpoint.ipynb #000293fe
 def newest_whole(
     learn,
     file: Path,  # the newest is expected under this name
 ) -> dict | None:  # its content; None: there is no file
     "Read the newest of a checkpoint and its older ones that is not damaged, with a warning if that is not the first"
-    bad = None
     older = _older(file)
-    for f in ([file] if file.exists() else []) + (older if file.exists() else []):
+    if not file.exists():
+        if older:
+            warnings.warn(
+                f"resume: there is no {file}, so the run starts anew; {older[0]} is there, to go on from that give "
+                "its name"
+            )
+        return None
+    damage = None  # of the newest
+    for candidate in (file, *older):
         try:
-            d = read_checkpoint(learn, f)
+            saved = read_checkpoint(learn, candidate)
         except DamagedFile as e:
-            bad = bad or e
+            damage = damage or e
             continue
-        if bad:
-            warnings.warn(f"resume: {bad}; the run goes on from {f}, which is older and whole")
-        return d
-    if bad:
-        raise DamagedFile(f"{bad}, and there is no older one beside it that is whole; remove it to start anew") from bad
-    if older:
-        warnings.warn(
-            f"resume: there is no {file}, so the run starts anew; {older[0]} is there, to go on from that give its name"
-        )
+        if damage:
+            warnings.warn(f"resume: {damage}; the run goes on from {candidate}, which is older and whole")
+        return saved
+    raise DamagedFile(
+        f"{damage}, and there is no older one beside it that is whole; remove it to start anew"
+    ) from damage
 
 
 def read_or_say_which(learn, file: Path) -> dict:
     "`read_checkpoint`; if the file is damaged, the error names the newest beside it that is not"
     try:
         return read_checkpoint(learn, file)
-    except DamagedFile as e:
-        for f in _older(file):
+    except DamagedFile as damage:
+        for candidate in _older(file):
             try:
-                check_whole(f)
+                check_whole(candidate)
             except DamagedFile:
                 continue
-            raise DamagedFile(f"load: {e}; {f} is older and whole") from e
-        raise DamagedFile(f"load: {e}") from e
+            raise DamagedFile(f"load: {damage}; {candidate} is older and whole") from damage
+        raise DamagedFile(f"load: {damage}") from damage
 
 
 def _older(file):
     "The older files that there are, newest first; a kill while they get their new names may leave a gap"
     numbered = re.compile(re.escape(file.stem) + r'-(\d+)' + re.escape(file.suffix))
-    found = [
-        (int(m[1]), f)
-        for f in (file.parent.iterdir() if file.parent.is_dir() else ())
-        if (m := numbered.fullmatch(f.name))
-    ]
-    return [f for _, f in sorted(found)]
+    older = []
+    for other in file.parent.iterdir() if file.parent.is_dir() else ():
+        if match := numbered.fullmatch(other.name):
+            older.append((int(match[1]), other))
+    return [other for _, other in sorted(older)]
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #e532fbd3
+# %% ../../nbs/loop/18_checkpoint.ipynb #4f245855
 def own_names(
     model,  # whose names are wanted
     names,  # of weights and buffers in a file
 ) -> dict:  # name there -> name here
     "Names as the model has them, where a wrapper (`torch.compile`, data parallel) put something into them"
-    here = {plain_name(n): n for n in (*model.state_dict(), *hidden_buffers(model))}
-    return {n: here.get(plain_name(n), n) for n in names}
+    here = {plain_name(name): name for name in (*model.state_dict(), *hidden_buffers(model))}
+    return {name: here.get(plain_name(name), name) for name in names}
 
 
-def _renamed(learn, d):
-    if d['model'].keys() == learn.model.state_dict().keys():
-        return d
-    to = own_names(learn.model, (*d['model'], *d.get('hidden', {})))
-    if all(a == b for a, b in to.items()):
-        return d
-    a = next(a for a, b in to.items() if a != b)
+def _renamed(learn, saved):
+    "The content of a file, with the model's names"
+    if saved['model'].keys() == learn.model.state_dict().keys():
+        return saved
+    here = own_names(learn.model, (*saved['model'], *saved.get('hidden', {})))
+    changed = [name for name in here if here[name] != name]
+    if not changed:
+        return saved
     warnings.warn(
-        f"load: {d['file']} has {a}, the model has {to[a]}: one is compiled or wrapped; the names are matched"
+        f"load: {saved['file']} has {changed[0]}, the model has {here[changed[0]]}: one is compiled or wrapped; "
+        "the names are matched"
     )
 
-    def renamed(o):
-        if isinstance(o, dict):
-            return type(o)((to.get(k, k), renamed(v)) for k, v in o.items())
-        return type(o)(map(renamed, o)) if type(o) in (list, tuple) else o
+    def renamed(value):
+        if isinstance(value, dict):
+            return type(value)((here.get(key, key), renamed(entry)) for key, entry in value.items())
+        return type(value)(map(renamed, value)) if type(value) in (list, tuple) else value
 
-    res = d | {k: renamed(d[k]) for k in ('model', 'hidden', 'opt', 'cbs') if k in d}
-    if d['opt'] and 'members' in d['opt']:
-        res['opt']['members'] = [[to.get(n, n) for n in ns] for ns in d['opt']['members']]
-    return res
+    result = saved | {key: renamed(saved[key]) for key in ('model', 'hidden', 'opt', 'cbs') if key in saved}
+    # where names are values, not keys: which parameters are in which group
+    if saved['opt'] and 'members' in saved['opt']:
+        groups = saved['opt']['members']
+        result['opt']['members'] = [[here.get(name, name) for name in group] for group in groups]
+    return result
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #7a74b398
+# %% ../../nbs/loop/18_checkpoint.ipynb #482e1248
 def check_fits(
     learn,
     d: dict,  # from `read_checkpoint`
@@ -271,24 +298,25 @@ def check_fits(
 ):
     "Raise ValueError unless a checkpoint's classes and weights are those of the learner"
     own = _vocab(learn)
-    now = learn.model.state_dict()
-    then = d['model']
     if own and d['vocab'] and own != d['vocab']:
         raise ValueError(
-            f"load: the file was trained on {_short(d['vocab'])}, the data has {_short(own)}; use the "
+            f"load: the file was trained on {_class_names(d['vocab'])}, the data has {_class_names(own)}; use the "
             "same classes, or strict=False"
         )
-    if odd := _unlike(learn, d):
-        a, b = (f"{min(odd)} {_shape(s[min(odd)])}" if min(odd) in s else f"no {min(odd)}" for s in (then, now))
+    now = learn.model.state_dict()
+    then = d['model']
+    if unlike := _unlike(learn, d):
+        name = min(unlike)
         raise ValueError(
-            f"load: the file has {a}, the model has {b} (size mismatch in {len(odd)} of {len(now)}); "
-            "build the same model, or strict=False"
+            f"load: the file has {_named_shape(name, then)}, the model has {_named_shape(name, now)} "
+            f"(size mismatch in {len(unlike)} of {len(now)}); build the same model, or strict=False"
         )
-    for k, t in now.items():
-        if isinstance(t, torch.Tensor) and t.dtype != then[k].dtype:
-            text = f"load: {k} is {then[k].dtype} in the file and {t.dtype} in the model"
+    for name, tensor in now.items():
+        if isinstance(tensor, torch.Tensor) and tensor.dtype != then[name].dtype:
+            text = f"load: {name} is {then[name].dtype} in the file and {tensor.dtype} in the model"
             if types:
                 raise ValueError(f"{text}; build the same model")
+            # one warning for all
             warnings.warn(f"{text}; it is converted")
             break
 
@@ -297,17 +325,23 @@ def _unlike(learn, d):
     "Names whose shapes differ, or that only one side has"
     then = d['model']
     now = learn.model.state_dict()
-    return [k for k in then.keys() | now.keys() if k not in then or k not in now or _shape(now[k]) != _shape(then[k])]
+    on_one_side = then.keys() ^ now.keys()
+    of_two_shapes = [name for name in then.keys() & now.keys() if _shape(now[name]) != _shape(then[name])]
+    return [*on_one_side, *of_two_shapes]
 
 
-def _shape(o):
-    return tuple(o.shape) if isinstance(o, torch.Tensor) else 'extra state'
+def _shape(value):
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else 'extra state'
 
 
-def _short(names) -> str:
+def _named_shape(name, state) -> str:
+    return f"{name} {_shape(state[name])}" if name in state else f"no {name}"
+
+
+def _class_names(names) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #23f0a814
+# %% ../../nbs/loop/18_checkpoint.ipynb #2ecf9968
 def take_weights(
     learn: 'Learner',
     d: dict,  # from `read_checkpoint`
@@ -316,9 +350,9 @@ def take_weights(
     "Weights and buffers of model and loss, history and counters; nothing is changed if the weights do not fit"
     if strict:
         check_fits(learn, d)
-    odd = _unlike(learn, d)
+    unlike = _unlike(learn, d)
     with interrupts_held():
-        weights = {k: v for k, v in d['model'].items() if k not in odd}
+        weights = {name: tensor for name, tensor in d['model'].items() if name not in unlike}
         learn.model.load_state_dict(weights, strict=strict)
         load_hidden_buffers(learn.model, d.get('hidden', {}), strict)
         if own_state(learn.loss_func) and d.get('loss'):
@@ -348,7 +382,7 @@ def take_callbacks(
                 f"({what}); was it saved by another version?"
             ) from e
 
-# %% ../../nbs/loop/18_checkpoint.ipynb #5eb044f0
+# %% ../../nbs/loop/18_checkpoint.ipynb #44467e0f
 @checked_arguments
 def load(
     learn: 'Learner',
@@ -356,15 +390,15 @@ def load(
     strict: bool = True,  # False: only weights whose name and shape fit, and no optimizer state
 ) -> 'Learner':  # itself
     "Take back what `save` wrote. If that was inside a fit, the same fit with `resume=True` goes on from there"
-    d = read_or_say_which(learn, checkpoint_path(learn, file))
-    with put_back_if_refused(learn, (), d):
-        take_weights(learn, d, strict)
-        if strict and d['opt']:
-            load_opt_state(learn.make_opt(), learn.model, d['opt'])
-        if d['loop'] is not None:
-            learn.fits = d['fits']
-            if not d['loop']['fitting']:
-                take_callbacks(d, callbacks_outside_fit(learn))
+    saved = read_or_say_which(learn, checkpoint_path(learn, file))
+    with put_back_if_refused(learn, (), saved):
+        take_weights(learn, saved, strict)
+        if strict and saved['opt']:
+            load_opt_state(learn.make_opt(), learn.model, saved['opt'])
+        if saved['loop'] is not None:
+            learn.fits = saved['fits']
+            if not saved['loop']['fitting']:
+                take_callbacks(saved, callbacks_outside_fit(learn))
         learn._passed_by = False
         learn._undo_resume = None
     return learn

@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['check_loader']
 
-# %% ../../nbs/loop/11_checks.ipynb #0cd5ab5a
+# %% ../../nbs/loop/11_checks.ipynb #fc51ed35
 import os
 import re
 import reprlib
 import warnings
+from functools import partial
 
 import torch
 from torch import nn
 
 from ..core.arguments import is_text
 
-# %% ../../nbs/loop/11_checks.ipynb #0cb7a78e
-def shape_text(t) -> str:
+# %% ../../nbs/loop/11_checks.ipynb #60464ac7
+def shape_text(value) -> str:
     "A tensor's shape and type in a message, or what it is instead"
-    if not isinstance(t, torch.Tensor):
-        return 'None' if t is None else f'a {type(t).__name__}'
-    return f"{' x '.join(map(str, t.shape)) or 'one number'} ({str(t.dtype).removeprefix('torch.')})"
+    if not isinstance(value, torch.Tensor):
+        return 'None' if value is None else f'a {type(value).__name__}'
+    shape = ' x '.join(map(str, value.shape)) or 'one number'
+    return f"{shape} ({str(value.dtype).removeprefix('torch.')})"
 
 
 def refuse_batch(batch):
@@ -40,9 +42,8 @@ def refuse_batch(batch):
 
 def refuse_parts(x, y):
     "Raise TypeError for images or targets that are no tensors"
-    if isinstance(x, (tuple, list, dict)) and all(
-        isinstance(o, torch.Tensor) for o in (x.values() if isinstance(x, dict) else x)
-    ):
+    inputs = x.values() if isinstance(x, dict) else x
+    if isinstance(x, (tuple, list, dict)) and all(isinstance(part, torch.Tensor) for part in inputs):
         remedy = 'a model of several inputs needs them in one tensor, or put together in its forward'
     elif not isinstance(x, torch.Tensor):
         remedy = 'make images one tensor in the loader: torch.as_tensor, or transforms.ToTensor() and stack'
@@ -52,7 +53,7 @@ def refuse_parts(x, y):
         f"Learner: a batch must be (tensor, tensor), got ({type(x).__name__}, {type(y).__name__}); {remedy}"
     )
 
-
+# %% ../../nbs/loop/11_checks.ipynb #64d3fa81
 def check_first(
     x: torch.Tensor,
     y: torch.Tensor | None,  # the batch, as it came from the loader
@@ -70,36 +71,40 @@ def check_first(
             f"Learner: {len(x)} images but {len(y) if y.ndim else 'one number as'} targets in the "
             "first batch; the loader must give one target an image"
         )
-    for what, t in (('images', x), ('targets', y)):  # of data on a GPU the loss will tell
-        if t is not None and t.device.type == 'cpu' and t.is_floating_point() and not t.isfinite().all():
+    for what, tensor in (('images', x), ('targets', y)):
+        # to look at data on a GPU would be to wait for it; its loss will be nan
+        if tensor is None or tensor.device.type != 'cpu' or not tensor.is_floating_point():
+            continue
+        if not tensor.isfinite().all():
             raise ValueError(
                 f"Learner: the {what} of the first batch hold nan or infinity; mend the dataset or its transform"
             )
 
-
+# %% ../../nbs/loop/11_checks.ipynb #1fb389f0
 def odd_class(
     y: torch.Tensor,  # class indices
     n_out: int,  # outputs of the model
     ignore: int = None,  # a label that the loss ignores
 ) -> int | None:
     "A class index that the model has no output for"
-    odd = (y < 0) | (y >= n_out)
+    is_wrong = (y < 0) | (y >= n_out)
     if ignore is not None:
-        odd &= y != ignore
-    return int(y[odd][0]) if bool(odd.any()) else None
+        is_wrong &= y != ignore
+    return int(y[is_wrong][0]) if bool(is_wrong.any()) else None
 
 
-def refuse_class(learn, odd: int, n_out: int):
+def refuse_class(learn, label: int, n_out: int):
     "ValueError that says which batch has which class index"
     where = f"batch {learn.iter} of epoch {learn.epoch}{'' if learn.training else ' in validation'}"
-    remedy = (
-        f"mend the labels, or build the model with n_out={odd + 1}"
-        if odd >= 0
-        else f"classes count from 0: mend the labels, or give nn.CrossEntropyLoss(ignore_index={odd}) if such "
-        "images shall not count"
-    )
+    if label >= 0:
+        remedy = f"mend the labels, or build the model with n_out={label + 1}"
+    else:
+        remedy = (
+            f"classes count from 0: mend the labels, or give nn.CrossEntropyLoss(ignore_index={label}) if such "
+            "images shall not count"
+        )
     return ValueError(
-        f"Learner: {where} has the class index {odd}, the model {n_out} output{'s' * (n_out != 1)} "
+        f"Learner: {where} has the class index {label}, the model {n_out} output{'s' * (n_out != 1)} "
         f"(classes 0 to {n_out - 1}); {remedy}"
     )
 
@@ -116,30 +121,29 @@ def check_soft(
             f"Learner: targets are numbers from {y.min().item():g} to {y.max().item():g}, this loss "
             "takes probabilities; bring them into [0,1] in the loader"
         )
+    # several labels an image are independent, one label's probabilities are a distribution; written so that nan passes
     return activation == 'sigmoid' or not bool(((y.sum(1) - 1).abs() > 0.01).any())
 
-# %% ../../nbs/loop/11_checks.ipynb #d101d8b3
+# %% ../../nbs/loop/11_checks.ipynb #97f8b909
 def check_loader(
     who: str,  # who asks, for the error message
     what: str,  # which loader
     dl,
 ):
     "TypeError for what gives no batches, one after the other"
-    if (
-        is_text(dl)
-        or isinstance(dl, (os.PathLike, torch.Tensor, dict))
-        or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__'))
-    ):
+    is_other = is_text(dl) or isinstance(dl, (os.PathLike, torch.Tensor, dict))
+    if is_other or not (hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')):
         given = 'None' if dl is None else f'a {type(dl).__name__}'
         raise TypeError(f"{who}: {what} is {given}; give a DataLoader, or a list of (images, targets)")
 
-# %% ../../nbs/loop/11_checks.ipynb #b653d8a3
+# %% ../../nbs/loop/11_checks.ipynb #2cee81cd
 def output_text(pred, training: bool) -> str:
     "What a model gives that is not logits, and what to do"
-    inner = [
-        n for n in ('logits', 'out', 'last_hidden_state') if (n in pred if isinstance(pred, dict) else hasattr(pred, n))
-    ]
-    remedy = f"let its forward give the logits, such as its {inner[0]!r}" if inner else "let it give one tensor"
+    # as in transformers and torchvision's segmentation
+    names = ('logits', 'out', 'last_hidden_state')
+    has = pred.__contains__ if isinstance(pred, dict) else partial(hasattr, pred)
+    found = [name for name in names if has(name)]
+    remedy = f"let its forward give the logits, such as its {found[0]!r}" if found else "let it give one tensor"
     if isinstance(pred, tuple) and training:
         remedy += ", or build it without further heads (aux_logits=False)"
     return (
@@ -147,21 +151,12 @@ def output_text(pred, training: bool) -> str:
         f"needed; {remedy}, or write a loss_func that takes it"
     )
 
-
+# %% ../../nbs/loop/11_checks.ipynb #c3d87927
 def check_loss(learn):
     "ValueError or TypeError, in one line, if backward cannot start from the loss of the first batch"
     loss = learn.loss
     if not isinstance(loss, torch.Tensor):
-        remedy = {
-            float: 'leave .item() or float() out',
-            int: 'leave .item() or int() out',
-            type(None): 'does it return?',
-        }
-        raise TypeError(
-            f"Learner: loss_func gives {'None' if loss is None else f'a {type(loss).__name__}'}, not "
-            "one number in a tensor; "
-            f"{remedy.get(type(loss), 'let it return the number that is to be minimized')}"
-        )
+        raise _refuse_loss(loss)
     if loss.ndim:
         raise ValueError(
             f"Learner: loss_func gives {shape_text(loss)}, not one number; use reduction='mean', or call .mean()"
@@ -177,79 +172,96 @@ def check_loss(learn):
             "Learner: the loss has no gradient, so nothing would train; leave .detach(), .item(), "
             "argmax and torch.no_grad out of the model and the loss"
         )
-    # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
-    of_none = (
-        loss.isnan()
-        and learn.clean_yb is not None
-        and not bool(learn.loss_facts.size(learn.clean_yb, len(learn.clean_yb)))
-    )
-    if bool(loss.isnan() | loss.isinf()) and not of_none:
+    if bool(loss.isnan() | loss.isinf()) and not _is_of_no_sample(learn):
         raise ValueError(
             f"Learner: the loss of the first batch is {loss.item()}, before anything is trained; look "
             "for nan in images and weights, or for a logarithm or division of 0 in the loss"
         )
 
 
+def _refuse_loss(loss):
+    "TypeError for a loss that is no tensor"
+    remedies = {
+        float: 'leave .item() or float() out',
+        int: 'leave .item() or int() out',
+        type(None): 'does it return?',
+    }
+    given = 'None' if loss is None else f'a {type(loss).__name__}'
+    remedy = remedies.get(type(loss), 'let it return the number that is to be minimized')
+    return TypeError(f"Learner: loss_func gives {given}, not one number in a tensor; {remedy}")
+
+
+def _is_of_no_sample(learn) -> bool:
+    "Whether the loss ignores every sample of a batch: torch's mean over no sample is nan, and no fault"
+    if not learn.loss.isnan() or learn.clean_yb is None:
+        return False
+    return not bool(learn.loss_facts.size(learn.clean_yb, len(learn.clean_yb)))
+
+# %% ../../nbs/loop/11_checks.ipynb #d6cccbfe
 def check_weight(facts, pred):
     "ValueError for weights of classes that a loss cannot work with"
-    w = facts.weight
-    n = facts.n_classes(pred.shape[1])
-    if not isinstance(w, torch.Tensor):
+    weight = facts.weight
+    n_classes = facts.n_classes(pred.shape[1])
+    if not isinstance(weight, torch.Tensor):
         raise ValueError(
-            f"Learner: the loss has a {type(w).__name__} of weights; make it a tensor: torch.tensor(weight)"
+            f"Learner: the loss has a {type(weight).__name__} of weights; make it a tensor: torch.tensor(weight)"
         )
-    if w.numel() != n:
-        raise ValueError(f"Learner: the loss has {w.numel()} weights, the model {n} classes; give one weight a class")
-    if not w.is_floating_point() or (w.dtype == torch.float64) != (pred.dtype == torch.float64):
+    if weight.numel() != n_classes:
         raise ValueError(
-            f"Learner: the loss's weights are {w.dtype}, logits {pred.dtype}; write weight.to({pred.dtype})"
+            f"Learner: the loss has {weight.numel()} weights, the model {n_classes} classes; give one weight a class"
         )
-    if not bool(w.isfinite().all()) or bool((w < 0).any()) or not bool(w.sum() > 0):
+    # autocast brings half precision and single together, but not double
+    if not weight.is_floating_point() or (weight.dtype == torch.float64) != (pred.dtype == torch.float64):
+        raise ValueError(
+            f"Learner: the loss's weights are {weight.dtype}, logits {pred.dtype}; write weight.to({pred.dtype})"
+        )
+    if not bool(weight.isfinite().all()) or bool((weight < 0).any()) or not bool(weight.sum() > 0):
         raise ValueError(
             "Learner: weights of classes must be finite, 0 or more, and not all 0; the loss has "
-            f"{reprlib.repr(w.tolist())}"
+            f"{reprlib.repr(weight.tolist())}"
         )
 
-# %% ../../nbs/loop/11_checks.ipynb #eb7c38b6
+# %% ../../nbs/loop/11_checks.ipynb #4739a440
 def warn_if_taken_for_another(facts, pred):
     """Logits of the first batch that are probabilities where the loss makes them such, or are no logarithms where it
     takes these"""
     if pred.shape[1] < 2:
         return
     name = facts.activation_name
-    sums = dict(softmax=pred, exp=pred.exp()).get(name)
-    if sums is None:
+    outputs = dict(softmax=pred, exp=pred.exp()).get(name)
+    if outputs is None:
         return
-    are = bool((sums >= 0).all()) and not bool(((sums.sum(1) - 1).abs() > 1e-3).any())
-    if name == 'softmax' and are:
+    are_probabilities = bool((outputs >= 0).all()) and not bool(((outputs.sum(1) - 1).abs() > 1e-3).any())
+    if name == 'softmax' and are_probabilities:
         warnings.warn(
             "Learner: the model's outputs are probabilities (each row sums to 1), and the loss takes a "
             "softmax of them once more; leave the softmax out of the model"
         )
-    if name == 'exp' and not are:
+    if name == 'exp' and not are_probabilities:
         warnings.warn(
             "Learner: the loss takes logarithms of probabilities, and the model's outputs are none; use "
             "nn.CrossEntropyLoss(), or end the model with nn.LogSoftmax(1)"
         )
 
-
+# %% ../../nbs/loop/11_checks.ipynb #d742a001
 def _model_input(e, model):
     "What the model was given where the error came from within it, whoever called it"
-    tb = e.__traceback__
-    x = None
-    while tb is not None:
-        local = tb.tb_frame.f_locals
-        if local.get('self') is model and isinstance(local.get('args'), tuple) and local['args']:
-            x = local['args'][0]
-        tb = tb.tb_next
-    return x
+    traceback = e.__traceback__
+    images = None
+    while traceback is not None:
+        local = traceback.tb_frame.f_locals
+        args = local.get('args')
+        if local.get('self') is model and isinstance(args, tuple) and args:
+            images = args[0]
+        traceback = traceback.tb_next
+    return images
 
-# %% ../../nbs/loop/11_checks.ipynb #9893cc45
+
 def _why_model(e, x, learn):
     "In one line, why the model fails with these images; None if that is not known"
     text = str(e)
     images = shape_text(x)
-    weights = next((p for p in learn.model.parameters() if p.is_floating_point()), None)
+    weights = next((param for param in learn.model.parameters() if param.is_floating_point()), None)
     if x.dtype == torch.uint8:
         return "the model would get uint8 images; add Normalize() to cbs, or let the loader give floats"
     if not x.is_floating_point():
@@ -257,23 +269,8 @@ def _why_model(e, x, learn):
     if weights is not None and x.dtype != weights.dtype and 'type' in text:
         right = str(weights.dtype).removeprefix('torch.')
         return f"images are {images}, the model's weights {right}; let the loader give {right}: x.to({weights.dtype})"
-    conv = next((m for m in learn.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
-    if isinstance(conv, nn.Conv2d):
-        if x.ndim != 4:
-            return f"the model takes images N x C x H x W, got {images}; " + (
-                "add the channels in the loader: x[:, None]" if x.ndim == 3 else "mend their shape in the loader"
-            )
-        if x.shape[1] != conv.in_channels and x.shape[3] == conv.in_channels:
-            return (
-                f"the model takes images N x C x H x W, got N x H x W x C: {images}; write x.permute(0, 3, 1, 2) in "
-                "the loader"
-            )
-        if x.shape[1] != conv.in_channels:
-            return (
-                f"images have {x.shape[1]} channels ({images}), the model's first convolution takes "
-                f"{conv.in_channels}; convert them in the loader, such as by image.convert('RGB'), or build the "
-                "model for them"
-            )
+    if why := _why_shape(x, learn.model):
+        return why
     if 'more than 1 value per channel' in text:
         return (
             f"batch {learn.iter} of epoch {learn.epoch} has one image, of which BatchNorm has no variance; use "
@@ -287,19 +284,39 @@ def _why_model(e, x, learn):
             "which it was made, or pool before it"
         )
 
-# %% ../../nbs/loop/11_checks.ipynb #d042cb43
+# %% ../../nbs/loop/11_checks.ipynb #7d98de42
+def _why_shape(x, model):
+    "In one line, why images do not fit a model that begins with a convolution; None if they do, or it does not"
+    conv = next((module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))), None)
+    if not isinstance(conv, nn.Conv2d):
+        return None
+    images = shape_text(x)
+    if x.ndim != 4:
+        remedy = "add the channels in the loader: x[:, None]" if x.ndim == 3 else "mend their shape in the loader"
+        return f"the model takes images N x C x H x W, got {images}; {remedy}"
+    if x.shape[1] == conv.in_channels:
+        return None
+    if x.shape[3] == conv.in_channels:
+        return (
+            f"the model takes images N x C x H x W, got N x H x W x C: {images}; write x.permute(0, 3, 1, 2) in "
+            "the loader"
+        )
+    return (
+        f"images have {x.shape[1]} channels ({images}), the model's first convolution takes "
+        f"{conv.in_channels}; convert them in the loader, such as by image.convert('RGB'), or build the "
+        "model for them"
+    )
+
+# %% ../../nbs/loop/11_checks.ipynb #417c8d58
 def _why_loss(e, learn):
     "In one line, why the loss fails"
-    p = learn.pred
-    y = learn.clean_yb
+    pred = learn.pred
+    targets = learn.clean_yb
     text = str(e)
-    if not isinstance(p, torch.Tensor):
-        return output_text(p, learn.training)
-    if (
-        isinstance(e, TypeError)
-        and 'argument' in text
-        and ('missing' in text or 'were given' in text or 'was given' in text)
-    ):
+    if not isinstance(pred, torch.Tensor):
+        return output_text(pred, learn.training)
+    wrong_call = 'missing' in text or 'were given' in text or 'was given' in text
+    if isinstance(e, TypeError) and 'argument' in text and wrong_call:
         return (
             f"loss_func is called as loss_func(pred, y), which it does not take ({text}); write a function of logits "
             "and targets"
@@ -309,54 +326,61 @@ def _why_loss(e, learn):
             f"the loss takes probabilities, the model gives logits ({text}); use nn.BCEWithLogitsLoss(), or end the "
             "model with a sigmoid"
         )
-    if y is None:
+    if targets is None:
         return None
     if 'same device' in text or 'two devices' in text:
         return (
             f"the loss holds tensors on another device than {learn.device}, such as weights in a partial; make them "
             "there: weight.to(learn.device)"
         )
-    if p.ndim != 2:
+    if pred.ndim != 2:
         return (
-            f"the model gives {shape_text(p)} for targets {shape_text(y)}; let it give logits N x C (pool and "
+            f"the model gives {shape_text(pred)} for targets {shape_text(targets)}; let it give logits N x C (pool and "
             "flatten), or use a loss for such outputs"
         )
-    if not y.is_floating_point():
-        if y.ndim == 2 and y.shape[1] == 1:
-            return f"targets are {shape_text(y)}, not N class indices; write y.squeeze(1) in the loader"
-        if y.ndim == 2:
-            return (
-                f"targets are {shape_text(y)}, not N class indices; for several labels an image use "
-                "nn.BCEWithLogitsLoss() and y.float()"
-            )
-        if y.dtype != torch.int64:
-            return f"class indices must be int64, got {y.dtype}; call .long() in the loader"
-        return None
-    if y.ndim == 1 and p.shape[1] > 1:
+    return _why_soft_targets(pred, targets) if targets.is_floating_point() else _why_class_indices(targets)
+
+# %% ../../nbs/loop/11_checks.ipynb #eeb3acae
+def _why_class_indices(y):
+    "In one line, what is wrong with targets that are whole numbers; None if that is not known"
+    if y.ndim == 2 and y.shape[1] == 1:
+        return f"targets are {shape_text(y)}, not N class indices; write y.squeeze(1) in the loader"
+    if y.ndim == 2:
+        return (
+            f"targets are {shape_text(y)}, not N class indices; for several labels an image use "
+            "nn.BCEWithLogitsLoss() and y.float()"
+        )
+    if y.dtype != torch.int64:
+        return f"class indices must be int64, got {y.dtype}; call .long() in the loader"
+
+
+def _why_soft_targets(pred, y):
+    "In one line, what is wrong with floating targets for these logits; None if that is not known"
+    if y.ndim == 1 and pred.shape[1] > 1:
         return f"targets are {shape_text(y)}; class indices must be int64: call .long() in the loader"
     if y.ndim == 1:
-        return f"targets are {shape_text(y)}, logits {shape_text(p)}; write y.unsqueeze(1) in the loader"
-    if y.shape != p.shape:
+        return f"targets are {shape_text(y)}, logits {shape_text(pred)}; write y.unsqueeze(1) in the loader"
+    if y.shape != pred.shape:
         return (
-            f"targets are {shape_text(y)}, logits {shape_text(p)}; build the model with n_out={y.shape[-1]}, or mend "
-            "the targets"
+            f"targets are {shape_text(y)}, logits {shape_text(pred)}; build the model with n_out={y.shape[-1]}, or "
+            "mend the targets"
         )
-    if y.dtype != p.dtype:
-        return f"targets are {y.dtype}, logits {p.dtype}; write y.to({p.dtype}) in the loader"
+    if y.dtype != pred.dtype:
+        return f"targets are {y.dtype}, logits {pred.dtype}; write y.to({pred.dtype}) in the loader"
 
 
-def _odd_target(e, learn):
+def _wrong_target(e, learn):
     "The error for a class index that is no class, if that is why it failed"
     y = learn.clean_yb
     if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.ndim != 1 or y.device.type != 'cpu':
         return
     if not learn._label_range or 'out of bounds' not in str(e):
         return
-    odd = odd_class(y, *learn._label_range)
-    if odd is not None:
-        return refuse_class(learn, odd, learn._label_range[0])
+    label = odd_class(y, *learn._label_range)
+    if label is not None:
+        return refuse_class(learn, label, learn._label_range[0])
 
-
+# %% ../../nbs/loop/11_checks.ipynb #95a70db6
 def says_who(e) -> bool:
     "Whether an error begins with who speaks, as those of this package do"
     return re.match(r"[\w.()<>-]+( [\w.()<>-]+)?: \S", str(e)) is not None
@@ -364,8 +388,10 @@ def says_who(e) -> bool:
 
 # errors that are made of a text alone
 PLAIN_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, NotImplementedError, AttributeError)
+# what is worth an explanation: others, such as KeyboardInterrupt, are no fault of model or data
+_FAULTS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
 
-# %% ../../nbs/loop/11_checks.ipynb #6541bbe9
+
 def explained(
     e: Exception,  # from within a batch; gets a note of the batch
     learn,
@@ -374,46 +400,53 @@ def explained(
     "An error as a user can use it"
     if getattr(e, '_explained', False) or isinstance(e, torch.OutOfMemoryError):
         return e
-    new = None
-    if isinstance(
-        e, (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
-    ):
-        x = _model_input(e, learn.model)
-        why = _why_model(e, x, learn) if isinstance(x, torch.Tensor) else None
-        if why is None and not at_loss and isinstance(e, TypeError) and 'forward()' in str(e) and learn.pred is None:
-            why = (
-                f"the model is called as model(images), which it does not take ({e}); give it the rest in its "
-                "constructor, or wrap it in a module that does"
-            )
-        new = ValueError(f"Learner: {why}") if why else _odd_target(e, learn)
-        if new is None and at_loss and (why := _why_loss(e, learn)):
-            new = ValueError(f"Learner: {why}")
-        if new is None and learn._first_loss_due and (at_loss or isinstance(x, torch.Tensor)) and not says_who(e):
-            what = (
-                f"loss_func fails with logits {shape_text(learn.pred)} and targets {shape_text(learn.clean_yb)}"
-                if at_loss
-                else f"the model fails with images {shape_text(x)}"
-            )
-            new = (
-                type(e)(f"Learner: {what}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
-                if type(e) in PLAIN_ERRORS
-                else None
-            )
-    if new is None and not any('(epoch' in n for n in getattr(e, '__notes__', ())):
+    new = _explanation(e, learn, at_loss) if isinstance(e, _FAULTS) else None
+    if new is not None:
+        new.__cause__ = e
+        for note in getattr(e, '__notes__', ()):
+            new.add_note(note)
+        new._explained = True
+        return new
+    if not any('(epoch' in note for note in getattr(e, '__notes__', ())):
         e.add_note(
             f"  in batch {learn.iter} of epoch {learn.epoch}: images {shape_text(learn.xb)}, targets "
             f"{shape_text(learn.yb)}, logits {shape_text(learn.pred)}"
         )
-    if new is None:
-        new = e
-    else:
-        new.__cause__ = e
-        for n in getattr(e, '__notes__', ()):
-            new.add_note(n)
-    new._explained = True
-    return new
+    e._explained = True
+    return e
 
-# %% ../../nbs/loop/11_checks.ipynb #be0327a1
+# %% ../../nbs/loop/11_checks.ipynb #dbf3b433
+def _explanation(e, learn, at_loss) -> Exception | None:
+    "An error that says in one line why a batch failed; None if that is not known"
+    x = _model_input(e, learn.model)
+    in_model = isinstance(x, torch.Tensor)
+    why = _why_model(e, x, learn) if in_model else None
+    if why is None and not at_loss and isinstance(e, TypeError) and 'forward()' in str(e) and learn.pred is None:
+        why = (
+            f"the model is called as model(images), which it does not take ({e}); give it the rest in its "
+            "constructor, or wrap it in a module that does"
+        )
+    new = ValueError(f"Learner: {why}") if why else _wrong_target(e, learn)
+    if new is not None:
+        return new
+    if at_loss and (why := _why_loss(e, learn)):
+        return ValueError(f"Learner: {why}")
+    if learn._first_loss_due and (at_loss or in_model) and not says_who(e):
+        return _with_shapes(e, x, learn, at_loss)
+
+
+def _with_shapes(e, x, learn, at_loss) -> Exception | None:
+    "The same error with the shapes of the first batch in its text; None if it cannot be made of a text"
+    if type(e) not in PLAIN_ERRORS:
+        return None
+    if at_loss:
+        what = f"loss_func fails with logits {shape_text(learn.pred)} and targets {shape_text(learn.clean_yb)}"
+    else:
+        what = f"the model fails with images {shape_text(x)}"
+    first_line = str(e).splitlines()[0] if str(e) else type(e).__name__
+    return type(e)(f"Learner: {what}: {first_line}")
+
+# %% ../../nbs/loop/11_checks.ipynb #0b3baffd
 def loader_failed(
     e: Exception,  # from a loader; gets a note of the batch
     learn,
@@ -441,7 +474,7 @@ def loader_failed(
     new.__cause__ = e
     return new
 
-
+# %% ../../nbs/loop/11_checks.ipynb #59440acb
 def check_item(item):
     "TypeError or ValueError for what is no image, as a tensor, for a model whose loaders are plain"
     if not isinstance(item, torch.Tensor):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ToDevice', 'CheckTargets', 'GatherPreds']
 
-# %% ../../nbs/loop/20_defaults.ipynb #571a7538
+# %% ../../nbs/loop/20_defaults.ipynb #d36ae878
 import warnings
 
 import torch
@@ -20,11 +20,11 @@ from trickbag.loop.checks import (
     refuse_parts,
     warn_if_taken_for_another,
 )
-from .read_loss import ACTIVATIONS, loss_name
+from .loss_facts import loss_name
 from .rules import check_rules
 from .targets import soft_targets
 
-# %% ../../nbs/loop/20_defaults.ipynb #c9c82e65
+# %% ../../nbs/loop/20_defaults.ipynb #8145d8a4
 class ToDevice(Callback):
     "Move the batch to the learner's device and keep the clean labels, as `learn.clean_yb`, for metrics"
 
@@ -33,171 +33,187 @@ class ToDevice(Callback):
     def before_batch(self, learn):
         x = learn.xb
         y = learn.yb
-        d = learn.device
+        device = learn.device
         if not isinstance(x, torch.Tensor) or (y is not None and not isinstance(y, torch.Tensor)):
             refuse_parts(x, y)
         if not learn.iter:
             check_first(x, y)
         if y is not None and y.device.type == 'cpu':
             learn._clean_yb_cpu = y
-        if x.device != d:
-            learn.xb = x.to(d, non_blocking=True)
-        if y is not None and y.device != d:
+        if x.device != device:
+            learn.xb = x.to(device, non_blocking=True)
+        if y is not None and y.device != device:
             self.check_classes(learn, y)
-            learn.yb = y.to(d, non_blocking=True)
+            learn.yb = y.to(device, non_blocking=True)
         learn.clean_yb = learn.yb
 
     def check_classes(self, learn, y):
         """A GPU's answer to a class that is none is the end of the process, so in the first epoch of a fit labels are
         looked at on their way there"""
-        if (
-            not learn._label_range
-            or y.device.type != 'cpu'
-            or y.is_floating_point()
-            or y.ndim != 1
-            or (learn.fitting and learn.epoch)
-        ):
+        if not learn._label_range or (learn.fitting and learn.epoch):
             return
-        odd = odd_class(y, *learn._label_range)
-        if odd is not None:
-            raise refuse_class(learn, odd, learn._label_range[0])
+        if y.device.type != 'cpu' or y.is_floating_point() or y.ndim != 1:
+            return
+        wrong = odd_class(y, *learn._label_range)
+        if wrong is not None:
+            raise refuse_class(learn, wrong, learn._label_range[0])
 
-# %% ../../nbs/loop/20_defaults.ipynb #8f63ee7c
+# %% ../../nbs/loop/20_defaults.ipynb #18a86635
+def _check_shapes(learn, pred, y):
+    "ValueError, or a warning, if logits N x C and targets do not fit each other; other kinds of models are let be"
+    if not isinstance(pred, torch.Tensor) or pred.ndim != 2 or y is None or y.ndim not in (1, 2):
+        return
+    if len(pred) != len(y):
+        raise ValueError(
+            f"Learner: {len(pred)} predictions for {len(y)} targets; the model must keep the batch dimension first"
+        )
+    if y.ndim == 1 and y.dtype != torch.int64 and learn.loss_facts.indices:
+        raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
+    if y.is_floating_point():
+        _check_probabilities(learn, pred, y)
+    else:
+        _check_class_indices(learn, pred, y)
+
+
+def _check_class_indices(learn, pred, y):
+    n_out = pred.shape[1]
+    n_data_classes = getattr(learn.dls, 'c', None)
+    if y.ndim == 1 and learn.loss_facts.indices:
+        # a class that the data has and the model has not is a matter of the model's width, below
+        n_classes = max(learn.loss_facts.n_classes(n_out), n_data_classes or 0)
+        wrong = odd_class(y, n_classes, learn.loss_facts.ignore)
+        if wrong is not None:
+            raise refuse_class(learn, wrong, n_out)
+    learn.check_width(n_out)
+    if n_data_classes and n_out > n_data_classes:
+        warnings.warn(
+            f"Learner: the model has {n_out} outputs, the data {n_data_classes} classes; build the model with "
+            f"n_out={n_data_classes}"
+        )
+
+
+def _check_probabilities(learn, pred, y):
+    if y.ndim == 2 and y.shape == pred.shape:
+        if not check_soft(y, learn.loss_facts.activation_name):
+            warnings.warn(
+                "Learner: the targets of an image do not sum to 1, though the loss takes them for the "
+                "probabilities of one class; divide them by their sum, or use nn.BCEWithLogitsLoss() "
+                "for several labels an image"
+            )
+    elif y.ndim == 1 and pred.shape[1] == 1 and learn.loss_facts.reduction is None:
+        raise ValueError(
+            f"Learner: targets are N ({len(y)}), logits N x 1, which the loss would broadcast; "
+            "write y.unsqueeze(1) in the loader"
+        )
+    elif y.ndim == 2 and 1 in (y.shape[1], pred.shape[1]):
+        raise ValueError(
+            f"Learner: targets are {tuple(y.shape)}, logits {tuple(pred.shape)}; for class indices "
+            "let the loader give y.squeeze(1).long(), for one output build the model with n_out=1"
+        )
+    elif y.ndim == 2 and y.shape[1] != pred.shape[1]:
+        raise ValueError(
+            f"Learner: targets have {y.shape[1]} columns, predictions {pred.shape[1]}; build the "
+            f"model with n_out={y.shape[1]}"
+        )
+
+# %% ../../nbs/loop/20_defaults.ipynb #6772a1ea
+def _has_logits(learn):
+    return isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
+
+
+def _check_first_batch(learn, facts, y):
+    "What is checked once a fit, at its first batch"
+    if _has_logits(learn) and facts.weight is not None:
+        check_weight(facts, learn.pred)
+    _check_shapes(learn, learn.pred, y)
+    if _has_logits(learn) and y is not None:
+        warn_if_taken_for_another(facts, learn.pred)
+    check_rules(learn.active, learn, late=True)
+
+# %% ../../nbs/loop/20_defaults.ipynb #5aff26f2
+def _check_loss(learn, facts, y):
+    "ValueError for a loss of several numbers, or one that is called the wrong way round"
+    name = loss_name(learn.loss_func)
+    if y is not None and facts.reduction == 'none':
+        raise ValueError(
+            f"Learner: {name} gives a loss for each sample; the learner needs one number: use reduction='mean'"
+        )
+    if facts.swapped and facts.activation is None:
+        raise ValueError(
+            f"Learner: {name} takes the targets for logits; it is called as loss_func(pred, y): logits come first"
+        )
+
+
+def _warn_of_unknown_mean(learn):
+    warnings.warn(
+        f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the "
+        "losses of its parts, as far as can be seen; batches are averaged by samples. If it divides "
+        "by something else, say so: loss_func.denominator = a function of the batch's targets"
+    )
+
+# %% ../../nbs/loop/20_defaults.ipynb #eed3a265
 class CheckTargets(Callback):
     """Before step 1, logits and targets of the first batch must fit each other and the loss; a loss that takes no
     class indices, such as BCE, gets probabilities"""
 
     stage = 'target'
-    done = True
-    warned = False
     reads = ('x', 'y', 'pred')
     writes = ('y',)
     does = ('targets as the loss takes them',)
-    # True: training, False: validation. Where the loss is known, and where class indices become probabilities
-    known = frozenset()
-    soft = frozenset()
+    fit_checked = True  # whether the first batch of this fit was checked; there is nothing to check outside a fit
+    warned = False  # of a loss that is neither a mean nor a sum
+    looked_at = frozenset()  # True: this epoch's training, False: this validation, if its first batch was looked at
+    makes_soft = frozenset()  # the same, if class indices become probabilities in it
 
     def before_fit(self, learn):
-        self.done, self.known, self.warned = False, frozenset(), False
+        self.fit_checked = False
+        self.looked_at = frozenset()
+        self.warned = False
 
     def before_train(self, learn):
-        self.known -= {True}
+        self.looked_at -= {True}
 
     def before_validate(self, learn):
-        self.known -= {False}
+        self.looked_at -= {False}
         if not learn.fitting:
             self.warned = False
 
     def before_batch(self, learn):
-        if not self.done and learn.training and learn.xb.dtype == torch.uint8:
+        if not self.fit_checked and learn.training and learn.xb.dtype == torch.uint8:
             raise ValueError(
                 "Learner: the model would get uint8 images; add Normalize() to cbs, or let the loader give floats"
             )
 
     def after_pred(self, learn):
-        if learn.training not in self.known:
+        if learn.training not in self.looked_at:
             self._look(learn)
-        if learn.training in self.soft and not learn.yb.is_floating_point():
+        if learn.training in self.makes_soft and not learn.yb.is_floating_point():
             learn.yb = soft_targets(learn.yb, learn.n_out)
 
     def _look(self, learn):
-        "At the first batch of a stretch"
+        "At the first batch of a training or a validation"
         facts = learn.loss_facts
         y = learn.clean_yb
+        # labels are held against it from here on, those of the next validation too
+        learn._label_range = None
+        if _has_logits(learn) and facts.indices:
+            learn._label_range = (facts.n_classes(learn.pred.shape[1]), facts.ignore)
         now = {learn.training}
-        has_logits = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
-        # of all batches from here on, those of the next validation too: outputs, and the label that the loss ignores
-        learn._label_range = (
-            (facts.n_classes(learn.pred.shape[1]), facts.ignore) if has_logits and facts.indices else None
-        )
-        classes = y is not None and y.ndim == 1 and not y.is_floating_point()
-        self.known |= now
-        self.soft = self.soft | now if classes and facts.probabilities and not facts.indices else self.soft - now
-        if y is not None and facts.reduction == 'none':
-            raise ValueError(
-                f"Learner: {loss_name(learn.loss_func)} gives a loss for each sample; the learner "
-                "needs one number: use reduction='mean'"
-            )
-        if facts.swapped and facts.activation is None:
-            raise ValueError(
-                f"Learner: {loss_name(learn.loss_func)} takes the targets for logits; it is called as "
-                "loss_func(pred, y): logits come first"
-            )
-        if not self.done and learn.training:
-            self._first(learn, facts, y)
-        if y is None or facts.reduction is not None or facts.unread or self.warned:
-            return
-        self.warned = True
-        warnings.warn(
-            f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the "
-            "losses of its parts, as far as can be seen; batches are averaged by samples. If it divides "
-            "by something else, say so: loss_func.denominator = a function of the batch's targets"
-        )
+        self.looked_at |= now
+        has_classes = y is not None and y.ndim == 1 and not y.is_floating_point()
+        if has_classes and facts.probabilities and not facts.indices:
+            self.makes_soft |= now
+        else:
+            self.makes_soft -= now
+        _check_loss(learn, facts, y)
+        if not self.fit_checked and learn.training:
+            self.fit_checked = True
+            _check_first_batch(learn, facts, y)
+        if y is not None and facts.reduction is None and not facts.unread and not self.warned:
+            self.warned = True
+            _warn_of_unknown_mean(learn)
 
-    def _first(self, learn, facts, y):
-        "At the first batch of a fit"
-        self.done = True
-        has_logits = isinstance(learn.pred, torch.Tensor) and learn.pred.ndim == 2
-        if has_logits and facts.weight is not None:
-            check_weight(facts, learn.pred)
-        self._fit_together(learn, learn.pred, y)
-        if has_logits and y is not None:
-            warn_if_taken_for_another(facts, learn.pred)
-        check_rules(learn.active, learn, late=True)
-
-    def _fit_together(self, learn, p, y):
-        if not isinstance(p, torch.Tensor) or p.ndim != 2 or y is None or y.ndim not in (1, 2):
-            return  # another kind of model: its loss must know
-        if len(p) != len(y):
-            raise ValueError(
-                f"Learner: {len(p)} predictions for {len(y)} targets; the model must keep the batch dimension first"
-            )
-        if y.ndim == 1 and y.dtype != torch.int64 and learn.loss_facts.indices:
-            raise ValueError(f"Learner: class indices must be int64, got {y.dtype}; call .long() in the loader")
-        if not y.is_floating_point():
-            if (
-                y.ndim == 1
-                and learn.loss_facts.indices
-                and (
-                    odd := odd_class(
-                        y,
-                        max(learn.loss_facts.n_classes(p.shape[1]), getattr(learn.dls, 'c', None) or 0),
-                        learn.loss_facts.ignore,
-                    )
-                )
-                is not None
-            ):
-                raise refuse_class(learn, odd, p.shape[1])
-            learn.check_width(p.shape[1])
-            if (c := getattr(learn.dls, 'c', None)) and p.shape[1] > c:
-                warnings.warn(
-                    f"Learner: the model has {p.shape[1]} outputs, the data {c} classes; build the model with n_out={c}"
-                )
-        elif y.ndim == 2 and y.shape == p.shape:
-            name = next((n for n, f in ACTIVATIONS.items() if f is learn.loss_facts.activation), None)
-            if not check_soft(y, name):
-                warnings.warn(
-                    "Learner: the targets of an image do not sum to 1, though the loss takes them for the "
-                    "probabilities of one class; divide them by their sum, or use nn.BCEWithLogitsLoss() "
-                    "for several labels an image"
-                )
-        elif y.ndim == 1 and p.shape[1] == 1 and learn.loss_facts.reduction is None:
-            raise ValueError(
-                f"Learner: targets are N ({len(y)}), logits N x 1, which the loss would broadcast; "
-                "write y.unsqueeze(1) in the loader"
-            )
-        elif y.ndim == 2 and 1 in (y.shape[1], p.shape[1]):
-            raise ValueError(
-                f"Learner: targets are {tuple(y.shape)}, logits {tuple(p.shape)}; for class indices "
-                "let the loader give y.squeeze(1).long(), for one output build the model with n_out=1"
-            )
-        elif y.ndim == 2 and y.shape[1] != p.shape[1]:
-            raise ValueError(
-                f"Learner: targets have {y.shape[1]} columns, predictions {p.shape[1]}; build the "
-                f"model with n_out={y.shape[1]}"
-            )
-
-# %% ../../nbs/loop/20_defaults.ipynb #455de210
+# %% ../../nbs/loop/20_defaults.ipynb #90e7b9e8
 class GatherPreds(Callback):
     "Keep the predictions and clean targets of a validation, on the CPU"
 
@@ -225,7 +241,8 @@ class GatherPreds(Callback):
         if learn.training:
             return
         self.preds.append(learn.pred.float().cpu())
+        # others give paths there, or weights
         if isinstance(learn.idx, torch.Tensor):
-            self.idxs.append(learn.idx.cpu())  # others give paths there, or weights
+            self.idxs.append(learn.idx.cpu())
         if learn.clean_yb is not None:
             self.targets.append(learn.clean_yb.cpu())

@@ -15,8 +15,9 @@ import torch
 from ..core.basics import preserve_modes
 from ..core.threads import preserve_rng
 from .checks import output_text
+from .loss_facts import LossFacts
 from .metrics import try_metrics
-from .read_loss import LossFacts, read_loss
+from .read_loss import read_loss
 from .targets import soft_targets
 
 if TYPE_CHECKING:

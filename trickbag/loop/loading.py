@@ -22,7 +22,7 @@ def num_batches(dl) -> int | None:
     except TypeError:
         return None  # a stream, or a DataLoader over one
 
-# %% ../../nbs/loop/03_loading.ipynb #c9d8e7f6
+# %% ../../nbs/loop/03_loading.ipynb #f824828e
 def loader_omissions(
     dl,  # any loader
     look: bool = True,  # False: do not ask a sampler that torch does not know for its numbers
@@ -31,26 +31,28 @@ def loader_omissions(
     loading = sys.modules.get('torch.utils.data')
     if loading is None or not isinstance(dl, loading.DataLoader) or isinstance(dl.dataset, loading.IterableDataset):
         return None, 0
+    # without a sampler of batches (batch_size=None) the sampler gives what the dataset takes
     batches = dl.batch_sampler
     sampler = dl.sampler if batches is None else getattr(batches, 'sampler', None)
-    out_of_turn = dl.num_workers > 0 and getattr(dl, 'in_order', True) is False  # whichever worker is first
-    shuffles = _shuffles(sampler, loading) or (
-        look and _own_order(sampler if batches is None else batches, loading) is False
-    )
-    dropped = (
-        len(sampler) % batches.batch_size if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__') else 0
-    )
-    return (batches if sampler is None else sampler) if shuffles or out_of_turn else None, dropped
+    # batches come from whichever worker is first
+    in_any_order = dl.num_workers > 0 and getattr(dl, 'in_order', True) is False
+    shuffles = _shuffles(sampler, loading)
+    if not shuffles and look:
+        shuffles = _own_order(sampler if batches is None else batches, loading) is False
+    dropped = 0
+    if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__'):
+        dropped = len(sampler) % batches.batch_size
+    if not shuffles and not in_any_order:
+        return None, dropped
+    return (batches if sampler is None else sampler), dropped
 
 
 def _shuffles(sampler, loading):
     "Whether torch knows that a sampler draws at random"
-    return (
-        isinstance(sampler, (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler))
-        or getattr(sampler, 'shuffle', False) is True
-    )
+    random_kinds = (loading.RandomSampler, loading.WeightedRandomSampler, loading.SubsetRandomSampler)
+    return isinstance(sampler, random_kinds) or getattr(sampler, 'shuffle', False) is True
 
-
+# %% ../../nbs/loop/03_loading.ipynb #559fc083
 def _own_order(sampler, loading) -> list | bool:
     """The sample numbers that a sampler, or a sampler of batches, gives, if two passes agree; False if not, True if it
     cannot be told"""
@@ -61,18 +63,29 @@ def _own_order(sampler, loading) -> list | bool:
         return True
     if _shuffles(inner, loading):
         return False
+    # the passes leave no trace: neither in generators of the sampler's own nor in the global ones
+    generators = [getattr(owner, 'generator', None) for owner in (sampler, inner)]
+    generators = [generator for generator in generators if isinstance(generator, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
     passes = []
-    own = [g for o in (sampler, inner) if isinstance(g := getattr(o, 'generator', None), torch.Generator)]
-    states = [g.get_state() for g in own]
     with preserve_rng():
         for seed in range(2):
             seed_all(seed)
-            passes.append([int(i) for o in sampler for i in (o if isinstance(o, (list, tuple)) else [o])])
-    for g, state in zip(own, states):
-        g.set_state(state)
+            passes.append(_numbers(sampler))
+    for generator, state in zip(generators, states):
+        generator.set_state(state)
     return passes[0] if passes[0] == passes[1] else False
 
-# %% ../../nbs/loop/03_loading.ipynb #56d74ff7
+
+def _numbers(sampler) -> list:
+    "One pass through a sampler of samples or of batches"
+    numbers = []
+    for entry in sampler:
+        batch = entry if isinstance(entry, (list, tuple)) else [entry]
+        numbers += [int(number) for number in batch]
+    return numbers
+
+# %% ../../nbs/loop/03_loading.ipynb #adb10001
 def sample_order(
     dl,  # any loader
     n: int,  # samples that it gave
@@ -91,9 +104,10 @@ def sample_order(
         return None
     return order[:n]
 
-
+# %% ../../nbs/loop/03_loading.ipynb #ffd69ae5
 def _like(dl, bs):
     "A DataLoader as another is, of all samples in order"
+    # torch refuses a prefetch factor where there are no workers
     extra = dict(prefetch_factor=dl.prefetch_factor) if dl.num_workers else {}
     return type(dl)(
         dl.dataset,
@@ -109,13 +123,21 @@ def _like(dl, bs):
     )
 
 
-def _whole_stream(dl):
+def _undropped_stream(dl):
     "A loader of a stream as it is, but for `drop_last`; None if it is no such loader"
     loading = sys.modules.get('torch.utils.data')
-    stream = loading is not None and type(dl) is loading.DataLoader and isinstance(dl.dataset, loading.IterableDataset)
-    return _like(dl, dl.batch_size) if stream and dl.drop_last and dl.batch_size else None
+    if loading is None or type(dl) is not loading.DataLoader or not isinstance(dl.dataset, loading.IterableDataset):
+        return None
+    return _like(dl, dl.batch_size) if dl.drop_last and dl.batch_size else None
 
 
+def _gives_each_once(sampler, loading) -> bool:
+    "Whether it is a sampler of torch's own that gives every sample of its data once"
+    if type(sampler) is loading.RandomSampler:
+        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+    return type(sampler) is loading.SequentialSampler
+
+# %% ../../nbs/loop/03_loading.ipynb #5194a830
 def ordered_view(
     dl,  # a loader whose samples shall be predicted
     who: str,  # for the warning
@@ -124,28 +146,24 @@ def ordered_view(
     if no such view can be had"""
     if hasattr(dl, 'ordered_view'):
         return dl.ordered_view()
-    if (whole := _whole_stream(dl)) is not None:
-        return whole
+    stream = _undropped_stream(dl)
+    if stream is not None:
+        return stream
     sampler, dropped = loader_omissions(dl)
     if sampler is None and not dropped:
         return dl
+    loading = sys.modules['torch.utils.data']
     # another sampler, or another class of loader, may have reasons that are not known here
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
-
-    own = dl.batch_sampler.sampler if type(dl) is DataLoader and type(dl.batch_sampler) is BatchSampler else None
-    if (
-        type(own) is SequentialSampler
-        or type(own) is RandomSampler
-        and not own.replacement
-        and own.num_samples == len(own.data_source)
-    ):
+    is_plain = type(dl) is loading.DataLoader and type(dl.batch_sampler) is loading.BatchSampler
+    if is_plain and _gives_each_once(dl.batch_sampler.sampler, loading):
         return _like(dl, dl.batch_sampler.batch_size)
-    what = ' and '.join(
-        [f"draws its samples at random ({type(sampler).__name__})"] * (sampler is not None)
-        + [f"leaves {dropped} samples out (drop_last)"] * (dropped > 0)
-    )
+    reasons = []
+    if sampler is not None:
+        reasons.append(f"draws its samples at random ({type(sampler).__name__})")
+    if dropped > 0:
+        reasons.append(f"leaves {dropped} samples out (drop_last)")
     warnings.warn(
-        f"{who}: the {type(dl).__name__} {what}, so it is not known which image a prediction is for; give "
-        "a loader in order: DataLoader(dl.dataset, batch_size)"
+        f"{who}: the {type(dl).__name__} {' and '.join(reasons)}, so it is not known which image a prediction is "
+        "for; give a loader in order: DataLoader(dl.dataset, batch_size)"
     )
     return dl

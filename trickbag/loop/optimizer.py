@@ -7,8 +7,9 @@ __all__ = ['NORMS', 'FIT_KEYS', 'adamw', 'discriminative_lrs', 'linear_width', '
            'untrained', 'made_opt', 'own_keys', 'warn_untrained', 'check_new_params', 'check_loss_params',
            'opt_training', 'opt_eval', 'fit_groups', 'opt_state', 'load_opt_state', 'follow_params']
 
-# %% ../../nbs/loop/07_optimizer.ipynb #9f774f4d
+# %% ../../nbs/loop/07_optimizer.ipynb #f87e16e5
 import inspect
+import itertools
 from copy import deepcopy
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,7 +20,7 @@ from ..core.arguments import check_lr, check_whole
 from ..core.interrupts import uninterrupted
 from ..core.modules import check_lazy, warn_once
 
-# %% ../../nbs/loop/07_optimizer.ipynb #e3d08cbc
+# %% ../../nbs/loop/07_optimizer.ipynb #9e7112c4
 def adamw(
     params,  # parameters or groups
     lr: float = 1e-3,  # learning rate
@@ -31,8 +32,10 @@ def adamw(
 ) -> torch.optim.Optimizer:
     "`torch.optim.AdamW`, fused where the parameters allow it"
     params = list(params)
-    ps = [p for o in params for p in (o['params'] if isinstance(o, dict) else [o])]
-    kw.setdefault('fused', all(p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in ps))
+    flat = []
+    for entry in params:
+        flat += entry['params'] if isinstance(entry, dict) else [entry]
+    kw.setdefault('fused', all(param.is_floating_point() and param.device.type in ('cpu', 'cuda') for param in flat))
     return torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kw)
 
 
@@ -44,38 +47,57 @@ def discriminative_lrs(
     "Discriminative learning rates, first group to last (Howard and Ruder 2018, with fastai's notation)"
     lr = check_lr('discriminative_lrs', lr)
     if isinstance(lr, slice):
-        if lr.start is None:
-            return [lr.stop / 10] * (n - 1) + [lr.stop]
-        return [lr.start * (lr.stop / lr.start) ** (i / max(n - 1, 1)) for i in range(n)] if n > 1 else [lr.stop]
+        return _spread(lr, n)
     lrs = lr if isinstance(lr, list) else [lr] * n
     if len(lrs) != n:
         raise ValueError(f"lr: {len(lrs)} values for {n} parameter groups; give one value, a slice, or one a group")
     return lrs
 
-# %% ../../nbs/loop/07_optimizer.ipynb #500e9223
+
+def _spread(lr: slice, n) -> list:
+    if lr.start is None:
+        return [lr.stop / 10] * (n - 1) + [lr.stop]
+    # a single group is the last one
+    if n < 2:
+        return [lr.stop]
+    return [lr.start * (lr.stop / lr.start) ** (i / max(n - 1, 1)) for i in range(n)]
+
+# %% ../../nbs/loop/07_optimizer.ipynb #7c82e1f1
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def _norm_params(model) -> list:
+    "The parameters of all norm layers"
+    params = []
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            params += module.parameters(recurse=False)
+    return params
 
 
 def linear_width(model: nn.Module) -> int | None:
     "Number of outputs, if the last layer with weights is linear; None if that cannot be told"
-    last = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None][-1:]
-    return last[0].out_features if last and isinstance(last[0], nn.Linear) else None
+    layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    if not layers or not isinstance(layers[-1], nn.Linear):
+        return None
+    return layers[-1].out_features
 
 
 def trained_norms(model: nn.Module) -> bool:
     "Whether a norm layer has parameters that are not all alike, as after some training"
-    return any(
-        bool((p != p[0]).any()) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)
-    )
+    return any(bool((param != param[0]).any()) for param in _norm_params(model))
 
 
 def split_head(model: nn.Module) -> list:
     """Two parameter groups: the last `nn.Linear` (the head) and all before it (the body); one group if there is no
     such layer"""
-    ps = list(model.parameters())
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    head = {id(p) for p in heads[-1].parameters()} if heads else set()
-    return [g for g in ([p for p in ps if id(p) not in head], [p for p in ps if id(p) in head]) if g]
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head_ids = {id(param) for param in linears[-1].parameters()} if linears else set()
+    body = []
+    head = []
+    for param in model.parameters():
+        (head if id(param) in head_ids else body).append(param)
+    return [group for group in (body, head) if group]
 
 
 def freeze_groups(
@@ -87,26 +109,29 @@ def freeze_groups(
     n = check_whole('freeze_to', 'n', n, low=None)
     if n and len(groups) < 2:
         raise ValueError("freeze: the splitter gives one parameter group; give Learner a splitter with two or more")
-    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    norms = {id(param) for param in _norm_params(model)}
     first = n if n >= 0 else len(groups) + n
     if not 0 <= first < len(groups):
         raise ValueError(f"freeze_to: there is no group {n}; the splitter gives {len(groups)}")
-    for i, ps in enumerate(groups):
-        for p in ps:
-            p.requires_grad_(i >= first or id(p) in norms)
+    for i, params in enumerate(groups):
+        for param in params:
+            param.requires_grad_(i >= first or id(param) in norms)
 
-# %% ../../nbs/loop/07_optimizer.ipynb #6b395efc
+# %% ../../nbs/loop/07_optimizer.ipynb #96b7d78f
 _makers = WeakKeyDictionary()  # optimizer -> the `opt_func` that made it
 
 
 def _params(opt) -> set:
-    return {p for g in opt.param_groups for p in g['params']}
+    params = set()
+    for group in opt.param_groups:
+        params.update(group['params'])
+    return params
 
 
 def untrained(opt: torch.optim.Optimizer, model: nn.Module) -> list:
     "Names of the parameters that require gradients and that the optimizer does not know"
     known = _params(opt)
-    return [n for n, p in model.named_parameters() if p.requires_grad and p not in known]
+    return [name for name, param in model.named_parameters() if param.requires_grad and param not in known]
 
 
 def made_opt(
@@ -118,36 +143,56 @@ def made_opt(
     """An optimizer for the model: made anew, with what still applies, if there is none or if it does not know the
     parameters that train"""
     check_lazy(model)
-    ps = set(model.parameters())
     same_func = old is not None and _makers.get(old, opt_func) is opt_func
-    fits = same_func and _params(old) <= ps
+    fits = same_func and _params(old) <= set(model.parameters())
     if fits and not untrained(old, model):
         return old
     opt = _called(opt_func, list(model.parameters()), lr)
-    # `opt_func` leaves some out, or adds those of the loss
-    if (
-        fits
-        and not {p for p in _params(opt) - _params(old) if p.requires_grad}
-        or same_func
-        and _params(opt) == _params(old)
-    ):
+    # `opt_func` may leave some out, or add those of the loss: a new optimizer would then know no more than the old one
+    if fits and not any(param.requires_grad for param in _params(opt) - _params(old)):
+        return old
+    if same_func and _params(opt) == _params(old):
         return old
     _makers[opt] = opt_func
+    _check_closure(opt)
+    if old is not None and type(old) is type(opt):
+        _take_over(opt, old, same_func)
+    return opt
+
+# %% ../../nbs/loop/07_optimizer.ipynb #de9c4780
+def _take_over(opt, old, same_func):
+    "Give a new optimizer what still applies of the old one's state and settings"
+    known = _params(opt)
+    opt.state.update({param: state for param, state in old.state.items() if param in known})
+    for group, old_group in _same_groups(opt.param_groups, old.param_groups):
+        own = own_keys(opt, old_group)
+        for key, value in old_group.items():
+            if key in own or (same_func and key not in ('params', 'lr')):
+                group[key] = value
+
+
+def _same_groups(groups, old_groups) -> list:
+    "(group, the old group that one of its parameters was in)"
+    old_group_of = {}
+    for old_group in old_groups:
+        old_group_of.update(dict.fromkeys(old_group['params'], old_group))
+    pairs = []
+    for group in groups:
+        known = [param for param in group['params'] if param in old_group_of]
+        if known:
+            pairs.append((group, old_group_of[known[0]]))
+    return pairs
+
+
+def _check_closure(opt):
+    "ValueError for an optimizer such as LBFGS, which computes the loss several times a step"
     closure = inspect.signature(opt.step).parameters.get('closure')
     if closure and closure.default is closure.empty:
         raise ValueError(
             f"Learner: {type(opt).__name__} needs a closure, which this loop does not give; use another optimizer"
         )
-    if old is not None and type(old) is type(opt):
-        known = _params(opt)
-        opt.state.update({p: s for p, s in old.state.items() if p in known})
-        for g, was in _same_groups(opt.param_groups, old.param_groups):
-            g.update(
-                {k: v for k, v in was.items() if k in own_keys(opt, was) or (same_func and k not in ('params', 'lr'))}
-            )
-    return opt
 
-# %% ../../nbs/loop/07_optimizer.ipynb #9bca2ad7
+
 def _called(opt_func, params, lr):
     "What `opt_func` makes; TypeError, in one line, if it cannot be called so or makes no optimizer"
     name = getattr(opt_func, '__name__', type(opt_func).__name__)
@@ -165,18 +210,10 @@ def _called(opt_func, params, lr):
     opt = opt_func(params, lr=lr)
     if hasattr(opt, 'param_groups') and hasattr(opt, 'step'):
         return opt
-    raise TypeError(
-        f"Learner: opt_func ({name}) gives {'None' if opt is None else f'a {type(opt).__name__}'}, not "
-        "an optimizer; let it return one"
-    )
+    given = 'None' if opt is None else f'a {type(opt).__name__}'
+    raise TypeError(f"Learner: opt_func ({name}) gives {given}, not an optimizer; let it return one")
 
-
-def _same_groups(groups, old):
-    "(group, the old group that one of its parameters was in)"
-    at = {p: g for g in old for p in g['params']}
-    return [(g, was) for g in groups if (was := next((at[p] for p in g['params'] if p in at), None))]
-
-
+# %% ../../nbs/loop/07_optimizer.ipynb #ff3c46db
 FIT_KEYS = ('params', 'lr', 'betas', 'momentum', 'weight_decay')  # what fits and callbacks set
 
 
@@ -186,12 +223,13 @@ def own_keys(
 ) -> list:
     """What the optimizer itself keeps in a parameter group: all that its constructor does not take, and no callback
     put there for a fit"""
-    kinds = [c for c in type(opt).__mro__ if issubclass(c, torch.optim.Optimizer)]
-    taken = {n for c in kinds for n in inspect.signature(c.__init__).parameters}
-    # a callback that keeps something in the groups for one fit gives it a name that begins with fit_
-    return [k for k in group if k not in taken and k not in FIT_KEYS and not k.startswith('fit_')]
+    settings = set(FIT_KEYS)
+    for kind in type(opt).__mro__:
+        if issubclass(kind, torch.optim.Optimizer):
+            settings.update(inspect.signature(kind.__init__).parameters)
+    return [key for key in group if key not in settings and not key.startswith('fit_')]
 
-
+# %% ../../nbs/loop/07_optimizer.ipynb #a91aad63
 def warn_untrained(opt, model) -> list:
     "Say which parameters `opt_func` left out; their names"
     if names := untrained(opt, model):
@@ -203,7 +241,7 @@ def warn_untrained(opt, model) -> list:
         )
     return names
 
-# %% ../../nbs/loop/07_optimizer.ipynb #e0e57778
+
 def check_new_params(
     opt,
     model,
@@ -211,7 +249,7 @@ def check_new_params(
     refuse: bool,  # before step 1; later it is a warning
 ):
     "Parameters that a callback added or unfroze must be known to the optimizer"
-    names = [n for n in untrained(opt, model) if n not in before]
+    names = [name for name in untrained(opt, model) if name not in before]
     if not names:
         return
     text = (
@@ -229,12 +267,9 @@ def check_loss_params(
     opt: torch.optim.Optimizer,
 ):
     "Say which parameters of the loss will not train"
-    known = _params(opt)
-    names = (
-        [n for n, p in loss_func.named_parameters() if p.requires_grad and p not in known]
-        if isinstance(loss_func, nn.Module)
-        else []
-    )
+    if not isinstance(loss_func, nn.Module):
+        return
+    names = untrained(opt, loss_func)
     if names:
         warn_once(
             loss_func,
@@ -243,25 +278,25 @@ def check_loss_params(
             "or call requires_grad_(False) on them",
         )
 
-
+# %% ../../nbs/loop/07_optimizer.ipynb #470e78d3
 _training = WeakSet()  # optimizers with `train` and `eval` that are in training mode
 
 
 @uninterrupted
 def opt_training(opt: torch.optim.Optimizer):
     "Call an optimizer's `train()`, and `eval()` at the end, if it has them"
-    two = callable(getattr(opt, 'train', None)) and callable(getattr(opt, 'eval', None))
-    if two:
-        opt.train()
-        _training.add(opt)
+    if not callable(getattr(opt, 'train', None)) or not callable(getattr(opt, 'eval', None)):
+        yield
+        return
+    opt.train()
+    _training.add(opt)
     try:
         yield
     finally:
-        if two:
-            _training.discard(opt)
-            opt.eval()
+        _training.discard(opt)
+        opt.eval()
 
-# %% ../../nbs/loop/07_optimizer.ipynb #1242ad82
+
 @uninterrupted
 def opt_eval(
     opt: torch.optim.Optimizer | None,
@@ -271,7 +306,7 @@ def opt_eval(
     if opt is None or opt not in _training:
         yield
         return
-    was = [(p, p.detach().clone()) for p in model.parameters()]
+    before = [(param, param.detach().clone()) for param in model.parameters()]
     _training.discard(opt)
     opt.eval()
     try:
@@ -280,10 +315,10 @@ def opt_eval(
         opt.train()
         _training.add(opt)
         with torch.no_grad():
-            for p, w in was:
-                p.copy_(w)
+            for param, weights in before:
+                param.copy_(weights)
 
-# %% ../../nbs/loop/07_optimizer.ipynb #2bd84f7c
+# %% ../../nbs/loop/07_optimizer.ipynb #8d816a86
 @uninterrupted
 def fit_groups(
     opt: torch.optim.Optimizer,
@@ -292,53 +327,64 @@ def fit_groups(
     lr: float | slice | list,
 ):
     "Learning rates for one fit; groups of the user's own keep their ratios, and their other settings"
-    old = [dict(g, params=list(g['params'])) for g in opt.param_groups]
+    old = [dict(group, params=list(group['params'])) for group in opt.param_groups]
     try:
         if isinstance(lr, (slice, list, tuple)):
-            groups = [{*map(id, ps)} for ps in splitter(model)]
-            if sorted(i for ps in groups for i in ps) != sorted(map(id, model.parameters())):
-                raise ValueError("fit: the splitter must put every parameter of the model into exactly one group")
-            new = [
-                dict(g, params=[p for p in g['params'] if id(p) in ps], lr=l)
-                for ps, l in zip(groups, discriminative_lrs(lr, len(groups)))
-                for g in old
-            ]
-            opt.param_groups[:] = [g for g in new if g['params']]
+            opt.param_groups[:] = _divided(old, model, splitter, lr)
         else:
-            top = max(g['lr'] for g in old)
-            for g in opt.param_groups:
-                g['lr'] = lr if g['lr'] == top else lr * g['lr'] / top
-        for g in opt.param_groups:
-            g['lr'] *= g.get('lr_scale', 1)  # timm's `param_groups_layer_decay`
+            top = max(group['lr'] for group in old)
+            for group in opt.param_groups:
+                # the top one exactly, without rounding
+                group['lr'] = lr if group['lr'] == top else lr * group['lr'] / top
+        for group in opt.param_groups:
+            group['lr'] *= group.get('lr_scale', 1)  # timm's `param_groups_layer_decay`
         opt.zero_grad()
         yield
     finally:
-        for g, now in _same_groups(old, opt.param_groups):
-            g.update({k: now[k] for k in own_keys(opt, now)})
+        for old_group, group in _same_groups(old, opt.param_groups):
+            old_group.update({key: group[key] for key in own_keys(opt, group)})
         opt.param_groups[:] = old
-        # of parameters that a callback gave it for this fit: torch's `state_dict` fails where a parameter with state is
-        # in no group
-        mine = {id(p) for g in old for p in g['params']}
-        for p in [p for p in opt.state if isinstance(p, torch.Tensor) and id(p) not in mine]:
-            del opt.state[p]
+        known = {id(param) for param in _params(opt)}
+        # some optimizers have other things than parameters as keys
+        strangers = [key for key in opt.state if isinstance(key, torch.Tensor) and id(key) not in known]
+        for param in strangers:
+            del opt.state[param]
         opt.zero_grad()
 
-# %% ../../nbs/loop/07_optimizer.ipynb #8c2f9784
+
+def _divided(groups, model, splitter, lr) -> list:
+    "Each group divided by the splitter's groups, with their rates"
+    layers = [{*map(id, params)} for params in splitter(model)]
+    if sorted(itertools.chain(*layers)) != sorted(map(id, model.parameters())):
+        raise ValueError("fit: the splitter must put every parameter of the model into exactly one group")
+    divided = []
+    for ids, layer_lr in zip(layers, discriminative_lrs(lr, len(layers))):
+        for group in groups:
+            params = [param for param in group['params'] if id(param) in ids]
+            if params:
+                divided.append(dict(group, params=params, lr=layer_lr))
+    return divided
+
+# %% ../../nbs/loop/07_optimizer.ipynb #fb0e3f86
 def opt_state(opt: torch.optim.Optimizer, model: nn.Module) -> dict:
     "State by parameter name, and each group's hyper-parameters"
-    names = {id(p): n for n, p in model.named_parameters()}
-    order = [p for g in opt.param_groups for p in g['params']]
+    names = {id(param): name for name, param in model.named_parameters()}
+    # torch numbers parameters in this order; a parameter that is not the model's (of the loss, say) has no name
+    numbered = []
+    members = []
+    for group in opt.param_groups:
+        of_group = [names.get(id(param)) for param in group['params']]
+        numbered += of_group
+        members.append([name for name in of_group if name is not None])
     # from `state_dict`, as optimizers that wrap another (timm's Lookahead) keep nothing in `state`
-    state = {
-        names[id(order[i])]: s
-        for i, s in opt.state_dict()['state'].items()
-        if isinstance(i, int) and id(order[i]) in names
-    }
-    groups = [{k: v for k, v in g.items() if k != 'params'} for g in opt.param_groups]
-    members = [[names[id(p)] for p in g['params'] if id(p) in names] for g in opt.param_groups]
+    state = {}
+    for number, value in opt.state_dict()['state'].items():
+        if isinstance(number, int) and numbered[number] is not None:
+            state[numbered[number]] = value
+    groups = [{key: value for key, value in group.items() if key != 'params'} for group in opt.param_groups]
     return dict(kind=type(opt).__name__, state=state, groups=groups, members=members)
 
-
+# %% ../../nbs/loop/07_optimizer.ipynb #835b9f48
 def load_opt_state(
     opt: torch.optim.Optimizer,
     model: nn.Module,
@@ -351,24 +397,36 @@ def load_opt_state(
             f"load: saved with {sd['kind']}, this learner has {type(opt).__name__}; use the same "
             "opt_func, or strict=False"
         )
-    hypers = sd['groups'] if groups else opt.param_groups
-    if len(hypers) != len(opt.param_groups):
+    settings = sd['groups'] if groups else opt.param_groups
+    if len(settings) != len(opt.param_groups):
         raise ValueError(
-            f"load: the optimizer had {len(hypers)} parameter groups, now it has "
+            f"load: the optimizer had {len(settings)} parameter groups, now it has "
             f"{len(opt.param_groups)}; use the same callbacks and lr"
         )
-    names = {id(p): n for n, p in model.named_parameters()}
-    flat = [names.get(id(p)) for g in opt.param_groups for p in g['params']]
-    it = iter(range(len(flat)))
-    pgs = [dict(h, params=[next(it) for _ in g['params']]) for h, g in zip(hypers, opt.param_groups)]
-    if not groups:  # what the optimizer itself wrote belongs to the state
-        was = {n: h for h, ns in zip(sd['groups'], sd.get('members', ())) for n in ns}
-        for new, g in zip(pgs, opt.param_groups):
-            h = next((was[names[id(p)]] for p in g['params'] if names.get(id(p)) in was), {})
-            new.update({k: deepcopy(h[k]) for k in own_keys(opt, h)})
-    at = {n: i for i, n in enumerate(flat)}
-    opt.load_state_dict(dict(state={at[n]: deepcopy(v) for n, v in sd['state'].items() if n in at}, param_groups=pgs))
+    names = {id(param): name for name, param in model.named_parameters()}
+    numbers = {}  # name -> torch's number
+    numbered_groups = []
+    count = itertools.count()
+    for setting, group in zip(settings, opt.param_groups):
+        of_group = [next(count) for _ in group['params']]
+        numbers.update(zip([names.get(id(param)) for param in group['params']], of_group))
+        numbered_groups.append(dict(setting, params=of_group))
+    if not groups:
+        _take_own_keys(opt, names, sd, numbered_groups)
+    state = {numbers[name]: deepcopy(value) for name, value in sd['state'].items() if name in numbers}
+    opt.load_state_dict(dict(state=state, param_groups=numbered_groups))
     follow_params(opt)
+
+
+def _take_own_keys(opt, names, sd, new_groups):
+    "What the optimizer itself wrote into a group belongs to the state; of a group that was divided, each part gets it"
+    saved_group_of = {}  # name of a parameter -> its group in the file
+    for saved_group, members in zip(sd['groups'], sd.get('members', ())):
+        saved_group_of.update(dict.fromkeys(members, saved_group))
+    for new_group, group in zip(new_groups, opt.param_groups):
+        of_group = [names.get(id(param)) for param in group['params']]
+        saved_group = next((saved_group_of[name] for name in of_group if name in saved_group_of), {})
+        new_group.update({key: deepcopy(saved_group[key]) for key in own_keys(opt, saved_group)})
 
 
 def follow_params(
@@ -376,7 +434,7 @@ def follow_params(
 ):
     """Lay out an optimizer's state in memory as its parameters: fused optimizers take that for granted and compute
     nonsense where it is not so"""
-    for p, state in opt.state.items():
-        for k, v in state.items():
-            if isinstance(v, torch.Tensor) and v.shape == p.shape and v.stride() != p.stride():
-                state[k] = torch.empty_like(p, dtype=v.dtype, device=v.device).copy_(v)
+    for param, state in opt.state.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                state[key] = torch.empty_like(param, dtype=value.dtype, device=value.device).copy_(value)

@@ -137,6 +137,10 @@ def take_rest(learn: 'Learner'):
     _check_callbacks(learn, point)
     load_opt_state(learn.opt, learn.model, point['opt'], groups=not point.get('anyway'))
     learn.position = tuple(point['loop']['position'])
+    if learn.position[0] >= learn.n_epoch > 0:
+        # nothing is left: `after_fit` sees what it saw when the run ended
+        learn.epoch = learn.n_epoch - 1
+        learn.iter = max((learn.n_iter or 1) - 1, 0)
     take_callbacks(point, learn.active)
 
 

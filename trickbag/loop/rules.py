@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['OWNED', 'RULES', 'LEARNER', 'EXEMPT', 'Rule', 'selects', 'rule_matches', 'check_rules']
 
-# %% ../../nbs/loop/10_rules.ipynb #c8ad5a5d
+# %% ../../nbs/loop/10_rules.ipynb #22e3629e
 import warnings
 from typing import Callable, NamedTuple
 
 import torch
 
 from ..core.modules import compiled_part, user_level
-from .read_loss import ACTIVATIONS, loss_name
+from .loss_facts import ACTIVATIONS, loss_name
 
 # %% ../../nbs/loop/10_rules.ipynb #f6510054
 OWNED = {  # what -> why there cannot be two, and the remedy
@@ -40,7 +40,7 @@ OWNED = {  # what -> why there cannot be two, and the remedy
     'views': 'images would be seen in views of views; keep one',
 }
 
-# %% ../../nbs/loop/10_rules.ipynb #eb16a370
+# %% ../../nbs/loop/10_rules.ipynb #7f5a85a9
 class Rule(NamedTuple):
     "Two sides that must not meet"
 
@@ -53,8 +53,8 @@ class Rule(NamedTuple):
     warn: bool = False  # a warning, not an error
     late: bool = False  # looked at in the first batch of a fit, before its step: `when` asks `learn.loss_facts`
 
-
-def _int_only(learn, a, b):
+# %% ../../nbs/loop/10_rules.ipynb #e79d70b8
+def _takes_indices_only(learn, a, b):
     if learn.loss_facts.indices and not learn.loss_facts.probabilities:
         return loss_name(learn.loss_func)
 
@@ -75,82 +75,33 @@ def _no_probabilities(learn, a, b):
         return f'{y.min().item():g} to {y.max().item():g}'
 
 
-def _weighed(learn, a, b):
+def _no_plain_mean(learn, a, b):
     facts = learn.loss_facts
     if facts.weight is not None or facts.denominator is not None:
         return 'the weights of their classes'
     if facts.reduction == 'sum':
         return '1, for it is a sum'
+    # `ignores` may be True on a GPU without a look, so it is looked at here, once a fit
     if facts.ignores(learn.clean_yb) and bool((learn.clean_yb == facts.ignore).any()):
         return 'those that it does not ignore'
 
 
-def _fp16(learn, a, b):
-    if hasattr(b, 'format') and b.format(learn) == torch.float16:
-        return 'fp16'
-
-
-def _classes(learn, a, b):
+def _other_classes(learn, a, b):
     if not hasattr(a, 'n_teacher'):
         return
-    t = a.n_teacher()
-    s = a.n_student(learn)
-    if t and s and t != s:
-        return f'{t} classes, the model {s}'
+    n_teacher = a.n_teacher()
+    n_student = a.n_student(learn)
+    if n_teacher and n_student and n_teacher != n_student:
+        return f'{n_teacher} classes, the model {n_student}'
 
-
-def _threshold(learn, a, b):
-    if getattr(a, 'threshold', None) is not None:
-        return f'{a.threshold:g}'
-
-
-def _gates(learn, a, b):
-    if getattr(b, 'restore', True):
-        return 'the gates'
-
-# %% ../../nbs/loop/10_rules.ipynb #3a2d5547
-def _phase(learn, a, b):
-    if hasattr(a, 'on'):
-        return f'the phase of {a.name}'
-
-
-def _long_warmup(learn, a, b):
-    if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'):
-        return a.too_long(learn.n_epoch, learn.n_iter)
-
-
-def _compiled(learn, a, b):
-    if {'compile', 'tune the head'} & set(a.does):
-        return  # the first refuses by itself, the second sets modes, which torch looks at
-    if (
-        (n := compiled_part(learn.model)) == ''
-        and not hasattr(learn.model, '_orig_mod')
-        and any('compile' in cb.does for cb in learn.active)
-    ):
-        return
-    if n is not None:
-        return f'the module {n!r}' if n else 'the model'
-
-
-def _two_sets(learn, a, b):
-    if callable(getattr(learn.opt, 'train', None)) and callable(getattr(learn.opt, 'eval', None)):
-        return type(learn.opt).__name__
-
-
-def _lag(learn, a, b):
-    n_acc = max([getattr(cb, 'n_acc', 1) for cb in learn.active if 'accumulate' in cb.owns], default=1)
-    total = -(-(learn.n_iter or 0) // n_acc) * learn.n_epoch
-    if total and hasattr(a, 'half_life_at') and (h := a.half_life_at(total)) > max(total / 5, 9):
-        return f'{h:.0f} steps after all {total}'
-
-
-RULES = [
+# %% ../../nbs/loop/10_rules.ipynb #1d100b85
+_LOSS_RULES = [
     Rule(
         'writes y',
         'the loss',
         'targets become probabilities, which {} does not take',
         'use nn.CrossEntropyLoss() or another loss on probabilities',
-        _int_only,
+        when=_takes_indices_only,
         late=True,
     ),
     Rule(
@@ -158,7 +109,7 @@ RULES = [
         'the loss',
         'targets become probabilities, and {} says something else of one-hot targets than of class indices',
         'the numbers are not comparable with those of plain training; smooth with LabelSmoothing() and not in the loss',
-        _disagrees,
+        when=_disagrees,
         warn=True,
         late=True,
     ),
@@ -167,7 +118,7 @@ RULES = [
         'the loss',
         '{} takes one class an image',
         'use nn.BCEWithLogitsLoss()',
-        _one_class,
+        when=_one_class,
         late=True,
     ),
     Rule(
@@ -175,7 +126,7 @@ RULES = [
         'the loss',
         'targets go from {}, so they are no probabilities',
         'leave it out',
-        _no_probabilities,
+        when=_no_probabilities,
         late=True,
     ),
     Rule(
@@ -183,7 +134,7 @@ RULES = [
         'owns accumulate',
         "the loss is divided by {} and the teacher's terms by samples, so that a window is not the big batch",
         'leave one out, or use a plain mean: nn.CrossEntropyLoss()',
-        _weighed,
+        when=_no_plain_mean,
         late=True,
     ),
     Rule(
@@ -191,15 +142,34 @@ RULES = [
         'the model',
         'the teacher has {}',
         'use a teacher of the same classes, or give it a new head',
-        _classes,
+        when=_other_classes,
     ),
+]
+
+# %% ../../nbs/loop/10_rules.ipynb #7ebed264
+def _fp16(learn, a, b):
+    if hasattr(b, 'format') and b.format(learn) == torch.float16:
+        return 'fp16'
+
+
+def _threshold(learn, a, b):
+    if getattr(a, 'threshold', None) is not None:
+        return f'{a.threshold:g}'
+
+
+def _has_phase(learn, a, b):
+    if a.phase is not None:
+        return f'the phase of {a.name}'
+
+# %% ../../nbs/loop/10_rules.ipynb #a7d54094
+_PAIR_RULES = [
     Rule(
         'does threshold targets',
         'owns smooth',
         'smoothing does not survive the threshold of {}',
         'remove the smoothing, or give BinaryTargets threshold=None',
-        _threshold,
-        True,
+        when=_threshold,
+        warn=True,
     ),
     Rule(
         'does tune the head',
@@ -212,14 +182,14 @@ RULES = [
         'owns accumulate',
         '{} may begin or end within a window of batches',
         'leave During or the accumulation out',
-        _phase,
+        when=_has_phase,
     ),
     Rule(
         'owns ascent',
         'owns precision',
         'the second gradient of SAM passes by the scaler of {}',
         "use MixedPrecision('bf16')",
-        _fp16,
+        when=_fp16,
     ),
     Rule(
         'does tune the head',
@@ -232,8 +202,7 @@ RULES = [
         'does mirror by epoch',
         'all copies of an image would be mirrored alike, and an image does not come in every epoch',
         'use Flip()',
-        None,
-        True,
+        warn=True,
     ),
     Rule(
         'does decouple the decay',
@@ -247,50 +216,115 @@ RULES = [
         'a window counts samples of which some were dropped',
         'leave one out, or use a larger batch',
     ),
-    Rule('owns warmup', 'the run', 'a warm-up of {}', 'lower warmup, or train for more epochs', _long_warmup),
+]
+
+# %% ../../nbs/loop/10_rules.ipynb #760ab1f8
+def _gates(learn, a, b):
+    if getattr(b, 'restore', True):
+        return 'the gates'
+
+
+def _long_warmup(learn, a, b):
+    if learn.n_iter and learn.n_epoch and hasattr(a, 'too_long'):
+        return a.too_long(learn.n_epoch, learn.n_iter)
+
+
+def _compiled(learn, a, b):
+    # the first refuses by itself, the second sets modes, which torch looks at
+    if {'compile', 'tune the head'} & set(a.does):
+        return
+    name = compiled_part(learn.model)
+    if name is None:
+        return
+    # `Compile()` of this fit compiles in place, and after the modules were changed
+    in_place = name == '' and not hasattr(learn.model, '_orig_mod')
+    if in_place and any('compile' in cb.does for cb in learn.active):
+        return
+    return f'the module {name!r}' if name else 'the model'
+
+
+def _has_two_sets_of_weights(learn, a, b):
+    if callable(getattr(learn.opt, 'train', None)) and callable(getattr(learn.opt, 'eval', None)):
+        return type(learn.opt).__name__
+
+
+def _lags(learn, a, b):
+    if not hasattr(a, 'half_life_at'):
+        return
+    n_acc = max([getattr(cb, 'n_acc', 1) for cb in learn.active if 'accumulate' in cb.owns], default=1)
+    # the last window of an epoch may be short, and is a step, too
+    steps_an_epoch = -(-(learn.n_iter or 0) // n_acc)
+    total = steps_an_epoch * learn.n_epoch
+    if not total:
+        return
+    half_life = a.half_life_at(total)
+    if half_life > max(total / 5, 9):
+        return f'{half_life:.0f} steps after all {total}'
+
+# %% ../../nbs/loop/10_rules.ipynb #3f675f54
+_RUN_RULES = [
+    Rule(
+        'owns warmup',
+        'the run',
+        'a warm-up of {}',
+        'lower warmup, or train for more epochs',
+        when=_long_warmup,
+    ),
     Rule(
         'does replace convolutions',
         'does compile',
         "a compiled model keeps torch's convolutions, so Im2Col does nothing",
         'leave one out; on a CPU Im2Col was the faster',
-        None,
-        True,
+        warn=True,
     ),
     Rule(
         'writes model',
         'the model',
         'it changes modules, but {} was compiled before and would not see it',
         'give the model as it was before torch.compile, and Compile() in cbs',
-        _compiled,
+        when=_compiled,
     ),
     Rule(
         'does recompute blocks',
         'does compile',
         'in a compiled model the compiler decides what is kept, so no block is recomputed as a whole',
         'leave one out: without Compile training takes less memory',
-        None,
-        True,
+        warn=True,
     ),
-    Rule('owns average', 'the run', '{} averages weights by itself', 'leave the callback out', _two_sets),
+    Rule(
+        'owns average',
+        'the run',
+        '{} averages weights by itself',
+        'leave the callback out',
+        when=_has_two_sets_of_weights,
+    ),
     Rule(
         'does add layers',
         'does restore the best',
         'the file of the best weights lacks {}',
         'use SaveBest(restore=False) with Checkpoint, or build the model with se=True',
-        _gates,
+        when=_gates,
     ),
-    Rule('owns views', 'owns views', OWNED['views'].split(';')[0], 'keep one'),
+    Rule(
+        'owns views',
+        'owns views',
+        OWNED['views'].split(';')[0],
+        'keep one',
+    ),
     Rule(
         'does lag',
         'the run',
         "the average's half-life is {}, more than a fifth of the run, so it lags behind",
         'use half_life=.05, a smaller decay, or the default warmup',
-        _lag,
-        True,
+        when=_lags,
+        warn=True,
     ),
 ]
 
-# %% ../../nbs/loop/10_rules.ipynb #cd13079e
+# %% ../../nbs/loop/10_rules.ipynb #776aeb38
+RULES = [*_LOSS_RULES, *_PAIR_RULES, *_RUN_RULES]
+
+# %% ../../nbs/loop/10_rules.ipynb #4e3268e4
 LEARNER = ('the loss', 'the run', 'the model')
 EXEMPT = 'targets as the loss takes them'  # who does this acts where the loss asks for it, so no rule speaks of it
 
@@ -301,55 +335,63 @@ def selects(
 ) -> bool:
     "Whether the selector speaks of that callback"
 
-    def one(o):
-        what, _, part = o.partition(' ')
-        return what in ('owns', 'does', 'reads', 'writes') and part in getattr(cb, what)
-
-    return EXEMPT not in cb.does and any(one(o.strip()) for o in side.split('|'))
+    if EXEMPT in cb.does:
+        return False
+    for one in side.split('|'):
+        what, _, thing = one.strip().partition(' ')
+        if what in ('owns', 'does', 'reads', 'writes') and thing in getattr(cb, what):
+            return True
+    return False
 
 
 def rule_matches(
     cbs: list,  # composed callbacks
 ) -> list:  # (rule, a, b) where both sides are there; b is a callback or the text of the rule
     "The rules that speak of these callbacks"
-    return [
-        (r, a, b)
-        for r in RULES
-        for a in cbs
-        if selects(r.a, a)
-        for b in ([r.b] if r.b in LEARNER else cbs)
-        if b is r.b or (b is not a and selects(r.b, b))
-    ]
+    matches = []
+    for rule in RULES:
+        for a in cbs:
+            if not selects(rule.a, a):
+                continue
+            if rule.b in LEARNER:
+                matches.append((rule, a, rule.b))
+            else:
+                matches += [(rule, a, b) for b in cbs if b is not a and selects(rule.b, b)]
+    return matches
 
-
+# %% ../../nbs/loop/10_rules.ipynb #9abf31ff
 def check_rules(
     cbs: list,  # composed callbacks
-    learn=None,  # the learner in which a fit begins; None checks only what names tell
+    learn=None,  # the learner in which a fit begins; None checks only what names show
     late=False,  # True: the rules that need the first batch, and no others
 ):
     "Raise ValueError, or warn, where a rule is broken"
-    owners = {}
-    for cb in cbs if learn is None else ():
-        for o in cb.owns:
-            if o in owners:
-                raise ValueError(
-                    f"cbs: {owners[o].name} and {cb.name} both own '{o}': "
-                    f"{OWNED.get(o, 'remove one of them')}"
-                    + (
-                        ' (phases do not count: one During(MixOrCut()), or two fits)'
-                        if hasattr(cb, 'on') or hasattr(owners[o], 'on')
-                        else ''
-                    )
-                )
-            owners[o] = cb
-    for r, a, b in rule_matches(cbs):
-        if (r.when is None) != (learn is None) or r.late != late:
+    if learn is None:
+        _check_owners(cbs)
+    for rule, a, b in rule_matches(cbs):
+        # a rule without `when` needs the names only, the others need a learner
+        if (rule.when is None) != (learn is None) or rule.late != late:
             continue
-        detail = '' if r.when is None else r.when(learn, a, b)
+        detail = '' if rule.when is None else rule.when(learn, a, b)
         if detail is None:
             continue
-        text = f"cbs: {a.name} and {b if b is r.b else b.name}: {r.why.format(detail)}; {r.remedy}"
-        if r.warn:
-            warnings.warn(text, stacklevel=user_level())
-        else:
+        other = b if b is rule.b else b.name
+        text = f"cbs: {a.name} and {other}: {rule.why.format(detail)}; {rule.remedy}"
+        if not rule.warn:
             raise ValueError(text)
+        warnings.warn(text, stacklevel=user_level())
+
+
+def _check_owners(cbs):
+    "ValueError if two callbacks own the same thing"
+    owners = {}
+    for cb in cbs:
+        for thing in cb.owns:
+            if thing in owners:
+                other = owners[thing]
+                phases = ''
+                if cb.phase is not None or other.phase is not None:
+                    phases = ' (phases do not count: one During(MixOrCut()), or two fits)'
+                why = OWNED.get(thing, 'remove one of them')
+                raise ValueError(f"cbs: {other.name} and {cb.name} both own '{thing}': {why}{phases}")
+            owners[thing] = cb

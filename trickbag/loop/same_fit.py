@@ -16,7 +16,7 @@ from torch import nn
 
 from ..callback import Callback
 
-# %% ../../nbs/loop/16_same_fit.ipynb #49d31b83
+# %% ../../nbs/loop/16_same_fit.ipynb #bad901c7
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -27,33 +27,47 @@ def described(
     "Something as plain values that tell it from another"
     if type(o) in _PLAIN:
         return o
+    # a thing may hold itself
     if depth < 0:
         return '...'
 
-    def inner(v):
-        return described(v, depth - 1)
+    def inner(value):
+        return described(value, depth - 1)
 
-    if (
-        hasattr(o, 'dtype')
-        and hasattr(o, 'item')
-        and getattr(o, 'shape', None) == ()
-        and not isinstance(o, torch.Tensor)
-    ):
+    if _is_numpy_number(o):
         return inner(o.item())
     if isinstance(o, torch.Tensor) or hasattr(o, '__array_interface__'):
         return _array(o)
     if isinstance(o, (list, tuple, set, frozenset)):
-        if len(o) > 50:
-            return f'{len(o)} items, {_checksum(map(repr, map(inner, o)))}'
-        return [inner(v) for v in (sorted(o, key=repr) if isinstance(o, (set, frozenset)) else o)]
+        return _entries(o, inner)
     if isinstance(o, dict):
-        return {str(k): inner(v) for k, v in o.items()}
+        return {str(key): inner(value) for key, value in o.items()}
     if isinstance(o, slice):
         return f'slice({inner(o.start)}, {inner(o.stop)})'
     if isinstance(o, os.PathLike):
         return os.fspath(o)
     if isinstance(o, Callback):
         return {'callback': o.name, **inner(o.settings())}
+    if isinstance(o, nn.Module):
+        return _module(o, inner)
+    return _callable(o, inner) or _name_or_text(o)
+
+# %% ../../nbs/loop/16_same_fit.ipynb #62d0f89c
+def _is_numpy_number(o) -> bool:
+    is_scalar = hasattr(o, 'dtype') and hasattr(o, 'item') and getattr(o, 'shape', None) == ()
+    return is_scalar and not isinstance(o, torch.Tensor)
+
+
+def _entries(o, inner):
+    "A list, tuple or set; a long one as a checksum"
+    if len(o) > 50:
+        return f'{len(o)} items, {_checksum(map(repr, map(inner, o)))}'
+    entries = sorted(o, key=repr) if isinstance(o, (set, frozenset)) else o
+    return [inner(entry) for entry in entries]
+
+
+def _callable(o, inner):
+    "A class, a method, a function or a `partial`; None if it is none of them"
     if isinstance(o, functools.partial):
         return {'partial': inner(o.func), 'args': inner(o.args), **inner(o.keywords)}
     if isinstance(o, type):
@@ -62,19 +76,16 @@ def described(
         return f'{type(o.__self__).__name__}.{o.__name__}'
     if isinstance(o, types.FunctionType):
         return _function(o, inner)
-    if isinstance(o, nn.Module):
-        return _module(o, inner)
-    text = repr(o)
-    return getattr(o, '__qualname__', type(o).__qualname__) if ' at 0x' in text or len(text) > 200 else text
 
 
-def _array(o):
-    "Type, shape, and a checksum of at most a few thousand values, evenly spaced"
-    t = o.detach() if isinstance(o, torch.Tensor) else o
-    if isinstance(t, torch.Tensor) and t.layout != torch.strided:
-        return f'{t.dtype} {tuple(t.shape)} {t.layout}'
-    flat = t.reshape(-1)
-    return f"{t.dtype} {tuple(t.shape)}, {_checksum(map(repr, flat[:: max(1, len(flat) // 4096)].tolist()))}"
+def _function(f, inner):
+    "A function's name, with what it encloses, its defaults, and the constants of a lambda"
+    inside = {name: inner(value) for name, value in _closed_over(f) if name != f.__name__}
+    if f.__name__ == '<lambda>':
+        inside['constants'] = [constant for constant in f.__code__.co_consts if type(constant) in _PLAIN]
+    if f.__defaults__:
+        inside['defaults'] = inner(f.__defaults__)
+    return {'function': f.__qualname__, **inside} if inside else f.__qualname__
 
 
 def _closed_over(f):
@@ -84,33 +95,51 @@ def _closed_over(f):
         except ValueError:
             pass  # not filled yet
 
-
-def _function(f, inner):
-    inside = {n: inner(v) for n, v in _closed_over(f) if n != f.__name__}
-    if f.__name__ == '<lambda>':
-        inside['constants'] = [c for c in f.__code__.co_consts if type(c) in _PLAIN]
-    if f.__defaults__:
-        inside['defaults'] = inner(f.__defaults__)
-    return {'function': f.__qualname__, **inside} if inside else f.__qualname__
-
-
-def _module(m, inner):
+# %% ../../nbs/loop/16_same_fit.ipynb #1d620273
+def _module(module, inner):
     "Class, settings, shapes of the parameters, and small buffers by value"
-    own = {k: inner(v) for k, v in vars(m).items() if k[0] != '_' and k != 'training' and type(v) in _PLAIN}
-    shapes = [f'{n} {tuple(p.shape)}' for n, p in m.named_parameters()]
+    attributes = vars(module).items()
+    own = {
+        name: inner(value)
+        for name, value in attributes
+        if name[0] != '_' and name != 'training' and type(value) in _PLAIN
+    }
+    shapes = [f'{name} {tuple(param.shape)}' for name, param in module.named_parameters()]
     if shapes:
-        own['parameters'] = f'{sum(p.numel() for p in m.parameters()):,}, {_checksum(shapes)}'
-    own |= {n: inner(b) for n, b in m.named_buffers() if b.numel() <= 4096 and not shapes}
-    return {'module': type(m).__qualname__, **own}
+        size = sum(param.numel() for param in module.parameters())
+        own['parameters'] = f'{size:,}, {_checksum(shapes)}'
+    else:
+        # of a loss, such as weights of classes; those of a model change as it trains
+        own |= {name: inner(buffer) for name, buffer in module.named_buffers() if buffer.numel() <= 4096}
+    return {'module': type(module).__qualname__, **own}
+
+
+def _name_or_text(o) -> str:
+    "An object's `repr`, unless that has an address in it, or is long"
+    text = repr(o)
+    if ' at 0x' in text or len(text) > 200:
+        return getattr(o, '__qualname__', type(o).__qualname__)
+    return text
+
+
+def _array(o):
+    "Type, shape, and a checksum of at most a few thousand values, evenly spaced"
+    array = o.detach() if isinstance(o, torch.Tensor) else o
+    if isinstance(array, torch.Tensor) and array.layout != torch.strided:
+        return f'{array.dtype} {tuple(array.shape)} {array.layout}'
+    flat = array.reshape(-1)
+    spaced = flat[:: max(1, len(flat) // 4096)].tolist()
+    return f"{array.dtype} {tuple(array.shape)}, {_checksum(map(repr, spaced))}"
 
 
 def _checksum(texts) -> str:
     crc = 0
-    for s in texts:
-        crc = zlib.crc32(s.encode('utf-8', 'surrogateescape') + b'\0', crc)
+    for text in texts:
+        # file names may hold bytes that are no UTF-8
+        crc = zlib.crc32(text.encode('utf-8', 'surrogateescape') + b'\0', crc)
     return f'{crc:08x}'
 
-# %% ../../nbs/loop/16_same_fit.ipynb #8622b3fa
+# %% ../../nbs/loop/16_same_fit.ipynb #6d161271
 def describe_data(
     dl,  # a loader
     batches: bool = True,  # also how it makes batches
@@ -120,13 +149,14 @@ def describe_data(
         return None
     store = getattr(dl, 'store', None)
     data = store.source if hasattr(store, 'source') else getattr(dl, 'dataset', dl)
-    out = dict(samples=_samples(data))
+    samples = dict(samples=_samples(data))
     if not batches:
-        return out
+        return samples
     sampler = getattr(dl, 'sampler', None)
-    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
-    return out | dict(
-        batch_size=described(bs),
+    # loaders of this package have `bs`, torch's `batch_size`
+    batch_size = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
+    return samples | dict(
+        batch_size=described(batch_size),
         drop_last=described(getattr(dl, 'drop_last', None)),
         shuffle=described(getattr(dl, 'shuffle', None)),
         sampler=type(sampler).__name__ if sampler is not None else None,
@@ -135,51 +165,60 @@ def describe_data(
 
 
 def _samples(data, depth=4) -> dict:
+    "A data set's class, length, and a checksum of each attribute that has one entry a sample"
     if not hasattr(data, '__len__') or depth < 0:
         return dict(kind=type(data).__name__)
     n = len(data)
-    out = dict(kind=type(data).__name__, n=len(data))
+    samples = dict(kind=type(data).__name__, n=n)
+    # a list of batches, of which the first will do
     if isinstance(data, (list, tuple)):
-        return out | ({'first': described(_tensors(data[0]))} if n else {})
-    for name, v in getattr(data, '__dict__', {}).items():
+        return samples | {'first': described(_tensors(data[0]))} if n else samples
+    for name, value in getattr(data, '__dict__', {}).items():
         if name in ('dataset', 'ds'):
-            out[name] = _samples(v, depth - 1)  # of which it is a part
-        elif name[0] != '_' and (text := _by_sample(v, n)):
-            out[name] = text
-    return out
+            samples[name] = _samples(value, depth - 1)  # of which it is a part
+        elif name[0] != '_' and (text := _by_sample(value, n)):
+            samples[name] = text
+    return samples
 
 
 def _tensors(batch):
-    return [t for t in batch if isinstance(t, torch.Tensor)] if isinstance(batch, (list, tuple)) else batch
+    if not isinstance(batch, (list, tuple)):
+        return batch
+    return [part for part in batch if isinstance(part, torch.Tensor)]
 
-
-def _by_sample(v, n):
+# %% ../../nbs/loop/16_same_fit.ipynb #83e6423c
+def _by_sample(value, n):
     "A checksum of what has one entry a sample; None for anything else"
-    if isinstance(v, tuple) and v and all(isinstance(t, torch.Tensor) for t in v):
-        return [t for t in (_by_sample(t, n) for t in v) if t] or None
+    # of a `TensorDataset`, say
+    if isinstance(value, tuple) and value and all(isinstance(part, torch.Tensor) for part in value):
+        checksums = [_by_sample(part, n) for part in value]
+        return [checksum for checksum in checksums if checksum] or None
     try:
-        return _of_entries(v, n)
+        return _of_entries(value, n)
     except Exception:
         return None  # whatever a container of the user's own raises
 
 
-def _of_entries(v, n):
-    if hasattr(v, 'to_numpy'):
-        v = v.to_numpy()  # a table or column of pandas, which counts by its index
-    if isinstance(v, torch.Tensor) or hasattr(v, '__array_interface__'):
-        if v.shape[:1] != (n,):
+def _of_entries(value, n):
+    "A checksum of an array or a sequence of `n` entries; None for anything else"
+    if hasattr(value, 'to_numpy'):
+        value = value.to_numpy()  # a table or column of pandas, which counts by its index
+    if isinstance(value, torch.Tensor) or hasattr(value, '__array_interface__'):
+        if value.shape[:1] != (n,):
             return None
-        if isinstance(v, torch.Tensor) or v.dtype.kind not in 'OU':
-            return _array(v)
-        v = v.tolist()  # text, such as paths
-    if not n or isinstance(v, (str, bytes, dict)) or not hasattr(v, '__getitem__') or len(v) != n:
+        if isinstance(value, torch.Tensor) or value.dtype.kind not in 'OU':
+            return _array(value)
+        value = value.tolist()  # text, such as paths
+    if not n or isinstance(value, (str, bytes, dict)) or not hasattr(value, '__getitem__') or len(value) != n:
         return None
-    v = list(v)
-    if all(map(_is_path, v)):
-        return _paths(list(map(os.fsdecode, v)))
-    if all(isinstance(row, (tuple, list)) and row and _is_path(row[0]) and _is_plain(row[1:]) for row in v):
-        return f'{_paths([os.fsdecode(row[0]) for row in v])} {_checksum(repr(row[1:]) for row in v)}'
-    return _checksum(map(repr, v)) if all(map(_is_plain, v)) else None
+    entries = list(value)
+    if all(map(_is_path, entries)):
+        return _paths(list(map(os.fsdecode, entries)))
+    # (path, label), as torchvision's folders have
+    if all(isinstance(row, (tuple, list)) and row and _is_path(row[0]) and _is_plain(row[1:]) for row in entries):
+        paths = _paths([os.fsdecode(row[0]) for row in entries])
+        return f'{paths} {_checksum(repr(row[1:]) for row in entries)}'
+    return _checksum(map(repr, entries)) if all(map(_is_plain, entries)) else None
 
 
 def _is_path(o):
@@ -190,23 +229,27 @@ def _is_plain(o):
     return type(o) in _PLAIN or isinstance(o, (tuple, list)) and all(type(part) in _PLAIN for part in o)
 
 
-def _paths(ps) -> str:
+def _paths(paths) -> str:
     "A checksum of the part that paths do not share"
-    k = len(os.path.commonprefix([min(ps), max(ps)]))
-    return _checksum(p[k:] for p in ps)
+    # what the first and the last in order share, all share
+    n_shared = len(os.path.commonprefix([min(paths), max(paths)]))
+    return _checksum(path[n_shared:] for path in paths)
 
-# %% ../../nbs/loop/16_same_fit.ipynb #3f4ca811
-_HOW = ('params', 'lr', 'fused', 'foreach', 'capturable')  # of an optimizer: not what it computes, or said elsewhere
+# %% ../../nbs/loop/16_same_fit.ipynb #6699c5bd
+# settings of an optimizer that do not change what it computes, or stand elsewhere in the description
+_NOT_COMPARED = ('params', 'lr', 'fused', 'foreach', 'capturable')
 
 
 def describe_opt(opt: torch.optim.Optimizer) -> dict:
     "Class and hyper-parameters of an optimizer that is new, with what its groups have of their own"
 
-    def part(d):
-        return {k: described(v) for k, v in d.items() if k not in _HOW}
+    def settings(group):
+        return {name: described(value) for name, value in group.items() if name not in _NOT_COMPARED}
 
-    groups = [{k: v for k, v in part(g).items() if k in opt.defaults} for g in opt.param_groups]
-    return dict(kind=type(opt).__name__, **part(opt.defaults), groups=groups if len(groups) > 1 else 1)
+    groups = []
+    for group in opt.param_groups:
+        groups.append({name: value for name, value in settings(group).items() if name in opt.defaults})
+    return dict(kind=type(opt).__name__, **settings(opt.defaults), groups=groups if len(groups) > 1 else 1)
 
 
 def describe_fit(
@@ -215,7 +258,9 @@ def describe_fit(
     opt: dict,  # of the optimizer when it was new, see `describe_opt`
 ) -> dict:  # what two fits must share
     "A fit as plain values, all but its data"
-    own = [cb for cb in learn.active if cb.monitor is not True and not any(cb is o for o in learn.default_cbs)]
+    defaults = {id(cb) for cb in learn.default_cbs}
+    own = [cb for cb in learn.active if cb.monitor is not True and id(cb) not in defaults]
+    frozen = [plain_name(name) for name, param in learn.model.named_parameters() if not param.requires_grad]
     return dict(
         n_epoch=learn.n_epoch,
         n_iter=learn.n_iter,
@@ -224,7 +269,7 @@ def describe_fit(
         optimizer=opt,
         loss=described(learn.loss_func),
         callbacks={cb.name: described(cb.settings()) for cb in own},
-        frozen=[plain_name(n) for n, p in learn.model.named_parameters() if not p.requires_grad],
+        frozen=frozen,
     )
 
 
@@ -232,43 +277,55 @@ def plain_name(name: str) -> str:
     "The name of a parameter without what `torch.compile` and data parallel wrappers put into it"
     return name.replace('_orig_mod.', '').removeprefix('module.')
 
-
+# %% ../../nbs/loop/16_same_fit.ipynb #d6c1feda
 def differences(
     was: dict,  # from `describe_fit`, with `data`
     now: dict,
 ) -> list:  # a text each
     """In what two fits differ. Arguments of callbacks and optimizers of which only one of them speaks do not count:
     versions differ"""
-    a, b = ({**d, 'callbacks': {}, 'frozen': []} for d in (was, now))
-    cbs = was['callbacks']
-    cbs2 = now['callbacks']
-    out = [f"{k}={_short(x)} then, {_short(y)} now" for k, x, y in _unlike(a, b)]
-    out += [f"{n} then, not now" for n in cbs if n not in cbs2] + [f"{n} now, not then" for n in cbs2 if n not in cbs]
-    out += [
-        f"{k}={_short(x)} then, {_short(y)} now" for k, x, y in _unlike({n: cbs[n] for n in cbs if n in cbs2}, cbs2)
-    ]
-    for names, others, text in (
-        (was['frozen'], now['frozen'], 'frozen then, trained now: freeze it first'),
-        (now['frozen'], was['frozen'], 'trained then, frozen now: unfreeze it first'),
-    ):
-        if odd := [n for n in names if n not in others]:
-            out.append(f"{odd[0]}{f' and {len(odd) - 1} more' if len(odd) > 1 else ''} {text}")
-    return out
+    settings_then, settings_now = ({**fit, 'callbacks': {}, 'frozen': []} for fit in (was, now))
+    cbs_then = was['callbacks']
+    cbs_now = now['callbacks']
+    cbs_of_both = {name: cbs_then[name] for name in cbs_then if name in cbs_now}
+    texts = _then_and_now(settings_then, settings_now)
+    texts += [f"{name} then, not now" for name in cbs_then if name not in cbs_now]
+    texts += [f"{name} now, not then" for name in cbs_now if name not in cbs_then]
+    texts += _then_and_now(cbs_of_both, cbs_now)
+    texts += _only_in(was['frozen'], now['frozen'], 'frozen then, trained now: freeze it first')
+    texts += _only_in(now['frozen'], was['frozen'], 'trained then, frozen now: unfreeze it first')
+    return texts
 
 
-def _unlike(a, b, path=''):
+def _then_and_now(then, now) -> list:
+    return [f"{path}={_short(x)} then, {_short(y)} now" for path, x, y in _unlike(then, now)]
+
+
+def _only_in(names, others, text) -> list:
+    "One text for all names that are not among the others"
+    missing = [name for name in names if name not in others]
+    if not missing:
+        return []
+    rest = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+    return [f"{missing[0]}{rest} {text}"]
+
+
+def _unlike(then, now, path=''):
     "Path and both values where two dicts differ"
-    for k in dict.fromkeys([*a, *b]):
-        if not (k in a and k in b) and not path.startswith(('loss', 'train', 'valid')):
+    for key in dict.fromkeys([*then, *now]):
+        in_both = key in then and key in now
+        if not in_both and not path.startswith(('loss', 'train', 'valid')):
             continue
-        x = a.get(k)
-        y = b.get(k)
-        here = f'{path}.{k}' if path else k
+        x = then.get(key)
+        y = now.get(key)
+        key_path = f'{path}.{key}' if path else key
+        both_nan = x != x and y != y
         if isinstance(x, dict) and isinstance(y, dict):
-            yield from _unlike(x, y, here)
-        elif x != y and not (x != x and y != y):
-            yield here, x, y
+            yield from _unlike(x, y, key_path)
+        elif x != y and not both_nan:
+            yield key_path, x, y
 
 
-def _short(o) -> str:
-    return s if len(s := str(o)) <= 60 else s[:57] + '...'
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + '...'

@@ -16,19 +16,22 @@ from ..callback import Callback
 from ..core.arguments import as_number, check_number
 from ..core.streams import InBlocks
 
-# %% ../../nbs/loop/08_schedule.ipynb #c4b4948b
+# %% ../../nbs/loop/08_schedule.ipynb #49ae2be9
 def run_position(
     epoch: int,
     iter: int,  # of the batch; `iter` may run over into later epochs
     n_epoch: int,
     n_iter: int,  # epochs of the run, batches of an epoch
-) -> float:  # 0. for the first batch of the run, exactly 1. for the last and beyond
+) -> float:  # fraction of the run: 0. for its first batch, exactly 1. for the last and beyond
     "Where in the run a batch lies"
     return _clamp((epoch * n_iter + iter) / max(n_epoch * n_iter - 1, 1))
 
 
 def _clamp(p):
-    return p if 0.0 <= p <= 1.0 else 0.0 if p < 0.0 else 1.0  # min and max take three times as long
+    # min and max take three times as long
+    if p < 0.0:
+        return 0.0
+    return p if p <= 1.0 else 1.0
 
 
 def as_fraction(
@@ -37,10 +40,11 @@ def as_fraction(
     n_iter: int,  # epochs of the run, batches of an epoch
 ) -> float:  # position of the first batch after `t`; above 1 if the run is too short
     "A stretch of training as a fraction of the run"
-    return float(t[:-1]) / 100 if isinstance(t, str) else t * n_iter / max(n_epoch * n_iter - 1, 1)
+    if isinstance(t, str):
+        return float(t[:-1]) / 100
+    return t * n_iter / max(n_epoch * n_iter - 1, 1)
 
-
-# partials of functions of the module, not closures, so that a schedule can be pickled
+# %% ../../nbs/loop/08_schedule.ipynb #20edd8cd
 def _clamped(f, *args):
     return partial(_at_clamped, f, args)
 
@@ -49,6 +53,7 @@ def _at_clamped(f, args, p):
     return f(_clamp(p), *args)
 
 
+# Each gives exactly `start` at 0 and exactly `end` at 1, whatever the numbers: not `start + p * (end - start)`
 def _lin(p, start, end):
     return start * (1 - p) + end * p
 
@@ -88,10 +93,11 @@ def _product(f, g, p):
 
 
 def _in_turn(cuts, starts, ends, funcs, p):
+    "The function whose stretch `p` lies in, of the position in that stretch"
     i = bisect_right(cuts, p)
     return funcs[i](_clamp((p - starts[i]) / (ends[i] - starts[i])))
 
-
+# %% ../../nbs/loop/08_schedule.ipynb #6ff606a2
 def sched_lin(start: float, end: float):
     "A straight line"
     return _clamped(_lin, start, end)
@@ -101,7 +107,7 @@ def sched_cos(start: float, end: float):
     "Half a cosine wave (Loshchilov and Hutter 2017)"
     return _clamped(_cos, start, end)
 
-# %% ../../nbs/loop/08_schedule.ipynb #5d821fc8
+
 def sched_exp(start: float, end: float):
     "A straight line in the logarithm; `start` and `end` have the same sign and are not 0"
     if start * end <= 0:
@@ -128,7 +134,7 @@ def sched_poly(
 
 
 def sched_step(
-    milestones: list,  # increasing positions
+    milestones: list,  # increasing positions: fractions of the run
     gamma: float = 0.1,  # factor at each of them
 ):
     "1, and `gamma` times less from each milestone on"
@@ -136,45 +142,50 @@ def sched_step(
         raise ValueError(f"sched_step: milestones must increase, got {milestones}")
     return partial(_steps, milestones, gamma)
 
-
+# %% ../../nbs/loop/08_schedule.ipynb #a2ab58b9
 def combine_scheds(
     fractions: list,  # fraction of the run of each function, >= 0; sum 1 up to rounding
-    funcs: list,  # functions of a position in [0,1], each sees its own stretch as the whole
+    funcs: list,  # functions of a position in [0,1]; each gets the position within its own stretch
 ):
     "One function after the other"
     if len(fractions) != len(funcs):
         raise ValueError(f"combine_scheds: {len(fractions)} fractions for {len(funcs)} functions; give one a function")
     if min(fractions, default=-1) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"combine_scheds: fractions must be >= 0 and sum to 1, got {fractions}")
-    parts = [(s, f) for s, f in zip(fractions, funcs) if s > 0]
-    cuts = [sum(s for s, _ in parts[: i + 1]) for i in range(len(parts) - 1)]
+    parts = [(fraction, f) for fraction, f in zip(fractions, funcs) if fraction > 0]
+    lengths = [fraction for fraction, _ in parts]
+    # where one function ends and the next begins; the last one ends at exactly 1, also if the sum is a little off
+    cuts = [sum(lengths[: i + 1]) for i in range(len(lengths) - 1)]
     starts = [0.0, *cuts]
     ends = [*cuts, 1.0]
     return partial(_in_turn, cuts, starts, ends, [f for _, f in parts])
 
-# %% ../../nbs/loop/08_schedule.ipynb #6b2d871e
-def _time(who, what, t):
-    "Check a number of epochs or a fraction like '10%'"
-    if isinstance(t, str):
-        try:
-            ok = t.endswith('%') and 0 <= float(t[:-1]) <= 100
-        except ValueError:
-            ok = False
-        if not ok:
-            raise ValueError(f"{who}: {what}={t!r} is no fraction of the run; write '10%', or a number of epochs")
-    else:
+# %% ../../nbs/loop/08_schedule.ipynb #eb510dde
+def _check_time(who, what, t):
+    "The number of epochs, or the fraction of the run like '10%'; ValueError for anything else"
+    if not isinstance(t, str):
         check_number(who, f'{what}, in epochs,', t, low=0)
+        return t
+    try:
+        is_fraction = t.endswith('%') and 0 <= float(t[:-1]) <= 100
+    except ValueError:
+        is_fraction = False
+    if not is_fraction:
+        raise ValueError(f"{who}: {what}={t!r} is no fraction of the run; write '10%', or a number of epochs")
     return t
 
 
-def _text(t):
+def _time_text(t):
     return t if isinstance(t, str) else f'{t:g} epochs'
 
 
-def _momentum(g):
-    return g['betas'][0] if 'betas' in g else g.get('momentum')
+def _group_value(group, param):
+    "A hyper-parameter of a parameter group; None if the group has no such"
+    if param == 'momentum' and 'betas' in group:
+        return group['betas'][0]
+    return group.get(param)
 
-# %% ../../nbs/loop/08_schedule.ipynb #f97143f9
+# %% ../../nbs/loop/08_schedule.ipynb #8819a323
 class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
 
@@ -207,55 +218,60 @@ class Schedule(Callback):
         "Hyper-parameter -> function, for a run of that length; raises ValueError if it does not fit in"
         return {self.param: self.f}
 
-    def _chosen(self, learn):
+    def _funcs_of_run(self, learn):
         return self.funcs(learn.n_epoch, learn.n_iter) if learn.n_epoch else {}
 
     def check(self, learn):
-        if learn.n_iter is None:
-            raise ValueError(
-                f"{self.name}: the training loader has no length, so the end of the run is unknown; give it a __len__"
-            )
-        for k, f in self._chosen(learn).items():
-            for p in (0.0, 0.5, 1.0):
-                check_number(
-                    self.name, f'the function of {k}, at position {p:g} of the run,', f(p), low=0 if k == 'lr' else None
-                )
-            if any((_momentum(g) if k == 'momentum' else g.get(k)) is None for g in learn.opt.param_groups):
-                has = ', '.join(k for k in learn.opt.param_groups[0] if k != 'params')
-                raise ValueError(f"{self.name}: {type(learn.opt).__name__} has no {k}; it has {has}")
+        _check_schedule(self, learn)
 
     def before_fit(self, learn):
-        self._funcs = self._chosen(learn)
-        self._base = {k: [g[k] for g in learn.opt.param_groups] for k in self._funcs if k in self.factors}
+        self._funcs = self._funcs_of_run(learn)
+        self._base = {k: [group[k] for group in learn.opt.param_groups] for k in self._funcs if k in self.factors}
         earlier = [cb for cb in learn.active[: learn.active.index(self)] if isinstance(cb, Schedule)]
-        self._times = {k for cb in earlier for k in cb._funcs}  # what these set, this one multiplies
+        self._set_before = {param for cb in earlier for param in cb._funcs}
+        # values are computed many at a time, for a function costs several times as much if it runs once a batch
         self._values = InBlocks(self._at)
 
     def _at(self, iter, epoch, n_epoch, n_iter):
         p = run_position(epoch, iter, n_epoch, n_iter)
-        return {k: f(p) for k, f in self._funcs.items()}
+        return {param: f(p) for param, f in self._funcs.items()}
 
     def before_batch(self, learn):
         self.set_to = self._values(learn.iter, learn.epoch, learn.n_epoch, learn.n_iter)
-        for k, v in self.set_to.items():
-            for i, g in enumerate(learn.opt.param_groups):
-                if k in self._base:
-                    g[k] = v * (g[k] if k in self._times else self._base[k][i])
-                elif k == 'momentum' and 'betas' in g:
-                    g['betas'] = (v, *g['betas'][1:])
+        for param, value in self.set_to.items():
+            for i, group in enumerate(learn.opt.param_groups):
+                if param in self._base:
+                    group[param] = value * (group[param] if param in self._set_before else self._base[param][i])
+                elif param == 'momentum' and 'betas' in group:
+                    group['betas'] = (value, *group['betas'][1:])
                 else:
-                    g[k] = v
+                    group[param] = value
 
-# %% ../../nbs/loop/08_schedule.ipynb #4a347764
-class _Phases(Schedule):
+# %% ../../nbs/loop/08_schedule.ipynb #fff6fb4f
+def _check_schedule(schedule, learn):
+    "ValueError if the schedule cannot work in that run, or with that optimizer"
+    if learn.n_iter is None:
+        raise ValueError(
+            f"{schedule.name}: the training loader has no length, so the end of the run is unknown; give it a __len__"
+        )
+    for param, f in schedule._funcs_of_run(learn).items():
+        for p in (0.0, 0.5, 1.0):
+            what = f'the function of {param}, at position {p:g} of the run,'
+            check_number(schedule.name, what, f(p), low=0 if param == 'lr' else None)
+        if any(_group_value(group, param) is None for group in learn.opt.param_groups):
+            has = ', '.join(k for k in learn.opt.param_groups[0] if k != 'params')
+            raise ValueError(f"{schedule.name}: {type(learn.opt).__name__} has no {param}; it has {has}")
+
+# %% ../../nbs/loop/08_schedule.ipynb #6696dbe7
+class _WithWarmup(Schedule):
     "Schedules of the learning rate that begin with an optional linear warm-up"
 
     def __init__(self, warmup, warmup_start, warmup_prefix=True):
         self.warmup_prefix = warmup_prefix
         check_number(self.name, 'warmup_start, a factor,', warmup_start, low=0, high=1)
-        self.warmup = _time(self.name, 'warmup', warmup)
+        self.warmup = _check_time(self.name, 'warmup', warmup)
         self.warmup_start = warmup_start
-        self.owns = ('schedule of lr',) + (('warmup',) if as_fraction(warmup, 1, 1) else ())
+        self.owns = ('schedule of lr', 'warmup') if as_fraction(warmup, 1, 1) else ('schedule of lr',)
 
     def fraction(self, n_epoch, n_iter):
         "Fraction of the run that the warm-up takes"
@@ -266,21 +282,24 @@ class _Phases(Schedule):
     def too_long(self, n_epoch, n_iter):
         "What is wrong if the warm-up does not end before the run, else None"
         if as_fraction(self.warmup, n_epoch, n_iter) >= 1:
-            return f'{_text(self.warmup)} is not shorter than the run of {n_epoch} epochs ({n_epoch * n_iter} batches)'
+            run = f'the run of {n_epoch} epochs ({n_epoch * n_iter} batches)'
+            return f'{_time_text(self.warmup)} is not shorter than {run}'
 
     def warmed(self, f, n_epoch, n_iter):
-        w = self.fraction(n_epoch, n_iter)
-        if not self.warmup_prefix:
-            return {'lr': partial(_under_ramp, w, self.warmup_start, f)}
-        return {'lr': combine_scheds([w, 1 - w], [sched_lin(self.warmup_start, 1), f])}
+        "The warm-up, then `f`; or, with `warmup_prefix=False`, in place of the beginning of `f`"
+        fraction = self.fraction(n_epoch, n_iter)
+        if self.warmup_prefix:
+            return {'lr': combine_scheds([fraction, 1 - fraction], [sched_lin(self.warmup_start, 1), f])}
+        return {'lr': partial(_under_ramp, fraction, self.warmup_start, f)}
 
 
-class Warmup(_Phases):
+class Warmup(_WithWarmup):
     "Linear warm-up by itself, or as a factor on whatever schedule of the learning rate there is"
 
     def __init__(
         self,
-        warmup: float | str = 5,  # epochs, or a fraction like '10%'; 5 as in Bag of Tricks
+        # a number of epochs, or a fraction of the run like '10%'; 5 epochs as in Bag of Tricks
+        warmup: float | str = 5,
         warmup_start: float = 0.01,  # factor at the first batch; torchvision's recipes use .01
     ):
         super().__init__(warmup, warmup_start)
@@ -289,13 +308,13 @@ class Warmup(_Phases):
     def funcs(self, n_epoch, n_iter):
         return self.warmed(sched_const(1), n_epoch, n_iter)
 
-# %% ../../nbs/loop/08_schedule.ipynb #c81e6049
-class Cosine(_Phases):
+# %% ../../nbs/loop/08_schedule.ipynb #6c0265b1
+class Cosine(_WithWarmup):
     "Half a cosine wave from the full learning rate to `end` times it, after an optional warm-up"
 
     def __init__(
         self,
-        warmup: float | str = 0,  # linear warm-up: epochs, or a fraction like '5%'
+        warmup: float | str = 0,  # linear warm-up: a number of epochs, or a fraction of the run like '5%'
         warmup_start: float = 0.01,  # factor at the first batch
         end: float = 0.0,  # factor at the last batch
         # the wave begins after the warm-up; False, timm's default: the ramp stands in for its beginning
@@ -307,13 +326,14 @@ class Cosine(_Phases):
     def funcs(self, n_epoch, n_iter):
         return self.warmed(sched_cos(1, self.end), n_epoch, n_iter)
 
-# %% ../../nbs/loop/08_schedule.ipynb #151f3f6c
-class Linear(_Phases):
+
+class Linear(_WithWarmup):
     "A straight line from the full learning rate to `end` times it, after an optional warm-up"
 
     def __init__(
         self,
-        # linear warm-up: epochs, or a fraction like '5%'; FFCV's recipes take 2 epochs from a factor of 1e-4
+        # linear warm-up: a number of epochs, or a fraction of the run like '5%'; FFCV's recipes take 2 epochs from a
+        # factor of 1e-4
         warmup: float | str = 0,
         warmup_start: float = 0.01,  # factor at the first batch
         end: float = 0.0,  # factor at the last batch
@@ -326,13 +346,13 @@ class Linear(_Phases):
     def funcs(self, n_epoch, n_iter):
         return self.warmed(sched_lin(1, self.end), n_epoch, n_iter)
 
-# %% ../../nbs/loop/08_schedule.ipynb #1809d78b
+# %% ../../nbs/loop/08_schedule.ipynb #956d563d
 class FlatCos(Schedule):
     "The full learning rate, then half a cosine wave down"
 
     def __init__(
         self,
-        pct_start: float = 0.75,  # fraction of the run before the wave; fastai's default
+        pct_start: float = 0.75,  # fraction of the run before the wave, in [0,1]; fastai's default
         div_final: float = 1e5,  # the last batch has `lr/div_final`
     ):
         check_number('FlatCos', 'pct_start, a fraction,', pct_start, low=0, high=1)
@@ -341,98 +361,113 @@ class FlatCos(Schedule):
         self.pct_start = pct_start
         self.div_final = div_final
 
-# %% ../../nbs/loop/08_schedule.ipynb #460a0e0b
+# %% ../../nbs/loop/08_schedule.ipynb #68c23cd9
 class OneCycle(Schedule):
     "Learning rate up and down in half cosine waves, momentum the other way (Smith 2018, in fastai's form)"
 
     def __init__(
         self,
-        pct_start: float = 0.25,  # fraction of the run that rises
+        pct_start: float = 0.25,  # fraction of the run that rises, in [0,1]
         div: float = 25.0,  # the first batch has `lr/div`
         div_final: float = 1e5,  # the last batch has `lr/div_final`
         # momentum at the start, the top and the end; None leaves it alone, and 0 in the optimizer stays 0
         moms: tuple = (0.95, 0.85, 0.95),
     ):
         check_number('OneCycle', 'pct_start, a fraction,', pct_start, low=0, high=1)
-        for n, v in (('div', div), ('div_final', div_final)):
-            check_number('OneCycle', n, v, above=0)
-        if moms is not None and not (
-            isinstance(moms, (list, tuple))
-            and len(moms) == 3
-            and all((m := as_number(v)) is not None and 0 <= m < 1 for v in moms)
-        ):
+        check_number('OneCycle', 'div', div, above=0)
+        check_number('OneCycle', 'div_final', div_final, above=0)
+        if moms is not None and not _are_three_momenta(moms):
             raise ValueError(f"OneCycle: moms are three numbers in [0,1) (start, top, end) or None, got {moms}")
         self.pct_start = pct_start
         self.div = div
         self.div_final = div_final
         self.moms = moms
-        self.owns = ('schedule of lr', 'warmup') + (('schedule of momentum',) if moms else ())  # its rise is a warm-up
+        # its rise is a warm-up
+        self.owns = ('schedule of lr', 'warmup') + (('schedule of momentum',) if moms else ())
 
     def funcs(self, n_epoch, n_iter):
-        def updown(a, b, c):
-            return combine_scheds([self.pct_start, 1 - self.pct_start], [sched_cos(a, b), sched_cos(b, c)])
+        def up_and_down(start, top, end):
+            fractions = [self.pct_start, 1 - self.pct_start]
+            return combine_scheds(fractions, [sched_cos(start, top), sched_cos(top, end)])
 
-        return {'lr': updown(1 / self.div, 1, 1 / self.div_final)} | (
-            {'momentum': updown(*self.moms)} if self.moms else {}
-        )
+        funcs = {'lr': up_and_down(1 / self.div, 1, 1 / self.div_final)}
+        if self.moms:
+            funcs['momentum'] = up_and_down(*self.moms)
+        return funcs
 
-    def _chosen(self, learn):
-        fs = super()._chosen(learn)
-        if not all(_momentum(g) for g in learn.opt.param_groups):
-            fs.pop('momentum', None)
-        return fs
+    def _funcs_of_run(self, learn):
+        funcs = super()._funcs_of_run(learn)
+        if not all(_group_value(group, 'momentum') for group in learn.opt.param_groups):
+            funcs.pop('momentum', None)
+        return funcs
 
-# %% ../../nbs/loop/08_schedule.ipynb #22ff037d
-class StepDecay(_Phases):
+
+def _are_three_momenta(moms):
+    if not isinstance(moms, (list, tuple)) or len(moms) != 3:
+        return False
+    numbers = [as_number(momentum) for momentum in moms]
+    return all(number is not None and 0 <= number < 1 for number in numbers)
+
+# %% ../../nbs/loop/08_schedule.ipynb #d43739a6
+class StepDecay(_WithWarmup):
     "The learning rate times `gamma` at milestones, after an optional warm-up"
 
     def __init__(
         self,
-        # epochs, or fractions like '60%', counted from the start of the run; one number: every so many epochs
+        # numbers of epochs, or fractions of the run like '60%', from the start of the run. One of them instead of a
+        # list: every so many epochs
         milestones: list | float | str,
         gamma: float = 0.1,  # factor at each
-        warmup: float | str = 0,  # linear warm-up: epochs, or a fraction like '5%'
+        warmup: float | str = 0,  # linear warm-up: a number of epochs, or a fraction of the run like '5%'
         warmup_start: float = 0.01,  # factor at the first batch
     ):
         super().__init__(warmup, warmup_start)
-        for m in milestones if isinstance(milestones, (list, tuple)) else [milestones]:
-            if not as_fraction(_time(self.name, 'milestones', m), 1, 1):
+        for milestone in milestones if isinstance(milestones, (list, tuple)) else [milestones]:
+            if not as_fraction(_check_time(self.name, 'milestones', milestone), 1, 1):
                 raise ValueError(f"{self.name}: milestones must be > 0, got {milestones}")
         self.milestones = milestones
         self.gamma = check_number(self.name, 'gamma', gamma, low=0)
 
     def funcs(self, n_epoch, n_iter):
-        every = not isinstance(self.milestones, (list, tuple))
-        ts = [self.milestones] if every else self.milestones
-        ms = [as_fraction(t, n_epoch, n_iter) for t in ts]
-        for t, m in zip(ts, ms):
-            if m > 1:
+        positions = self._positions(n_epoch, n_iter)
+        warmup = self.warmed(sched_const(1), n_epoch, n_iter)['lr']
+        steps = sched_step(positions, self.gamma)
+        return {'lr': partial(_product, warmup, steps)}
+
+    def _positions(self, n_epoch, n_iter) -> list:
+        "The milestones as fractions of the run; ValueError for one beyond it"
+        repeated = not isinstance(self.milestones, (list, tuple))
+        times = [self.milestones] if repeated else self.milestones
+        positions = [as_fraction(t, n_epoch, n_iter) for t in times]
+        for t, position in zip(times, positions):
+            if position > 1:
                 raise ValueError(
-                    f"{self.name}: the milestone at {_text(t)} lies beyond the run of {n_epoch} "
+                    f"{self.name}: the milestone at {_time_text(t)} lies beyond the run of {n_epoch} "
                     "epochs; lower it, or train for more epochs"
                 )
-        if every:
-            ms = [
-                m * i if isinstance(t, str) else as_fraction(t * i, n_epoch, n_iter)
-                for i in range(1, math.ceil(1 / m) + 1)
-            ]
-        warm = self.warmed(sched_const(1), n_epoch, n_iter)['lr']
-        step = sched_step(ms, self.gamma)
-        return {'lr': partial(_product, warm, step)}
+        if not repeated:
+            return positions
+        every = self.milestones
+        counts = range(1, math.ceil(1 / positions[0]) + 1)
+        if isinstance(every, str):
+            return [positions[0] * i for i in counts]
+        # epochs are multiplied before they become fractions, so that each falls exactly on the first batch of its epoch
+        return [as_fraction(every * i, n_epoch, n_iter) for i in counts]
 
-# %% ../../nbs/loop/08_schedule.ipynb #2e288915
+# %% ../../nbs/loop/08_schedule.ipynb #86f580a9
 def schedule_values(
     cbs,  # a schedule callback or a list of them
     n_epoch: int,  # epochs of the run
     n_iter: int = 100,  # batches of an epoch
 ) -> dict:  # hyper-parameter -> one value a batch; factors of several callbacks are multiplied
     "What schedules would do in a run of that length"
-    res = {}
-    n = n_epoch * n_iter
+    values = {}
+    positions = [run_position(0, i, n_epoch, n_iter) for i in range(n_epoch * n_iter)]
     for cb in cbs if isinstance(cbs, (list, tuple)) else [cbs]:
-        for k, f in cb.funcs(n_epoch, n_iter).items():
-            res[k] = [f(run_position(0, i, n_epoch, n_iter)) * v for i, v in enumerate(res.get(k, [1] * n))]
-    return res
+        for param, f in cb.funcs(n_epoch, n_iter).items():
+            before = values.get(param, [1] * len(positions))
+            values[param] = [f(p) * value for p, value in zip(positions, before)]
+    return values
 
 
 def plot_schedule(
@@ -447,14 +482,14 @@ def plot_schedule(
     from matplotlib.ticker import MaxNLocator
 
     ax = ax or plt.subplots(figsize=(5, 2.6), layout='constrained')[1]
-    vs = schedule_values(cbs, n_epoch, n_iter)
-    x = [i / n_iter for i in range(n_epoch * n_iter)]
+    values = schedule_values(cbs, n_epoch, n_iter)
+    epochs = [i / n_iter for i in range(n_epoch * n_iter)]
     ax.set(xlabel='epoch', ylabel='learning rate')
     ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    if 'lr' in vs:
-        ax.plot(x, [v * lr for v in vs['lr']])
-    if 'momentum' in vs:
+    if 'lr' in values:
+        ax.plot(epochs, [factor * lr for factor in values['lr']])
+    if 'momentum' in values:
         ax2 = ax.twinx()
-        ax2.plot(x, vs['momentum'], c='C1')
+        ax2.plot(epochs, values['momentum'], c='C1')
         ax2.set_ylabel('momentum', color='C1')
     return ax

@@ -14,8 +14,80 @@ from pathlib import Path
 from ..callback import Callback
 from ..core.files import atomic_write, check_writable
 
-# %% ../../nbs/monitors/csv_logger.ipynb #2446e864
-class CSVLogger(Callback):
+# %% ../../nbs/monitors/csv_logger.ipynb #6d56519c
+def _note(path):
+    "A file beside it, while a fit runs: how many rows were there before"
+    return path.with_name(f'.{path.name}-before')
+
+
+def _number_and_size(path):
+    "None if there is no such file"
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size
+
+
+def _put(f, rows):
+    rows = [[v.tolist() if hasattr(v, 'tolist') else v for v in row] for row in rows]
+    csv.writer(f, lineterminator='\n').writerows(rows)
+    f.flush()
+    os.fsync(f.fileno())
+
+
+def _read(path):
+    "The whole rows of a CSV file, as dicts of strings; what follows the last end of line was torn"
+    if not path.exists():
+        return []
+    with open(path, newline='', encoding='utf-8') as f:
+        lines = f.read().splitlines(True)
+    return list(csv.DictReader(line for line in lines if line.endswith('\n')))
+
+
+def _put_all(path, rows):
+    "Write the file anew; its columns"
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with atomic_write(path, text=True) as f:
+        _put(f, [columns, *([row.get(name, '') for name in columns] for row in rows)])
+    return columns
+
+# %% ../../nbs/monitors/csv_logger.ipynb #b5f8c233
+class _HistoryFile(Callback):
+    "The rows of a learner's history in a file, below those that it may have held before"
+
+    def _rows_before(self, learn):
+        """Rows of earlier runs. A run that was killed before its first checkpoint and is started again to be taken up
+        has left rows of its own"""
+        path = learn.path / self.file
+        note = _note(path)
+        if learn.resume_asked and note.exists():
+            return int(note.read_text())
+        return len(_read(path))
+
+    def _write(self, path, history):
+        row = history[-1]
+        is_ours = self._columns is not None and _number_and_size(path) == self._left
+        if self._columns is not None and not is_ours:
+            self._warn_once(
+                f"something else writes to {path} as well; it is written anew. Give each run a file of its own"
+            )
+        if is_ours and self._columns.keys() >= row.keys():
+            with open(path, 'a', newline='', encoding='utf-8') as f:
+                _put(f, [[row.get(name, '') for name in self._columns]])
+        else:
+            self._columns = _put_all(path, _read(path)[: self.old] + history[self.first :])
+            if self.append:
+                _note(path).write_text(str(self.old))
+        self._left = _number_and_size(path)
+
+    def _warn_once(self, text):
+        if text not in self._warned:
+            warnings.warn(f"CSVLogger: {text}")
+        self._warned.add(text)
+
+# %% ../../nbs/monitors/csv_logger.ipynb #b9a735c7
+class CSVLogger(_HistoryFile):
     "Write a row of `learn.history` an epoch to a CSV file"
 
     stage = 'report'
@@ -33,94 +105,41 @@ class CSVLogger(Callback):
         self.first = None
         self.old = 0
         # columns of the file; rows of history when the epoch began
-        self._cols = None
-        self._n = 0
-        self._left = None  # the file as it was left: its number and size
-        self._told = set()  # what was warned of
+        self._columns = None
+        self._n_rows = 0
+        # the file as it was left: its number and size; what was warned of
+        self._left = None
+        self._warned = set()
 
     def check(self, learn):
         if not learn.rank:
             check_writable(learn.path / self.file, self.name)
 
     def before_fit(self, learn):
-        self._cols = None  # the file is written as a whole once in every fit: it may be another process's, or torn
-        if self.first is None:
-            self.first, self.old = (len(learn.history), self._rows_before(learn)) if self.append else (0, 0)
-
-    def _rows_before(self, learn):
-        """Rows of earlier runs. A run that was killed before its first checkpoint and is started again to be taken up
-        has left rows of its own"""
-        path = learn.path / self.file
-        if learn.resume_asked and (note := _note(path)).exists():
-            return int(note.read_text())
-        return len(_read(path))
+        # the file is written as a whole once in every fit: it may be another process's, or torn
+        self._columns = None
+        if self.first is None and self.append:
+            self.first = len(learn.history)
+            self.old = self._rows_before(learn)
+        elif self.first is None:
+            self.first = 0
+            self.old = 0
 
     def before_epoch(self, learn):
-        self._n = len(learn.history)
+        self._n_rows = len(learn.history)
 
     def after_epoch(self, learn):
-        if learn.rank or len(learn.history) == self._n:
+        if learn.rank or len(learn.history) == self._n_rows:
             return
+        path = learn.path / self.file
         try:
-            self._write(learn.path / self.file, learn.history)
+            self._write(path, learn.history)
         except OSError as e:  # it only watches: the next epoch tries again, with all rows
-            self._cols = None
-            self._tell(
-                f"{e.strerror or e}: {learn.path / self.file} lacks the last rows; the training goes on, and "
-                "each epoch tries again"
+            self._columns = None
+            self._warn_once(
+                f"{e.strerror or e}: {path} lacks the last rows; the training goes on, and each epoch tries again"
             )
-
-    def _write(self, path, history):
-        row = history[-1]
-        ours = self._cols is not None and _number_and_size(path) == self._left
-        if self._cols is not None and not ours:
-            self._tell(f"something else writes to {path} as well; it is written anew. Give each run a file of its own")
-        if ours and self._cols.keys() >= row.keys():
-            with open(path, 'a', newline='', encoding='utf-8') as f:
-                _put(f, [[row.get(k, '') for k in self._cols]])
-        else:
-            rows = _read(path)[: self.old] + history[self.first :]
-            cols = dict.fromkeys(k for r in rows for k in r)
-            with atomic_write(path, text=True) as f:
-                _put(f, [cols, *([r.get(k, '') for k in cols] for r in rows)])
-            self._cols = cols
-            if self.append:
-                _note(path).write_text(str(self.old))
-        self._left = _number_and_size(path)
 
     def cleanup_fit(self, learn):
         if self.append and not learn.rank:
             _note(learn.path / self.file).unlink(missing_ok=True)  # it was not killed
-
-    def _tell(self, text):
-        if text not in self._told:
-            warnings.warn(f"CSVLogger: {text}")
-        self._told.add(text)
-
-# %% ../../nbs/monitors/csv_logger.ipynb #54ede7e1
-def _note(path):
-    "A file beside it, while a fit runs: how many rows were there before"
-    return path.with_name(f'.{path.name}-before')
-
-
-def _number_and_size(path):
-    try:
-        s = os.stat(path)
-    except OSError:
-        return None
-    return s.st_ino, s.st_size
-
-
-def _put(f, rows):
-    csv.writer(f, lineterminator='\n').writerows([v.tolist() if hasattr(v, 'tolist') else v for v in r] for r in rows)
-    f.flush()
-    os.fsync(f.fileno())
-
-
-def _read(path):
-    "The whole rows of a CSV file, as dicts of strings; what follows the last end of line was torn"
-    if not path.exists():
-        return []
-    with open(path, newline='', encoding='utf-8') as f:
-        lines = f.read().splitlines(True)
-    return list(csv.DictReader(l for l in lines if l.endswith('\n')))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['monitor_mode', 'better', 'known_columns', 'BestEpoch', 'EarlyStopping']
 
-# %% ../../nbs/monitors/early_stopping.ipynb #b3aa9ae5
+# %% ../../nbs/monitors/early_stopping.ipynb #40438e9c
+import math
 import warnings
 
 import torch
@@ -17,7 +18,7 @@ from ..loop.metrics import higher_is_better, is_metric_object, metric_name
 from .progress import format_value
 from .recorder import Recorder
 
-# %% ../../nbs/monitors/early_stopping.ipynb #f9a2ebd5
+# %% ../../nbs/monitors/early_stopping.ipynb #db378967
 def monitor_mode(
     monitor: str,  # name of the monitored value
     mode: str | None = None,  # 'min', 'max', or None
@@ -38,7 +39,9 @@ def better(
     min_delta: float = 0.0,  # smaller changes do not count
 ) -> bool:
     "Whether `new` improves on `old`; NaN never does"
-    return new == new and (old is None or (old - new if mode == 'min' else new - old) > min_delta)
+    if math.isnan(new):
+        return False
+    return old is None or (old - new if mode == 'min' else new - old) > min_delta
 
 
 def known_columns(
@@ -46,15 +49,47 @@ def known_columns(
     train: bool = True,  # False: only of the validation
 ) -> dict:  # column -> whether higher is better, None if nothing says so
     "What a fit of `learn` measures, as far as it is known before the first batch: not what metric objects give"
-    funcs = {metric_name(m): higher_is_better(m) for m in learn.metrics if not is_metric_object(m)}
-    cols = {'valid_loss': False, **funcs} if learn.dls.valid is not None else {}
-    for recorder in [cb for cb in learn.active if train and isinstance(cb, Recorder)]:
-        cols['train_loss'] = False
+    functions = {metric_name(m): higher_is_better(m) for m in learn.metrics if not is_metric_object(m)}
+    columns = {} if learn.dls.valid is None else {'valid_loss': False, **functions}
+    recorders = [cb for cb in learn.active if isinstance(cb, Recorder)] if train else []
+    for recorder in recorders:
+        columns['train_loss'] = False
         if recorder.train_metrics:
-            cols |= {f'train_{n}': higher for n, higher in funcs.items()}
-    return cols
+            columns |= {f'train_{name}': higher for name, higher in functions.items()}
+    return columns
 
-# %% ../../nbs/monitors/early_stopping.ipynb #259dbe61
+# %% ../../nbs/monitors/early_stopping.ipynb #220e97cb
+def _refuse_unknown(name, monitor, columns):
+    "ValueError if nothing called `monitor` is measured"
+    if monitor in columns:
+        return
+    remedy = f"choose one of {', '.join(columns)}" if columns else 'give the DataLoaders a valid part'
+    raise ValueError(f"{name}: nothing called '{monitor}' is measured in this fit; {remedy}")
+
+
+def _settled_direction(
+    name: str,  # of the callback, for messages
+    monitor: str,
+    mode: str | None,  # as the user gave it
+    higher: bool | None,  # whether the metric says that higher is better
+) -> str:  # 'min' or 'max'
+    "The user's mode, or the metric's; a warning if they disagree, ValueError if there is neither"
+    of_metric = monitor_mode(monitor, None, higher)
+    direction = mode or of_metric
+    if direction is None:
+        raise ValueError(
+            f"{name}: nothing says whether a lower '{monitor}' is better; give "
+            "mode='min' or mode='max', or set the metric's higher_is_better"
+        )
+    if of_metric and of_metric != direction:
+        warnings.warn(
+            f"{name}: mode='{mode}' is taken, although '{monitor}' says that "
+            f"{'higher' if of_metric == 'max' else 'lower'} is better",
+            stacklevel=2,
+        )
+    return direction
+
+# %% ../../nbs/monitors/early_stopping.ipynb #bb120b57
 class BestEpoch(Callback):
     "What `SaveBest` and `EarlyStopping` share: a monitored value, and which way it gets better"
 
@@ -63,16 +98,17 @@ class BestEpoch(Callback):
 
     def __init__(self, monitor, mode, min_delta):
         self.monitor = monitor  # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
-        self.mode, self.direction = mode, monitor_mode(monitor, mode)
+        self.mode = mode
+        self.direction = monitor_mode(monitor, mode)
         self.min_delta = check_number(type(self).__name__, 'min_delta', min_delta)
 
     def check(self, learn):
         # what metric objects give is known when they have seen a batch
-        cols = known_columns(learn, self.train)
+        columns = known_columns(learn, self.train)
         self.direction = None
-        late = learn.dls.valid is not None and any(map(is_metric_object, learn.metrics))
-        if self.monitor in cols or not late:
-            self._settle(cols)
+        has_objects = learn.dls.valid is not None and any(map(is_metric_object, learn.metrics))
+        if self.monitor in columns or not has_objects:
+            self._settle(columns)
 
     def check_batch(self, learn):
         if self.direction is None:
@@ -88,27 +124,13 @@ class BestEpoch(Callback):
         super().load_state_dict({'direction': self.direction} | sd)
 
     def _settle_late(self, learn):
-        self._settle(
-            known_columns(learn, self.train) | {c: higher for c, higher in learn.directions.items() if c != 'loss'}
-        )
+        "When all metrics have seen a batch"
+        measured = {name: higher for name, higher in learn.directions.items() if name != 'loss'}
+        self._settle(known_columns(learn, self.train) | measured)
 
-    def _settle(self, cols):
-        if self.monitor not in cols:
-            rest = f"choose one of {', '.join(cols)}" if cols else 'give the DataLoaders a valid part'
-            raise ValueError(f"{self.name}: nothing called '{self.monitor}' is measured in this fit; {rest}")
-        said = monitor_mode(self.monitor, None, cols[self.monitor])
-        self.direction = self.mode or said
-        if self.direction is None:
-            raise ValueError(
-                f"{self.name}: nothing says whether a lower '{self.monitor}' is better; give "
-                "mode='min' or mode='max', or set the metric's higher_is_better"
-            )
-        if said and said != self.direction:
-            warnings.warn(
-                f"{self.name}: mode='{self.mode}' is taken, although '{self.monitor}' says that "
-                f"{'higher' if said == 'max' else 'lower'} is better",
-                stacklevel=2,
-            )
+    def _settle(self, columns):
+        _refuse_unknown(self.name, self.monitor, columns)
+        self.direction = _settled_direction(self.name, self.monitor, self.mode, columns[self.monitor])
 
     def improves(
         self,
@@ -118,7 +140,7 @@ class BestEpoch(Callback):
         "Whether an epoch is the best so far; what is not one number never is"
         return not isinstance(value, torch.Tensor) and better(float(value), best, self.direction, self.min_delta)
 
-# %% ../../nbs/monitors/early_stopping.ipynb #6b24abfc
+# %% ../../nbs/monitors/early_stopping.ipynb #34bdd340
 class EarlyStopping(BestEpoch):
     "End the fit after some epochs without improvement"
 
@@ -152,23 +174,21 @@ class EarlyStopping(BestEpoch):
     def _look(self, learn):
         """Stop if the rows of this fit say so; there is no other memory, so it does not matter when a checkpoint is
         saved"""
+        # an epoch without validation says nothing
+        rows = [row for row in learn.history[self.start :] if self.monitor in row]
         best = None
-        at = -1
-        n = 0
-        for row in learn.history[self.start :]:
-            if self.monitor not in row:
-                continue  # an epoch without validation says nothing
+        best_row = -1
+        for i, row in enumerate(rows):
             if self.improves(row[self.monitor], best):
                 best = float(row[self.monitor])
-                at = n
-                epoch = row['epoch']
-            n += 1
-        if n - 1 - at < self.patience:
+                best_row = i
+        n_worse = len(rows) - 1 - best_row
+        if n_worse < self.patience:
             return
-        was = 'has never been a number' if best is None else f'was best, {format_value(best)}, in epoch {epoch}'
         if not learn.rank:
-            say(
-                f'EarlyStopping: {self.monitor} {was}; no improvement since, for {n - 1 - at} '
-                f'epoch{"s" * (n - 1 - at > 1)}'
-            )
+            was = 'has never been a number'
+            if best is not None:
+                was = f"was best, {format_value(best)}, in epoch {rows[best_row]['epoch']}"
+            epochs = 'epochs' if n_worse > 1 else 'epoch'
+            say(f'EarlyStopping: {self.monitor} {was}; no improvement since, for {n_worse} {epochs}')
         raise CancelFit

@@ -17,115 +17,73 @@ from ..callback import Callback
 from ..core.output import display_kind, standard_output
 from ..loop.loading import num_batches
 
-# %% ../../nbs/monitors/progress.ipynb #2ef792c8
+# %% ../../nbs/monitors/progress.ipynb #a9960d0c
 def format_time(secs: float) -> str:
     "0:07, 12:34 or 1:02:03"
-    m, s = divmod(round(secs), 60)
-    return f'{m // 60}:{m % 60:02d}:{s:02d}' if m >= 60 else f'{m}:{s:02d}'
+    minutes, seconds = divmod(round(secs), 60)
+    if minutes < 60:
+        return f'{minutes}:{seconds:02d}'
+    return f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
 
 
 def format_value(v) -> str:
     "A number as tables show it: four digits after the point, or an exponent where these would say nothing"
     if not isinstance(v, float):
         return str(v.tolist() if hasattr(v, 'tolist') else v)
-    return f'{v:.4f}' if v == 0 or not math.isfinite(v) or 1e-3 <= abs(v) < 1e5 else f'{v:.2e}'
+    fits = v == 0 or not math.isfinite(v) or 1e-3 <= abs(v) < 1e5
+    return f'{v:.4f}' if fits else f'{v:.2e}'
 
 
 def _count(n):
     return str(n) if n < 1e6 else f'{n / 1e6:.1f}M'
 
-# %% ../../nbs/monitors/progress.ipynb #4798436f
-class Bar:
-    "A live line with a bar, below a table; in a log only the table's rows"
+
+def _stats(
+    i,  # steps done
+    total,  # of how many; None: not known
+    done,  # of them before, which took none of the time
+    secs,  # since then
+    text,  # shown at the end
+):
+    "What stands beside a bar: steps, the time that is left or, if that is not known, was spent, and a text"
+    count = f'{_count(i)}/{_count(total)}' if total else _count(i)
+    if total and i > done:
+        clock = f'{format_time(secs / (i - done) * (total - i))} left'
+    else:
+        clock = format_time(secs)
+    return '  '.join(filter(None, [count, clock, text]))
+
+# %% ../../nbs/monitors/progress.ipynb #bb5f20c1
+class _Screen:
+    "A table and a line below it, in a kernel, a terminal or a log"
 
     def __init__(
         self,
-        total: int | None = None,  # steps; None: not known
-        label: str = '',
-        how: str | None = None,  # as `display_kind` gives it, and asks it if None
-        every: float = 0.1,  # seconds between two drawings, at least; 0 draws always
-        delay: float = 0.0,  # seconds before the first
+        how: str,  # as `display_kind` gives it
     ):
-        self.how, self.every, self.rows, self.line, self.handle, self.last = (
-            how or display_kind(),
-            every,
-            [],
-            '',
-            None,
-            perf_counter(),
-        )
-        self.begin(total, label, delay=delay)
+        self.how = how
+        # rows of the table, as texts; the line as it stands there; a kernel's output
+        self.rows = []
+        self.line = ''
+        self.handle = None
 
-    def begin(
-        self,
-        total: int | None = None,
-        label: str = '',
-        done: int = 0,  # steps done before, which took no time of ours
-        delay: float = 0.0,
-    ):
-        "Start another stretch"
-        self.total, self.label, self.done, self.start = total, label, done, perf_counter()
-        # when to draw
-        self.next = max(self.last + self.every, self.start + delay) if self.how in ('kernel', 'tty') else math.inf
+    def _draw_line(self, i, total, label, stats):
+        if self.how == 'kernel':
+            self.line = _html_bar(i, total, f'{label}  {stats}')
+            self._show()
+        elif self.how == 'tty':
+            self._put(_text_bar(i, total, label, stats))
 
-    def update(
-        self,
-        i: int,  # steps done
-        # if it became known; so `Bar().update` fits where a function of (done, total) is asked for
-        total: int | None = None,
-    ):
-        "Draw, if it is time to"
-        if perf_counter() < self.next:
-            return
-        self.total = total or self.total
-        self.draw(i)
-
-    def draw(
-        self,
-        i: int,  # steps done
-        text: str = '',  # shown at the end of the line
-    ):
-        "Draw now"
-        t = perf_counter()
-        if standard_output.live_bar in (None, self):
-            standard_output.live_bar = self
-            spent = t - self.start
-            left = (
-                f'{format_time(spent / (i - self.done) * (self.total - i))} left'
-                if self.total and i > self.done
-                else format_time(spent)
-            )
-            stats = '  '.join(
-                filter(None, [f'{_count(i)}/{_count(self.total)}' if self.total else _count(i), left, text])
-            )
-            if self.how == 'kernel':
-                self.line = _html_bar(i, self.total, f'{self.label}  {stats}')
-                self._show()
-            elif self.how == 'tty':
-                self._put(_text_bar(i, self.total, self.label, stats))
-        self.last = perf_counter()
-        # a slow screen: a twentieth of the time
-        self.next = self.last + (self.every and max(self.every, min(1.0, 20 * (self.last - t))))
-
-    def row(
-        self,
-        row: dict,  # name -> number; 'time' is in seconds
-    ):
-        "Add a row to the table"
-        row = {k: format_time(v) if k == 'time' else format_value(v) for k, v in row.items()}
+    def _add_row(self, row):
+        "In a kernel it is shown with the next `_show`"
         if self.how == 'plain':
-            standard_output.write('  '.join(f'{k} {v}' for k, v in row.items()) + '\n')
+            standard_output.write('  '.join(f'{name} {value}' for name, value in row.items()) + '\n')
         if self.how == 'tty':
             self.wipe()
-            lines = _text_table([row])
-            standard_output.write(
-                '\n'.join(lines if not self.rows or self.rows[-1].keys() != row.keys() else lines[1:]) + '\n'
-            )
+            header, numbers = _text_table([row])
+            same_columns = self.rows and self.rows[-1].keys() == row.keys()
+            standard_output.write(f'{numbers}\n' if same_columns else f'{header}\n{numbers}\n')
         self.rows.append(row)
-        if self.how == 'kernel':
-            self.line = ''
-            if perf_counter() >= self.next:
-                self._show()  # else with the next drawing, or at the end
 
     def wipe(self):
         "Take the bar off the screen"
@@ -136,22 +94,8 @@ class Bar:
         if standard_output.live_bar is self:
             standard_output.live_bar = None
 
-    def close(
-        self,
-        broken: bool = False,  # True: leave the bar as it stands, and start a new line
-    ):
-        "The end: the table stays"
-        line = self.line
-        self.next = math.inf
-        if broken and self.how == 'tty' and line:
-            self.line = ''
-            standard_output.write('\n')
-        self.wipe()
-        if self.how == 'kernel' and (self.rows or self.handle):
-            self.line = f'{line}<div>interrupted</div>' if broken and line else ''
-            self._show()
-
     def _put(self, line):
+        "Write over the line; a longer one before it is covered by blanks"
         old = len(self.line)
         self.line = line
         standard_output.write('\r' + line.ljust(min(old, _columns())))
@@ -168,10 +112,108 @@ class Bar:
         except Exception as e:  # whatever a front end raises that has gone away: it only watches
             self.how = 'off'
             standard_output.failed(e)
-        self.last = perf_counter()
-        self.next = max(self.next, self.last + self.every)
 
-# %% ../../nbs/monitors/progress.ipynb #a299ce13
+# %% ../../nbs/monitors/progress.ipynb #af96ae29
+class _TimedScreen(_Screen):
+    "A screen whose line is a bar that is drawn now and then"
+
+    def __init__(
+        self,
+        how: str,  # as `display_kind` gives it
+        every: float,  # seconds between two drawings, at least; 0 draws always
+    ):
+        super().__init__(how)
+        self.every = every
+        self.last = perf_counter()
+
+    def begin(
+        self,
+        total: int | None = None,
+        label: str = '',
+        done: int = 0,  # steps done before, which took no time of ours
+        delay: float = 0.0,
+    ):
+        "Start another stretch"
+        self.total = total
+        self.label = label
+        self.done = done
+        self.start = perf_counter()
+        # when to draw
+        self.next = max(self.last + self.every, self.start + delay) if self.how in ('kernel', 'tty') else math.inf
+
+    def draw(
+        self,
+        i: int,  # steps done
+        text: str = '',  # shown at the end of the line
+    ):
+        "Draw now"
+        now = perf_counter()
+        if standard_output.live_bar in (None, self):
+            standard_output.live_bar = self
+            self._draw_line(i, self.total, self.label, _stats(i, self.total, self.done, now - self.start, text))
+        self.last = perf_counter()
+        # a slow screen gets a twentieth of the time
+        pause = max(self.every, min(1.0, 20 * (self.last - now)))
+        self.next = self.last + (pause if self.every else 0)
+
+# %% ../../nbs/monitors/progress.ipynb #7cb68a7e
+class Bar(_TimedScreen):
+    "A live line with a bar, below a table; in a log only the table's rows"
+
+    def __init__(
+        self,
+        total: int | None = None,  # steps; None: not known
+        label: str = '',
+        how: str | None = None,  # as `display_kind` gives it, and asks it if None
+        every: float = 0.1,  # seconds between two drawings, at least; 0 draws always
+        delay: float = 0.0,  # seconds before the first
+    ):
+        super().__init__(how or display_kind(), every)
+        self.begin(total, label, delay=delay)
+
+    def update(
+        self,
+        i: int,  # steps done
+        # if it became known; so `Bar().update` fits where a function of (done, total) is asked for
+        total: int | None = None,
+    ):
+        "Draw, if it is time to"
+        if perf_counter() < self.next:
+            return
+        self.total = total or self.total
+        self.draw(i)
+
+    def row(
+        self,
+        row: dict,  # name -> number; 'time' is in seconds
+    ):
+        "Add a row to the table"
+        self._add_row({name: format_time(v) if name == 'time' else format_value(v) for name, v in row.items()})
+        if self.how != 'kernel':
+            return
+        self.line = ''
+        # else it comes with the next drawing, or at the end
+        if perf_counter() >= self.next:
+            self._show()
+            self.last = perf_counter()
+            self.next = max(self.next, self.last + self.every)
+
+    def close(
+        self,
+        broken: bool = False,  # True: leave the bar as it stands, and start a new line
+    ):
+        "The end: the table stays"
+        line = self.line
+        self.next = math.inf
+        if broken and self.how == 'tty' and line:
+            self.line = ''
+            standard_output.write('\n')
+        self.wipe()
+        if self.how == 'kernel' and (self.rows or self.handle):
+            self.line = f'{line}<div>interrupted</div>' if broken and line else ''
+            self._show()
+
+# %% ../../nbs/monitors/progress.ipynb #15797688
 def _columns():
     return shutil.get_terminal_size().columns - 1  # a full line would wrap
 
@@ -180,45 +222,47 @@ def _text_bar(i, total, label, stats):
     room = min(30, _columns() - len(label) - len(stats) - 5)
     if not total or room < 5:
         return f'{label}  {stats}'.lstrip()[: _columns()]
-    n = min(room, room * i // total)
-    utf = (getattr(sys.stdout, 'encoding', None) or '').lower().startswith('utf')
-    return f"{label} |{('█' if utf else '#') * n}{'-' * (room - n)}| {stats}".lstrip()
+    n_full = min(room, room * i // total)
+    knows_blocks = (getattr(sys.stdout, 'encoding', None) or '').lower().startswith('utf')
+    full = ('█' if knows_blocks else '#') * n_full
+    return f"{label} |{full}{'-' * (room - n_full)}| {stats}".lstrip()
+
+
+def _table_columns(rows):
+    names = dict.fromkeys(name for row in rows for name in row)
+    return sorted(names, key=lambda name: name == 'time')
 
 
 def _text_table(rows):
-    cols = _cols(rows)
-    ws = [max(len(c), 0 if c in ('epoch', 'time') else 8) for c in cols]
-    return [
-        '  '.join(s.rjust(w) for s, w in zip(line, ws))
-        for line in [cols, *([r.get(c, '') for c in cols] for r in rows)]
-    ]
-
-
-def _cols(rows):
-    return sorted(dict.fromkeys(k for r in rows for k in r), key=lambda k: k == 'time')  # as they came, time last
+    columns = _table_columns(rows)
+    widths = [max(len(name), 0 if name in ('epoch', 'time') else 8) for name in columns]
+    lines = [columns, *([row.get(name, '') for name in columns] for row in rows)]
+    return ['  '.join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines]
 
 
 def _html_bar(i, total, text):
     from fastprogress.fastprogress import NBProgressBar
 
-    b = NBProgressBar(range(0), total=total or 'noinfer', display=False)
-    b.on_update(i, '')
-    b = b.progress if isinstance(b.progress, str) else b.progress._repr_html_()  # a string before 1.1
-    return f'<div style="display:flex;gap:.6em">{b}<span>{html.escape(text)}</span></div>'
+    widget = NBProgressBar(range(0), total=total or 'noinfer', display=False)
+    widget.on_update(i, '')
+    # a string before version 1.1
+    shown = widget.progress if isinstance(widget.progress, str) else widget.progress._repr_html_()
+    return f'<div style="display:flex;gap:.6em">{shown}<span>{html.escape(text)}</span></div>'
 
 
 def _html_table(rows):
     if not rows:
         return ''
+    columns = _table_columns(rows)
+    head = _html_row('th', columns)
+    body = '\n'.join(_html_row('td', [row.get(name, '') for name in columns]) for row in rows)
+    return f'<table class="dataframe">\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
-    def tr(tag, cells):
-        return f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
 
-    cols = _cols(rows)
-    body = '\n'.join(tr('td', [r.get(c, '') for c in cols]) for r in rows)
-    return f'<table class="dataframe">\n<thead>{tr("th", cols)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+def _html_row(tag, cells):
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
-# %% ../../nbs/monitors/progress.ipynb #3e43016e
+# %% ../../nbs/monitors/progress.ipynb #1ca9cc3f
 def bar(
     it,  # any iterable
     total: int | None = None,  # None is `len(it)`, if it has one
@@ -229,8 +273,8 @@ def bar(
     b = Bar(num_batches(it) if total is None else total, label, delay=0.5)
     i = 0
     try:
-        for i, o in enumerate(it, 1):
-            yield o
+        for i, item in enumerate(it, 1):
+            yield item
             if perf_counter() >= b.next:
                 b.draw(i)
         secs = perf_counter() - b.start
@@ -239,8 +283,39 @@ def bar(
     finally:
         b.close()
 
-# %% ../../nbs/monitors/progress.ipynb #be8eb979
-class Progress(Callback):
+# %% ../../nbs/monitors/progress.ipynb #a8789dc2
+class _ValidationBars(Callback):
+    "The bar of a validation, within a fit or alone, and the bars around it"
+
+    def _new_bar(self, learn, *args, **kw):
+        return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)
+
+    def before_validate(self, learn):
+        n = num_batches(learn.dl)
+        shown = {name: getattr(self._bar, name) for name in ('total', 'label', 'done', 'start')}
+        self._outer.append((self._bar, shown))
+        if learn.fitting:
+            self._bar.begin(n, _epoch_label(learn, 'valid'))
+        elif n == 1:
+            self._bar = Bar(how='off')  # as in predict
+        else:
+            self._bar = self._new_bar(learn, n, 'validate', delay=1.0)
+
+    def cleanup_validate(self, learn):
+        if not self._outer:
+            return
+        outer, shown = self._outer.pop()
+        if outer is not self._bar:
+            self._bar.close()
+        self._bar = outer
+        vars(outer).update(shown)
+
+
+def _epoch_label(learn, part):
+    return f'epoch {learn.epoch} of {learn.n_epoch}  {part}'
+
+# %% ../../nbs/monitors/progress.ipynb #7ac34723
+class Progress(_ValidationBars):
     "Show a table of epochs and a bar of batches; every learner has one"
 
     stage = 'report'
@@ -253,52 +328,32 @@ class Progress(Callback):
     ):
         if how not in (None, 'kernel', 'tty', 'plain', 'off'):
             raise ValueError(f"Progress: how is {how!r}; it must be kernel, tty, plain, off or None")
-        self.every, self.how, self._bar, self._n, self._ended, self._outer = every, how, Bar(how='off'), 0, True, []
-
-    def _new(self, learn, *args, **kw):
-        return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)
+        self.every = every
+        self.how = how
+        self._bar = Bar(how='off')
+        # rows of history when the epoch began; whether the fit came to its end; the bars around a validation
+        self._n_rows = 0
+        self._ended = True
+        self._outer = []
 
     def before_fit(self, learn):
-        self._bar = self._new(learn)
+        self._bar = self._new_bar(learn)
         self._ended = False
 
     def before_epoch(self, learn):
-        self._n = len(learn.history)
+        self._n_rows = len(learn.history)
 
     def before_train(self, learn):
-        self._bar.begin(learn.n_iter, f'epoch {learn.epoch} of {learn.n_epoch}  train', done=learn.position[1])
+        self._bar.begin(learn.n_iter, _epoch_label(learn, 'train'), done=learn.position[1])
 
     def after_batch(self, learn):
-        b = self._bar
-        if perf_counter() < b.next:
+        if perf_counter() < self._bar.next:
             return
-        b.draw(
-            learn.iter + 1,
-            f'loss {format_value(learn.loss.item())}' if learn.training and learn.loss is not None else '',
-        )
-
-    def before_validate(self, learn):
-        n = num_batches(learn.dl)
-        b = self._bar
-        # a callback may validate in mid-epoch
-        self._outer.append((b, {k: getattr(b, k) for k in ('total', 'label', 'done', 'start')}))
-        if learn.fitting:
-            b.begin(n, f'epoch {learn.epoch} of {learn.n_epoch}  valid')
-        else:
-            # one batch, as in predict, needs no bar
-            self._bar = Bar(how='off') if n == 1 else self._new(learn, n, 'validate', delay=1.0)
-
-    def cleanup_validate(self, learn):
-        if not self._outer:
-            return
-        b, was = self._outer.pop()
-        if b is not self._bar:
-            self._bar.close()
-        self._bar = b
-        vars(b).update(was)
+        has_loss = learn.training and learn.loss is not None
+        self._bar.draw(learn.iter + 1, f'loss {format_value(learn.loss.item())}' if has_loss else '')
 
     def after_epoch(self, learn):
-        if len(learn.history) > self._n:
+        if len(learn.history) > self._n_rows:
             self._bar.row(learn.history[-1])
 
     def after_fit(self, learn):

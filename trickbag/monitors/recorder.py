@@ -12,16 +12,138 @@ import warnings
 import torch
 
 from ..callback import Callback
+from ..loop.loss_facts import counted
 from ..loop.metrics import batch_value, is_metric_object, metric_name
-from ..loop.read_loss import counted
 
-# %% ../../nbs/monitors/recorder.ipynb #7958ad5d
-class Recorder(Callback):
-    "Record loss and hyper-parameters a batch, and a row of `learn.history` an epoch"
+# %% ../../nbs/monitors/recorder.ipynb #45224a29
+def _momentum(group):
+    return group['momentum']
+
+
+def _first_beta(group):
+    return group['betas'][0]
+
+
+def _momentum_reader(group):
+    "`reader(group)` -> the momentum of a group of this kind; None: it has none"
+    if 'momentum' in group:
+        return _momentum
+    return _first_beta if 'betas' in group else None
+
+
+def _metric_or_nan(function, pred, y, learn):
+    "The metric of this batch; NaN, with a warning, if it fails: a run does not end for that"
+    name = metric_name(function)
+    try:
+        return batch_value(name, function(pred, y), learn.device)
+    except Exception as e:
+        warnings.warn(
+            f"metric {name} failed on a training batch, so it is NaN: {type(e).__name__}: {e}",
+            stacklevel=2,
+        )
+        return torch.full((), float('nan'), device=learn.device)
+
+
+def _metric_sums(functions, learn, y):
+    "Of a batch: each metric times the samples that count, then their number"
+    pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._clean_yb_cpu)
+    n = len(y)
+    return [*(n * _metric_or_nan(f, pred, y, learn) if n else 0.0 for f in functions), n]
+
+# %% ../../nbs/monitors/recorder.ipynb #ff121434
+def _mean_loss(
+    losses,  # of batches
+    sizes,  # what each was divided by
+    is_sum,  # they were divided by nothing
+):
+    "Of an epoch: NaN if there was nothing to divide by"
+    if not sum(sizes):
+        return float('nan')
+    # a batch of which the loss ignores every sample has the loss NaN and the size 0
+    total = sum(losses) if is_sum else sum(loss * size for loss, size in zip(losses, sizes) if size)
+    return total / sum(sizes)
+
+
+def _train_metrics(
+    functions,  # metrics
+    sums,  # of each, and of the samples; empty if there was no batch
+):
+    n = sums[-1] if sums else 0
+    names = [f'train_{metric_name(f)}' for f in functions]
+    return {name: float(total) / n if n else float('nan') for name, total in zip(names, sums)}
+
+
+def _sizes_of(
+    targets,  # of batches; or what the loss divides by, as numbers or tensors, found before
+    facts,  # `learn.loss_facts`
+):
+    if isinstance(targets[0], torch.Tensor) and targets[0].ndim:
+        return facts.sizes(targets)
+    device = next((t.device for t in targets if isinstance(t, torch.Tensor)), None)
+    return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targets]).tolist()
+
+# %% ../../nbs/monitors/recorder.ipynb #8447dad2
+class _BatchRecord(Callback):
+    "Losses, sizes and rates of all training batches of a fit"
 
     stage = 'monitor'
     monitor = True
     state = ('losses', 'lrs', 'moms', 'ns', 'sizes', 'is_sum', 'sums', 'start')
+    train_metrics = False
+
+    def _clear(self):
+        # one entry a batch: loss, learning rate, momentum, samples
+        self.losses = []
+        self.lrs = []
+        self.moms = []
+        self.ns = []
+        # what still lies on the device: losses; targets, or what the loss divides by, of which numbers are to be made
+        self._new_losses = []
+        self._new_targets = []
+        # the first batch of this epoch; what its losses are divided by, if not by samples
+        self.start = 0
+        self.sizes = []
+        self.is_sum = False
+        # sums of the metrics of this epoch, and of samples
+        self.sums = []
+        # of the loss; None: looked at with the next batch
+        self._facts = None
+
+    def before_fit(self, learn):
+        self._clear()
+        self._momentum_of = _momentum_reader(learn.opt.param_groups[-1])
+        # a number costs nothing to read on a CPU
+        self._read = torch.Tensor.item if learn.device.type == 'cpu' else torch.Tensor.detach
+        self._functions = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
+
+    def before_epoch(self, learn):
+        self._flush()
+        self.start = len(self.losses)
+        self.sizes = []
+        self.sums = []
+        self._facts = None
+        self._start_time = time.perf_counter()
+
+    def after_train(self, learn):
+        self._flush()
+
+    def _flush(self):
+        "Fetch the losses that still lie on the device; the one place that waits for it"
+        if self._new_losses:
+            are_numbers = isinstance(self._new_losses[0], float)
+            self.losses += self._new_losses if are_numbers else torch.stack(self._new_losses).tolist()
+        if self._new_targets:
+            self.sizes += _sizes_of(self._new_targets, self._facts)
+        self._new_losses = []
+        self._new_targets = []
+
+    def state_dict(self):
+        self._flush()
+        return super().state_dict()
+
+# %% ../../nbs/monitors/recorder.ipynb #ad068bd7
+class Recorder(_BatchRecord):
+    "Record loss and hyper-parameters a batch, and a row of `learn.history` an epoch"
 
     def __init__(
         self,
@@ -29,117 +151,44 @@ class Recorder(Callback):
         train_metrics: bool = False,
     ):
         self.train_metrics = train_metrics
-        self._time = 0.0
+        self._start_time = 0.0
         self._clear()
-
-    def _clear(self):
-        # one entry a batch: loss, rate, momentum, samples
-        self.losses = []
-        self.lrs = []
-        self.moms = []
-        self.ns = []
-        # of metrics and of samples, this epoch; first batch of this epoch; losses still on the device
-        self.sums = []
-        self.start = 0
-        self._new = []
-        # what the losses of this epoch are divided by, if not by samples
-        self.sizes = []
-        self.is_sum = False
-        # of the loss; targets whose sizes are still to be found, or these
-        self._facts = None
-        self._targs = []
-
-    def before_fit(self, learn):
-        self._clear()
-        g = learn.opt.param_groups[-1]
-        self._mom = _momentum if 'momentum' in g else _first_beta if 'betas' in g else None
-        # a number costs nothing to read on a CPU
-        self._read = torch.Tensor.item if learn.device.type == 'cpu' else torch.Tensor.detach
-        self._funcs = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
-
-    def before_epoch(self, learn):
-        self._flush()
-        self.start = len(self.losses)
-        self._time = time.perf_counter()
-        self.sums = []
-        self._facts = None
-        self.sizes = []
 
     def after_batch(self, learn):
         if not learn.training or learn.loss is None:
             return
-        self._new.append(self._read(learn.loss))
+        self._new_losses.append(self._read(learn.loss))
         y = learn.clean_yb
         n = (learn.xb if y is None else y).size(0)
         self.ns.append(n)
+        # at the first batch of an epoch
         if self._facts is None:
-            self._look(learn.loss_facts, y)
+            self._look_at_loss(learn.loss_facts, y)
         # of many labels a sample the targets would fill the memory, so they are counted at once
-        if self._counts:
-            self._targs.append(y if y.ndim == 1 else self._facts.size(y, n))
-        g = learn.opt.param_groups[-1]
-        self.lrs.append(g['lr'])
-        if self._mom:
-            self.moms.append(self._mom(g))
-        if self._funcs:
-            pred, y = counted(learn.pred.detach().float(), y, learn.loss_facts, learn._clean_yb_cpu)
-            k = len(y)
-            new = [*(k * self._value(f, pred, y, learn) if k else 0.0 for f in self._funcs), k]
+        if self._sizes_vary:
+            self._new_targets.append(y if y.ndim == 1 else self._facts.size(y, n))
+        group = learn.opt.param_groups[-1]
+        self.lrs.append(group['lr'])
+        if self._momentum_of:
+            self.moms.append(self._momentum_of(group))
+        if self._functions:
+            new = _metric_sums(self._functions, learn, y)
             self.sums = [a + b for a, b in zip(self.sums, new)] if self.sums else new
-        if len(self._new) == 1000:
+        if len(self._new_losses) == 1000:
             self._flush()
 
-    def _value(self, f, pred, y, learn):
-        "The metric of this batch; NaN, with a warning, if it fails: a run does not end for that"
-        try:
-            return batch_value(metric_name(f), f(pred, y), learn.device)
-        except Exception as e:
-            warnings.warn(
-                f"metric {metric_name(f)} failed on a training batch, so it is NaN: {type(e).__name__}: {e}",
-                stacklevel=2,
-            )
-            return torch.full((), float('nan'), device=learn.device)
-
-    def after_train(self, learn):
-        self._flush()
+    def _look_at_loss(self, facts, y):
+        self._facts = facts
+        self.is_sum = facts.reduction == 'sum'
+        self._sizes_vary = facts.varies(y) and not self.is_sum
 
     def after_epoch(self, learn):
         ns = self.ns[self.start :]
-        losses = self.losses[self.start :]
         row = dict(epoch=learn.epoch)
-        n = max(sum(ns), 1)
-        sizes = self.sizes or ns
-        total = sum(losses) if self.is_sum else sum(l * k for l, k in zip(losses, sizes) if k)
-        row['train_loss'] = total / sum(sizes) if sum(sizes) else float('nan')
-        k = self.sums[-1] if self.sums else 0
-        row |= {f'train_{metric_name(f)}': float(v) / k if k else float('nan') for f, v in zip(self._funcs, self.sums)}
-        row |= {'valid_loss' if k == 'loss' else k: v for k, v in learn.results.items()}
-        learn.history.append(row | dict(time=time.perf_counter() - self._time))
-
-    def _flush(self):
-        "Fetch the losses that still lie on the device; the one place that waits for it"
-        if self._new:
-            self.losses += self._new if isinstance(self._new[0], float) else torch.stack(self._new).tolist()
-        if self._targs:
-            self.sizes += self._sizes_of(self._targs)
-        self._new = []
-        self._targs = []
-
-    def _sizes_of(self, targets):
-        if isinstance(targets[0], torch.Tensor) and targets[0].ndim:
-            return self._facts.sizes(targets)
-        device = next((t.device for t in targets if isinstance(t, torch.Tensor)), None)
-        return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targets]).tolist()
-
-    def _look(self, facts, y):
-        "At the first batch of an epoch"
-        self._facts = facts
-        self.is_sum = facts.reduction == 'sum'
-        self._counts = facts.varies(y) and not self.is_sum
-
-    def state_dict(self):
-        self._flush()
-        return super().state_dict()
+        row['train_loss'] = _mean_loss(self.losses[self.start :], self.sizes or ns, self.is_sum)
+        row |= _train_metrics(self._functions, self.sums)
+        row |= {'valid_loss' if name == 'loss' else name: value for name, value in learn.results.items()}
+        learn.history.append(row | dict(time=time.perf_counter() - self._start_time))
 
     def plot_loss(
         self,
@@ -148,39 +197,42 @@ class Recorder(Callback):
         ax=None,  # matplotlib axes; None makes new ones
     ):
         "Training loss a batch, smoothed, over the raw values"
-        ax = ax or _axes()
-        avg = 0.0
-        out = []
-        for i, l in enumerate(self.losses):
-            avg = smooth * avg + (1 - smooth) * l
-            out.append(avg / (1 - smooth ** (i + 1)))
-        x = range(skip, len(out))
-        ax.plot(x, self.losses[skip:], lw=0.5, alpha=0.4)
-        ax.plot(x, out[skip:], c='C0')
-        ax.set(xlabel='batch', ylabel='training loss')
-        return ax
+        return _plot_losses(self.losses, smooth, skip, ax or _axes())
 
     def plot_lr(self, ax=None):
         "Learning rate a batch, and momentum if it moved"
-        ax = ax or _axes()
-        ax.plot(self.lrs)
-        ax.set(xlabel='batch', ylabel='learning rate')
-        if len(set(self.moms)) > 1:
-            ax2 = ax.twinx()
-            ax2.plot(self.moms, c='C1')
-            ax2.set_ylabel('momentum', color='C1')
-        return ax
+        return _plot_rates(self.lrs, self.moms, ax or _axes())
 
-# %% ../../nbs/monitors/recorder.ipynb #106e7322
+# %% ../../nbs/monitors/recorder.ipynb #5912cd90
 def _axes():
     import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
 
     return plt.subplots(figsize=(5, 3), layout='constrained')[1]
 
 
-def _momentum(group):
-    return group['momentum']
+def _running_mean(values, smooth):
+    average = 0.0
+    means = []
+    for i, value in enumerate(values):
+        average = smooth * average + (1 - smooth) * value
+        means.append(average / (1 - smooth ** (i + 1)))
+    return means
 
 
-def _first_beta(group):
-    return group['betas'][0]
+def _plot_losses(losses, smooth, skip, ax):
+    means = _running_mean(losses, smooth)
+    x = range(skip, len(means))
+    ax.plot(x, losses[skip:], lw=0.5, alpha=0.4)
+    ax.plot(x, means[skip:], c='C0')
+    ax.set(xlabel='batch', ylabel='training loss')
+    return ax
+
+
+def _plot_rates(lrs, momentums, ax):
+    ax.plot(lrs)
+    ax.set(xlabel='batch', ylabel='learning rate')
+    if len(set(momentums)) > 1:
+        right = ax.twinx()
+        right.plot(momentums, c='C1')
+        right.set_ylabel('momentum', color='C1')
+    return ax

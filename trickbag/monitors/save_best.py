@@ -19,8 +19,70 @@ from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 from ..loop.checkpoint import checkpoint_path, content, own_names, write_checkpoint
 from .early_stopping import BestEpoch
 
-# %% ../../nbs/monitors/save_best.ipynb #d3a3aad5
-class SaveBest(BestEpoch):
+# %% ../../nbs/monitors/save_best.ipynb #4b9bf20c
+def _weights_in_memory(model):
+    return {
+        name: value.detach().to('cpu', copy=True) if isinstance(value, torch.Tensor) else deepcopy(value)
+        for name, value in model.state_dict().items()
+    }
+
+
+def _weights_in_file(
+    file: Path,
+    model,  # whose names they get
+):
+    "The weights that another process wrote; OSError or DamagedFile where they cannot be had"
+    stored = read_file(file)
+    names = own_names(model, stored)
+    if {*names.values()} != model.state_dict().keys():
+        raise DamagedFile(f"{file} is of another model")
+    return {names[name]: value for name, value in stored.items()}
+
+
+class _BestWeights(BestEpoch):
+    "The best weights, in memory and in a file"
+
+    def settings(self):
+        # a run may go on in another folder
+        return {name: value for name, value in super().settings().items() if name != 'file'}
+
+    def check(self, learn):
+        super().check(learn)
+        if not learn.rank:
+            check_writable(checkpoint_path(learn, self.file), 'SaveBest')
+
+    def _begin(self, in_fit):
+        self.best = None
+        self.best_epoch = None
+        self._weights = None
+        # whether a fit is running, and whether the next validation is an epoch's own
+        self._in_fit = in_fit
+        self._due = False
+
+    def _keep(self, learn):
+        "In memory, from which they are restored, and in the file, which another process may read, or remove"
+        self._weights = _weights_in_memory(learn.model)
+        if learn.rank:
+            return
+        try:
+            atomic_save(plain_model(self._weights), checkpoint_path(learn, self.file))
+        except OSError as e:
+            warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
+
+    def _take_back(self, learn):
+        "Read the best weights of the part of the run that another process trained"
+        try:
+            self._weights = _weights_in_file(checkpoint_path(learn, self.file), learn.model)
+        except (OSError, DamagedFile) as e:
+            self.best = None
+            self.best_epoch = None
+            warnings.warn(
+                f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of "
+                "the others is kept"
+            )
+
+# %% ../../nbs/monitors/save_best.ipynb #927f8ed0
+class SaveBest(_BestWeights):
     "Save the weights of the best validation of a fit, and restore them at its end"
 
     stage = 'report'
@@ -39,28 +101,13 @@ class SaveBest(BestEpoch):
         super().__init__(monitor, mode, min_delta)
         self.file = file
         self.restore = restore
-        self.best = None
-        self.best_epoch = None
-        self._due = False
-        self._on = False
-
-    def settings(self):
-        return {k: v for k, v in super().settings().items() if k != 'file'}  # a run may go on in another folder
-
-    def check(self, learn):
-        super().check(learn)
-        if not learn.rank:
-            check_writable(checkpoint_path(learn, self.file), 'SaveBest')
+        self._begin(in_fit=False)
 
     def before_fit(self, learn):
-        self.best = None
-        self.best_epoch = None
-        self._due = False
-        self._on = True
-        self._weights = None
+        self._begin(in_fit=True)
 
     def after_train(self, learn):
-        self._due = learn.fitting  # the next validation is the epoch's own
+        self._due = learn.fitting
 
     def after_validate(self, learn):
         if not self._due:
@@ -70,15 +117,15 @@ class SaveBest(BestEpoch):
             self._settle_late(learn)  # no batch was trained before: a run that went on after its last one
         if self.best is not None and self._weights is None:
             self._take_back(learn)  # of a run that goes on
-        v = learn.results.get('loss' if self.monitor == 'valid_loss' else self.monitor, float('nan'))
-        if not self.improves(v, self.best):
+        value = learn.results.get('loss' if self.monitor == 'valid_loss' else self.monitor, float('nan'))
+        if not self.improves(value, self.best):
             return
         self._keep(learn)
-        self.best = float(v)
+        self.best = float(value)
         self.best_epoch = learn.epoch
 
     def after_fit(self, learn):
-        if not self._on or not self.restore or self.best is None:
+        if not self._in_fit or not self.restore or self.best is None:
             return
         if self._weights is None:
             self._take_back(learn)  # it was complete, and has been started again
@@ -86,39 +133,60 @@ class SaveBest(BestEpoch):
             learn.model.load_state_dict(self._weights)
 
     def cleanup_fit(self, learn):
-        self._due = self._on = False
+        self._due = False
+        self._in_fit = False
         self._weights = None
 
-    def _keep(self, learn):
-        "In memory, from which they are restored, and in the file, which another process may read, or remove"
-        self._weights = {
-            k: v.detach().to('cpu', copy=True) if isinstance(v, torch.Tensor) else deepcopy(v)
-            for k, v in learn.model.state_dict().items()
-        }
+# %% ../../nbs/monitors/save_best.ipynb #21adf740
+def _set_damaged_aside(file: Path):
+    "Under another name, with a warning"
+    try:
+        check_whole(file)
+    except DamagedFile as e:
+        aside = file.with_suffix('.damaged')
+        file.replace(aside)
+        warnings.warn(f"Checkpoint: {e}; it is called {aside.name} now")
+
+
+def _is_finite(model):
+    "Whether all weights are; one wait for the device"
+    finite = [p.isfinite().all() for p in model.parameters() if p.is_floating_point()]
+    return not finite or bool(torch.stack(finite).all())
+
+# %% ../../nbs/monitors/save_best.ipynb #2e3658db
+class _CheckpointFile(Callback):
+    "A checkpoint's file, and what may be wrong with it"
+
+    def _begin(self):
+        # whether this fit's state can be written; the error of the last save
+        self._looked = False
+        self._failed = None
+
+    def check(self, learn):
+        file = checkpoint_path(learn, self.file)
+        if file.suffix == '.safetensors':
+            raise ValueError(
+                f"Checkpoint: {file.name} would hold weights only, from which no run goes on; give a name in .pt"
+            )
+        if not learn.rank:
+            check_writable(file, 'Checkpoint')
+
+    def _save(self, learn):
         if learn.rank:
             return
+        place = f'epoch {learn.epoch}, batch {learn.iter}'
+        if not _is_finite(learn.model):
+            say(f'Checkpoint: the weights are not finite after {place}; the older file stays')
+            return
         try:
-            atomic_save(plain_model(self._weights), checkpoint_path(learn, self.file))
-        except OSError as e:
-            warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
+            write_checkpoint(learn, checkpoint_path(learn, self.file), self.keep)
+            self._failed = None
+        except OSError as e:  # a full disk is no reason to stop training; the next save may find room
+            self._failed = e
+            warnings.warn(f"Checkpoint: not saved after {place}: {e}")
 
-    def _take_back(self, learn):
-        "Read the best weights of the part of the run that another process trained"
-        try:
-            there = read_file(checkpoint_path(learn, self.file))
-            to = own_names(learn.model, there)
-            if {*to.values()} != learn.model.state_dict().keys():
-                raise DamagedFile(f"{checkpoint_path(learn, self.file)} is of another model")
-            self._weights = {to[n]: t for n, t in there.items()}
-        except (OSError, DamagedFile) as e:
-            self.best = self.best_epoch = None
-            warnings.warn(
-                f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of "
-                "the others is kept"
-            )
-
-# %% ../../nbs/monitors/save_best.ipynb #62fc4eb6
-class Checkpoint(Callback):
+# %% ../../nbs/monitors/save_best.ipynb #f5bca775
+class Checkpoint(_CheckpointFile):
     "Save, now and then, a point from which `learn.fit(..., resume=file)` goes on to the bit"
 
     stage = 'report'
@@ -141,29 +209,19 @@ class Checkpoint(Callback):
         self.every_batches = every_batches
         self.file = file
         self.keep = keep
-        # whether this fit's state can be written; the error of the last save
-        self._looked = False
-        self._failed = None
-
-    def check(self, learn):
-        f = checkpoint_path(learn, self.file)
-        if f.suffix == '.safetensors':
-            raise ValueError(
-                f"Checkpoint: {f.name} would hold weights only, from which no run goes on; give a name in .pt"
-            )
-        if not learn.rank:
-            check_writable(f, 'Checkpoint')
+        self._begin()
 
     def before_fit(self, learn):
-        self._looked = False
-        self._failed = None
+        self._begin()
 
     def before_epoch(self, learn):
-        "What could not be read back is told before the first step"
+        "What could not be read back is refused before the first step"
         if self._looked or learn.rank:
             return
         content(learn)
-        self._set_damaged_aside(checkpoint_path(learn, self.file))
+        file = checkpoint_path(learn, self.file)
+        if self.keep > 1 and file.exists():
+            _set_damaged_aside(file)
         self._looked = True
 
     def after_batch(self, learn):
@@ -177,29 +235,3 @@ class Checkpoint(Callback):
     def cleanup_fit(self, learn):
         if self._failed and learn.position[0] >= learn.n_epoch:
             raise self._failed
-
-    def _set_damaged_aside(self, f):
-        "A damaged file must not take the place of a whole older one"
-        if self.keep == 1 or not f.exists():
-            return
-        try:
-            check_whole(f)
-        except DamagedFile as e:
-            f.replace(f.with_suffix('.damaged'))
-            warnings.warn(f"Checkpoint: {e}; it is called {f.with_suffix('.damaged').name} now")
-
-    def _save(self, learn):
-        if learn.rank:
-            return
-        ps = [p.isfinite().all() for p in learn.model.parameters() if p.is_floating_point()]
-        if ps and not torch.stack(ps).all():
-            return say(
-                f'Checkpoint: the weights are not finite after epoch {learn.epoch}, batch {learn.iter}; the '
-                'older file stays'
-            )
-        try:
-            write_checkpoint(learn, checkpoint_path(learn, self.file), self.keep)
-            self._failed = None
-        except OSError as e:  # a full disk is no reason to stop training; the next save may find room
-            self._failed = e
-            warnings.warn(f"Checkpoint: not saved after epoch {learn.epoch}, batch {learn.iter}: {e}")

@@ -12,7 +12,28 @@ import torch
 
 from ..callback import Callback
 
-# %% ../../nbs/monitors/terminate_on_nan.ipynb #0db2ce37
+# %% ../../nbs/monitors/terminate_on_nan.ipynb #0f5b5c1b
+def _is_of_no_sample(
+    loss: float,
+    size,  # what the loss divided by: a number, labels from which it can be found, or None if nobody knows
+    facts,  # `learn.loss_facts`
+):
+    "torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault"
+    if isinstance(size, torch.Tensor) and size.ndim:
+        size = facts.size(size, len(size))
+    return math.isnan(loss) and size is not None and not bool(size)
+
+
+def _check_finite(
+    loss: float,
+    where: str,  # with {} for the loss
+):
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"TerminateOnNaN: {where.format(loss)}; lower the learning rate, warm up, clip gradients, or avoid fp16"
+        )
+
+# %% ../../nbs/monitors/terminate_on_nan.ipynb #bfbbd430
 class TerminateOnNaN(Callback):
     "Raise FloatingPointError when the training or validation loss is NaN or infinite"
 
@@ -41,7 +62,6 @@ class TerminateOnNaN(Callback):
         if not learn.training:
             return
         self._losses.append(learn.loss.detach())
-        # what the loss divides by; of one label a sample that can be found later
         y = learn.clean_yb
         self._sizes.append(y if y is None or y.ndim == 1 else learn.loss_facts.size(y, len(y)))
         self._iters.append(learn.iter)
@@ -53,7 +73,7 @@ class TerminateOnNaN(Callback):
 
     def after_validate(self, learn):
         if learn.fitting:
-            self._stop(learn.results.get('loss', 0.0), f'validation loss is {{}} after epoch {learn.epoch}')
+            _check_finite(learn.results.get('loss', 0.0), f'validation loss is {{}} after epoch {learn.epoch}')
 
     def cleanup_fit(self, learn):
         self._clear()
@@ -63,19 +83,9 @@ class TerminateOnNaN(Callback):
         sizes = self._sizes
         iters = self._iters
         self._clear()
+        # here the host waits
         if not losses or torch.stack(losses).isfinite().all():
-            return  # here the host waits
-        for l, size, i in zip(torch.stack(losses).tolist(), sizes, iters):
-            # torch's mean over no sample is nan: a batch of which the loss ignores every sample is no fault
-            if isinstance(size, torch.Tensor) and size.ndim:
-                size = learn.loss_facts.size(size, len(size))
-            of_none = math.isnan(l) and size is not None and not bool(size)
-            if not of_none:
-                self._stop(l, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')
-
-    def _stop(self, loss, what):
-        if math.isfinite(loss):
             return
-        raise FloatingPointError(
-            f"TerminateOnNaN: {what.format(loss)}; lower the learning rate, warm up, clip gradients, or avoid fp16"
-        )
+        for loss, size, i in zip(torch.stack(losses).tolist(), sizes, iters):
+            if not _is_of_no_sample(loss, size, learn.loss_facts):
+                _check_finite(loss, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')

@@ -14,7 +14,27 @@ from ..core.interrupts import interrupts_held, interrupts_released
 from ..loop.events import callbacks_outside_fit
 from ..loop.snapshot import preserve_learner
 
-# %% ../../nbs/runs/00_dry_fit.ipynb #35a226a2
+# %% ../../nbs/runs/00_dry_fit.ipynb #ff239b29
+def _contents(o) -> list:
+    "The attributes of an object, with copies of their lists, dicts and sets"
+    containers = (list, dict, set)
+    return [(name, value, value.copy() if type(value) in containers else None) for name, value in vars(o).items()]
+
+
+def _put_contents(o, contents: list):
+    "Give an object its attributes back, and them what was in them"
+    vars(o).clear()
+    for name, value, copy in contents:
+        vars(o)[name] = value
+        if copy is None:
+            continue
+        value.clear()
+        if isinstance(value, list):
+            value.extend(copy)
+        else:
+            value.update(copy)
+
+# %% ../../nbs/runs/00_dry_fit.ipynb #cd757f1f
 def dry_fit(
     learn,
     n_epoch: int,  # epochs of the run; `watch` may end it early
@@ -26,42 +46,26 @@ def dry_fit(
     "Train under the eyes of `watch`, then put model, optimizer, loaders, callbacks, logs and random state back"
     if learn.fitting:
         raise ValueError(f"{who}: a fit is running; call it before or after")
-    dl = learn.dls.train
-    cbs = flatten(cbs)
-    if hasattr(dl, '__next__'):
+    if hasattr(learn.dls.train, '__next__'):
         raise ValueError(f"{who}: the training data is an iterator, read only once; give a list or a loader")
+    cbs = flatten(cbs)
     with interrupts_held(), preserve_learner(learn):
         # the optimizer may live in a loaded checkpoint's tensors
-        was = dict(vars(learn), _loaded=deepcopy(learn._loaded))
-        attrs = [
+        attributes = dict(vars(learn), _loaded=deepcopy(learn._loaded))
+        states = [
             (cb, _contents(cb), deepcopy(cb.state_dict()))
             for cb in callbacks_outside_fit(learn) + cbs
             if isinstance(cb, Callback)
         ]
         try:
             learn._passed_by = False  # it does not go on with another fit
-            learn.cbs, learn.default_cbs = ([cb for cb in l if takes_part(cb)] for l in (learn.cbs, learn.default_cbs))
+            learn.cbs = [cb for cb in learn.cbs if takes_part(cb)]
+            learn.default_cbs = [cb for cb in learn.default_cbs if takes_part(cb)]
             with interrupts_released():
                 learn.fit(n_epoch, cbs=[watch, *cbs])
         finally:
             vars(learn).clear()
-            vars(learn).update(was)
-            for cb, d, sd in attrs:
-                _put_contents(cb, d)
-                cb.load_state_dict(sd)
-
-# %% ../../nbs/runs/00_dry_fit.ipynb #dde55345
-def _contents(o) -> list:
-    "The attributes of an object, with copies of their lists, dicts and sets"
-    return [(k, v, v.copy() if type(v) in (list, dict, set) else None) for k, v in vars(o).items()]
-
-
-def _put_contents(o, contents: list):
-    "Give an object its attributes back, and them what was in them"
-    vars(o).clear()
-    for k, v, copy in contents:
-        vars(o)[k] = v
-        if copy is None:
-            continue
-        v.clear()
-        (v.extend if isinstance(v, list) else v.update)(copy)
+            vars(learn).update(attributes)
+            for cb, contents, state in states:
+                _put_contents(cb, contents)
+                cb.load_state_dict(state)

@@ -17,7 +17,7 @@ from ..core.basics import flatten, preserve_attrs
 from ..learner import Learner
 from ..tricks.fix_res import FixRes
 
-# %% ../../nbs/runs/04_fix_res.ipynb #df55340f
+# %% ../../nbs/runs/04_fix_res.ipynb #258fb464
 class _Still(Callback):
     "Stands in for a callback of the data, and does nothing"
 
@@ -31,9 +31,36 @@ class _Still(Callback):
         return self._name
 
 
+_KEPT_STAGES = {
+    'surgery',
+    'device',
+    'crop',
+    'normalize',
+    'model',
+    'accumulate',
+    'precision',
+    'monitor',
+    'report',
+    'stop',
+}
+
+
+def _takes_part(cb, boxes):
+    stages = _KEPT_STAGES | {'augment'} if boxes == 'train' else _KEPT_STAGES
+    return cb.stage in stages and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does
+
+
+def _authors_lr(dl):
+    ".008 for batches of 512, in proportion"
+    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
+    if not bs:
+        raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
+    return 8e-3 * bs / 512
+
+
 _sgd = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
 
-
+# %% ../../nbs/runs/04_fix_res.ipynb #78a0a6da
 @patch
 @checked_arguments
 def fix_res(
@@ -52,32 +79,12 @@ def fix_res(
     """A fit with `FixRes`, an optimizer of its own, and of the learner's callbacks only those that belong to data,
     model or monitoring"""
     cbs = flatten(cbs)
-    dl = self.dls.train
-    if lr is None:
-        if not (bs := getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)):
-            raise ValueError("fix_res: the training loader has no bs, which the default lr needs; give lr")
-        lr = 8e-3 * bs / 512
-    stay = {
-        'surgery',
-        'device',
-        'crop',
-        'normalize',
-        'model',
-        'accumulate',
-        'precision',
-        'monitor',
-        'report',
-        'stop',
-    } | ({'augment'} if boxes == 'train' else set())
+    lr = _authors_lr(self.dls.train) if lr is None else lr
     mirrors = [cb for cb in getattr(self.dls, 'cbs', ()) if 'flip' in cb.owns]
     if boxes == 'center' and mirrors and not any('flip' in cb.owns for cb in cbs):
         cbs.append(_Still(mirrors[0].name))  # the test does not mirror
     with preserve_attrs(self, 'cbs', 'opt', 'opt_func'):
-        self.cbs = [
-            cb
-            for cb in self.cbs
-            if cb.stage in stay and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does
-        ]
+        self.cbs = [cb for cb in self.cbs if _takes_part(cb, boxes)]
         self.opt = None
         self.opt_func = opt_func
         return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume, resume_anyway)

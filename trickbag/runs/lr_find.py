@@ -19,7 +19,7 @@ from ..loop.loading import num_batches
 from ..loop.schedule import sched_exp
 from .dry_fit import dry_fit
 
-# %% ../../nbs/runs/02_lr_find.ipynb #e7da2cfb
+# %% ../../nbs/runs/02_lr_find.ipynb #f29c574e
 def valley(
     lrs: list,  # learning rates, increasing
     losses: list,  # smoothed losses, finite
@@ -28,18 +28,19 @@ def valley(
     # tails[k]: minus the best last value of a decreasing subsequence of length k+1
     tails = []
     end = 0
-    for i, l in enumerate(losses):
-        k = bisect_left(tails, -l)
+    for i, loss in enumerate(losses):
+        k = bisect_left(tails, -loss)
         if k == len(tails):
             end = i
-        tails[k : k + 1] = [-l]
+        tails[k : k + 1] = [-loss]
     n = len(tails)
     return lrs[max(end - n + n // 3 + n // 6, 0)]
 
 
 def steep(lrs: list, losses: list) -> float:
     "The rate where the loss falls fastest over the logarithm of the rate"
-    slopes = [(b - a) / math.log(m / l) for a, b, l, m in zip(losses, losses[1:], lrs, lrs[1:])]
+    steps = zip(lrs, lrs[1:], losses, losses[1:])
+    slopes = [(new_loss - loss) / math.log(new_lr / lr) for lr, new_lr, loss, new_loss in steps]
     return lrs[slopes.index(min(slopes))]
 
 
@@ -50,7 +51,7 @@ def minimum(lrs: list, losses: list) -> float:
 
 SUGGESTIONS = dict(valley=valley, steep=steep, minimum=minimum)
 
-# %% ../../nbs/runs/02_lr_find.ipynb #1159c41b
+# %% ../../nbs/runs/02_lr_find.ipynb #9a103650
 class _Sweep(Callback):
     "Move the learning rate from `start` to `end` in `num_it` batches, then end the run"
 
@@ -60,38 +61,35 @@ class _Sweep(Callback):
     train_only = True
 
     def __init__(self, start, end, num_it, stop_div):
-        self.f = sched_exp(start, end)
+        self.lr_at = sched_exp(start, end)
         self.num_it = num_it
         self.stop_div = stop_div
         self.lrs = []
         self.losses = []
         self.i = 0
-        self.avg = 0.0
-        self.whole = 0.0
-        self.first = None
         self.best = math.inf
+        # running means of the loss's sum and of what it is divided by, in units of the first batch's
+        self.mean_sum = 0.0
+        self.mean_size = 0.0
+        self.first_size = None
 
     def before_fit(self, learn):
         top = max(g['lr'] for g in learn.opt.param_groups)
         self.ratios = [g['lr'] / top if top else 1.0 for g in learn.opt.param_groups]
 
     def before_batch(self, learn):
-        self.lr = self.f(self.i / (self.num_it - 1))
+        self.lr = self.lr_at(self.i / (self.num_it - 1))
         for g, r in zip(learn.opt.param_groups, self.ratios):
             g['lr'] = self.lr * r
 
     def after_batch(self, learn):
         if learn.loss is None:
-            return  # the batch was held back or skipped
-        # an average of sums over one of what they are divided by, so that every sample counts alike
+            return
         size = float(learn.loss_facts.size(learn.clean_yb, len(learn.xb)))
         if not size:
-            return  # all its samples are ignored
-        self.first = self.first or size
+            return
         self.i += 1
-        self.avg = 0.98 * self.avg + 0.02 * float(learn.loss_facts.total(learn.loss.detach(), size)) / self.first
-        self.whole = 0.98 * self.whole + 0.02 * size / self.first
-        loss = self.avg / self.whole
+        loss = self._smoothed(float(learn.loss_facts.total(learn.loss.detach(), size)), size)
         if not math.isfinite(loss):
             raise CancelFit
         self.lrs.append(self.lr)
@@ -100,14 +98,19 @@ class _Sweep(Callback):
         if self.i == self.num_it or (self.stop_div and loss > 4 * self.best):
             raise CancelFit
 
+    def _smoothed(self, total, size):
+        self.first_size = self.first_size or size
+        self.mean_sum = 0.98 * self.mean_sum + 0.02 * total / self.first_size
+        self.mean_size = 0.98 * self.mean_size + 0.02 * size / self.first_size
+        return self.mean_sum / self.mean_size
+
     def after_train(self, learn):
         raise CancelEpoch  # no validation
 
-
+# %% ../../nbs/runs/02_lr_find.ipynb #ed18ba8f
 def _takes_part(cb):
-    return not (
-        cb.monitor or cb.stage in ('monitor', 'report', 'stop') or {'lr', 'schedule of lr', 'warmup'} & set(cb.owns)
-    )
+    sets_the_rate = bool({'lr', 'schedule of lr', 'warmup'} & set(cb.owns))
+    return not (cb.monitor or cb.stage in ('monitor', 'report', 'stop') or sets_the_rate)
 
 
 def lr_sweep(
@@ -121,16 +124,19 @@ def lr_sweep(
 ) -> tuple:  # rates and smoothed losses, lists of equal length
     """Train with growing learning rates, then put everything back. Tricks take part; monitors and schedules of the
     rate do not"""
-    start_lr, end_lr = (check_number('lr_find', n, v, above=0) for n, v in (('start_lr', start_lr), ('end_lr', end_lr)))
+    start_lr = check_number('lr_find', 'start_lr', start_lr, above=0)
+    end_lr = check_number('lr_find', 'end_lr', end_lr, above=0)
     if not start_lr < end_lr:
         raise ValueError(f"lr_find: need 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
     num_it = check_whole('lr_find', 'num_it', num_it, low=20)
     sweep = _Sweep(start_lr, end_lr, num_it, stop_div)
-    n = num_batches(learn.dls.train)
-    dry_fit(learn, math.ceil(num_it / max(n, 1)) if n is not None else num_it, cbs, sweep, _takes_part, 'lr_find')
+    n_batches = num_batches(learn.dls.train)
+    # of a stream nobody knows the length: at the worst each epoch has one batch
+    n_epoch = num_it if n_batches is None else math.ceil(num_it / max(n_batches, 1))
+    dry_fit(learn, n_epoch, cbs, sweep, _takes_part, 'lr_find')
     return sweep.lrs, sweep.losses
 
-# %% ../../nbs/runs/02_lr_find.ipynb #83045f1e
+# %% ../../nbs/runs/02_lr_find.ipynb #8d745938
 def plot_lr_find(
     lrs: list,
     losses: list,  # from `lr_sweep`
@@ -145,8 +151,8 @@ def plot_lr_find(
     n = max(len(lrs) - skip_end, 1)
     ax.plot(lrs[:n], losses[:n], c='gray')
     for i, (name, lr) in enumerate(suggestions.items()):
-        j = min(range(len(lrs)), key=lambda j: abs(math.log(lrs[j] / lr)))
-        ax.plot(lr, losses[j], 'o', c=f'C{i}', label=f'{name} {lr:.2g}')
+        nearest = min(range(len(lrs)), key=lambda j: abs(math.log(lrs[j] / lr)))
+        ax.plot(lr, losses[nearest], 'o', c=f'C{i}', label=f'{name} {lr:.2g}')
     ax.set(xscale='log', xlabel='learning rate', ylabel='smoothed loss')
     if suggestions:
         ax.legend()
@@ -168,16 +174,16 @@ def lr_find(
     """Suggest learning rates for the fastest parameter group; model, optimizer, loaders, logs and random state are
     left as found"""
     suggest = (suggest,) if isinstance(suggest, str) else tuple(suggest)
-    odd = [n for n in suggest if n not in SUGGESTIONS]
-    if odd:
-        raise ValueError(f"lr_find: there is no suggestion '{odd[0]}'; there are {', '.join(SUGGESTIONS)}")
+    unknown = [name for name in suggest if name not in SUGGESTIONS]
+    if unknown:
+        raise ValueError(f"lr_find: there is no suggestion '{unknown[0]}'; there are {', '.join(SUGGESTIONS)}")
     lrs, losses = lr_sweep(self, start_lr, end_lr, num_it, stop_div, cbs)
-    # the mean has not settled, the loss explodes: fastai's margins
-    a = num_it // 10
-    b = len(lrs) - 5
-    if b - a < 3:
+    # first the mean has not settled, in the end the loss explodes: fastai's margins
+    start = num_it // 10
+    end = len(lrs) - 5
+    if end - start < 3:
         raise ValueError(f"lr_find: the loss diverged after {len(lrs)} of {num_it} batches; lower start_lr")
-    res = {n: SUGGESTIONS[n](lrs[a:b], losses[a:b]) for n in suggest}
+    rates = {name: SUGGESTIONS[name](lrs[start:end], losses[start:end]) for name in suggest}
     if show_plot:
-        plot_lr_find(lrs, losses, res)
-    return namedtuple('SuggestedLRs', suggest)(**res)
+        plot_lr_find(lrs, losses, rates)
+    return namedtuple('SuggestedLRs', suggest)(**rates)

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/runs/01_one_cycle.ipynb #4b40a3ed
+# %% ../../nbs/runs/01_one_cycle.ipynb #b6edb18c
 from fastcore.basics import patch
 
 from ..core.arguments import check_number, check_whole, checked_arguments
+from ..core.basics import flatten
 from ..core.interrupts import uninterrupted
 from ..learner import Learner
 from ..loop.schedule import FlatCos, OneCycle
 
-# %% ../../nbs/runs/01_one_cycle.ipynb #91feeb02
+# %% ../../nbs/runs/01_one_cycle.ipynb #60c3ed6a
 def _also(cb, cbs):
-    return [cb, *(cbs if isinstance(cbs, (list, tuple)) else [cbs])]
+    return [cb, *flatten(cbs)]
 
 
 @patch
@@ -51,7 +52,7 @@ def fit_flat_cos(
     "Train at one learning rate, then anneal it by a cosine; defaults as in fastai"
     return self.fit(n_epoch, lr, _also(FlatCos(pct_start, div_final), cbs), resume, resume_anyway)
 
-# %% ../../nbs/runs/01_one_cycle.ipynb #fd88d96c
+# %% ../../nbs/runs/01_one_cycle.ipynb #9aaabf82
 @patch
 @checked_arguments
 def fine_tune(
@@ -88,10 +89,10 @@ def fine_tune(
 
 @uninterrupted
 def _frozen_as_found_after_an_error(model):
-    was = [(p, p.requires_grad) for p in model.parameters()]
+    before = [(p, p.requires_grad) for p in model.parameters()]
     try:
         yield
     except BaseException:
-        for p, r in was:
-            p.requires_grad_(r)
+        for p, requires_grad in before:
+            p.requires_grad_(requires_grad)
         raise

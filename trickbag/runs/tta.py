@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tta_fold', 'TTA']
 
-# %% ../../nbs/runs/03_tta.ipynb #c2013bb2
+# %% ../../nbs/runs/03_tta.ipynb #795db895
 import math
 
 import torch
@@ -15,11 +15,12 @@ from fastcore.meta import delegates
 
 from ..callback import Callback
 from ..core.arguments import checked_arguments
+from ..core.basics import flatten
 from ..learner import Learner
-from ..loop.read_loss import ACTIVATIONS
+from ..loop.loss_facts import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
 
-# %% ../../nbs/runs/03_tta.ipynb #6283205d
+# %% ../../nbs/runs/03_tta.ipynb #cda56739
 def tta_fold(
     pred: torch.Tensor,  # logits of the views, V*N x C, view by view
     v: int,  # number of views V
@@ -30,23 +31,89 @@ def tta_fold(
     torch.Tensor
 ):  # N x C, float32: logits whose `act` is that mean, or that maximum (made to sum to 1, unless sigmoid)
     "Average the views' probabilities, as logits that the loss and the metrics take"
-    s = pred.float().unflatten(0, (v, -1))
+    logits = pred.float().unflatten(0, (v, -1))
     if act == 'identity':
-        return s.mean(0) if agg == 'mean' else s.amax(0)
+        return logits.mean(0) if agg == 'mean' else logits.amax(0)
     if act == 'sigmoid':
-        return s.amax(0) if agg == 'max' else F.logsigmoid(s).logsumexp(0) - F.logsigmoid(-s).logsumexp(0)
-    if act == 'softmax':
-        s = s.log_softmax(-1)
-    return s.logsumexp(0) - math.log(v) if agg == 'mean' else s.amax(0).log_softmax(-1)
+        if agg == 'max':
+            return logits.amax(0)
+        # the logit of a mean p is log p - log(1 - p), and both are sums over views
+        return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
+    log_probs = logits.log_softmax(-1) if act == 'softmax' else logits
+    return log_probs.logsumexp(0) - math.log(v) if agg == 'mean' else log_probs.amax(0).log_softmax(-1)
 
-# %% ../../nbs/runs/03_tta.ipynb #5dd63ab1
-class TTA(Callback):
-    "Evaluate on several views of each image; training is left alone. The defaults are ten-crop"
+# %% ../../nbs/runs/03_tta.ipynb #fc4d7959
+def _check_tta(crops, flip, crop_pct, agg, sizes, on):
+    if crops not in (1, 5) or crops * (1 + flip) * len(sizes) < 2:
+        raise ValueError(f"TTA: crops must be 5, or 1 with flip=True or two sizes, got {crops} with flip={flip}")
+    if not 0 < crop_pct < 1 or min(sizes) <= 0 or agg not in ('mean', 'max'):
+        raise ValueError(
+            f"TTA: crop_pct must be in (0,1), sizes > 0 and agg 'mean' or 'max', got {crop_pct}, {sizes} and {agg!r}"
+        )
+    if on not in ('probabilities', 'logits'):
+        raise ValueError(f"TTA: on must be 'probabilities' or 'logits', got {on!r}")
+
+
+def _all_views(
+    x: torch.Tensor,  # N x C x H x W
+    sizes: list,  # pixels of what the model sees
+    largest: int,  # of them, for which `x` was made
+    crops: int,
+    flip: bool,  # as in `TTA`
+    at_once: int,  # views in one forward pass
+) -> list:  # batches, one a forward pass
+    "Every view of each image, at every size"
+    batches = []
+    for size in sizes:
+        resized = resize_batch(x, round(x.shape[-1] * size / largest))
+        views = tta_views(resized, size if crops > 1 else None, crops, flip)
+        batches += views.split(len(x) * at_once)
+    return batches
+
+# %% ../../nbs/runs/03_tta.ipynb #f9a72a0a
+class _Views(Callback):
+    "The sizes of the views, and the making of them"
 
     # writes in evaluation only
     stage = 'resize'
     owns = ('views',)
     reads = ('x', 'pred')
+
+    def pixels(self, usual: int) -> list:
+        return [max(round(size if size >= 8 else size * usual), 1) for size in self.sizes]
+
+    def before_validate(self, learn):
+        self._act = None if self.on == 'probabilities' else 'identity'
+        # what the model sees, where a `Crop` can be asked for it
+        self._pixels = None
+        crop = active_crop(learn)
+        if not crop:
+            return
+        usual = learn.crop_settings.get('size') or getattr(crop, 'valid_size', None) or crop.size
+        self._pixels = self.pixels(usual)
+        largest = max(self._pixels)
+        # the learner puts its settings back
+        asked = {'size': largest}
+        if self.crops > 1:
+            asked = {'size': round(largest / self.crop_pct), 'crop_pct': 1.0}
+        learn.crop_settings = {**learn.crop_settings, **asked}
+
+    def before_batch(self, learn):
+        if learn.training:
+            return
+        x = learn.xb
+        if self._pixels:
+            largest = max(self._pixels)
+        elif self.crops > 1:
+            largest = round(self.crop_pct * min(x.shape[-2:]))
+        else:
+            largest = x.shape[-1]
+        sizes = self._pixels or self.pixels(largest)
+        learn.xb, *self._rest = _all_views(x, sizes, largest, self.crops, self.flip, self.at_once or 10)
+
+# %% ../../nbs/runs/03_tta.ipynb #e7a401ab
+class TTA(_Views):
+    "Evaluate on several views of each image; training is left alone. The defaults are ten-crop"
 
     def __init__(
         self,
@@ -60,15 +127,7 @@ class TTA(Callback):
         act=None,  # function from logits to probabilities; None is the one that fits the loss
         on: str = 'probabilities',  # what is averaged: or 'logits', as they are, as in FFCV and airbench
     ):
-        if crops not in (1, 5) or crops * (1 + flip) * len(sizes) < 2:
-            raise ValueError(f"TTA: crops must be 5, or 1 with flip=True or two sizes, got {crops} with flip={flip}")
-        if not 0 < crop_pct < 1 or min(sizes) <= 0 or agg not in ('mean', 'max'):
-            raise ValueError(
-                f"TTA: crop_pct must be in (0,1), sizes > 0 and agg 'mean' or 'max', got {crop_pct}, "
-                f"{sizes} and {agg!r}"
-            )
-        if on not in ('probabilities', 'logits'):
-            raise ValueError(f"TTA: on must be 'probabilities' or 'logits', got {on!r}")
+        _check_tta(crops, flip, crop_pct, agg, sizes, on)
         self.crops = crops
         self.flip = flip
         self.crop_pct = crop_pct
@@ -78,51 +137,27 @@ class TTA(Callback):
         self.act = act
         self.on = on
 
-    def pixels(self, usual: int) -> list:
-        return [max(round(s if s >= 8 else s * usual), 1) for s in self.sizes]
-
-    def before_validate(self, learn):
-        self._act = None if self.on == 'probabilities' else 'identity'
-        self._seen = None
-        if crop := active_crop(learn):  # let the data come as large as the largest view needs
-            self._seen = self.pixels(learn.crop_settings.get('size') or getattr(crop, 'valid_size', None) or crop.size)
-            top = max(self._seen)
-            whole = {'crop_pct': 1.0} if self.crops > 1 else {}
-            # the learner puts it back
-            learn.crop_settings = {**learn.crop_settings, 'size': round(top / self.crop_pct) if whole else top, **whole}
-
-    def before_batch(self, learn):
-        if learn.training:
-            return
-        x = learn.xb
-        crop = self.crops > 1
-        views = []
-        top = max(self._seen) if self._seen else round(self.crop_pct * min(x.shape[-2:])) if crop else x.shape[-1]
-        for s in self._seen or self.pixels(top):
-            z = tta_views(resize_batch(x, round(x.shape[-1] * s / top)), s if crop else None, self.crops, self.flip)
-            views += z.split(len(x) * (self.at_once or 10))
-        learn.xb, *self._rest = views
-
     def after_pred(self, learn):
         if learn.training:
             return
         if learn.pred.ndim != 2:
             raise ValueError(f"TTA: works for classifiers (logits N x C), got {tuple(learn.pred.shape)}; leave it out")
-        self._act = self._act or _activation(self.act or learn.loss_facts.act('TTA'))
+        self._act = self._act or _activation_name(self.act or learn.loss_facts.act('TTA'))
         pred = torch.cat([learn.pred, *map(learn.model, vars(self).pop('_rest'))])
         learn.pred = tta_fold(pred, self.crops * (1 + self.flip) * len(self.sizes), self.agg, self._act)
 
     def cleanup_validate(self, learn):
-        self._act = self._seen = None
+        self._act = None
+        self._pixels = None
         vars(self).pop('_rest', None)  # where a batch was broken off
 
-# %% ../../nbs/runs/03_tta.ipynb #4e2820ad
-def _activation(act):
+# %% ../../nbs/runs/03_tta.ipynb #f00c1275
+def _activation_name(act):
     "Name of a function from logits to probabilities"
-    t = torch.tensor([[0.5, -1.0, 2.0]])
-    p = act(t)
-    for name, f in ACTIVATIONS.items():
-        if p.shape == t.shape and torch.allclose(p, f(t)):
+    logits = torch.tensor([[0.5, -1.0, 2.0]])
+    probs = act(logits)
+    for name, function in ACTIVATIONS.items():
+        if probs.shape == logits.shape and torch.allclose(probs, function(logits)):
             return name
     raise ValueError(
         "TTA: the activation is none of softmax, sigmoid, exp and identity, so the mean has no logits; leave TTA out"
@@ -135,6 +170,4 @@ def _activation(act):
 def tta(self: Learner, dl=None, cbs=(), **kwargs) -> tuple:
     """`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics:
     `learn.validate(cbs=[TTA()])`"""
-    return self.get_preds(
-        dl, cbs=[TTA(**kwargs), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])], act=kwargs.get('act')
-    )
+    return self.get_preds(dl, cbs=[TTA(**kwargs), *flatten(cbs)], act=kwargs.get('act'))

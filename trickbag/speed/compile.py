@@ -13,31 +13,35 @@ import torch
 
 from ..callback import Callback
 
-# %% ../../nbs/speed/04_compile.ipynb #c6925121
+# %% ../../nbs/speed/04_compile.ipynb #e723a323
 def compile_call(
     model: torch.nn.Module,
     # passed to `torch.compile`
     **kw,
 ):  # a function of `x`, compiled when it is called
-    "A compiled call of the model that fraction its count of recompilations with no other"
-    if kw.get('backend') == 'inductor':  # draws come from torch's generators, so that they are the uncompiled model's
+    "A compiled call of the model that shares its count of recompilations with no other"
+    if kw.get('backend') == 'inductor':
         mode = kw.pop('mode', None)
-        kw['options'] = dict(torch._inductor.list_mode_options(mode) if mode else {}, fallback_random=True)
+        options = torch._inductor.list_mode_options(mode) if mode else {}
+        # draws come from torch's generators, so that they are the uncompiled model's
+        kw['options'] = dict(options, fallback_random=True)
 
     def call(x):
-        return model._call_impl(x)  # a call of the model with its hooks, that is not itself compiled
+        # a call of the model with its hooks, that is not itself compiled
+        return model._call_impl(x)
 
-    # torch counts, and keeps, by code object
-    own = FunctionType(call.__code__.replace(), globals(), 'call', None, call.__closure__)
-    run = torch.compile(own, **kw)
+    # torch counts, and keeps, by code object: so each call gets one of its own
+    own_call = FunctionType(call.__code__.replace(), globals(), 'call', None, call.__closure__)
+    run = torch.compile(own_call, **kw)
 
     def guarded(x):
+        # hooks that come and go between steps are seen
         with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
             return run(x)
 
     return guarded
 
-
+# %% ../../nbs/speed/04_compile.ipynb #be3b22cc
 class Compile(Callback):
     "Compile the model for a fit; batches of odd sizes run uncompiled"
 
@@ -88,16 +92,29 @@ class Compile(Callback):
         self._model = None
 
     def _call(self, learn, x, *args, **kw):
-        m = self._model
-        size = 'any size' if self.dynamic else tuple(x.shape)
-        key = f"{size} {x.dtype} {'train' if m.training else 'eval'} {'grad' if torch.is_grad_enabled() else 'no grad'}"
-        now = [learn.epochs_run, learn.training, learn.iter]
-        was = self.seen.get(key)
-        if was != 'often':
-            self.seen[key] = 'often' if was and was[:2] == now[:2] and was[2] != now[2] else now
-        if self.seen[key] != 'often' or args or kw or len(x) == 1 and self.dynamic:
-            return m._call_impl(x, *args, **kw)
+        model = self._model
+        key = self._key(x)
+        self._see(key, [learn.epochs_run, learn.training, learn.iter])
+        # dynamic graphs are for two samples and more
+        single = self.dynamic and len(x) == 1
+        if self.seen[key] != 'often' or args or kw or single:
+            return model._call_impl(x, *args, **kw)
         if key not in self._calls:
-            self._calls[key] = compile_call(m, mode=self.mode, backend=self.backend, dynamic=self.dynamic)
+            self._calls[key] = compile_call(model, mode=self.mode, backend=self.backend, dynamic=self.dynamic)
             self.compiled = len(self._calls)
         return self._calls[key](x)
+
+    def _key(self, x):
+        "What a graph is made for"
+        size = 'any size' if self.dynamic else tuple(x.shape)
+        mode = 'train' if self._model.training else 'eval'
+        grad = 'grad' if torch.is_grad_enabled() else 'no grad'
+        return f'{size} {x.dtype} {mode} {grad}'
+
+    def _see(self, key, now):
+        "Two batches of a kind in one epoch make it worth a graph; a last, smaller batch comes once an epoch"
+        before = self.seen.get(key)
+        if before == 'often':
+            return
+        same_epoch = before and before[:2] == now[:2]
+        self.seen[key] = 'often' if same_epoch and before[2] != now[2] else now

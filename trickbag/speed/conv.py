@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../../nbs/speed/05_conv.ipynb #acdd30f4
-def _out_size(size, k, stride, padding):
-    return [(n + 2 * p - m) // s + 1 for n, m, s, p in zip(size, k, stride, padding)]
+# %% ../../nbs/speed/05_conv.ipynb #bd2616be
+def _out_size(size, kernel, stride, padding):
+    "Height and width of what a convolution gives"
+    return [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
 
 
 def im2col(
@@ -22,12 +23,17 @@ def im2col(
     padding: tuple = (0, 0),  # with zeros, above and below, left and right
 ) -> torch.Tensor:  # a row for each of N Ho Wo, with kh kw C numbers
     "The patches that a kernel sees, a row each"
-    (n, c), (ho, wo) = x.shape[:2], _out_size(x.shape[2:], k, stride, padding)
+    n, channels = x.shape[:2]
+    out_height, out_width = _out_size(x.shape[2:], k, stride, padding)
+    # channels last, so that a patch is made of whole rows of numbers
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
-    sn, sh, sw, sc = x.stride()
-    return x.as_strided((n, ho, wo, *k, c), (sn, sh * stride[0], sw * stride[1], sh, sw, sc)).reshape(
-        -1, k[0] * k[1] * c
+    image_step, row_step, column_step, channel_step = x.stride()
+    # patches overlap in this one; `reshape` copies them
+    patches = x.as_strided(
+        (n, out_height, out_width, *k, channels),
+        (image_step, row_step * stride[0], column_step * stride[1], row_step, column_step, channel_step),
     )
+    return patches.reshape(-1, k[0] * k[1] * channels)
 
 
 def col2im(
@@ -38,51 +44,77 @@ def col2im(
     padding: tuple = (0, 0),
 ) -> torch.Tensor:  # N x C x H x W
     "Sum of the patches where they came from: the transpose of `im2col`"
-    (n, c, h, w), (ho, wo), (p, q) = shape, _out_size(shape[2:], k, stride, padding), padding
-    cols, x = cols.view(n, ho, wo, *k, c), cols.new_zeros(n, h + 2 * p, w + 2 * q, c)
+    n, channels, height, width = shape
+    out_height, out_width = _out_size(shape[2:], k, stride, padding)
+    above, left = padding
+    cols = cols.view(n, out_height, out_width, *k, channels)
+    x = cols.new_zeros(n, height + 2 * above, width + 2 * left, channels)
+    # point by point of the kernel: the pixels that it saw there
     for i in range(k[0]):
+        rows = slice(i, i + stride[0] * (out_height - 1) + 1, stride[0])
         for j in range(k[1]):
-            x[:, i : i + stride[0] * (ho - 1) + 1 : stride[0], j : j + stride[1] * (wo - 1) + 1 : stride[1]] += cols[
-                :, :, :, i, j
-            ]
-    return x[:, p : p + h, q : q + w].permute(0, 3, 1, 2)
+            columns = slice(j, j + stride[1] * (out_width - 1) + 1, stride[1])
+            x[:, rows, columns] += cols[:, :, :, i, j]
+    return x[:, above : above + height, left : left + width].permute(0, 3, 1, 2)
 
-
+# %% ../../nbs/speed/05_conv.ipynb #7fe1cd60
 class _Conv(torch.autograd.Function):
+    "A convolution whose gradient of the weights is a matrix product; with `whole` the rest is one, too"
+
     @staticmethod
-    def forward(ctx, x, w, stride, padding, whole):
-        ctx.save_for_backward(x, w)
-        ctx.how = stride, padding, whole
+    def forward(ctx, x, weight, stride, padding, whole):
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        ctx.padding = padding
+        ctx.whole = whole
         if not whole:
-            return F.conv2d(x, w, None, stride, padding)
-        y = im2col(x, w.shape[2:], stride, padding) @ w.permute(0, 2, 3, 1).reshape(len(w), -1).T
-        return y.view(len(x), *_out_size(x.shape[2:], w.shape[2:], stride, padding), len(w)).permute(0, 3, 1, 2)
+            return F.conv2d(x, weight, None, stride, padding)
+        kernel = weight.shape[2:]
+        y = im2col(x, kernel, stride, padding) @ _filters(weight).T
+        return y.view(len(x), *_out_size(x.shape[2:], kernel, stride, padding), len(weight)).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        (x, w), (stride, padding, whole), gx, gw = ctx.saved_tensors, ctx.how, None, None
-        (o, c, *k), rows = w.shape, g.permute(0, 2, 3, 1).reshape(-1, len(w))
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        outputs, channels, *kernel = weight.shape
+        # a row for each place of the result, as `im2col` has
+        rows = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
+        grad_x = None
+        grad_weight = None
         if ctx.needs_input_grad[1]:
-            gw = (rows.T @ im2col(x, k, stride, padding)).view(o, *k, c).permute(0, 3, 1, 2)
-        if ctx.needs_input_grad[0]:
-            gx = (
-                col2im(rows @ w.permute(0, 2, 3, 1).reshape(o, -1), x.shape, k, stride, padding)
-                if whole
-                else nn.grad.conv2d_input(x.shape, w, g, stride, padding)
-            )
-        return gx, gw, None, None, None
+            product = rows.T @ im2col(x, kernel, ctx.stride, ctx.padding)
+            grad_weight = product.view(outputs, *kernel, channels).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[0] and ctx.whole:
+            grad_x = col2im(rows @ _filters(weight), x.shape, kernel, ctx.stride, ctx.padding)
+        elif ctx.needs_input_grad[0]:
+            grad_x = nn.grad.conv2d_input(x.shape, weight, grad, ctx.stride, ctx.padding)
+        # stride, padding and `whole` have none
+        return grad_x, grad_weight, None, None, None
+
+
+def _filters(weight):
+    "A row for each filter, its numbers in the order of `im2col`"
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 # %% ../../nbs/speed/05_conv.ipynb #ac4cb1ab
+def _autocast(t, device):
+    "In the type that autocast, if it is on, has for a convolution; float64 stays, as in torch"
+    if t.dtype == torch.float64 or not torch.is_autocast_enabled(device.type):
+        return t
+    return t.to(torch.get_autocast_dtype(device.type))
+
+
 def channel_fraction(
     shape: tuple,  # C, H, W of an image that goes in
     weight: torch.Tensor,  # O x C x kh x kw
     size: list,  # height and width of what comes out
 ) -> float:
     "Weights under one point of the kernel, over the numbers of one image, in and out"
-    c = shape[0]
-    o = len(weight)
-    return c * o / max(c * shape[1] * shape[2] + o * size[0] * size[1], 1)
+    channels, height, width = shape
+    outputs = len(weight)
+    numbers = channels * height * width + outputs * size[0] * size[1]
+    return channels * outputs / max(numbers, 1)
 
 
 def im2col_conv2d(
@@ -97,12 +129,11 @@ def im2col_conv2d(
     "`F.conv2d` of one group without dilation, equal up to rounding; its gradient has none of its own"
     size = _out_size(x.shape[2:], weight.shape[2:], stride, padding)
     fraction = channel_fraction(x.shape[1:], weight, size)
+    # shapes that do not fit go there, too: torch says what is wrong
     if fraction <= min(whole, grad) or min(size) < 1 or x.shape[1] != weight.shape[1]:
-        return F.conv2d(x, weight, bias, stride, padding)  # which says what is wrong
-    if torch.is_autocast_enabled(x.device.type):
-        x, weight = (
-            t if t.dtype == torch.float64 else t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight)
-        )
+        return F.conv2d(x, weight, bias, stride, padding)
+    x = _autocast(x, x.device)
+    weight = _autocast(weight, x.device)
     y = _Conv.apply(x, weight, stride, padding, fraction > whole)
     if not x.is_contiguous(memory_format=torch.channels_last):
         y = y.contiguous()

@@ -18,13 +18,18 @@ from .compile import Compile
 from .im2col import Im2Col
 from .mixed_precision import MixedPrecision
 
-# %% ../../nbs/speed/01_fast.ipynb #629f8bc0
+# %% ../../nbs/speed/01_fast.ipynb #c04194e5
+def _device(device=None):
+    "That device, by name or as it is; None is the CUDA device if there is one, else the CPU"
+    return torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+
 def fast_bf16(
     device: torch.device = None,  # None is the CUDA device if there is one, else the CPU
 ) -> bool:
     """Whether it computes in bfloat16 faster than in float32: a GPU of Ampere's kind or newer, or a CPU with
     instructions for it"""
-    if (device.type if device else 'cuda' if torch.cuda.is_available() else 'cpu') == 'cuda':
+    if _device(device).type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         with open('/proc/cpuinfo') as f:
@@ -38,9 +43,10 @@ def has_compiler(device: torch.device) -> bool:
     "Whether `torch.compile` can make kernels: Triton on a GPU, a C++ compiler on a CPU"
     if device.type == 'cuda':
         return torch.utils._triton.has_triton()
-    return any(shutil.which(o) for o in (os.environ.get('CXX') or 'c++', 'g++', 'clang++'))
+    compilers = (os.environ.get('CXX') or 'c++', 'g++', 'clang++')
+    return any(shutil.which(name) for name in compilers)
 
-
+# %% ../../nbs/speed/01_fast.ipynb #3a9c0e45
 class Fast(list):
     "The callbacks that make training fast on a device, as a list for `cbs`; says what it chose and why"
 
@@ -52,36 +58,39 @@ class Fast(list):
         device: str = None,  # None is the CUDA device if there is one, else the CPU
         verbose: bool = True,  # print what was chosen
     ):
-        d = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        gpu = d.type == 'cuda'
-        half = gpu or fast_bf16(d)
-        want = gpu if compile is None else compile
-        comp = want and has_compiler(d)
-        super().__init__(
-            [
-                ChannelsLast(),
-                *([Im2Col()] if d.type == 'cpu' and not comp else []),
-                *([MixedPrecision()] if half else []),
-                *([Compile()] if comp else []),
-            ]
-        )
-        why = ({} if half else dict(MixedPrecision='no instructions for 16 bits')) | (
-            dict(Im2Col='nothing to do in a compiled model') if comp and d.type == 'cpu' else {}
-        )
-        if not comp:
-            why['Compile'] = (
-                'there is no compiler' if want else 'not asked for' if compile is False else 'saves too little here'
-            )
-        self.said = f"Fast on {d.type}: {', '.join(cb.name for cb in self) or 'nothing'}" + (
-            f"; without {', '.join(f'{n} ({o})' for n, o in why.items())}" if why else ''
-        )
+        device = _device(device)
+        gpu = device.type == 'cuda'
+        wanted = gpu if compile is None else compile
+        compiled = wanted and has_compiler(device)
+        half = gpu or fast_bf16(device)
+        super().__init__([ChannelsLast()])
+        if device.type == 'cpu' and not compiled:
+            self.append(Im2Col())
+        if half:
+            self.append(MixedPrecision())
+        if compiled:
+            self.append(Compile())
+        # what is left out, and why
+        without = {}
+        if not half:
+            without['MixedPrecision'] = 'no instructions for 16 bits'
+        if device.type == 'cpu' and compiled:
+            without['Im2Col'] = 'nothing to do in a compiled model'
+        if not compiled and wanted:
+            without['Compile'] = 'there is no compiler'
+        elif not compiled:
+            without['Compile'] = 'not asked for' if compile is False else 'saves too little here'
+        self.said = f"Fast on {device.type}: {', '.join(cb.name for cb in self) or 'nothing'}"
+        if without:
+            reasons = [f'{name} ({reason})' for name, reason in without.items()]
+            self.said += f"; without {', '.join(reasons)}"
         if verbose:
             print(self.said)
 
     def __repr__(self):
         return self.said
 
-
+# %% ../../nbs/speed/01_fast.ipynb #4958afbf
 def keep_heap(
     keep: bool,  # True: freed memory stays with the process; False: large blocks go back to the system
 ):
@@ -90,25 +99,30 @@ def keep_heap(
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    set_option(-3, 2**30 if keep else 2**25)
-    set_option(-1, 2**31 - 1 if keep else 2**26)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD; else: where glibc's own settle
+    # the numbers that malloc.h gives the two options
+    mmap_threshold = -3
+    trim_threshold = -1
+    # not kept: where glibc's own thresholds settle
+    set_option(mmap_threshold, 2**30 if keep else 2**25)
+    set_option(trim_threshold, 2**31 - 1 if keep else 2**26)
 
-# %% ../../nbs/speed/01_fast.ipynb #bf4d1950
+# %% ../../nbs/speed/01_fast.ipynb #22a1aa0b
 def waiting_threads(
     device: torch.device,
 ) -> str | None:  # None where it makes no difference: on a GPU, or with one thread
     "How torch's CPU threads wait for one another, and what can be done about it"
     if device.type != 'cpu' or torch.get_num_threads() == 1:
         return None
-    policy = os.environ.get('OMP_WAIT_POLICY', '').lower()
-    if policy == 'passive' or os.environ.get('GOMP_SPINCOUNT') == '0' or os.environ.get('KMP_BLOCKTIME') == '0':
+    passive = os.environ.get('OMP_WAIT_POLICY', '').lower() == 'passive'
+    # the same, asked of GNU's library, and of Intel's and LLVM's
+    if passive or os.environ.get('GOMP_SPINCOUNT') == '0' or os.environ.get('KMP_BLOCKTIME') == '0':
         return 'threads sleep while they wait for one another'
     return (
         'threads spin while they wait for one another, which is several times slower where other programs use the '
         'same cores: set OMP_WAIT_POLICY=passive before Python starts, or leave it if nothing else runs'
     )
 
-
+# %% ../../nbs/speed/01_fast.ipynb #565e4276
 class Backends(Callback):
     """For a fit. On a GPU cuDNN looks for its fastest kernels, and float32 products are in TF32. On a CPU freed memory
     is kept for the next step"""
@@ -132,21 +146,21 @@ class Backends(Callback):
     def said(self, device: torch.device) -> str:
         "What it sets on that device"
         if device.type != 'cuda':
-            kept = 'freed memory is kept' if self.heap else 'nothing'
+            memory = 'freed memory is kept' if self.heap else 'nothing'
             waiting = waiting_threads(device)
-            return f'{kept}; {waiting}' if waiting else kept
-        return (
-            f"cuDNN {'tries its kernels at each new size' if self.benchmark else 'takes its first choice'}, float32 "
-            f"products in {'TF32' if self.tf32 else 'float32'}"
-        )
+            return f'{memory}; {waiting}' if waiting else memory
+        choice = 'tries its kernels at each new size' if self.benchmark else 'takes its first choice'
+        products = 'TF32' if self.tf32 else 'float32'
+        return f'cuDNN {choice}, float32 products in {products}'
 
     def _flags(self):
         return torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
-    def _set(self, benchmark, conv, prod):
+    def _set(self, benchmark, tf32, precision):
         torch.backends.cudnn.benchmark = benchmark
-        torch.backends.cudnn.allow_tf32 = conv
-        torch.set_float32_matmul_precision(prod)
+        # of convolutions; the precision is that of matrix products
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)
 
     def before_fit(self, learn):
         self._old = self._flags()
@@ -171,7 +185,9 @@ def device_cbs(
 ) -> list:
     """The default callbacks for a device: `Backends`, and, on a GPU whose tensor cores take bfloat16 or TF32,
     `ChannelsLast` for models of trickbag, torchvision and timm: others may `.view` what a convolution gives"""
-    known = type(model).__module__.split('.')[0] in ('trickbag', 'torchvision', 'timm') and any(
-        p.ndim == 4 for p in model.parameters()
-    )
-    return [Backends(), *([ChannelsLast()] if device.type == 'cuda' and known and fast_bf16(device) else [])]
+    known = type(model).__module__.split('.')[0] in ('trickbag', 'torchvision', 'timm')
+    has_filters = any(p.ndim == 4 for p in model.parameters())
+    cbs = [Backends()]
+    if device.type == 'cuda' and known and has_filters and fast_bf16(device):
+        cbs.append(ChannelsLast())
+    return cbs

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['bag_opt', 'BAG', 'Trial', 'small_model', 'SmallImages', 'small_data', 'trial', 'pair_learner', 'refused',
-           'prove_pair', 'prove_writes']
+           'prove_pair', 'prove_writes', 'refused_pairs']
 
-# %% ../../nbs/testing/02_pairs.ipynb #dc833ca8
+# %% ../../nbs/testing/02_pairs.ipynb #a7c2ce74
 from functools import partial
+from itertools import combinations
 
 import torch
 from torch import nn
@@ -16,9 +17,10 @@ from .. import all as tb
 from ..callback import Callback, CancelFit
 from ..core.threads import preserve_rng
 from ..look.steps import trace_step
+from ..loop.rules import check_rules
 from .proofs import found, tiny_learner, weights
 
-# %% ../../nbs/testing/02_pairs.ipynb #34b5ab2c
+# %% ../../nbs/testing/02_pairs.ipynb #41b74679
 class Trial:
     "How a trick is tried"
 
@@ -44,16 +46,14 @@ class SmallImages:
     "uint8 images that carry sample numbers and sizes, in batches of 8, the last one short"
 
     def __init__(self, n: int, c: int = 4, size: int = 18, bs: int = 8, shuffle: bool = True, seed: int = 0):
-        g = torch.Generator().manual_seed(seed)
-        self.y, self.wh, self.bs, self.shuffle = (
-            torch.randint(0, c, (n,), generator=g),
-            torch.full((n, 2), size),
-            bs,
-            shuffle,
-        )
-        self.x = (torch.randint(0, 200, (n, 3, size, size), generator=g) + self.y[:, None, None, None] * 15).to(
-            torch.uint8
-        )
+        generator = torch.Generator().manual_seed(seed)
+        self.bs = bs
+        self.shuffle = shuffle
+        self.wh = torch.full((n, 2), size)
+        self.y = torch.randint(0, c, (n,), generator=generator)
+        noise = torch.randint(0, 200, (n, 3, size, size), generator=generator)
+        # classes differ in brightness, so that there is something to learn
+        self.x = (noise + self.y[:, None, None, None] * 15).to(torch.uint8)
 
     def __len__(self):
         return -(-len(self.y) // self.bs)
@@ -72,79 +72,51 @@ def small_data():
 
 bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 
-# %% ../../nbs/testing/02_pairs.ipynb #5fefee1f
-BAG = {
-    n: Trial(getattr(tb, n))
-    for n in (
-        'AGC',
-        'AlternatingFlip',
-        'AugMix',
-        'AutoAugment',
-        'ChannelsLast',
-        'ColOut',
-        'CutMix',
-        'CutOut',
-        'DecoupledDecay',
-        'EMA',
-        'FlatCos',
-        'Flip',
-        'FMix',
-        'GradientCentralization',
-        'GradientCheckpointing',
-        'HeadBias',
-        'LabelSmoothing',
-        'Linear',
-        'LinearScaling',
-        'MixedPrecision',
-        'MixOrCut',
-        'MixUp',
-        'NoBiasDecay',
-        'OHEM',
-        'OneCycle',
-        'PCALighting',
-        'RandAugment',
-        'RandomErasing',
-        'RepeatedAugmentation',
-        'ResizeMix',
-        'SAM',
-        'StochasticDepth',
-        'SyncBatchNorm',
-        'TrivialAugment',
-        'TTA',
-        'ZeroGamma',
-    )
-} | dict(
-    BlurPool=Trial(lambda: tb.BlurPool(min_channels=8)),
-    BinaryTargets=Trial(tb.BinaryTargets, loss=nn.BCEWithLogitsLoss),
-    ColorJitter=Trial(lambda: tb.ColorJitter(hue=0.1)),
-    Compile=Trial(lambda: tb.Compile(backend='eager')),
-    Cosine=Trial(lambda: tb.Cosine(warmup='40%')),
-    DiracInit=Trial(lambda: tb.DiracInit()),
-    Distillation=Trial(lambda: tb.Distillation(small_model())),
-    DropBlock=Trial(lambda: tb.DropBlock(0.5)),
-    FixRes=Trial(lambda: tb.FixRes(16)),
-    GaussianBlur=Trial(lambda: tb.GaussianBlur(3)),
-    GhostBatchNorm=Trial(lambda: tb.GhostBatchNorm(4)),
-    GradientAccumulation=Trial(lambda: tb.GradientAccumulation(2)),
-    GradientClip=Trial(lambda: tb.GradientClip(0.1)),
-    Grayscale=Trial(lambda: tb.Grayscale(0.5)),
-    Im2Col=Trial(lambda: tb.Im2Col(0, 0)),
-    LAMB=Trial(tb.LAMB),
-    LARS=Trial(tb.LARS),
-    LayerFreezing=Trial(lambda: tb.LayerFreezing(0, 0.5)),
-    Lookahead=Trial(lambda: tb.Lookahead(2)),
-    PadCrop=Trial(lambda: tb.PadCrop(2)),
-    ProgressiveResize=Trial(lambda: tb.ProgressiveResize(0.5, step=2)),
-    RandomAffine=Trial(lambda: tb.RandomAffine(30)),
-    SelectiveBackprop=Trial(lambda: tb.SelectiveBackprop(start=0, interrupt=0)),
-    SqueezeExcite=Trial(lambda: tb.SqueezeExcite(min_channels=8, latent=4)),
-    StepDecay=Trial(lambda: tb.StepDecay(['50%'])),
-    SWA=Trial(lambda: tb.SWA(0.3)),
-    Warmup=Trial(lambda: tb.Warmup('40%')),
-    Whiten=Trial(lambda: tb.Whiten()),
+# %% ../../nbs/testing/02_pairs.ipynb #8df2e9bf
+_WITH_DEFAULTS = '''
+AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
+GradientCentralization GradientCheckpointing HeadBias LabelSmoothing Linear LinearScaling MixedPrecision MixOrCut MixUp
+NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RepeatedAugmentation ResizeMix SAM StochasticDepth
+SyncBatchNorm TrivialAugment TTA ZeroGamma
+'''.split()
+
+_WITH_ARGUMENTS = dict(
+    BlurPool=lambda: tb.BlurPool(min_channels=8),
+    ColorJitter=lambda: tb.ColorJitter(hue=0.1),
+    Compile=lambda: tb.Compile(backend='eager'),
+    Cosine=lambda: tb.Cosine(warmup='40%'),
+    DiracInit=lambda: tb.DiracInit(),
+    Distillation=lambda: tb.Distillation(small_model()),
+    DropBlock=lambda: tb.DropBlock(0.5),
+    FixRes=lambda: tb.FixRes(16),
+    GaussianBlur=lambda: tb.GaussianBlur(3),
+    GhostBatchNorm=lambda: tb.GhostBatchNorm(4),
+    GradientAccumulation=lambda: tb.GradientAccumulation(2),
+    GradientClip=lambda: tb.GradientClip(0.1),
+    Grayscale=lambda: tb.Grayscale(0.5),
+    Im2Col=lambda: tb.Im2Col(0, 0),
+    LAMB=tb.LAMB,
+    LARS=tb.LARS,
+    LayerFreezing=lambda: tb.LayerFreezing(0, 0.5),
+    Lookahead=lambda: tb.Lookahead(2),
+    PadCrop=lambda: tb.PadCrop(2),
+    ProgressiveResize=lambda: tb.ProgressiveResize(0.5, step=2),
+    RandomAffine=lambda: tb.RandomAffine(30),
+    SelectiveBackprop=lambda: tb.SelectiveBackprop(start=0, interrupt=0),
+    SqueezeExcite=lambda: tb.SqueezeExcite(min_channels=8, latent=4),
+    StepDecay=lambda: tb.StepDecay(['50%']),
+    SWA=lambda: tb.SWA(0.3),
+    Warmup=lambda: tb.Warmup('40%'),
+    Whiten=lambda: tb.Whiten(),
 )
 
-# %% ../../nbs/testing/02_pairs.ipynb #fdeeeffa
+BAG = {
+    **{name: Trial(getattr(tb, name)) for name in _WITH_DEFAULTS},
+    **{name: Trial(make) for name, make in _WITH_ARGUMENTS.items()},
+    'BinaryTargets': Trial(tb.BinaryTargets, loss=nn.BCEWithLogitsLoss),
+}
+
+# %% ../../nbs/testing/02_pairs.ipynb #ba0e53d9
 def trial(
     name: str,  # in `BAG`
     bag: dict = None,  # name -> `Trial`; None is `BAG`
@@ -156,12 +128,17 @@ def trial(
     return bag[name]
 
 
-class _Enough(Callback):
-    stage = 'stop'
-    monitor = True
+def _needs(trials):
+    "The loss and the optimizer that a learner with these tricks needs, of the first that needs any"
+    loss = next((t.loss for t in trials if t.loss), None)
+    opt = next((t.opt for t in trials if t.opt), None)
+    return loss, opt
 
-    def before_fit(self, learn):
-        raise CancelFit
+
+def _small_learner(cbs, needs):
+    loss, opt = needs
+    loss_func = None if loss is None else loss()
+    return tiny_learner(cbs, small_data(), small_model(), loss_func=loss_func, opt_func=opt or bag_opt)
 
 
 def pair_learner(
@@ -169,11 +146,16 @@ def pair_learner(
     bag: dict = None,  # name -> `Trial`; None is `BAG`
 ):
     "A learner with those tricks, in that order"
-    ts = [trial(n, bag) for n in names]
-    loss, opt = (next((getattr(t, o) for t in ts if getattr(t, o)), None) for o in ('loss', 'opt'))
-    return tiny_learner(
-        [t.make() for t in ts], small_data(), small_model(), loss_func=loss and loss(), opt_func=opt or bag_opt
-    )
+    trials = [trial(name, bag) for name in names]
+    return _small_learner([t.make() for t in trials], _needs(trials))
+
+
+class _Enough(Callback):
+    stage = 'stop'
+    monitor = True
+
+    def before_fit(self, learn):
+        raise CancelFit
 
 
 def refused(
@@ -186,6 +168,29 @@ def refused(
     except ValueError as e:
         return str(e)
 
+# %% ../../nbs/testing/02_pairs.ipynb #9105ee1b
+def _fit_once(names, bag):
+    "Weights after a fit of one epoch, and the message if it was refused; what it left is looked at"
+    learn = pair_learner(*names, bag=bag)
+    before = found(learn)
+    first_weights = weights(learn)
+    message = None
+    try:
+        learn.fit(1)
+    except ValueError as e:
+        message = str(e)
+    after = found(learn)
+    assert after == before, f"{names} left a trace: {[k for k in before if before[k] != after[k]]}"
+    expected = refused(*names, bag=bag)
+    assert message == expected, f"{names}: {message} in a fit, {expected} before it"
+    untouched = torch.equal(weights(learn), first_weights)
+    if message:
+        complete = all(name in message for name in names) and ';' in message
+        assert learn.step == 0 and untouched and complete, f"{names}: {message}"
+    else:
+        assert weights(learn).isfinite().all() and not untouched, f"{names} did not train"
+    return weights(learn), message
+
 
 def prove_pair(
     a: str,
@@ -194,30 +199,13 @@ def prove_pair(
 ) -> str | None:  # the message if they are refused
     """A legal pair trains three steps to finite weights, the same in both orders, and leaves no trace; an illegal one
     is refused before the first step"""
-    ws = []
-    for names in ((a, b), (b, a)):
-        learn = pair_learner(*names, bag=bag)
-        was = found(learn)
-        w = weights(learn)
-        try:
-            learn.fit(1)
-        except ValueError as e:
-            err = str(e)
-        else:
-            err = None
-        assert found(learn) == was, f"{names} left a trace: {[k for k in was if was[k] != found(learn)[k]]}"
-        assert err == refused(*names, bag=bag), f"{names}: {err} in a fit, {refused(*names, bag=bag)} before it"
-        if err:
-            assert learn.step == 0 and torch.equal(weights(learn), w) and a in err and b in err and ';' in err, (
-                f"{names}: {err}"
-            )
-        else:
-            assert weights(learn).isfinite().all() and not torch.equal(weights(learn), w), f"{names} did not train"
-        ws.append(weights(learn))
-    assert torch.equal(*ws), f"{a} and {b}: the order of the list matters, by {(ws[0] - ws[1]).abs().max():.1e}"
-    return err
+    one_order, _ = _fit_once((a, b), bag)
+    other_order, message = _fit_once((b, a), bag)
+    difference = (one_order - other_order).abs().max() if one_order.shape == other_order.shape else float('nan')
+    assert torch.equal(one_order, other_order), f"{a} and {b}: the order of the list matters, by {difference:.1e}"
+    return message
 
-# %% ../../nbs/testing/02_pairs.ipynb #3cdc6b47
+# %% ../../nbs/testing/02_pairs.ipynb #a1791cd6
 def prove_writes(
     name: str,  # in `BAG`
     bag: dict = None,  # name -> `Trial`; None is `BAG`
@@ -226,7 +214,60 @@ def prove_writes(
     for at in (0, 1, 2):
         learn = pair_learner(name, bag=bag)
         (cb,) = learn.cbs
-        did = {p for n, _, d in trace_step(learn, at=at, timed=1).did if n == cb.name for p in d}
-        assert did <= set(cb.writes), (
-            f"{cb.name} changed {', '.join(sorted(did - set(cb.writes)))}, which is not in its writes"
-        )
+        trace = trace_step(learn, at=at, timed=1)
+        changed = {part for owner, _, parts in trace.did if owner == cb.name for part in parts}
+        undeclared = sorted(changed - set(cb.writes))
+        assert not undeclared, f"{cb.name} changed {', '.join(undeclared)}, which is not in its writes"
+
+# %% ../../nbs/testing/02_pairs.ipynb #f11ac8d0
+class _AskAll(Callback):
+    "Compose and check many sets of callbacks within one fit, then break it off before anything is changed"
+
+    stage = 'stop'
+    monitor = True
+
+    def __init__(
+        self,
+        sets: dict,  # key -> callbacks
+    ):
+        self.sets = sets
+        self.messages = {}
+
+    def check(self, learn):
+        for key, cbs in self.sets.items():
+            self.messages[key] = self._refusal(learn, cbs)
+        raise _Answered
+
+    def _refusal(self, learn, cbs):
+        try:
+            with learn.composed(cbs):
+                check_rules(learn.active, learn)
+                for cb in learn.active:
+                    if cb is not self:
+                        cb.check(learn)
+        except ValueError as e:
+            return str(e)
+
+
+class _Answered(Exception):
+    "Ends the fit of `_AskAll`"
+
+
+def refused_pairs(
+    names: list,  # names in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
+) -> dict:  # (name, name) -> the message, or None if the two go together
+    "Why tricks are refused, of all pairs of them; `refused` takes longer, and looks at what comes in `before_fit`, too"
+    # a learner has one loss and one optimizer, so there is a fit for each of those that are needed
+    fits = {}
+    for pair in combinations(names, 2):
+        trials = [trial(name, bag) for name in pair]
+        fits.setdefault(_needs(trials), {})[pair] = [t.make() for t in trials]
+    messages = {}
+    for needs, sets in fits.items():
+        ask = _AskAll(sets)
+        try:
+            _small_learner([], needs).fit(1, cbs=ask)
+        except _Answered:
+            messages |= ask.messages
+    return {pair: messages[pair] for pair in combinations(names, 2)}

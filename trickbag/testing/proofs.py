@@ -24,24 +24,26 @@ from ..core.threads import preserve_rng
 from ..learner import Learner
 from ..monitors.progress import Progress
 
-# %% ../../nbs/testing/01_proofs.ipynb #b448f602
+# %% ../../nbs/testing/01_proofs.ipynb #962e81d5
 class TinyData:
     "Random images in batches of 8, the last one short; `train` is shuffled by torch's own DataLoader"
 
     def __init__(
         self,
-        n: int = 45,  # training images; 45 in batches of 8 leaves an odd last batch of 5
+        n: int = 45,  # training images; 45 in batches of 8 leave a last batch of 5
         c: int = 4,  # classes
         size: int = 8,  # height and width
         bs: int = 8,
     ):
-        g = torch.Generator().manual_seed(0)
-        x = torch.randn(n + 19, 3, size, size, generator=g)
-        y = torch.randint(0, c, (n + 19,), generator=g)
+        n_valid = 19
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(n + n_valid, 3, size, size, generator=generator)
+        y = torch.randint(0, c, (n + n_valid,), generator=generator)
+        # classes differ in brightness, so that there is something to learn
         x += y[:, None, None, None] / 2
-        ds = torch.utils.data.TensorDataset
-        self.train = torch.utils.data.DataLoader(ds(x[:n], y[:n]), bs, shuffle=True)
-        self.valid = torch.utils.data.DataLoader(ds(x[n:], y[n:]), bs)
+        dataset = torch.utils.data.TensorDataset
+        self.train = torch.utils.data.DataLoader(dataset(x[:n], y[:n]), bs, shuffle=True)
+        self.valid = torch.utils.data.DataLoader(dataset(x[n:], y[n:]), bs)
         self.c = c
 
 
@@ -68,23 +70,19 @@ def tiny_learner(
     **kw,
 ) -> Learner:
     "A learner that trains an epoch in milliseconds, on the CPU, without a progress bar"
-    learn = Learner(
-        TinyData() if dls is None else dls,
-        tiny_model() if model is None else model,
-        cbs=cbs,
-        **{'lr': 1e-2, 'device': 'cpu', **kw},
-    )
+    dls = TinyData() if dls is None else dls
+    model = tiny_model() if model is None else model
+    learn = Learner(dls, model, cbs=cbs, **{'lr': 1e-2, 'device': 'cpu', **kw})
     learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
     return learn
 
 
 def weights(learn) -> torch.Tensor:
     "All parameters and buffers of the model as one vector"
-    return torch.cat(
-        [t.detach().double().flatten() for t in learn.model.state_dict().values() if isinstance(t, torch.Tensor)]
-    )
+    tensors = [t for t in learn.model.state_dict().values() if isinstance(t, torch.Tensor)]
+    return torch.cat([t.detach().double().flatten() for t in tensors])
 
-# %% ../../nbs/testing/01_proofs.ipynb #652d452a
+# %% ../../nbs/testing/01_proofs.ipynb #760776ae
 class StopAt(Callback):
     "Save and end the run after one batch or epoch, as a kill would"
 
@@ -111,33 +109,42 @@ class StopAt(Callback):
         learn.save(self.file)
         raise CancelFit
 
+# %% ../../nbs/testing/01_proofs.ipynb #053f9fa1
+# the first batch, the middle and the end of an epoch, and of the run: an epoch of `TinyData` has 6 batches
+_STOPS = ((0, 0), (0, 3), (0, None), (1, 2), (1, 5))
+
+
+def _history(learn):
+    return [{name: value for name, value in row.items() if name != 'time'} for row in learn.history]
+
 
 def prove_resume(
     make_cbs,  # `make_cbs()` -> new callbacks
     fit=lambda learn, **kw: learn.fit(2, **kw),  # how to train; must pass `cbs` and `resume` on
     model=tiny_model,  # `model()` -> a new model
-    # (epoch, batch) after which each run is stopped; a `TinyData` epoch has 6 batches
-    at=((0, 0), (0, 3), (0, None), (1, 2), (1, 5)),
+    at=_STOPS,  # (epoch, batch) after which each run is stopped, batch None: at the end of the epoch
     # passed to `tiny_learner`
     **kw,
 ):
     "A run that was stopped, saved, loaded into a fresh learner and continued ends with the same bits as one left alone"
-    whole = fit(tiny_learner(make_cbs(), model=model(), **kw))
-    for a in at:
-        with tempfile.TemporaryDirectory() as d:
-            file = Path(d) / 'stop.pt'
-            fit(tiny_learner(make_cbs(), model=model(), **kw), cbs=[StopAt(a, file)])
-            assert file.exists(), f"the run never reached epoch {a[0]}, batch {a[1]}"
-            torch.manual_seed(random.randrange(2**31))  # whatever the global state is
-            rest = fit(tiny_learner(make_cbs(), model=model(), **kw), resume=file)
-        assert torch.equal(weights(whole), weights(rest)), (
-            f"stopped after {a}: {(weights(whole) - weights(rest)).abs().max():.1e} apart; is there state that no "
-            "checkpoint carries? list it in `state`"
+    alone = fit(tiny_learner(make_cbs(), model=model(), **kw))
+    for place in at:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / 'stop.pt'
+            fit(tiny_learner(make_cbs(), model=model(), **kw), cbs=[StopAt(place, file)])
+            assert file.exists(), f"the run never reached epoch {place[0]}, batch {place[1]}"
+            # a new process has another global state
+            torch.manual_seed(random.randrange(2**31))
+            resumed = fit(tiny_learner(make_cbs(), model=model(), **kw), resume=file)
+        assert torch.equal(weights(alone), weights(resumed)), (
+            f"stopped after {place}: {(weights(alone) - weights(resumed)).abs().max():.1e} apart; is there state that "
+            "no checkpoint carries? list it in `state`"
         )
-        a, b = ([{k: v for k, v in r.items() if k != 'time'} for r in l.history] for l in (whole, rest))
-        assert a == b, f"history differs: {a} and {b}"
+        one = _history(alone)
+        other = _history(resumed)
+        assert one == other, f"history differs: {one} and {other}"
 
-
+# %% ../../nbs/testing/01_proofs.ipynb #82dae90b
 def prove_order(
     make_cbs,  # `make_cbs()` -> new callbacks
     n: int = 24,  # permutations tried, drawn by seed if there are more
@@ -147,18 +154,24 @@ def prove_order(
     **kw,
 ):
     "Every order of the list trains to the same bits"
-    k = len(make_cbs())
-    ref = None
-    perms = list(itertools.islice(itertools.permutations(range(k)), 1000))
-    if k > 6:
-        perms = [random.Random(i).sample(range(k), k) for i in range(n)]
-    for perm in random.Random(0).sample(perms, min(n, len(perms))):
+    first = None
+    for order in _orders(len(make_cbs()), n):
         cbs = make_cbs()
-        w = weights(fit(tiny_learner([cbs[i] for i in perm], model=model(), **kw)))
-        ref = w if ref is None else ref
-        assert torch.equal(w, ref), f"order {perm} differs by {(w - ref).abs().max():.1e}"
+        trained = weights(fit(tiny_learner([cbs[i] for i in order], model=model(), **kw)))
+        first = trained if first is None else first
+        assert torch.equal(trained, first), f"order {order} differs by {(trained - first).abs().max():.1e}"
 
-# %% ../../nbs/testing/01_proofs.ipynb #099198c0
+
+def _orders(n_cbs, n):
+    "Some permutations, the same at every call"
+    if n_cbs > 6:
+        # there are too many to list them all
+        orders = [random.Random(i).sample(range(n_cbs), n_cbs) for i in range(n)]
+    else:
+        orders = list(itertools.permutations(range(n_cbs)))
+    return random.Random(0).sample(orders, min(n, len(orders)))
+
+# %% ../../nbs/testing/01_proofs.ipynb #b26c979d
 class Bomb(Callback):
     "Raise at one event"
 
@@ -184,27 +197,37 @@ class EarlyBomb(Bomb):
 class LateBomb(Bomb):
     stage = 'stop'
 
+# %% ../../nbs/testing/01_proofs.ipynb #2ffa9dae
+def _numpy_state():
+    "Numpy's random state, its array as bytes: as a text it takes 8 ms; None if numpy is not loaded"
+    numpy = sys.modules.get('numpy')
+    if numpy is None:
+        return None
+    return [value.tobytes() if hasattr(value, 'shape') else value for value in numpy.random.get_state()]
 
-def _as_bytes(value):
-    "An array as its bytes: its text takes 8 ms"
-    return value.tobytes() if hasattr(value, 'shape') else value
+
+def _autocast_state():
+    kinds = ('cpu', 'cuda')
+    enabled = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds}
+    # torch gives the depth only to those who enter or leave
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return enabled, depth, torch.is_autocast_cache_enabled()
 
 
 def process_state() -> dict:
     """What is set for the whole process, or thread: grad mode, autocast, threads, signal handlers, logging, warnings,
     random states ..."""
-    np = sys.modules.get('numpy')
+    # torch may warn of what is looked at here
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        autocast = {k: (torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in ('cpu', 'cuda')}
+        autocast = _autocast_state()
         top_hooks = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda _: None)(True)
-    nesting = torch.autocast_increment_nesting()
-    torch.autocast_decrement_nesting()
     cudnn = torch.backends.cudnn
     log = logging.getLogger()
     return dict(
         grad_mode=(torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        autocast=(autocast, nesting, torch.is_autocast_cache_enabled()),
+        autocast=autocast,
         hooks_of_saved_tensors=top_hooks,
         threads=torch.get_num_threads(),
         defaults=(torch.get_default_dtype(), torch.get_default_device()),
@@ -217,54 +240,64 @@ def process_state() -> dict:
         handlers={s: signal.getsignal(s) for s in signal.valid_signals()},
         logging=(log.level, list(log.handlers), logging.root.manager.disable),
         warnings=(list(warnings.filters), warnings.showwarning),
-        numpy_rng=None if np is None else [*map(_as_bytes, np.random.get_state())],
+        numpy_rng=_numpy_state(),
+    )
+
+# %% ../../nbs/testing/01_proofs.ipynb #51dcd374
+def _settings(module):
+    "A module's own plain attributes, such as the stride of a convolution, and the names of all"
+    plain = (bool, int, float, str, tuple, type(None))
+    return sorted(vars(module)), {name: value for name, value in vars(module).items() if isinstance(value, plain)}
+
+
+def _module_state(module):
+    return (
+        type(module),
+        module.training,
+        # a bound method is a new object at every look
+        module.forward.__func__ if hasattr(module.forward, '__func__') else module.forward,
+        len(module._forward_hooks),
+        len(module._forward_pre_hooks),
+        _settings(module),
     )
 
 
-def _settings(m):
-    "A module's own plain attributes, such as the stride of a convolution, and the names of all"
-    return sorted(vars(m)), {
-        k: v for k, v in vars(m).items() if isinstance(v, (bool, int, float, str, tuple, type(None)))
-    }
+def _group_state(group):
+    return {name: [id(p) for p in value] if name == 'params' else value for name, value in group.items()}
 
-# %% ../../nbs/testing/01_proofs.ipynb #45878063
+
+_OWN_ATTRIBUTES = (
+    'loss_func',
+    'dls',
+    'autocast',
+    'crop_settings',
+    'fitting',
+    'training',
+    'device',
+    'splitter',
+)
+
+
 def found(learn) -> dict:
     "What a fit must leave as it was, beside the weights that it trains"
-    m = learn.model
-    mods = {
-        n: (
-            type(o),
-            o.training,
-            o.forward.__func__ if hasattr(o.forward, '__func__') else o.forward,
-            len(o._forward_hooks),
-            len(o._forward_pre_hooks),
-            _settings(o),
-        )
-        for n, o in m.named_modules()
-    }
-    ps = {n: (id(p), p.requires_grad, p.grad is None, p.dtype, p.stride()) for n, p in m.named_parameters()}
-    groups = [
-        {k: ([id(p) for p in v] if k == 'params' else v) for k, v in g.items()} for g in learn.make_opt().param_groups
-    ]
-    rng = torch.get_rng_state().tolist(), random.getstate()
-    own = {
-        n: getattr(learn, n)
-        for n in ('loss_func', 'dls', 'autocast', 'crop_settings', 'fitting', 'training', 'device', 'splitter')
+    model = learn.model
+    parameters = {
+        name: (id(p), p.requires_grad, p.grad is None, p.dtype, p.stride()) for name, p in model.named_parameters()
     }
     return dict(
-        modules=mods,
-        params=ps,
-        keys=list(m.state_dict()),
-        groups=groups,
-        rng=rng,
-        own=own,
+        modules={name: _module_state(module) for name, module in model.named_modules()},
+        params=parameters,
+        keys=list(model.state_dict()),
+        groups=[_group_state(group) for group in learn.make_opt().param_groups],
+        rng=(torch.get_rng_state().tolist(), random.getstate()),
+        own={name: getattr(learn, name) for name in _OWN_ATTRIBUTES},
         opt_step='opt_step' in vars(learn),
         cbs=[id(cb) for cb in learn.cbs],
         active=list(learn.active),
         **process_state(),
     )
 
-
+# %% ../../nbs/testing/01_proofs.ipynb #b8afe3e0
 def prove_undone(
     make_cbs,  # `make_cbs()` -> new callbacks
     events=EVENTS,  # where to raise
@@ -275,34 +308,37 @@ def prove_undone(
     """Whatever event raises, before or after the callbacks' own: the true error comes out, everything is as found, and
     training goes on"""
     for bomb in (EarlyBomb, LateBomb):
-        for e in events:
+        for event in events:
             learn = tiny_learner(make_cbs(), model=model(), **kw)
-            was = found(learn)
-            try:
-                learn.fit(1, cbs=[bomb(e)])
-            except ZeroDivisionError as err:
-                assert any(f'{bomb.__name__}.{e}' in n for n in err.__notes__), err.__notes__
-            else:
-                raise AssertionError(f"{e} never fired")
-            now = found(learn)
-            diff = [k for k in was if was[k] != now[k]]
-            assert not diff, (
-                f"after an error in {e} ({bomb.__name__}) these differ: {diff}: "
-                f"{[(was[k], now[k]) for k in diff if k != 'rng']}"
-            )
-            learn.validate()
-            assert found(learn) == was, f"validate after an error in {e} left a trace"
-            learn.fit(1)
-            assert found(learn) == was, f"a fit after an error in {e} left a trace"
-            assert weights(learn).isfinite().all()
+            _prove_undone_after(learn, bomb, event)
 
 
+def _prove_undone_after(learn, bomb, event):
+    before = found(learn)
+    try:
+        learn.fit(1, cbs=[bomb(event)])
+    except ZeroDivisionError as error:
+        assert any(f'{bomb.__name__}.{event}' in note for note in error.__notes__), error.__notes__
+    else:
+        raise AssertionError(f"{event} never fired")
+    after = found(learn)
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, (
+        f"after an error in {event} ({bomb.__name__}) these differ: {changed}: "
+        f"{[(before[name], after[name]) for name in changed if name != 'rng']}"
+    )
+    learn.validate()
+    assert found(learn) == before, f"validate after an error in {event} left a trace"
+    learn.fit(1)
+    assert found(learn) == before, f"a fit after an error in {event} left a trace"
+    assert weights(learn).isfinite().all()
+
+# %% ../../nbs/testing/01_proofs.ipynb #a20ece12
 def _global_random_state() -> tuple:
     "Of torch on the CPU, of Python, and of numpy if it is loaded"
-    numpy = sys.modules.get('numpy')
-    return torch.get_rng_state().tolist(), random.getstate(), numpy and str(numpy.random.get_state())
+    return torch.get_rng_state().tolist(), random.getstate(), _numpy_state()
 
-# %% ../../nbs/testing/01_proofs.ipynb #0c13c1a5
+
 class _DrawWatch(Callback):
     "Note each call of a watched callback that moves a global random state"
 
@@ -314,21 +350,21 @@ class _DrawWatch(Callback):
         self.drawn = []
 
     def check(self, learn):
-        def around(hook, event):
-            owner = hook.__self__
+        for event, hooks in learn._hooks.items():
+            learn._hooks[event] = [self._around(h, event) if h.__self__ in self.watched else h for h in hooks]
 
-            def call(learn):
-                before = _global_random_state()
-                hook(learn)
-                if _global_random_state() != before:
-                    self.drawn.append(f'{owner.name}.{event}')
+    def _around(self, hook, event):
+        owner = hook.__self__
 
-            # errors name the callback by the method's owner
-            call.__self__ = owner
-            return call
+        def call(learn):
+            before = _global_random_state()
+            hook(learn)
+            if _global_random_state() != before:
+                self.drawn.append(f'{owner.name}.{event}')
 
-        for event, event_hooks in learn._hooks.items():
-            learn._hooks[event] = [around(h, event) if h.__self__ in self.watched else h for h in event_hooks]
+        # errors name the callback by the method's owner
+        call.__self__ = owner
+        return call
 
 
 def prove_own_stream(
@@ -342,9 +378,9 @@ def prove_own_stream(
     would miss"""
     net = model()
     cbs = make_cbs()
-    for m in net.modules():
-        if isinstance(m, nn.modules.dropout._DropoutNd):
-            m.p = 0.0
+    for module in net.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
     watch = _DrawWatch(cbs)
     fit(tiny_learner(cbs, model=net, **kw), cbs=[watch])
     assert not watch.drawn, (
@@ -352,15 +388,19 @@ def prove_own_stream(
         "learn.rng(self): torch.rand(n, generator=learn.rng(self))"
     )
 
-
+# %% ../../nbs/testing/01_proofs.ipynb #e00bc174
 def prove(
     make_cbs,  # `make_cbs()` -> new callbacks
-    # passed to them: `model`, and what `tiny_learner` takes
+    at=_STOPS,  # for `prove_resume`: (epoch, batch) after which each run is stopped
+    events=EVENTS,  # for `prove_undone`: where to raise; most of the time goes there
+    # passed to all of them: `model`, and what `tiny_learner` takes
     **kw,
 ):
     "`prove_resume`, `prove_order`, `prove_undone` and `prove_own_stream`"
     if isinstance(make_cbs, (Callback, list, tuple)):
         raise TypeError("prove: give a function that makes new callbacks: prove(lambda: [MyTrick()])")
     new = make_cbs if isinstance(make_cbs(), (list, tuple)) else lambda: [make_cbs()]
-    for p in (prove_resume, prove_order, prove_undone, prove_own_stream):
-        p(new, **kw)
+    prove_resume(new, at=at, **kw)
+    prove_order(new, **kw)
+    prove_undone(new, events=events, **kw)
+    prove_own_stream(new, **kw)

@@ -26,19 +26,14 @@ def distill_kl(
 ) -> torch.Tensor:  # scalar, float32
     """`T**2` times the KL divergence of the student's softened probabilities from the teacher's, mean over samples
     (Hinton et al. 2015)"""
-    a = tuple(teacher.shape)
-    b = tuple(pred.shape)
-    if a != b:
-        raise ValueError(f"Distillation: the teacher gives {a}, the model {b}; use a teacher of the same classes")
-    return (
-        F.kl_div(
-            (pred.float() / T).log_softmax(1),
-            (teacher.float() / T).log_softmax(1),
-            reduction='batchmean',
-            log_target=True,
+    if teacher.shape != pred.shape:
+        raise ValueError(
+            f"Distillation: the teacher gives {tuple(teacher.shape)}, the model {tuple(pred.shape)}; "
+            "use a teacher of the same classes"
         )
-        * T**2
-    )
+    log_p = (pred.float() / T).log_softmax(1)
+    log_teacher = (teacher.float() / T).log_softmax(1)
+    return F.kl_div(log_p, log_teacher, reduction='batchmean', log_target=True) * T**2
 
 # %% ../../nbs/tricks/distillation.ipynb #62c6e83d
 class Distillation(Callback):
@@ -77,14 +72,19 @@ class Distillation(Callback):
         self.soft = soft
         self.how = how
         self.weight = weight
-        self.layers = (
-            layers if isinstance(layers, dict) else {n: n for n in ([layers] if isinstance(layers, str) else layers)}
-        )
-        self.kl = self.distance = self._x = self._out = None
-        # hooks that watch
+        if isinstance(layers, str):
+            layers = [layers]
+        self.layers = layers if isinstance(layers, dict) else {name: name for name in layers}
+        self.kl = None
+        self.distance = None
+        # images of the last batch, and what the teacher gives for them
+        self._x = None
+        self._teacher_pred = None
+        # layers' outputs, by the student's names
+        self._student_outs = {}
+        self._teacher_outs = {}
+        # the hooks that take them, and the teacher's device and modes
         self._undo = ExitStack()
-        self._s = {}
-        self._t = {}
         self.writes = ('loss', 'model') if self.layers else ('loss',)
 
     def n_teacher(self) -> int | None:
@@ -96,46 +96,61 @@ class Distillation(Callback):
     def check(self, learn):
         if {id(p) for p in self.teacher.parameters()} & {id(p) for p in learn.model.parameters()}:
             raise ValueError("Distillation: the teacher shares weights with the model; give copy.deepcopy(model)")
-        for who, m, names in (('model', learn.model, self.layers), ('teacher', self.teacher, self.layers.values())):
-            for n in set(names) - {n for n, _ in m.named_modules()}:
-                raise ValueError(
-                    f"Distillation: the {who} has no layer {n!r}; names are in [n for n,_ in {who}.named_modules()]"
-                )
+        self._check_names('model', learn.model, self.layers)
+        self._check_names('teacher', self.teacher, self.layers.values())
+
+    def _check_names(self, who, model, names):
+        for name in set(names) - set(dict(model.named_modules())):
+            raise ValueError(
+                f"Distillation: the {who} has no layer {name!r}; names are in [n for n,_ in {who}.named_modules()]"
+            )
 
     def before_fit(self, learn):
-        device = next((t.device for t in [*self.teacher.parameters(), *self.teacher.buffers()]), learn.device)
+        tensors = [*self.teacher.parameters(), *self.teacher.buffers()]
+        device = next((t.device for t in tensors), learn.device)
         self._undo.enter_context(preserve_modes(self.teacher))
         self._undo.callback(self.teacher.to, device)
         self.teacher.to(learn.device).eval()
-        for s, t in self.layers.items():
-            for model, name, kept in ((learn.model, s, self._s), (self.teacher, t, self._t)):
-                self._undo.callback(
-                    model.get_submodule(name)
-                    .register_forward_hook(partial(_keep, kept, s, model is learn.model))
-                    .remove
-                )
+        for name, teacher_name in self.layers.items():
+            self._watch(learn.model.get_submodule(name), partial(_keep_with_graph, self._student_outs, name))
+            self._watch(self.teacher.get_submodule(teacher_name), partial(_keep, self._teacher_outs, name))
+
+    def _watch(self, module, hook):
+        self._undo.callback(module.register_forward_hook(hook).remove)
 
     def after_loss(self, learn):
-        if learn.xb is not self._x:  # else a second pass with the same images
+        # else a second pass with the same images, as SAM's
+        if learn.xb is not self._x:
+            self._x = learn.xb
             with torch.no_grad():
-                self._x, self._out = learn.xb, self.teacher(learn.xb)
-        kl = distill_kl(learn.pred, self._out, self.T)
-        learn.loss, self.kl = self.hard * learn.loss + self.soft * kl, kl.detach()
+                self._teacher_pred = self.teacher(learn.xb)
+        kl = distill_kl(learn.pred, self._teacher_pred, self.T)
+        self.kl = kl.detach()
+        learn.loss = self.hard * learn.loss + self.soft * kl
         if self.layers:
-            d = sum(feature_distance(self._s[n], self._t[n], self.how) for n in self.layers)
-            learn.loss, self.distance = learn.loss + self.weight * d, d.detach()
+            distance = sum(
+                feature_distance(self._student_outs[name], self._teacher_outs[name], self.how) for name in self.layers
+            )
+            self.distance = distance.detach()
+            learn.loss = learn.loss + self.weight * distance
 
     def after_batch(self, learn):
-        self._x = self._out = None
-        for o in (self._s, self._t):
-            o.clear()
+        self._x = None
+        self._teacher_pred = None
+        self._student_outs.clear()
+        self._teacher_outs.clear()
 
     def cleanup_fit(self, learn):
         self._undo.close()
         self.after_batch(learn)
 
 # %% ../../nbs/tricks/distillation.ipynb #beeffef7
-# a forward hook; with `grad` only where the output has a graph, so not in validation
-def _keep(kept, name, grad, module, inp, out):
-    if torch.is_grad_enabled() or not grad:
-        kept[name] = out
+# forward hooks
+def _keep(outs, name, module, inp, out):
+    outs[name] = out
+
+
+# only where the output has a graph: not in validation
+def _keep_with_graph(outs, name, module, inp, out):
+    if torch.is_grad_enabled():
+        outs[name] = out

@@ -52,18 +52,22 @@ class FixRes(AtSize):
             raise ValueError(
                 "FixRes: the last BatchNorm is frozen in eval mode; give norm=False, or call model.train() before"
             )
-        trained = {*learn.splitter(learn.model)[-1], *(self._norm.parameters() if self.affine and self._norm else ())}
+        # the head is the last of the splitter's groups
+        trained = set(learn.splitter(learn.model)[-1])
+        if self.affine and self._norm:
+            trained.update(self._norm.parameters())
         self._was = [(p, p.requires_grad) for p in learn.model.parameters()]
         for p, _ in self._was:
             p.requires_grad_(p in trained)
 
-    def before_train(self, learn):  # the learner puts modes back, after each validation and after the fit
+    def before_train(self, learn):
+        # the learner puts modes back, after each validation and after the fit
         learn.model.eval()
         if self._norm:
             self._norm.train()
 
     def cleanup_fit(self, learn):
-        for p, r in self._was:
-            p.requires_grad_(r)
+        for p, required in self._was:
+            p.requires_grad_(required)
         self._was = []
         self._norm = None

@@ -9,7 +9,7 @@ __all__ = ['scale_grads', 'GradientAccumulation']
 import torch
 
 from ..callback import Callback, CancelStep
-from ..loop.read_loss import ratio
+from ..loop.loss_facts import ratio
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
 def scale_grads(

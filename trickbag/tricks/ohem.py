@@ -9,7 +9,7 @@ __all__ = ['hardest', 'OHEM']
 import torch
 
 from ..callback import Callback
-from ..loop.read_loss import unreduced
+from ..loop.loss_facts import unreduced
 
 # %% ../../nbs/tricks/ohem.ipynb #8395bcb2
 def hardest(

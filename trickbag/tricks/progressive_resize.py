@@ -21,7 +21,8 @@ def growing_sizes(
     step: int = 32,  # pixels; sizes are multiples of it, only `full` need not be
 ) -> list:  # at least two sizes, smallest first, `full` last
     "The sizes that training goes through"
-    first = max(round((initial * full if initial < 1 else initial) / step), 1) * step
+    pixels = initial * full if initial < 1 else initial
+    first = max(round(pixels / step), 1) * step
     if first >= full:
         raise ValueError(
             f"ProgressiveResize: initial={initial} of {full} pixels in steps of {step} is not below it; lower one"
@@ -37,7 +38,10 @@ def size_at(
 ) -> int:
     """Size of the batch at position `p`: jumps at equal distances, the first at `start`, the last at `end` (a single
     one at `end`)"""
-    jumps = [start + (end - start) * i / (len(sizes) - 2) for i in range(len(sizes) - 1)] if len(sizes) > 2 else [end]
+    n_jumps = len(sizes) - 1
+    jumps = [end]
+    if n_jumps > 1:
+        jumps = [start + (end - start) * i / (n_jumps - 1) for i in range(n_jumps)]
     return sizes[bisect_right(jumps, p)]
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #43814f12
@@ -88,7 +92,7 @@ class ProgressiveResize(Callback):
             return growing_sizes(full, self.initial, self.step)
         if self.sizes[-1] > full:
             raise ValueError(f"ProgressiveResize: size {self.sizes[-1]} is above the full size {full}; remove it")
-        return [*self.sizes, *([full] if self.sizes[-1] < full else [])]
+        return [*self.sizes, full] if self.sizes[-1] < full else [*self.sizes]
 
     def check(self, learn):
         if learn.n_iter is None:
@@ -103,9 +107,8 @@ class ProgressiveResize(Callback):
         self.full = getattr(active_crop(learn), 'size', None)  # None: that of the first batch
 
     def _wanted(self, learn, epoch, iter):
-        return size_at(
-            run_position(epoch, iter, learn.n_epoch, learn.n_iter), self.all_sizes(self.full), self.start, self.end
-        )
+        p = run_position(epoch, iter, learn.n_epoch, learn.n_iter)
+        return size_at(p, self.all_sizes(self.full), self.start, self.end)
 
     def before_train(self, learn):
         if active_crop(learn):
@@ -124,20 +127,27 @@ class ProgressiveResize(Callback):
     def _hold(self, learn):
         # keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as
         # one
-        self.held = [*(self.held if learn.iter else []), (learn.xb, learn.yb, learn.clean_yb, learn.idx)]
+        before = self.held if learn.iter else []
+        self.held = [*before, (learn.xb, learn.yb, learn.clean_yb, learn.idx)]
         last = learn.iter + 1 == learn.n_iter or self._wanted(learn, learn.epoch, learn.iter + 1) != self.size
-        if len(self.held) < int((self.full / self.size) ** 2) and not last:
+        # as many as have the pixels of one at full size
+        enough = int((self.full / self.size) ** 2)
+        if len(self.held) < enough and not last:
             raise CancelBatch
-        # a checkpoint moves what it carries
-        learn.xb, learn.yb, learn.clean_yb, learn.idx = (
-            None if parts[0] is None else torch.cat([p.to(parts[-1].device) for p in parts])
-            for parts in zip(*self.held)
-        )
+        learn.xb, learn.yb, learn.clean_yb, learn.idx = map(_joined, zip(*self.held))
         self.held = []
 
     def before_validate(self, learn):
-        # the learner puts it back
-        learn.crop_settings = {k: v for k, v in learn.crop_settings.items() if k != 'size' or not learn.fitting}
+        # between the epochs of a fit validation is at full size; the learner puts the setting back
+        if learn.fitting:
+            learn.crop_settings = {name: v for name, v in learn.crop_settings.items() if name != 'size'}
 
     def cleanup_fit(self, learn):
         self.held = []
+
+
+def _joined(parts):
+    "Tensors as one, on the last one's device, as a checkpoint moves what it carries; None where there are none"
+    if parts[0] is None:
+        return None
+    return torch.cat([part.to(parts[-1].device) for part in parts])

@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
 from ..core.interrupts import interrupts_held, interrupts_released
-from ..loop.read_loss import ratio
+from ..loop.loss_facts import ratio
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
 @torch.no_grad()
@@ -55,7 +55,8 @@ class SAM(Callback):
         self._mean = False
 
     def before_fit(self, learn):
-        self.window, self._mean = [], any('accumulate' in cb.owns for cb in learn.active)
+        self.window = []
+        self._mean = any('accumulate' in cb.owns for cb in learn.active)
 
     def cleanup_fit(self, learn):
         self.window = []
@@ -65,38 +66,46 @@ class SAM(Callback):
         if (learn.step + 1) % self.interval:
             return
         facts = learn.loss_facts
-        size = facts.size(learn.clean_yb, len(learn.xb)) if self._mean and facts.reduction != 'sum' else None
-        self.window.append([*(getattr(learn, n) for n in _BATCH), size])
+        size = None
+        if self._mean and facts.reduction != 'sum':
+            size = facts.size(learn.clean_yb, len(learn.xb))
+        self.window.append([*(getattr(learn, name) for name in _BATCH), size])
 
     def before_step(self, learn):
-        ps = [p for g in learn.opt.param_groups for p in g['params'] if p.grad is not None]
-        if not (ps and self.window):
+        params = [p for group in learn.opt.param_groups for p in group['params'] if p.grad is not None]
+        if not (params and self.window):
             return
-        ts = [*ps, *learn.model.buffers()]
-        batch = {n: getattr(learn, n) for n in (*_BATCH, 'pred', 'loss')}
-        was = [t.detach().clone() for t in ts]
-        with interrupts_held():  # Ctrl-C or not, the weights go down again
+        # BatchNorm's statistics are those of the first pass alone
+        moved = [*params, *learn.model.buffers()]
+        was = [t.detach().clone() for t in moved]
+        batch = {name: getattr(learn, name) for name in (*_BATCH, 'pred', 'loss')}
+        # Ctrl-C or not, the weights go down again
+        with interrupts_held():
             try:
-                self.norm = ascend(ps, self.rho)
+                self.norm = ascend(params, self.rho)
                 self.ascended = True
                 with interrupts_released():
                     self._passes(learn)
             finally:
                 with torch.no_grad():
-                    torch._foreach_copy_(ts, was)
+                    torch._foreach_copy_(moved, was)
                 vars(learn).update(batch)
 
     def _passes(self, learn):
         "The window's batches once more, at the point where the weights are now"
         learn.opt.zero_grad()
-        total = sum(0 if size is None else size for *_, size in self.window) if len(self.window) > 1 else None
-        for *b, size in self.window:
-            vars(learn).update(zip(_BATCH, b))
+        sizes = [size for *_, size in self.window if size is not None]
+        total = sum(sizes) if len(self.window) > 1 else None
+        for *batch, size in self.window:
+            vars(learn).update(zip(_BATCH, batch))
             learn.forward()
-            (learn.loss if size is None or total is None else learn.loss * ratio(size, total)).backward()
+            # of a mean over the window each batch has its part
+            loss = learn.loss if size is None or total is None else learn.loss * ratio(size, total)
+            loss.backward()
 
     def after_step(self, learn):
         self.window = []
 
 # %% ../../nbs/tricks/sam.ipynb #595c50df
-_BATCH = 'xb', 'yb', 'clean_yb', 'idx', 'iter'  # `iter`, so that `learn.rng` gives what it gave in the first pass
+# `iter`, so that `learn.rng` gives what it gave in the first pass
+_BATCH = ('xb', 'yb', 'clean_yb', 'idx', 'iter')

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..callback import Callback
 from ..core.basics import preserve_modes
-from ..loop.read_loss import unreduced
+from ..loop.loss_facts import unreduced
 from ..loop.schedule import run_position
 from ..loop.targets import soft_targets
 

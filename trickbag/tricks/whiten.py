@@ -26,16 +26,20 @@ def whitening_filters(
     n = 0
     total = 0.0
     square = 0.0
-    for im in x.split(64):  # all patches at once would be kh*kw times the batch
-        p = F.unfold(im.double(), kernel, **kw).transpose(0, 1).flatten(1)
-        n = n + p.shape[1]
-        total = total + p.sum(1)
-        square = square + p @ p.T
+    # all patches at once would be kh*kw times the batch
+    for images in x.split(64):
+        # a column a patch
+        patches = F.unfold(images.double(), kernel, **kw).transpose(0, 1).flatten(1)
+        n = n + patches.shape[1]
+        total = total + patches.sum(1)
+        square = square + patches @ patches.T
     mean = total / n
-    var, vec = torch.linalg.eigh(square / n - mean[:, None] * mean)
-    var = var.flip(0).clamp(min=0)
-    vec = vec.T.flip(0)
-    return (vec / (var + eps).sqrt()[:, None]).unflatten(1, (x.shape[1], *kernel)), var
+    variances, directions = torch.linalg.eigh(square / n - mean[:, None] * mean)
+    # the largest first, a row a direction; rounding may leave the smallest below 0
+    variances = variances.flip(0).clamp(min=0)
+    directions = directions.T.flip(0)
+    filters = directions / (variances + eps).sqrt()[:, None]
+    return filters.unflatten(1, (x.shape[1], *kernel)), variances
 
 
 def first_conv(model: nn.Module) -> nn.Conv2d:
@@ -71,16 +75,16 @@ class Whiten(Callback):
         self._off = None
 
     def check(self, learn):
-        m = first_conv(learn.model)
-        n = m.weight[0].numel()
-        if m.groups != 1:
-            raise ValueError(f"Whiten: the first convolution has {m.groups} groups; use a model where it has one")
-        if 'weight' not in m._parameters:
+        conv = first_conv(learn.model)
+        n = conv.weight[0].numel()
+        if conv.groups != 1:
+            raise ValueError(f"Whiten: the first convolution has {conv.groups} groups; use a model where it has one")
+        if 'weight' not in conv._parameters:
             raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
-        if m.out_channels < n:
+        if conv.out_channels < n:
             raise ValueError(
                 f"Whiten: patches of {n} values need {n} filters, the first convolution has "
-                f"{m.out_channels}; use a smaller kernel or more"
+                f"{conv.out_channels}; use a smaller kernel or more"
             )
         if not learn.step and trained_norms(learn.model):
             raise ValueError(
@@ -88,28 +92,36 @@ class Whiten(Callback):
             )
 
     def before_fit(self, learn):
-        self.done, w = learn.step > 0, first_conv(learn.model).weight
-        if w.requires_grad:
-            self._off = w.requires_grad_(False)
+        self.done = learn.step > 0
+        weight = first_conv(learn.model).weight
+        if weight.requires_grad:
+            self._off = weight.requires_grad_(False)
 
     @torch.no_grad()
     def before_batch(self, learn):
         if self.done:
             return
-        self.done, m = True, first_conv(learn.model)
-        c, h, w = learn.xb.shape[1:]
-        if c != m.in_channels:
+        self.done = True
+        conv = first_conv(learn.model)
+        channels, height, width = learn.xb.shape[1:]
+        if channels != conv.in_channels:
             raise ValueError(
-                f"Whiten: images have {c} channels, the first convolution {m.in_channels}; use a model for such images"
+                f"Whiten: images have {channels} channels, the first convolution {conv.in_channels}; "
+                "use a model for such images"
             )
-        if any(s <= d * (k - 1) for s, k, d in zip((h, w), m.kernel_size, m.dilation)):
+        # from the first to the last pixel of a patch
+        spans = [dilation * (kernel - 1) for kernel, dilation in zip(conv.kernel_size, conv.dilation)]
+        if height <= spans[0] or width <= spans[1]:
             raise ValueError(
-                f"Whiten: images of {h} x {w} are smaller than the first convolution's kernel; use larger images"
+                f"Whiten: images of {height} x {width} are smaller than the first convolution's kernel; "
+                "use larger images"
             )
-        f, self.variances = whitening_filters(learn.xb, m.kernel_size, self.eps, stride=m.stride, dilation=m.dilation)
-        if self.both and m.out_channels >= 2 * len(f):
-            f = torch.cat([f, -f])
-        m.weight[: len(f)] = f.to(m.weight.dtype)
+        filters, self.variances = whitening_filters(
+            learn.xb, conv.kernel_size, self.eps, stride=conv.stride, dilation=conv.dilation
+        )
+        if self.both and conv.out_channels >= 2 * len(filters):
+            filters = torch.cat([filters, -filters])
+        conv.weight[: len(filters)] = filters.to(conv.weight.dtype)
 
     def cleanup_fit(self, learn):
         if self._off is not None:

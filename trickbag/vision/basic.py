@@ -24,10 +24,9 @@ def flip(
         return torch.where(mask[:, None, None, None], x.flip(3), x)
     # on a CPU nothing waits, and half of the images are only copied
     out = torch.empty_like(x)
-    mirror = mask.tolist()
     with one_thread():
-        for i, m in enumerate(mirror):
-            out[i] = x[i].flip(2) if m else x[i]
+        for i, mirrored in enumerate(mask.tolist()):
+            out[i] = x[i].flip(2) if mirrored else x[i]
     return out
 
 
@@ -52,7 +51,7 @@ class Flip(Callback):
         g = learn.rng(self)
         learn.xb = flip(learn.xb, torch.rand(len(learn.xb), generator=g, device=g.device) < self.p)
 
-# %% ../../nbs/vision/basic.ipynb #f4f6e0f1
+# %% ../../nbs/vision/basic.ipynb #53ec09e6
 def normalize(
     x: torch.Tensor,  # images N x C x H x W: uint8, or floating in [0,1]
     mean: tuple = imagenet_mean,
@@ -60,31 +59,35 @@ def normalize(
     memory_format=torch.preserve_format,  # how the result lies in memory
 ) -> torch.Tensor:  # float32, (x - mean)/std
     "Scale and shift each channel"
-    k = 1.0 if x.is_floating_point() else 255.0
-    out = torch.empty_like(x, dtype=torch.float32, memory_format=memory_format)
-    m, s = (torch.tensor(o) * k for o in (mean, std))  # on the CPU: made on a GPU, they would wait for it
-    # rows of W*C values: channels as the last dimension are slow
-    if all(o.is_contiguous(memory_format=torch.channels_last) for o in (x, out)):
-        x, y, m, s = (
-            x.permute(0, 2, 3, 1).flatten(2),
-            out.permute(0, 2, 3, 1).flatten(2),
-            m.expand(x.shape[1]).repeat(x.shape[3]),
-            s.expand(x.shape[1]).repeat(x.shape[3]),
-        )
+    white = 1.0 if x.is_floating_point() else 255.0
+    # on the CPU: made on a GPU, they would wait for it
+    mean = torch.tensor(mean) * white
+    std = torch.tensor(std) * white
+    result = torch.empty_like(x, dtype=torch.float32, memory_format=memory_format)
+    # `source` and `out` are the same numbers in the shape that is fastest to work on
+    source = x
+    out = result
+    if x.is_contiguous(memory_format=torch.channels_last) and result.is_contiguous(memory_format=torch.channels_last):
+        # rows of W*C values: channels as the last dimension are slow
+        channels, _, width = x.shape[1:]
+        source = x.permute(0, 2, 3, 1).flatten(2)
+        out = result.permute(0, 2, 3, 1).flatten(2)
+        mean = mean.expand(channels).repeat(width)
+        std = std.expand(channels).repeat(width)
     else:
-        y = out
-        m = m[:, None, None]
-        s = s[:, None, None]
-    m, s = (o.to(x.device, non_blocking=True) for o in (m, s))
+        mean = mean[:, None, None]
+        std = std[:, None, None]
+    mean = mean.to(x.device, non_blocking=True)
+    std = std.to(x.device, non_blocking=True)
     with one_thread():
-        y.copy_(x).sub_(m).div_(s)
-    return out
+        out.copy_(source).sub_(mean).div_(std)
+    return result
 
-
+# %% ../../nbs/vision/basic.ipynb #766110d9
 def memory_format_of(model: torch.nn.Module) -> torch.memory_format:
     "Layout of the model's first convolution. Batches in another one cost a tenth of a step on a CPU"
-    w = next((p for p in model.parameters() if p.ndim == 4), None)
-    return torch.contiguous_format if w is None or w.is_contiguous() else torch.channels_last
+    filters = next((p for p in model.parameters() if p.ndim == 4), None)
+    return torch.contiguous_format if filters is None or filters.is_contiguous() else torch.channels_last
 
 
 class Normalize(Callback):
@@ -110,5 +113,6 @@ class Normalize(Callback):
 
     def denorm(self, x: torch.Tensor) -> torch.Tensor:
         "Back to [0,1], to look at"
-        m, s = (torch.tensor(o, device=x.device)[:, None, None] for o in (self.mean, self.std))
-        return (x * s + m).clamp(0, 1)
+        mean = torch.tensor(self.mean, device=x.device)[:, None, None]
+        std = torch.tensor(self.std, device=x.device)[:, None, None]
+        return (x * std + mean).clamp(0, 1)

@@ -19,12 +19,14 @@ def box_mask(
             f"boxes need images N x C x H x W, got a batch of shape {tuple(x.shape)}; use MixUp for other data"
         )
 
-    def inside(lo, n, size):
+    def inside(first, length, size):
         i = torch.arange(size, device=boxes.device)
-        return (i >= lo[:, None]) & (i < (lo + n)[:, None])
+        return (i >= first[:, None]) & (i < (first + length)[:, None])
 
-    bx, by, bw, bh = boxes.unbind(1)
-    return (inside(by, bh, x.shape[2])[:, :, None] & inside(bx, bw, x.shape[3])[:, None])[:, None]
+    left, top, width, height = boxes.unbind(1)
+    rows = inside(top, height, x.shape[2])
+    columns = inside(left, width, x.shape[3])
+    return (rows[:, :, None] & columns[:, None])[:, None]
 
 # %% ../../nbs/vision/boxes.ipynb #65c39b11
 def cut_boxes(
@@ -35,13 +37,14 @@ def cut_boxes(
 ) -> torch.Tensor:  # x, y, width, height in pixels, N x 4, integer
     """Boxes of CutMix: fraction `1-lam` of the area, the image's aspect ratio, uniform center, clipped at the border
     (Yun et al. 2019)"""
-    cx, cy = (torch.randint(s, (len(lam),), generator=generator, device=lam.device) for s in (w, h))
-    r = 0.5 * (1 - lam).sqrt()
-    # half sides, rounded down, as in the paper's code and torchvision
-    rx = (r * w).long()
-    ry = (r * h).long()
-    x0 = (cx - rx).clamp(min=0)
-    y0 = (cy - ry).clamp(min=0)
-    x1 = (cx + rx).clamp(max=w)
-    y1 = (cy + ry).clamp(max=h)
-    return torch.stack([x0, y0, x1 - x0, y1 - y0], 1)
+    center_x = torch.randint(w, (len(lam),), generator=generator, device=lam.device)
+    center_y = torch.randint(h, (len(lam),), generator=generator, device=lam.device)
+    half_side = 0.5 * (1 - lam).sqrt()
+    # rounded down, as in the paper's code and torchvision
+    half_width = (half_side * w).long()
+    half_height = (half_side * h).long()
+    left = (center_x - half_width).clamp(min=0)
+    top = (center_y - half_height).clamp(min=0)
+    right = (center_x + half_width).clamp(max=w)
+    bottom = (center_y + half_height).clamp(max=h)
+    return torch.stack([left, top, right - left, bottom - top], 1)

@@ -15,7 +15,7 @@ from ..callback import Callback
 from ..core.threads import one_thread
 from .ops import host_stream, to_device
 
-# %% ../../nbs/vision/crop.ipynb #bebd734c
+# %% ../../nbs/vision/crop.ipynb #1d2dda54
 def random_boxes(
     wh: torch.Tensor,  # original widths and heights, N x 2
     # area as a fraction of the image; .35 is what Imagenette's recipes use, torchvision's default is .08
@@ -24,24 +24,32 @@ def random_boxes(
     generator: torch.Generator = None,  # stream, on the device of `wh`
 ) -> torch.Tensor:  # boxes x, y, width, height in original pixels, N x 4, float
     "Boxes of random area, aspect ratio and place (Szegedy et al. 2014, as in torchvision)"
-    n, (w, h) = len(wh), wh.float().unbind(1)
-    u = torch.rand(4, n, 10, generator=generator, device=wh.device)
-    area = (w * h)[:, None] * (scale[0] + u[0] * (scale[1] - scale[0]))
-    ar = torch.exp(math.log(ratio[0]) + u[1] * math.log(ratio[1] / ratio[0]))
-    bw = torch.round((area * ar).sqrt())
-    bh = torch.round((area / ar).sqrt())
-    fits = (bw > 0) & (bw <= w[:, None]) & (bh > 0) & (bh <= h[:, None])
+    width, height = wh.float().unbind(1)
+    # ten attempts an image, each with an area, an aspect ratio and a place, drawn before it is known which one fits
+    u_area, u_aspect, u_x, u_y = torch.rand(4, len(wh), 10, generator=generator, device=wh.device)
+    area = (width * height)[:, None] * (scale[0] + u_area * (scale[1] - scale[0]))
+    aspect = torch.exp(math.log(ratio[0]) + u_aspect * math.log(ratio[1] / ratio[0]))
+    box_width = torch.round((area * aspect).sqrt())
+    box_height = torch.round((area / aspect).sqrt())
+    fits = (box_width > 0) & (box_width <= width[:, None]) & (box_height > 0) & (box_height <= height[:, None])
+    # `argmax` finds the first of equals: of the attempts that fit
     first = fits.int().argmax(1, keepdim=True)
-    bw, bh, ux, uy = (o.gather(1, first)[:, 0] for o in (bw, bh, u[2], u[3]))
-    x = torch.floor(ux * (w - bw + 1))
-    y = torch.floor(uy * (h - bh + 1))
-    # no attempt fitted
-    fw = torch.minimum(w, torch.round(h * ratio[1]))
-    fh = torch.minimum(h, torch.round(w / ratio[0]))
-    fallback = torch.stack([torch.floor((w - fw) / 2), torch.floor((h - fh) / 2), fw, fh], 1)
-    return torch.where(fits.any(1, keepdim=True), torch.stack([x, y, bw, bh], 1), fallback)
+    box_width, box_height, u_x, u_y = (values.gather(1, first)[:, 0] for values in (box_width, box_height, u_x, u_y))
+    left = torch.floor(u_x * (width - box_width + 1))
+    top = torch.floor(u_y * (height - box_height + 1))
+    boxes = torch.stack([left, top, box_width, box_height], 1)
+    return torch.where(fits.any(1, keepdim=True), boxes, _central_boxes(width, height, ratio))
 
 
+def _central_boxes(width, height, ratio):
+    "The largest central boxes whose aspect ratio is allowed"
+    box_width = torch.minimum(width, torch.round(height * ratio[1]))
+    box_height = torch.minimum(height, torch.round(width / ratio[0]))
+    left = torch.floor((width - box_width) / 2)
+    top = torch.floor((height - box_height) / 2)
+    return torch.stack([left, top, box_width, box_height], 1)
+
+# %% ../../nbs/vision/crop.ipynb #e91d578e
 def center_boxes(
     wh: torch.Tensor,  # original widths and heights, N x 2
     crop_pct: float = 0.875,  # side of the box as a fraction of the shorter side; .875 = 224/256
@@ -56,14 +64,19 @@ def center_boxes(
         xy = torch.stack([xy[:, 0] * (1 + shift), xy[:, 1]], 1)
     return torch.cat([xy, side], 1)
 
-
+# %% ../../nbs/vision/crop.ipynb #3d6847ac
 def resize_batch(
     x: torch.Tensor,  # N x C x H x W
     size: int,  # new width; the height keeps its ratio to it
 ) -> torch.Tensor:  # floating
     "Antialiased bilinear resize of a batch that is cut already; one of that size is left alone"
-    x, h = x if x.is_floating_point() else x.float(), max(round(x.shape[-2] * size / x.shape[-1]), 1)
-    return x if size == x.shape[-1] else F.interpolate(x, (h, size), mode='bilinear', antialias=True)
+    if not x.is_floating_point():
+        x = x.float()
+    height, width = x.shape[-2:]
+    if size == width:
+        return x
+    new_height = max(round(height * size / width), 1)
+    return F.interpolate(x, (new_height, size), mode='bilinear', antialias=True)
 
 
 def tta_views(
@@ -73,16 +86,21 @@ def tta_views(
     flip: bool = True,  # also of the mirrored images
 ) -> torch.Tensor:  # V*N x C x size x size, view by view in the order of torchvision's `ten_crop`
     "Crops and mirror images of a batch"
-    (H, W), (h, w) = x.shape[-2:], (size, size) if size else x.shape[-2:]
-    if h > H or w > W:
-        raise ValueError(f"tta_views: crops of {size} pixels do not fit into {H} x {W}; lower size")
-    at = [
-        *([(0, 0), (0, W - w), (H - h, 0), (H - h, W - w)] if crops == 5 else []),
-        (round((H - h) / 2), round((W - w) / 2)),
-    ]
-    return torch.cat([o[..., t : t + h, l : l + w] for o in ([x, x.flip(-1)] if flip else [x]) for t, l in at])
+    height, width = x.shape[-2:]
+    crop_height, crop_width = (size, size) if size else (height, width)
+    if crop_height > height or crop_width > width:
+        raise ValueError(f"tta_views: crops of {size} pixels do not fit into {height} x {width}; lower size")
+    bottom = height - crop_height
+    right = width - crop_width
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if crops == 5 else []
+    places = [*corners, (round(bottom / 2), round(right / 2))]
+    views = []
+    for images in [x, x.flip(-1)] if flip else [x]:
+        for top, left in places:
+            views.append(images[..., top : top + crop_height, left : left + crop_width])
+    return torch.cat(views)
 
-# %% ../../nbs/vision/crop.ipynb #d79ef748
+# %% ../../nbs/vision/crop.ipynb #765c365f
 def resize_boxes(
     x: torch.Tensor,  # images N x C x P x P, uint8
     # x, y, width, height in pixels of `x`, N x 4, best on the CPU; rounded to whole pixels, at least one
@@ -91,60 +109,76 @@ def resize_boxes(
     matmul: bool = None,  # True: batched matrix products; None: only off the CPU, where they are of 16-bit floats
 ) -> torch.Tensor:  # N x C x size x size, uint8
     "Cut a box from each image and resize it with antialiased bilinear interpolation"
-    lo, hi = _corners(boxes, *x.shape[:1:-1])
+    edges = _edges(boxes, width=x.shape[3], height=x.shape[2])
     if matmul is None:
         matmul = x.device.type != 'cpu'
     if not matmul:
-        out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
-        cuts = torch.cat([lo, hi], 1).int().tolist()
-        with one_thread():
-            for i, (x0, y0, x1, y1) in enumerate(cuts):
-                out[i : i + 1] = F.interpolate(
-                    x[i : i + 1, :, y0:y1, x0:x1], (size, size), mode='bilinear', antialias=True
-                )
-        return out
-    return _products(
-        x,
-        *to_device(torch.cat([lo, hi], 1), x.device).split(2, 1),
-        size,
-        torch.float32 if x.device.type == 'cpu' else torch.float16,
-    )
+        return _one_by_one(x, edges, size)
+    edges = to_device(edges, x.device)
+    return _products(x, edges, size, torch.float32 if x.device.type == 'cpu' else torch.float16)
 
 
-def _corners(boxes, w, h):
-    lo = boxes[:, :2].round()
-    hi = (boxes[:, :2] + boxes[:, 2:]).round()
-    lo = torch.stack([lo[:, k].clamp(0, m - 1) for k, m in enumerate((w, h))], 1)
-    hi = torch.maximum(hi, lo + 1)
-    return lo, torch.stack([hi[:, k].clamp(max=m) for k, m in enumerate((w, h))], 1)
+def _edges(boxes, width, height):
+    "Left, top, right and bottom edge of each box in whole pixels inside the image, N x 4, the same type as `boxes`"
+    x0, y0 = boxes[:, :2].round().unbind(1)
+    x1, y1 = (boxes[:, :2] + boxes[:, 2:]).round().unbind(1)
+    left, right = _inside(x0, x1, width)
+    top, bottom = _inside(y0, y1, height)
+    return torch.stack([left, top, right, bottom], 1)
 
 
-def _products(x, lo, hi, size, dtype):
-    (n, c, h, w), out = (
-        x.shape,
-        torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last),
-    )
-    wx, wy = (_triangle(lo[:, k], hi[:, k], x.shape[3 - k], size, dtype) for k in (0, 1))
-    rows = x.permute(0, 2, 3, 1).reshape(n, h, w * c).to(dtype)
-    cols = torch.bmm(rows.transpose(1, 2), wy.transpose(1, 2)).view(n, w, c * size)  # width, channel, new height
-    y = torch.bmm(wx, cols).view(n, size, c, size).permute(0, 2, 3, 1)  # new width, channel, new height
-    return out.copy_(y.add_(0.5))  # the weights of a pixel add up to 1, so none leaves 0..255
+def _inside(first, last, length):
+    "From `first` up to `last`: inside 0 to `length`, and one pixel at least"
+    first = first.clamp(0, length - 1)
+    last = torch.maximum(last, first + 1).clamp(max=length)
+    return first, last
 
 
-def _triangle(lo, hi, P, size, dtype):
-    "Weights N x size x P of an antialiased bilinear resize of pixels lo..hi to `size`; zero outside"
-    s = ((hi - lo) / size)[:, None]
-    c = lo[:, None] + (torch.arange(size, device=lo.device) + 0.5) * s - 0.5
-    r = s.clamp(min=1)
-    k = min(math.ceil(2 * max(P / size, 1)), P)
-    # the k pixels that the widest triangle around a center c has, N x size x k
-    j = ((c - r).floor() + 1).clamp(0, P - k)[..., None] + torch.arange(k, device=lo.device)
-    w = (1 - (j - c[..., None]).abs() / r[..., None]).clamp(min=0) * (
-        (j >= lo[:, None, None]) & (j < hi[:, None, None])
-    )
-    return torch.zeros(len(lo), size, P, dtype=dtype, device=lo.device).scatter_(
-        2, j.long(), (w / w.sum(2, keepdim=True)).to(dtype)
-    )
+def _one_by_one(x, edges, size):
+    "torch's own kernel for each image: the fast way on a CPU"
+    out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
+    with one_thread():
+        for i, (left, top, right, bottom) in enumerate(edges.int().tolist()):
+            box = x[i : i + 1, :, top:bottom, left:right]
+            out[i : i + 1] = F.interpolate(box, (size, size), mode='bilinear', antialias=True)
+    return out
+
+# %% ../../nbs/vision/crop.ipynb #ed0149bd
+def _products(x, edges, size, dtype):
+    "All images at once: a product with the weights of the rows, then one with those of the columns"
+    n, channels, height, width = x.shape
+    out = torch.empty(n, channels, size, size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    left, top, right, bottom = edges.unbind(1)
+    across = _triangles(left, right, width, size, dtype)
+    down = _triangles(top, bottom, height, size, dtype)
+    rows = x.permute(0, 2, 3, 1).reshape(n, height, width * channels).to(dtype)
+    # width, channel, new height
+    resized = torch.bmm(rows.transpose(1, 2), down.transpose(1, 2)).view(n, width, channels * size)
+    # new width, channel, new height
+    resized = torch.bmm(across, resized).view(n, size, channels, size).permute(0, 2, 3, 1)
+    # the weights of a pixel add up to 1, so none leaves 0..255
+    return out.copy_(resized.add_(0.5))
+
+
+def _triangles(first, last, length, size, dtype):
+    "Weights N x size x length of an antialiased bilinear resize of pixels `first` to `last` (without it) to `size`"
+    # old pixels a new one; centers of the new pixels, counted in old ones
+    step = ((last - first) / size)[:, None]
+    center = first[:, None] + (torch.arange(size, device=first.device) + 0.5) * step - 0.5
+    # an image that is enlarged is interpolated between neighbors
+    radius = step.clamp(min=1)
+    # Most weights are 0. So they are computed for the `reach` pixels around a center that the widest triangle there
+    # can be covers, N x size x reach, and put in their places. The number is the same for all boxes: it depends on
+    # shapes alone, for which nothing has to wait.
+    reach = min(math.ceil(2 * max(length / size, 1)), length)
+    start = ((center - radius).floor() + 1).clamp(0, length - reach)
+    pixel = start[..., None] + torch.arange(reach, device=first.device)
+    weight = (1 - (pixel - center[..., None]).abs() / radius[..., None]).clamp(min=0)
+    weight = weight * ((pixel >= first[:, None, None]) & (pixel < last[:, None, None]))
+    # at the border of a box a part of the triangle is cut off
+    weight = weight / weight.sum(2, keepdim=True)
+    weights = torch.zeros(len(first), size, length, dtype=dtype, device=first.device)
+    return weights.scatter_(2, pixel.long(), weight.to(dtype))
 
 # %% ../../nbs/vision/crop.ipynb #f5ae03c8
 class Crop(Callback):
@@ -174,30 +208,32 @@ class Crop(Callback):
         self.valid_size = valid_size
 
     def before_batch(self, learn):
+        # as `dls.originals()` gives them
         if getattr(learn.dl, 'cropped', False):
-            return  # as `dls.originals()` gives them
+            return
         if learn.idx is None:
             raise ValueError(
                 "Crop: the loader gives no sample numbers; it must yield (xb, yb, idx) and have .wh, "
                 "as trickbag's image loaders do"
             )
-        # boxes on the CPU: 50 small operations, and one copy
-        v = learn.crop_settings
-        x = learn.xb
         wh = learn.dl.wh[learn.idx].cpu()
-        g = host_stream(learn.rng(self))
-        size = v.get('size') or (self.size if learn.training else self.valid_size or self.size)
-        how = (v.get('boxes') or ('random' if self.scale else 'center')) if learn.training else 'center'
+        size = learn.crop_settings.get('size') or (self.size if learn.training else self.valid_size or self.size)
+        boxes = self._boxes(learn, wh)
+        # from the original geometry to the square that is stored
+        learn.xb = resize_boxes(learn.xb, boxes * (learn.xb.shape[-1] / wh).repeat(1, 2), size)
+
+    def _boxes(self, learn, wh):
+        # on the CPU: 50 small operations, and one copy
+        settings = learn.crop_settings
+        stream = host_stream(learn.rng(self))
+        how = 'center'
+        if learn.training:
+            how = settings.get('boxes') or ('random' if self.scale else 'center')
         if how == 'random':
             with one_thread():
-                boxes = random_boxes(wh, self.scale or (1.0, 1.0), self.ratio, g)
-        else:
-            boxes = center_boxes(
-                wh,
-                v.get('crop_pct') or self.crop_pct,
-                2 * torch.rand(len(wh), generator=g) - 1 if how == 'shift' else None,
-            )
-        learn.xb = resize_boxes(x, boxes * (x.shape[-1] / wh).repeat(1, 2), size)
+                return random_boxes(wh, self.scale or (1.0, 1.0), self.ratio, stream)
+        shift = 2 * torch.rand(len(wh), generator=stream) - 1 if how == 'shift' else None
+        return center_boxes(wh, settings.get('crop_pct') or self.crop_pct, shift)
 
 
 def active_crop(learn) -> Crop | None:

@@ -25,11 +25,9 @@ def to_device(
 ) -> torch.Tensor:
     """Copy without waiting: `torch.tensor(..., device='cuda')` or `t.to('cuda')` would stop the CPU until the GPU has
     caught up"""
-    return (
-        t.pin_memory().to(device, non_blocking=True)
-        if torch.device(device).type == 'cuda' and not t.is_cuda
-        else t.to(device)
-    )
+    if torch.device(device).type == 'cuda' and not t.is_cuda:
+        return t.pin_memory().to(device, non_blocking=True)
+    return t.to(device)
 
 
 def check_images(
@@ -57,9 +55,11 @@ def per_image(
 ) -> torch.Tensor:  # floating, 1 or N x 1 x 1 x 1, on the device of `x`
     "A parameter in the shape that broadcasts over its image"
     v = torch.as_tensor(v)
-    return to_device(v if v.is_floating_point() else v.float(), x.device).reshape(-1, 1, 1, 1)
+    if not v.is_floating_point():
+        v = v.float()
+    return to_device(v, x.device).reshape(-1, 1, 1, 1)
 
-# %% ../../nbs/vision/ops.ipynb #99ca4d13
+# %% ../../nbs/vision/ops.ipynb #e4db4132
 def inverse_affine(
     angle=0.0,  # rotation in degrees, clockwise
     tx=0.0,
@@ -72,19 +72,26 @@ def inverse_affine(
 ) -> torch.Tensor:  # N x 2 x 3: where each pixel of the result comes from
     """Matrices of rotation, shear, scale and translation as in torchvision's `affine`; each argument a number or N of
     them"""
-    args = [torch.as_tensor(o) for o in (angle, tx, ty, scale, shear_x, shear_y, cx, cy)]
+    args = [torch.as_tensor(arg) for arg in (angle, tx, ty, scale, shear_x, shear_y, cx, cy)]
     angle, tx, ty, scale, shear_x, shear_y, cx, cy = torch.broadcast_tensors(*args)
-    r, sx, sy = (torch.deg2rad(o) for o in (angle, shear_x, shear_y))
-    a = torch.cos(r - sy) / torch.cos(sy)
-    c = torch.sin(r - sy) / torch.cos(sy)
-    b = -a * torch.tan(sx) - torch.sin(r)
-    d = torch.cos(r) - c * torch.tan(sx)
-    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale  # inverted: without scale the determinant is 1
-    return torch.stack([a, b, cx - a * (cx + tx) - b * (cy + ty), c, d, cy - c * (cx + tx) - d * (cy + ty)], -1).view(
-        -1, 2, 3
-    )
+    turn = torch.deg2rad(angle)
+    shear_x = torch.deg2rad(shear_x)
+    shear_y = torch.deg2rad(shear_y)
+    # rotation after shear, without scale: (a b, c d), with determinant 1
+    a = torch.cos(turn - shear_y) / torch.cos(shear_y)
+    c = torch.sin(turn - shear_y) / torch.cos(shear_y)
+    b = -a * torch.tan(shear_x) - torch.sin(turn)
+    d = torch.cos(turn) - c * torch.tan(shear_x)
+    # so its inverse is (d -b, -c a); a point is moved back, then turned about the fixed point
+    xx = d / scale
+    xy = -b / scale
+    yx = -c / scale
+    yy = a / scale
+    x0 = cx - xx * (cx + tx) - xy * (cy + ty)
+    y0 = cy - yx * (cx + tx) - yy * (cy + ty)
+    return torch.stack([xx, xy, x0, yx, yy, y0], -1).view(-1, 2, 3)
 
-
+# %% ../../nbs/vision/ops.ipynb #1035ef90
 def affine(
     x: torch.Tensor,  # images N x C x H x W, uint8 or floating
     # from `inverse_affine`, N x 2 x 3 (1 x 2 x 3: the same for all), on the CPU or the device of `x`
@@ -95,17 +102,31 @@ def affine(
     "Rotate, shear, scale and move each image in its own way"
     if mode not in ('nearest', 'bilinear'):
         raise ValueError(f"affine: mode must be nearest or bilinear, got {mode!r}")
-    (n, c, h, w), m = x.shape, to_device(mats, x.device).float()
-    xx, yy = (torch.arange(s, device=x.device) - (s - 1) / 2 for s in (w, h))
-    grid = torch.empty(n, h, w, 2, device=x.device)
-    for i, s in enumerate((w, h)):  # no matrix product: in TensorFloat32 pixels would miss their place
-        kx, ky, k = (m[:, i] / (s / 2)).unbind(1)
-        grid[..., i] = torch.addcmul((ky[:, None] * yy + k[:, None])[:, :, None], kx[:, None, None], xx)
-    f = to_device(torch.as_tensor(fill, dtype=torch.float32), x.device).view(1, -1, 1, 1)
-    if f.shape[1] not in (1, c):
-        raise ValueError(f"affine: fill has {f.shape[1]} values for {c} channels; give one number, or one a channel")
-    out = F.grid_sample(x.float() - f, grid, mode=mode, padding_mode='zeros', align_corners=False) + f
+    channels = x.shape[1]
+    grid = _sampling_grid(to_device(mats, x.device).float(), x)
+    fill = to_device(torch.as_tensor(fill, dtype=torch.float32), x.device).view(1, -1, 1, 1)
+    if fill.shape[1] not in (1, channels):
+        raise ValueError(
+            f"affine: fill has {fill.shape[1]} values for {channels} channels; give one number, or one a channel"
+        )
+    # outside the image `grid_sample` takes 0: the fill, if it is taken off before and put on after
+    out = F.grid_sample(x.float() - fill, grid, mode=mode, padding_mode='zeros', align_corners=False) + fill
     return out if x.is_floating_point() else out.round_().to(x.dtype)
+
+
+def _sampling_grid(mats, x):
+    "Where each pixel of the result comes from, N x H x W x 2, from -1 to 1 as `grid_sample` counts"
+    n, _, height, width = x.shape
+    # of the pixels' centers, from the image's middle
+    across = torch.arange(width, device=x.device) - (width - 1) / 2
+    down = torch.arange(height, device=x.device) - (height - 1) / 2
+    grid = torch.empty(n, height, width, 2, device=x.device)
+    for i, size in enumerate((width, height)):
+        from_x, from_y, offset = (mats[:, i] / (size / 2)).unbind(1)
+        # no matrix product: in TensorFloat32 pixels would miss their place
+        part_of_row = (from_y[:, None] * down + offset[:, None])[:, :, None]
+        grid[..., i] = torch.addcmul(part_of_row, from_x[:, None, None], across)
+    return grid
 
 # %% ../../nbs/vision/ops.ipynb #31571982
 def blend(
@@ -150,27 +171,34 @@ def sharpness(x, f):
     out = x.float()
     f = per_image(f, x)
     core = out[:, :, 1:-1, 1:-1]
+    # the sum of nine neighbors: three rows, then three columns of that; the middle counts four times more
     rows = (out[:, :, :-2] + out[:, :, 1:-1]).add_(out[:, :, 2:])
     smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(core, alpha=4).div_(13).round_()
+    # in place of `out`, so the outermost pixels stay
     core.addcmul_(smooth.sub_(core), (1 - f).float())
     return out.clamp_(0, 255).to(torch.uint8)
 
 # %% ../../nbs/vision/ops.ipynb #8cc43b28
 def posterize(x, bits):
     "Keep the upper `bits` of the eight, 0 to 8, a number or one an image"
-    return x & (256 - 2 ** (8 - per_image(bits, x).floor())).to(torch.uint8)
+    # eight ones, of which the lower are 0
+    mask = (256 - 2 ** (8 - per_image(bits, x).floor())).to(torch.uint8)
+    return x & mask
 
 
 def solarize(x, threshold):
     "Invert levels from `threshold` on, 0 to 256, a number or one an image"
-    t = per_image(threshold, x).float().ceil()
-    # 255 where it holds: faster than `where`
-    return x ^ ((x >= t.clamp(max=255).to(torch.uint8)) & (t < 256)).to(torch.uint8).neg_()
+    first = per_image(threshold, x).float().ceil()
+    # 256 is above all levels, but does not fit in their type
+    inverted = (x >= first.clamp(max=255).to(torch.uint8)) & (first < 256)
+    # 255 where it holds, whose exclusive or inverts: faster than `where`
+    return x ^ inverted.to(torch.uint8).neg_()
 
 
 def solarize_add(x, add, threshold=128):
     "Add `add` to levels below `threshold`"
-    return torch.where(x < threshold, x.float().add_(per_image(add, x).floor()).clamp_(0, 255).to(torch.uint8), x)
+    brighter = x.float().add_(per_image(add, x).floor()).clamp_(0, 255).to(torch.uint8)
+    return torch.where(x < threshold, brighter, x)
 
 
 def invert(x):
@@ -180,26 +208,34 @@ def invert(x):
 
 def autocontrast(x):
     "Stretch each channel so that its levels run from 0 to 255; a channel of one level stays"
-    lo, hi = (o.float() for o in (x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)))
-    k = (hi - lo) * (1 / 255)
-    same = hi == lo
-    return x.float().sub_(torch.where(same, 0.0, lo)).div_(torch.where(same, 1.0, k)).clamp_(0, 255).to(torch.uint8)
+    lowest = x.amin((2, 3), keepdim=True).float()
+    highest = x.amax((2, 3), keepdim=True).float()
+    one_level = highest == lowest
+    offset = torch.where(one_level, 0.0, lowest)
+    step = torch.where(one_level, 1.0, (highest - lowest) * (1 / 255))
+    return x.float().sub_(offset).div_(step).clamp_(0, 255).to(torch.uint8)
 
 
 def equalize(x):
     "Map the levels of each channel so that all become about equally frequent, as Pillow's `ImageOps.equalize`"
-    n, c, h, w = x.shape
-    level = torch.arange(256, device=x.device, dtype=torch.int32)
-    i = x.flatten(2).long() + 256 * torch.arange(n * c, device=x.device).view(n, c, 1)
-    hist = level.new_zeros(n * c * 256).scatter_add_(0, i.view(-1), level.new_ones(1).expand(i.numel())).view(n, c, 256)
-    last = hist.gather(2, x.amax((2, 3)).long()[..., None])  # pixels of the highest level that occurs
-    step = torch.div(h * w - last, 255, rounding_mode='floor')
-    table = torch.div(
-        hist.cumsum(2, dtype=torch.int32) - hist + step // 2, step.clamp(min=1), rounding_mode='floor'
-    ).clamp_(max=255)
-    return torch.where(step > 0, table, level).to(torch.uint8).view(-1).index_select(0, i.view(-1)).view(x.shape)
+    n, channels, height, width = x.shape
+    levels = torch.arange(256, device=x.device, dtype=torch.int32)
+    # one table of 256 entries a channel of an image, all in a row: each pixel's place there
+    table_start = 256 * torch.arange(n * channels, device=x.device).view(n, channels, 1)
+    place = (x.flatten(2).long() + table_start).view(-1)
+    ones = levels.new_ones(1).expand(place.numel())
+    hist = levels.new_zeros(n * channels * 256).scatter_add_(0, place, ones).view(n, channels, 256)
+    # pixels of the highest level that occurs
+    last = hist.gather(2, x.amax((2, 3)).long()[..., None])
+    step = torch.div(height * width - last, 255, rounding_mode='floor')
+    # pixels below each level, with Pillow's rounding
+    below = hist.cumsum(2, dtype=torch.int32) - hist + step // 2
+    table = torch.div(below, step.clamp(min=1), rounding_mode='floor').clamp_(max=255)
+    # step 0: nearly all pixels have one level, and the channel stays
+    table = torch.where(step > 0, table, levels).to(torch.uint8)
+    return table.view(-1).index_select(0, place).view(x.shape)
 
-# %% ../../nbs/vision/ops.ipynb #98e7fd9a
+# %% ../../nbs/vision/ops.ipynb #48c173a6
 # an operation's number is its place here
 OPS = (
     'Identity',
@@ -233,7 +269,7 @@ _funcs = dict(
     Invert=lambda x, m: invert(x),
 )
 
-
+# %% ../../nbs/vision/ops.ipynb #24a33e9d
 def op_mats(
     op: torch.Tensor,  # numbers of operations in `OPS`, N
     mag: torch.Tensor,  # magnitudes, N, float64
@@ -241,15 +277,16 @@ def op_mats(
     w: int,  # size of the images
 ) -> torch.Tensor:  # N x 2 x 3, float64; the identity where the operation is none of geometry
     "Matrices for `affine` of the operations 1 to 5"
+    # each image has one operation, so the magnitudes of the others are 0, and one formula does for all
+    shear_x, shear_y, move_x, move_y, angle = torch.where(op == torch.arange(1, 6)[:, None], mag, 0.0)
+    cos = torch.cos(torch.deg2rad(angle))
+    sin = torch.sin(torch.deg2rad(angle))
     # shear keeps the upper left corner, Rotate the middle
-    sx, sy, tx, ty, r = torch.where(op == torch.arange(1, 6)[:, None], mag, 0.0)
-    tx = tx.trunc()
-    ty = ty.trunc()
-    cos = torch.cos(torch.deg2rad(r))
-    sin = torch.sin(torch.deg2rad(r))
-    return torch.stack([cos, sx - sin, sx * h / 2 - tx, sy + sin, cos, sy * w / 2 - ty], 1).view(-1, 2, 3)
+    x0 = shear_x * h / 2 - move_x.trunc()
+    y0 = shear_y * w / 2 - move_y.trunc()
+    return torch.stack([cos, shear_x - sin, x0, shear_y + sin, cos, y0], 1).view(-1, 2, 3)
 
-
+# %% ../../nbs/vision/ops.ipynb #5fa3a02a
 def apply_ops(
     x: torch.Tensor,  # images N x C x H x W, uint8, 3 channels or 1
     op: torch.Tensor,  # numbers of operations in `OPS`, N, on the CPU
@@ -261,28 +298,30 @@ def apply_ops(
     check_images(x)
     op = op.cpu()
     mag = mag.cpu().double()
-    order = op.argsort(stable=True)
     count = torch.bincount(op, minlength=len(OPS)).tolist()
     if len(count) > len(OPS) or sum(count) != len(x):
         raise ValueError(f"ops: needs {len(x)} operations below {len(OPS)}, got {len(op)} up to {len(count) - 1}")
-    p = torch.cat([order[:, None], mag[order, None], op_mats(op, mag, *x.shape[-2:])[order].flatten(1)], 1)
-    # all that the device must know, in one copy
-    p = to_device(p, x.device)
+    # images of one operation side by side
+    order = op.argsort(stable=True)
+    mats = op_mats(op, mag, *x.shape[-2:])
+    # all that the device must know, in one copy: where the image stands, its magnitude, its six numbers of geometry
+    known = to_device(torch.cat([order[:, None], mag[order, None], mats[order].flatten(1)], 1), x.device)
+    order = known[:, 0].long()
+    images = x.index_select(0, order)
     out = torch.empty_like(x)
-    a = 0
-    i = p[:, 0].long()
-    xs = x.index_select(0, i)
+    start = 0
+    # operations 1 to 5 are one call of `affine`
     for name, n in (('Identity', count[0]), ('geometry', sum(count[1:6])), *zip(OPS[6:], count[6:])):
         if not n:
             continue
-        y = xs[a : a + n]
-        q = p[a : a + n]
+        part = slice(start, start + n)
+        y = images[part]
         if name == 'geometry':
-            y = affine(y, q[:, 2:].view(-1, 2, 3), fill, mode)
+            y = affine(y, known[part, 2:].view(-1, 2, 3), fill, mode)
         elif name in _funcs:
-            y = _funcs[name](y, q[:, 1])
-        out.index_copy_(0, i[a : a + n], y)
-        a += n
+            y = _funcs[name](y, known[part, 1])
+        out.index_copy_(0, order[part], y)
+        start += n
     return out
 
 # %% ../../nbs/vision/ops.ipynb #a1745528
@@ -302,7 +341,9 @@ def magnitudes(
     bits=torch.round,  # makes the bits of Posterize whole
 ) -> torch.Tensor:  # magnitudes, float64
     "Linear between weakest and strongest"
-    lo, hi = torch.tensor([space.get(o, (0, 0)) for o in OPS], dtype=torch.float64)[op].unbind(-1)
-    mag = lo + (hi - lo) * t
+    ranges = torch.tensor([space.get(name, (0, 0)) for name in OPS], dtype=torch.float64)
+    weakest, strongest = ranges[op].unbind(-1)
+    mag = weakest + (strongest - weakest) * t
+    # `SIGNED` are the first after Identity
     mag = torch.where(minus & (op > 0) & (op <= len(SIGNED)), -mag, mag)
     return torch.where(op == OPS.index('Posterize'), bits(mag), mag)
