@@ -29,8 +29,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     "Workers that collect tests of other names run none: an address in a name differs from one to the next"
-    odd = [item.nodeid for item in items if ' at 0x' in item.nodeid]
-    assert not odd, f'give these tests ids that hold no address: {odd[:3]}'
+    with_address = [item.nodeid for item in items if ' at 0x' in item.nodeid]
+    assert not with_address, f'give these tests ids that hold no address: {with_address[:3]}'
 
 
 def fresh():

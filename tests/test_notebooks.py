@@ -14,14 +14,14 @@ cfg = get_config(__file__)
 nbs = nbglob(cfg.nbs_path, as_path=True).sorted()
 
 
-def run_notebook(path, said):
-    """Run a notebook in this process, with what it writes to standard error in the file `said`; exit status 0 if all
+def run_notebook(path, errors):
+    """Run a notebook in this process, with what it writes to standard error in the file `errors`; exit status 0 if all
     went well"""
     from nbdev.test import test_nb as run
 
     from tests.conftest import fresh, no_network
 
-    fd = os.open(said, os.O_WRONLY | os.O_CREAT)
+    fd = os.open(errors, os.O_WRONLY | os.O_CREAT)
     os.dup2(fd, 2)
     socket.socket.connect = no_network(socket.socket.connect)
     fresh()
@@ -33,9 +33,9 @@ def run_notebook(path, said):
 @pytest.mark.parametrize('nb', nbs, ids=lambda p: p.resolve().relative_to(cfg.nbs_path).as_posix())
 def test_notebook(nb, tmp_path):
     # a shell keeps all that its notebook made, and a heap of 6 GB makes every later test slow: each has its own process
-    said = tmp_path / 'said'
-    process = processes.Process(target=run_notebook, args=(nb.absolute(), said))
+    errors = tmp_path / 'errors'
+    process = processes.Process(target=run_notebook, args=(nb.absolute(), errors))
     process.start()
     process.join()
     if process.exitcode:
-        pytest.fail(f'exit status {process.exitcode}\n{said.read_text() if said.exists() else ""}', pytrace=False)
+        pytest.fail(f'exit status {process.exitcode}\n{errors.read_text() if errors.exists() else ""}', pytrace=False)
