@@ -21,7 +21,7 @@ LEARNER = '''
 import os, sys, time, torch
 
 torch.set_num_threads(1)
-from trickbag.learner import Learner
+from trickbag import Learner
 from trickbag.callback import Callback
 from trickbag.loop.metrics import accuracy
 from trickbag.core.output import say

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-import trickbag.learner
+import trickbag.loop.randomness
 from trickbag.all import *
 from trickbag.callback import EVENTS
 from trickbag.core.draws import Draws, SeededWorkers
@@ -216,7 +216,7 @@ def test_a_loss_that_draws(tmp_path):
 def test_who_draws_nothing_costs_nothing(monkeypatch):
     "numpy and random are seeded a few times an epoch, not for each batch"
     seeds = []
-    monkeypatch.setattr(trickbag.learner, 'seed_all', seeds.append)
+    monkeypatch.setattr(trickbag.loop.randomness, 'seed_all', seeds.append)
     x = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))] * 40
     tiny_learner(dls=DataLoaders(x)).fit(1)
     assert len(seeds) < 12

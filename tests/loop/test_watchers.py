@@ -21,7 +21,7 @@ from trickbag.testing.proofs import tiny_learner, weights
 @pytest.fixture(autouse=True)
 def new_output(monkeypatch):
     monkeypatch.setattr(standard_output, 'gone', None)
-    monkeypatch.setattr(standard_output, 'told', False)
+    monkeypatch.setattr(standard_output, 'warned', False)
 
 
 class Broken(io.StringIO):
@@ -66,7 +66,7 @@ def test_a_run_outlives_its_output(error, how, monkeypatch):
 def test_a_full_disk_may_be_emptied_and_a_closed_pipe_stays_closed(monkeypatch):
     for error, again in ((ERRORS[2], True), (ERRORS[0], False)):
         monkeypatch.setattr(standard_output, 'gone', None)
-        monkeypatch.setattr(standard_output, 'told', False)
+        monkeypatch.setattr(standard_output, 'warned', False)
         out = Broken(error)
         monkeypatch.setattr(sys, 'stdout', out)
         with pytest.warns(UserWarning, match='goes on'):
