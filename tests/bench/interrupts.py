@@ -121,7 +121,7 @@ def everything(learn) -> dict:
         'n_iter',
         'position',
         'depth',
-        '_mid',
+        '_in_batch',
         'xb',
         'yb',
         'idx',
