@@ -114,17 +114,18 @@ def run_validation(learn: 'Learner', dl) -> dict:
             opt_eval(learn.opt, learn.model),
         ):
             learn.model.eval()
-            with interrupts_released():
-                events.stretch(learn, 'validate', partial(all_batches, learn), partial(take_results, learn))
+            # interrupts wait in `before_validate` too, where layers may be exchanged
+            events.stretch(learn, 'validate', partial(all_batches, learn), partial(take_results, learn))
     return learn.results
 
 
 def all_batches(learn: 'Learner'):
     "Every batch of a validation"
     seen = False
-    for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl):
-        seen = True
-        batch.one_batch(learn, xb_yb)
+    with interrupts_released():
+        for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl):
+            seen = True
+            batch.one_batch(learn, xb_yb)
     checks.check_not_empty(seen)
 
 
@@ -176,7 +177,6 @@ def fit(
 class LearnerMethods(state.LoopState):
     "What a learner can do"
 
-    # above
     fit = fit
     validate = validate
     # trickbag.loop.batch

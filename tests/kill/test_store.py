@@ -13,7 +13,7 @@ from trickbag.data.store import Store
 FILL = """
 from pathlib import Path
 import torch
-from trickbag.data.images import FileSource
+from trickbag.data.sources import FileSource
 from trickbag.data.store import Store
 
 files = sorted(Path(FOLDER).glob('*.png'))
