@@ -38,7 +38,7 @@ STAR = {
     'look.show': 'show_images',
     'look.steps': 'trace_step',
     'loop.losses': 'FocalLoss bce_sum focal_loss',
-    'loop.metrics': 'accuracy error_rate top_5',
+    'loop.metrics': 'accuracy error_rate metric_name top_5',
     'loop.optimizer': 'adamw split_head',
     'loop.phase': 'During',
     'loop.schedule': (

@@ -906,6 +906,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'trickbag/look/interpret.py'),
                                          'trickbag.look.interpret.ClassPredictions.confusion_matrix': ( 'look/interpret.html#classpredictions.confusion_matrix',
                                                                                                         'trickbag/look/interpret.py'),
+                                         'trickbag.look.interpret.ClassPredictions.targs': ( 'look/interpret.html#classpredictions.targs',
+                                                                                             'trickbag/look/interpret.py'),
                                          'trickbag.look.interpret.ClassPredictions.top_losses': ( 'look/interpret.html#classpredictions.top_losses',
                                                                                                   'trickbag/look/interpret.py'),
                                          'trickbag.look.interpret.Interpretation': ( 'look/interpret.html#interpretation',

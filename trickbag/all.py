@@ -31,7 +31,7 @@ from .look.interpret import Interpretation
 from .look.show import show_images
 from .look.steps import trace_step
 from .loop.losses import bce_sum, focal_loss, FocalLoss
-from .loop.metrics import accuracy, error_rate, top_5
+from .loop.metrics import accuracy, error_rate, metric_name, top_5
 from .loop.optimizer import adamw, split_head
 from .loop.phase import During
 from .loop.schedule import combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, sched_const
@@ -119,18 +119,18 @@ __all__ = [
     'CancelValidate', 'Learner', 'toy_species', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL',
     'DownloadError', 'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders',
     'OriginalsLoader', 'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'Interpretation',
-    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'top_5', 'adamw',
-    'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
-    'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay',
-    'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet18_deep',
-    'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50', 'xresnet50_deep',
-    'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152',
-    'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18', 'xse_resnext18_deep',
-    'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper', 'xse_resnext50',
-    'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Progress', 'Recorder',
-    'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
-    'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
-    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm',
+    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'metric_name',
+    'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
+    'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
+    'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
+    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
+    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
+    'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
+    'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
+    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
+    'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast', 'Compile',
+    'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool',
+    'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm',
     'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS',
     'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM',
     'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',

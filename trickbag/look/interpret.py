@@ -131,6 +131,11 @@ class ClassPredictions:
         self.vocab = _class_names(learn.dls, self.probs.shape[1], self.targets)
 
     @property
+    def targs(self) -> torch.Tensor:
+        "`targets`, under its older name"
+        return self.targets
+
+    @property
     def accuracy(self) -> float:
         "Fraction of predictions that are right"
         return (self.preds == self.targets).float().mean().item()
