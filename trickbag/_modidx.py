@@ -1468,6 +1468,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'trickbag/loop/resume.py'),
                                       'trickbag.loop.resume._place': ('loop/resume.html#_place', 'trickbag/loop/resume.py'),
                                       'trickbag.loop.resume._refuse': ('loop/resume.html#_refuse', 'trickbag/loop/resume.py'),
+                                      'trickbag.loop.resume._say': ('loop/resume.html#_say', 'trickbag/loop/resume.py'),
                                       'trickbag.loop.resume.begin': ('loop/resume.html#begin', 'trickbag/loop/resume.py'),
                                       'trickbag.loop.resume.compare': ('loop/resume.html#compare', 'trickbag/loop/resume.py'),
                                       'trickbag.loop.resume.find_point': ('loop/resume.html#find_point', 'trickbag/loop/resume.py'),

@@ -63,7 +63,6 @@ def train(learn: 'Learner'):
     learn._draws.look()  # callbacks may have made generators meanwhile
     checks.check_parameters(learn)
     host_rng = take_rest_of_epoch(learn)
-    learn._loaded = None
     skip = learn.position[1]
     learn.iter = max(skip - 1, 0)
     for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl, skip, host_rng):
@@ -131,7 +130,8 @@ def all_batches(learn: 'Learner'):
 
 def take_results(learn: 'Learner'):
     "Means over the samples that were seen, all or up to a `CancelValidate`"
-    learn.results = learn._averages.compute()
+    with interrupts_released():
+        learn.results = learn._averages.compute()
     learn.directions = learn._averages.directions
 
 # %% ../nbs/02_learner.ipynb #ed8f5704

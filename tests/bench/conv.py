@@ -2,9 +2,9 @@
 
     python -m tests.bench.conv [--rounds 9] [--json FILE]
 
-Layers of ResNets, channels last, in float32 and bfloat16: seconds of torch's convolution and of `Im2Col`'s products, unfolding and folding included, for the
-forward pass with the gradient of the input, and for the gradient of the weights. `fraction` is what `Im2Col` chooses by.
-Times are medians; both ways take turns."""
+Layers of ResNets, channels last, in float32 and bfloat16: seconds of torch's convolution and of `Im2Col`'s
+products, unfolding and folding included, for the forward pass with the gradient of the input, and for the gradient
+of the weights. `fraction` is what `Im2Col` chooses by. Times are medians; both ways take turns."""
 
 import argparse
 import json

@@ -2,8 +2,9 @@
 
     python -m tests.bench.decode FOLDER [--presize 160] [--limit 512] [--rounds 5] [--json FILE]
 
-`pillow` opens, drafts and resizes with Pillow; `turbo` is torchvision's decoder and torch's uint8 resize; `ours` is trickbag's `decode`, which chooses per
-file. Each alone, then in threads and in processes, one a core. Rounds interleave; the table shows the best round, as what disturbs can only slow down."""
+`pillow` opens, drafts and resizes with Pillow; `turbo` is torchvision's decoder and torch's uint8 resize; `ours` is
+trickbag's `decode`, which chooses per file. Each alone, then in threads and in processes, one a core. Rounds
+interleave; the table shows the best round, as what disturbs can only slow down."""
 
 import argparse
 import json

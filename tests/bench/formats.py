@@ -1,10 +1,14 @@
-"""What is a training step's fastest format on this device: float32 or bf16, contiguous or channels_last, plain or compiled; on a CPU, with `Im2Col` or without?
+"""What is a training step's fastest format on this device: float32 or bf16, contiguous or channels_last, plain or
+compiled; on a CPU, with `Im2Col` or without?
 
-    python -m tests.bench.formats [--arch xresnet18] [--size 64] [--bs 64] [--rounds 5] [--steps 3] [--device cpu] [--json FILE]
+    python -m tests.bench.formats [--arch xresnet18] [--size 64] [--bs 64] [--rounds 5] [--steps 3] [--device
+        cpu] [--json FILE]
 
-A bare loop on one batch in memory (fused AdamW, cross entropy), nothing of trickbag's but the model and what `Backends` sets (on a CPU the kept heap). The variants take turns;
-the table shows the fastest step and the median one. On a machine with other work the fastest says more: two threads that wait for each other are slowed
-tenfold by a third. `first` is the first step, in which a compiled model is compiled for training; validation is compiled once more."""
+A bare loop on one batch in memory (fused AdamW, cross entropy), nothing of trickbag's but the model and what
+`Backends` sets (on a CPU the kept heap). The variants take turns; the table shows the fastest step and the median
+one. On a machine with other work the fastest says more: two threads that wait for each other are slowed tenfold by
+a third. `first` is the first step, in which a compiled model is compiled for training; validation is compiled once
+more."""
 
 import argparse
 import contextlib

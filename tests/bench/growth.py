@@ -2,13 +2,16 @@
 
     python -m tests.bench.growth [--sizes 1000 10000 100000 1000000] [--rounds 60] [--dir FOLDER] [--json FILE]
 
-A thousand small JPEGs in a folder, and a thousand links to that folder, make up to a million paths that can all be opened. For each size a fresh process measures
-`start`: from a list of paths and one of labels to loaders, with the look at 50,000 files at most, and `private`: how much its own memory (RssAnon of Linux) then
-has grown, in the middle of a shuffled epoch, from a store on disk; `trimmed` is the same once the C library has given its free memory back (it may keep 64 MB).
-Then one process has the stores of all sizes open, filled (with zeros), and takes 15 batches of 64 from each in turn, so that a busy moment of the machine
-hits all of them: `steady` is the rate of cropped, mirrored and normalized batches, `checked` the same in the first epoch of a run, when every file is asked
-whether it has changed, `batch` the time of the loader alone, `epoch` that to draw an epoch's order. Pixels are few (32 x 32, cropped to 24), so that a million
-images (3 GB) stay in memory: this measures the index, not the disk. Medians; ratios are to the smallest size in the same round."""
+A thousand small JPEGs in a folder, and a thousand links to that folder, make up to a million paths that can all be
+opened. For each size a fresh process measures `start`: from a list of paths and one of labels to loaders, with the
+look at 50,000 files at most, and `private`: how much its own memory (RssAnon of Linux) then has grown, in the
+middle of a shuffled epoch, from a store on disk; `trimmed` is the same once the C library has given its free memory
+back (it may keep 64 MB). Then one process has the stores of all sizes open, filled (with zeros), and takes 15
+batches of 64 from each in turn, so that a busy moment of the machine hits all of them: `steady` is the rate of
+cropped, mirrored and normalized batches, `checked` the same in the first epoch of a run, when every file is asked
+whether it has changed, `batch` the time of the loader alone, `epoch` that to draw an epoch's order. Pixels are few
+(32 x 32, cropped to 24), so that a million images (3 GB) stay in memory: this measures the index, not the disk.
+Medians; ratios are to the smallest size in the same round."""
 
 import argparse
 import ctypes

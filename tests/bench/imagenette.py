@@ -1,9 +1,11 @@
-"""Imagenette from scratch, by the leaderboard's rules: no pretraining, no TTA in the figure, validation at the training size.
+"""Imagenette from scratch, by the leaderboard's rules: no pretraining, no TTA in the figure, validation at the
+training size.
 
     python -m tests.bench.imagenette --arch xresnet18 --size 64 --epochs 5                       # two CPU cores
     python -m tests.bench.imagenette --arch xresnet50 --size 128 --epochs 5 --seeds 42 43 44     # one GPU
 
-Needs Imagenette (160 px) in $TRICKBAG_DATA, or the network. Prints a row a seed, then mean and standard deviation over seeds."""
+Needs Imagenette (160 px) in $TRICKBAG_DATA, or the network. Prints a row a seed, then mean and standard deviation
+over seeds."""
 
 import argparse
 import json

@@ -1,9 +1,9 @@
 """Ctrl-C at random moments: python -m tests.bench.interrupts [--n 2000] [--plant]
 
-Each interrupt is a real signal, SIGINT from another process or SIGALRM from a timer, at a random moment of a call: anywhere in it, and densely in
-its first microseconds and its last. Afterwards the learner and the process are compared with what they were before. A line of
-tests/bench/results/interrupts.json for each call, written every 25 signals; what is there already is gone on with. `--plant` puts the fault in: signals are not held.
-"""
+Each interrupt is a real signal, SIGINT from another process or SIGALRM from a timer, at a random moment of a call:
+anywhere in it, and densely in its first microseconds and its last. Afterwards the learner and the process are
+compared with what they were before. A line of tests/bench/results/interrupts.json for each call, written every 25
+signals; what is there already is gone on with. `--plant` puts the fault in: signals are not held."""
 
 import argparse
 import json

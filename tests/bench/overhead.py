@@ -2,10 +2,11 @@
 
     python -m tests.bench.overhead [--steps 2000] [--rounds 7] [--json FILE]
 
-Each contender trains the same model on the same batches with the same optimizer (torch.optim.SGD, momentum .9). Rounds interleave the contenders,
-so that a busy moment of the machine hits all of them; the table shows the median round, and the difference to the bare loop of the same round.
-`bare_tricks` has MixUp, label smoothing, EMA, one-cycle and recorded losses written into the loop by hand, `trickbag_tricks` as callbacks.
-Needs the extra [bench] for fastai and Lightning; whatever is not installed is said to be missing."""
+Each contender trains the same model on the same batches with the same optimizer (torch.optim.SGD, momentum .9).
+Rounds interleave the contenders, so that a busy moment of the machine hits all of them; the table shows the median
+round, and the difference to the bare loop of the same round. `bare_tricks` has MixUp, label smoothing, EMA,
+one-cycle and recorded losses written into the loop by hand, `trickbag_tricks` as callbacks. Needs the extra [bench]
+for fastai and Lightning; whatever is not installed is said to be missing."""
 
 import argparse
 import contextlib

@@ -1,11 +1,15 @@
 """How many images a second come out of the loader: real JPEGs to augmented, normalized batches?
 
-    python -m tests.bench.pipeline FOLDER [--size 128] [--bs 64] [--limit 4096] [--rounds 3] [--only NAME ...] [--json FILE]
+    python -m tests.bench.pipeline FOLDER [--size 128] [--bs 64] [--limit 4096] [--rounds 3] [--only NAME ...]
+        [--json FILE]
 
-FOLDER holds JPEGs at any depth. Every contender crops at random (scale .35 to 1, torchvision's RandomResizedCrop), mirrors, normalizes and yields float32
-batches; nothing is trained. Contenders: torchvision (ImageFolder-like dataset, v2 transforms, DataLoader with a worker a core), fastai (its loader and
-aug_transforms' equivalents on the batch), timm (its loader with the same transforms and its collate), and trickbag: `first` decodes and keeps, `second` has all
-decoded, `run2` is the first epoch of a second process, `memory` keeps in memory, `none` decodes every time. Rounds interleave the contenders. Ratios are to torchvision in the same round. Needs the extra [bench] for fastai and timm."""
+FOLDER holds JPEGs at any depth. Every contender crops at random (scale .35 to 1, torchvision's RandomResizedCrop),
+mirrors, normalizes and yields float32 batches; nothing is trained. Contenders: torchvision (ImageFolder-like
+dataset, v2 transforms, DataLoader with a worker a core), fastai (its loader and aug_transforms' equivalents on the
+batch), timm (its loader with the same transforms and its collate), and trickbag: `first` decodes and keeps,
+`second` has all decoded, `run2` is the first epoch of a second process, `memory` keeps in memory, `none` decodes
+every time. Rounds interleave the contenders. Ratios are to torchvision in the same round. Needs the extra [bench]
+for fastai and timm."""
 
 import argparse
 import atexit

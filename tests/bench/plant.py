@@ -1,15 +1,18 @@
-"""Are the tests able to find a bug? Plants one at a time in a copy of the package and runs the tests that should see it.
+"""Are the tests able to find a bug? Plants one at a time in a copy of the package and runs the tests that should see
+it.
 
     python -m tests.bench.plant [--only TEXT] [--jobs 2] [--json FILE] [--again]
     python -m tests.bench.plant --clean
     python -m tests.bench.plant --table
 
-The bugs stand in `planted.py` beside this file: a module, the text to be replaced (it must stand there exactly once), what replaces it,
-and where to look, as arguments of pytest. It is planted in the module and in its notebook, which runs what it exports. A bug is found if those tests fail; they pass on the code as it is, which --clean checks.
-One JSON line a bug; what is in the file already is not repeated, unless its bug or its tests have changed since, or with --again.
+The bugs stand in `planted.py` beside this file: a module, the text to be replaced (it must stand there exactly
+once), what replaces it, and where to look, as arguments of pytest. It is planted in the module and in its notebook,
+which runs what it exports. A bug is found if those tests fail; they pass on the code as it is, which --clean
+checks. One JSON line a bug; what is in the file already is not repeated, unless its bug or its tests have changed
+since, or with --again.
 
-Importing torch, IPython and the like takes longer than most of these tests, so it is done once, here; each bug gets a forked process
-that imports the package from the copy."""
+Importing torch, IPython and the like takes longer than most of these tests, so it is done once, here; each bug gets
+a forked process that imports the package from the copy."""
 
 import argparse
 import compileall

@@ -1,13 +1,18 @@
 """Does the device wait? The full recipe from real JPEGs, beside the same model on one batch that lies on the device.
 
-    python -m tests.bench.recipe --data FOLDER [--arch xresnet50] [--size 224] [--bs 128] [--epochs 4] [--limit N] [--images 20000] [--json FILE]     # one GPU
-    python -m tests.bench.recipe --data FOLDER --arch xresnet18 --size 32 --bs 16 --limit 256 --epochs 2                            # to try it on a CPU
+    python -m tests.bench.recipe --data FOLDER [--arch xresnet50] [--size 224] [--bs 128] [--epochs 4] [--limit
+        N] [--images 20000] [--json FILE]     # one GPU
+    python -m tests.bench.recipe --data FOLDER --arch xresnet18 --size 32 --bs 16 --limit 256 --epochs 2
+        # to try it on a CPU
 
-FOLDER holds JPEGs at any depth; `--images` takes them over and over up to that number, as an epoch of few batches says little. `possible` is a bare loop on one batch: the same model, optimizer, 16 bits and memory layout, no data and no tricks. `recipe` is
-trickbag with crop, flip, TrivialAugment, RandomErasing, MixUp, LabelSmoothing and EMA; `first` is its first epoch, in which images are decoded. The memory of `possible` is that of a
-loop with soft targets and a copy of the weights, as those tricks need them. `fastai` has crop and flip in its workers, and MixUp and label smoothing on
-the device. Images a second, fraction of `possible`, and the largest memory that tensors took on the GPU (trickbag's without the store's copy there, if it keeps one).
-Needs the extra [bench] for fastai. The seconds to an accuracy are in tests/bench/imagenette.py."""
+FOLDER holds JPEGs at any depth; `--images` takes them over and over up to that number, as an epoch of few batches
+says little. `possible` is a bare loop on one batch: the same model, optimizer, 16 bits and memory layout, no data
+and no tricks. `recipe` is trickbag with crop, flip, TrivialAugment, RandomErasing, MixUp, LabelSmoothing and EMA;
+`first` is its first epoch, in which images are decoded. The memory of `possible` is that of a loop with soft
+targets and a copy of the weights, as those tricks need them. `fastai` has crop and flip in its workers, and MixUp
+and label smoothing on the device. Images a second, fraction of `possible`, and the largest memory that tensors took
+on the GPU (trickbag's without the store's copy there, if it keeps one). Needs the extra [bench] for fastai. The
+seconds to an accuracy are in tests/bench/imagenette.py."""
 
 import argparse
 import json

@@ -1,19 +1,21 @@
 """What does it cost accuracy that images are squashed to `presize` before they are cropped?
 
-    python -m tests.bench.squash --data FOLDER [--sets clothing cars] [--seeds 42 43 44 45 46] [--ways ...] [--json FILE]
+    python -m tests.bench.squash --data FOLDER [--sets clothing cars] [--seeds 42 43 44 45 46] [--ways ...]
+        [--json FILE]
     python -m tests.bench.squash --table [--json FILE]
 
-FOLDER holds `clothing-small` (photographs of many shapes, short side 224), `stanford-cars-160` (160 x 160) and `weights`
-(torchvision's MobileNetV2 features). Each run fine-tunes MobileNetV2 from the same first weights on the same random boxes, drawn from the
-same streams; only where their pixels come from differs:
+FOLDER holds `clothing-small` (photographs of many shapes, short side 224), `stanford-cars-160` (160 x 160) and
+`weights` (torchvision's MobileNetV2 features). Each run fine-tunes MobileNetV2 from the same first weights on the
+same random boxes, drawn from the same streams; only where their pixels come from differs:
 
 - `1.0`, `1.25`, `1.5`, `2.0`: from the store, whose squares have that many times the training size;
 - `1.25 Pillow`: the same store, decoded and squashed by Pillow alone;
 - `originals`: cut from the decoded originals.
 
-Each trained network is then tested in three ways: on the `store` it was trained with, on the `originals` (shorter side resized to size/crop_pct,
-center cropped, as a deployed model is fed), and on those after a squash to its presize (`squashed`). One JSON line a run; runs that are
-in the file already are not repeated. --table prints means and deviations."""
+Each trained network is then tested in three ways: on the `store` it was trained with, on the `originals` (shorter
+side resized to size/crop_pct, center cropped, as a deployed model is fed), and on those after a squash to its
+presize (`squashed`). One JSON line a run; runs that are in the file already are not repeated. --table prints means
+and deviations."""
 
 import argparse
 import json

@@ -1,16 +1,21 @@
 """How long does the same training take, and how good is it: fastai, trickbag as it is, trickbag with `Fast()`?
 
-    python -m tests.bench.training --data FOLDER [--seeds 42 43 44] [--epochs 3] [--limit N] [--size 64] [--bs 64] [--json FILE]
+    python -m tests.bench.training --data FOLDER [--seeds 42 43 44] [--epochs 3] [--limit N] [--size 64] [--bs
+        64] [--json FILE]
 
-FOLDER has a `train` and a `val` folder with a folder a class (Imagenette). Every peer trains trickbag's xresnet18 from the same first weights with cross
-entropy, Adam (betas .9 and .99, eps 1e-5, weight decay .01 on all weights), one cycle, random crops (scale .35 to 1), mirrored images and ImageNet's
-statistics, and validates after each epoch. Seconds are those of `fit_one_cycle`, validation and decoding included: trickbag starts each run with an empty
-store. `accuracy` is what each says itself after its last epoch; fastai validates on up to 4:3 of an image, squeezed, trickbag on the central square, so `judged` is
-the accuracy of all of them by trickbag's validation. Each run is a process of its own; the peers take turns seed by seed. fastai decodes in the number of workers of --workers that is faster in a short
-trial. --limit takes every k-th image, of training and validation alike. `others` is the fraction of the cores that other processes took meanwhile: where it is
-large, seconds say little, so the table's are of runs with less than a fifth, if there are any. --wait S gives the machine up to S seconds before each run to
-become quiet, --tries N repeats a run that others disturbed. OMP_WAIT_POLICY=passive, set for all, lessens what they do. --only takes further peers: `fastai_fused` has torch's fused AdamW in place of fastai's own Adam, `fast_compile` is
-`Fast(compile=True)`. Needs the extra [bench] for fastai."""
+FOLDER has a `train` and a `val` folder with a folder a class (Imagenette). Every peer trains trickbag's xresnet18
+from the same first weights with cross entropy, Adam (betas .9 and .99, eps 1e-5, weight decay .01 on all weights),
+one cycle, random crops (scale .35 to 1), mirrored images and ImageNet's statistics, and validates after each epoch.
+Seconds are those of `fit_one_cycle`, validation and decoding included: trickbag starts each run with an empty
+store. `accuracy` is what each says itself after its last epoch; fastai validates on up to 4:3 of an image,
+squeezed, trickbag on the central square, so `judged` is the accuracy of all of them by trickbag's validation. Each
+run is a process of its own; the peers take turns seed by seed. fastai decodes in the number of workers of --workers
+that is faster in a short trial. --limit takes every k-th image, of training and validation alike. `others` is the
+fraction of the cores that other processes took meanwhile: where it is large, seconds say little, so the table's are
+of runs with less than a fifth, if there are any. --wait S gives the machine up to S seconds before each run to
+become quiet, --tries N repeats a run that others disturbed. OMP_WAIT_POLICY=passive, set for all, lessens what they
+do. --only takes further peers: `fastai_fused` has torch's fused AdamW in place of fastai's own Adam, `fast_compile`
+is `Fast(compile=True)`. Needs the extra [bench] for fastai."""
 
 import argparse
 import json

@@ -1,12 +1,14 @@
 """What does each trick cost a step?
 
-    python -m tests.bench.tricks [--arch xresnet50 --size 224 --bs 128] [--steps 6] [--rounds 5] [--only NAME ...] [--json FILE]
+    python -m tests.bench.tricks [--arch xresnet50 --size 224 --bs 128] [--steps 6] [--rounds 5] [--only NAME
+        ...] [--json FILE]
 
-Without --arch: xresnet50 at 224 pixels, batch 128, bf16, on a GPU; xresnet18 at 64 pixels, batch 32, on the CPU. The images lie decoded in memory;
-every learner crops, flips and normalizes them, so a trick's cost comes on top of that. Each round runs the plain learner and then the one with the
-trick, so that a busy moment of the machine hits both; `extra` is the median over rounds of the difference of their median steps, `spread` half the
-distance of its quartiles. `calls` is what the trick's own methods take (a copy of the step under a watch), which says more than `extra` where the
-machine is noisy, but leaves out what a trick does inside forward and backward."""
+Without --arch: xresnet50 at 224 pixels, batch 128, bf16, on a GPU; xresnet18 at 64 pixels, batch 32, on the CPU.
+The images lie decoded in memory; every learner crops, flips and normalizes them, so a trick's cost comes on top of
+that. Each round runs the plain learner and then the one with the trick, so that a busy moment of the machine hits
+both; `extra` is the median over rounds of the difference of their median steps, `spread` half the distance of its
+quartiles. `calls` is what the trick's own methods take (a copy of the step under a watch), which says more than
+`extra` where the machine is noisy, but leaves out what a trick does inside forward and backward."""
 
 import argparse
 import json

@@ -1,10 +1,12 @@
-"""Do seeded runs end with the same weights as those of another version? One line a run: its name and a digest of weights and history.
+"""Do seeded runs end with the same weights as those of another version? One line a run: its name and a digest of
+weights and history.
 
     python -m tests.bench.values [--json FILE]     # writes
     python -m tests.bench.values --against FILE    # compares, and exits 1 if a run differs
 
-Run it in two checkouts on the same machine with the same torch. The first part is every trick of the bag alone, three epochs' worth of
-small batches; the second, runs that combine many. Losses and metrics are compared to the bit as well."""
+Run it in two checkouts on the same machine with the same torch. The first part is every trick of the bag alone,
+three epochs' worth of small batches; the second, runs that combine many. Losses and metrics are compared to the bit
+as well."""
 
 import argparse
 import hashlib

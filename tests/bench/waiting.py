@@ -2,10 +2,11 @@
 
     python -m tests.bench.waiting [--rounds 3] [--busy 0 1 2] [--json FILE]
 
-Trains the README's small set (toy images, xresnet18, 48 px, batch 16; one epoch after a short warm-up) in new processes that differ in their
-environment only: nothing set (libgomp's threads spin), OMP_WAIT_POLICY=passive (they sleep at once), GOMP_SPINCOUNT=10000 (they spin for
-some 30 us), and one thread. --busy k runs k other processes beside them that only compute. The ways take turns; printed are medians, and
-their ratio to `spin` of the same round."""
+Trains the README's small set (toy images, xresnet18, 48 px, batch 16; one epoch after a short warm-up) in new
+processes that differ in their environment only: nothing set (libgomp's threads spin), OMP_WAIT_POLICY=passive (they
+sleep at once), GOMP_SPINCOUNT=10000 (they spin for some 30 us), and one thread. --busy k runs k other processes
+beside them that only compute. The ways take turns; printed are medians, and their ratio to `spin` of the same
+round."""
 
 import argparse
 import json

@@ -216,7 +216,8 @@ def test_no_callback_is_known_by_its_name():
     "In the package no name of a callback is compared with a text"
     names = '|'.join(n for n in tb.__all__ if isinstance(getattr(tb, n), type) and issubclass(getattr(tb, n), Callback))
     compared = re.compile(
-        rf"""\.name\s*(==|!=|in|not\s+in)\s*[(\[]?['"][A-Z]|(==|!=)\s*['"]({names})['"]|['"]({names})['"]\s+(in|not\s+in)\b"""
+        r"""\.name\s*(==|!=|in|not\s+in)\s*[(\[]?['"][A-Z]"""
+        rf"""|(==|!=)\s*['"]({names})['"]|['"]({names})['"]\s+(in|not\s+in)\b"""
     )
     found = [
         f'{f.name}:{i}: {line.strip()}'

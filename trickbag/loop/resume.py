@@ -37,6 +37,12 @@ def find_point(
     return point
 
 # %% ../../nbs/loop/19_resume.ipynb #23dd5b6f
+def _say(learn, text):
+    "One process of many speaks"
+    if not learn.rank:
+        say(text)
+
+
 def compare(
     learn: 'Learner',  # inside `fit`, with the callbacks composed and the optimizer made
     point: dict | None,  # from `find_point`
@@ -51,11 +57,11 @@ def compare(
     where = _place(learn, point, resume_anyway)
     name = f'fit {len(learn.fits) + 1}'
     if where == 'start':
-        say(f"{name} starts: {point['file']} was saved in fit {len(point['fits']) + 1}, which is over")
+        _say(learn, f"{name} starts: {point['file']} was saved in fit {len(point['fits']) + 1}, which is over")
     if where == 'here':
         check_fits(learn, point, types=True)
         if point['loop']['position'][0] >= learn.n_epoch:
-            say(f"{name} is complete in {point['file']}; nothing is left to train")
+            _say(learn, f"{name} is complete in {point['file']}; nothing is left to train")
     return where
 
 
@@ -121,9 +127,10 @@ def begin(
         name = f'fit {len(learn.fits) + 1}'
         learn.fits = [*learn.fits, learn._this_fit]
         learn._undo_resume = None
-        say(
+        _say(
+            learn,
             f"{name} is over in {point['file']}, which was saved in fit {len(point['fits']) + 1}: passed by; the "
-            "learner is where that one was, and the next fit goes on from there"
+            "learner is where that one was, and the next fit goes on from there",
         )
     # a run takes its seeds, in `before_fit` too, from the epochs that came before this fit
     trained_here = point['loop']['position'][0] if where == 'here' else 0
@@ -146,10 +153,13 @@ def take_rest(learn: 'Learner'):
 
 def take_rest_of_epoch(learn: 'Learner'):  # Python's and numpy's generators, as `seeded_batches` takes them
     "Step 4 in mid-epoch, after `before_train`: what that event, and `before_epoch`, cleared"
-    if not learn._loaded or not learn.position[1]:
+    point = learn._loaded
+    # of a run that goes on after the last batch, too
+    learn._loaded = None
+    if not point or not learn.position[1]:
         return None
-    take_callbacks(learn._loaded, learn.active)
-    return learn._loaded['loop'].get('host_state')
+    take_callbacks(point, learn.active)
+    return point['loop'].get('host_state')
 
 
 def _check_callbacks(learn, d):
