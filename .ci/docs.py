@@ -174,14 +174,18 @@ def links():
     def link(m):
         return f'[{m[0]}](/{page[m[1]]})' if m[1] in page else m[0]
 
-    def linkify(md):
+    def linkify(md, names_parameters=False):
+        "`names_parameters`: the first column of tables has names of parameters, which are no symbols of the package"
         fence = False
         res = []
         for l in md.splitlines():
             if l.startswith('```'):
                 fence = not fence
-            plain = fence or l.startswith(('    ', '#'))
-            res.append(l if plain else re.sub(r'(?<![\[`])`([^`\s]+?)(?:\(\))?`(?![\]`])', link, l))
+            if fence or l.startswith(('    ', '#')):
+                res.append(l)
+                continue
+            first = l.find('|', 1) if names_parameters and l.startswith('|') else 0
+            res.append(l[:first] + re.sub(r'(?<![\[`])`([^`\s]+?)(?:\(\))?`(?![\]`])', link, l[first:]))
         return '\n'.join(res)
 
     return linkify
@@ -220,7 +224,7 @@ def process(src, dst):
             cell.source = linkify(cell.source)
         for o in cell.get('outputs', []):
             if md := join(o.get('data', {}).get('text/markdown', '')):
-                o['data']['text/markdown'] = linkify(md)
+                o['data']['text/markdown'] = linkify(md, names_parameters=True)
 
     swap = {'add_show_docs': in_order, 'exec_show_docs': lean, 'add_links': add_links}
 

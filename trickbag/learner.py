@@ -164,7 +164,7 @@ def fit(
         if where == 'over':
             return learn
         checks.check_callbacks(learn)
-        with events.cleaned_up(learn, 'cleanup_fit', state.after_fit):
+        with events.cleaned_up(learn, 'cleanup_fit', state.state_after_fit):
             checks.start_training(learn)
             try:
                 events.stretch(learn, 'fit', partial(run_epochs, learn, where == 'here'))
