@@ -48,6 +48,7 @@ STAR = {
     'loop.targets': 'soft_targets',
     'models.batchnorm': 'update_bn',
     'models.xresnet': 'XResNet xresnet* xresnext* xse_resnet* xse_resnext*',
+    'monitors.early_stopping': 'monitor_mode',
     'runs.tta': 'TTA',
     'tricks.muon': 'Muon',
 }

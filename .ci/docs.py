@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from html import unescape
+from multiprocessing import get_context
 from pathlib import Path
 
 import yaml
@@ -242,6 +243,14 @@ def process(src, dst):
     write_nb(nb, dst)
 
 
+def process_all(nbs, src, pages):
+    "Each page in a forked process, as many at a time as there are cores; gives what failed"
+    import trickbag.all  # noqa: F401  imported once, here: a page takes no longer than what it shows
+
+    with get_context('fork').Pool(os.cpu_count(), maxtasksperchild=8) as pool:
+        return [e for e in pool.starmap(process, [(nbs / p, src / p) for p in pages], chunksize=1) if e]
+
+
 def tidy(nb, name):
     "`nb` as smalldocs reads it"
     for c in nb['cells']:
@@ -361,7 +370,7 @@ def main():
         write(root / 'nbs' / 'sidebar.yml', sidebar(titles))
         for n in 'nbdev.yml', 'sidebar.yml':
             shutil.copy(root / 'nbs' / n, src / n)
-        if bad := [e for o in titles if (e := process(nbs / o, src / o))]:
+        if bad := process_all(nbs, src, titles):
             sys.exit('\n'.join(bad))
         write(root / 'README.md', readme(json.loads((src / 'index.ipynb').read_text())))
         for o in titles:

@@ -46,7 +46,7 @@ from .models.xresnet import xse_resnext18, xse_resnext18_deep, xse_resnext18_dee
 from .models.xresnet import xse_resnext34_deep, xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep
 from .models.xresnet import xse_resnext50_deeper
 from .monitors.csv_logger import CSVLogger
-from .monitors.early_stopping import BestEpoch, EarlyStopping
+from .monitors.early_stopping import BestEpoch, EarlyStopping, monitor_mode
 from .monitors.progress import Progress
 from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
@@ -128,13 +128,13 @@ __all__ = [
     'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
     'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
     'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast', 'Compile',
-    'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool',
-    'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm',
-    'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS',
-    'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM',
-    'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
-    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
-    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
-    'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast',
+    'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets',
+    'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon',
+    'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop',
+    'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize',
+    'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur',
+    'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
 ]
