@@ -81,7 +81,7 @@ def _unknown(name):
     timm = '' if _names('timm') else "; timm's networks need: pip install timm"
     return f"architecture {name!r} is not known: {hint}{timm}"
 
-# %% ../../nbs/models/04_architectures.ipynb #b980379f
+# %% ../../nbs/models/04_architectures.ipynb #15499ab0
 def build(
     architecture: Architecture,
     make: Callable | None = None,  # for library 'own': `make(**args)` gives the network
@@ -90,8 +90,7 @@ def build(
     model = _make(architecture, make)
     if architecture.n_in != 3:
         adapt_input(model, architecture.n_in)
-    if architecture.head:
-        replace_head(model, **architecture.head)
+    model.head_name = replace_head(model, **architecture.head) if architecture.head else None
     model.architecture = architecture  # what it was built from, for `describe`
     return model
 

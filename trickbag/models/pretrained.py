@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'WeightsError', 'local_weights', 'read_state', 'load_body', 'image_spec', 'pretrained_model']
 
-# %% ../../nbs/models/05_pretrained.ipynb #ff0590d5
+# %% ../../nbs/models/05_pretrained.ipynb #49d3f097
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,15 @@ import torch
 from torch import nn
 
 from ..core.plain_files import read_weights
-from .architectures import Architecture, adapt_input, build, describe, find_library, replace_head
+from trickbag.models.architectures import (
+    Architecture,
+    adapt_input,
+    build,
+    describe,
+    find_head,
+    find_library,
+    replace_head,
+)
 from ..vision.preprocess import ImageSpec
 
 # %% ../../nbs/models/05_pretrained.ipynb #93415c43
@@ -197,7 +205,7 @@ def _state_of(model, architecture, pretrained) -> tuple:
         return _fetch_timm(model, name, pretrained, architecture.args), f'timm {name}'
     raise WeightsError(f"{name}: trickbag publishes no weights; give a file as pretrained=, or pretrained=False")
 
-# %% ../../nbs/models/05_pretrained.ipynb #60d1edc6
+# %% ../../nbs/models/05_pretrained.ipynb #d6bba63e
 def pretrained_model(
     name: str,  # 'resnet50', 'timm/vit_small_patch16_224', 'xresnet50', see `find_library`
     n_out: int | None = None,  # classes; None: the head of the weights is kept
@@ -228,14 +236,12 @@ def pretrained_model(
     how = None
     if n_out is not None:
         how = dict(n_out=n_out, kind=head, dropout=dropout, size=size)
-        replace_head(model, **how)
+        model.head_name = replace_head(model, **how)
     model.architecture = replace(architecture, n_in=n_in, head=how)
     return model, replace(spec, size=size)
 
 
 def _head_to_be_replaced(model, n_out, size):
-    from trickbag.models.architectures import find_head
-
     return None if n_out is None else find_head(model, size)
 
 
