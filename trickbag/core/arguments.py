@@ -88,7 +88,7 @@ def check_number(
         return number
     # as 0.1 and 1, not 0.1 and 1.0
     short = [None if bound is None else f'{bound:g}' for bound in (low, above, high)]
-    bounds = _bounds(*zip(('>=', '>', '<='), short))
+    bounds = _bounds(*zip(('>=', '>', '<='), short, strict=True))
     raise ValueError(f"{who}: {what} must be a finite number{bounds}, got {_given(value)}{_as_written(value)}")
 
 
