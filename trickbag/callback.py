@@ -10,12 +10,18 @@ __all__ = ['EVENTS', 'VALIDATION_BATCH_EVENTS', 'BATCH_EVENTS', 'STAGES', 'PARTS
 # %% ../nbs/01_callback.ipynb #c964f380
 import difflib
 import inspect
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
 from .core.arguments import bind_or_say, check_types, none_given
+
+if TYPE_CHECKING:
+    from trickbag.learner import Learner
+    from trickbag.loop.phase import Phase
 
 # %% ../nbs/01_callback.ipynb #8a4a4db7
 # in the order in which a run comes by them
@@ -58,6 +64,8 @@ BATCH_EVENTS = (
 # %% ../nbs/01_callback.ipynb #ed0bef7a
 class Cancel(Exception):
     "Base of the exceptions that skip the rest of a stretch of the loop"
+
+    where: str  # callback and event that raised it
 
 
 class CancelFit(Cancel):
@@ -167,16 +175,20 @@ def _check_no_event_meant(cls, name):
         raise TypeError(f"{cls.__name__}.{name} is not an event; events are {', '.join(EVENTS)}")
 
 # %% ../nbs/01_callback.ipynb #1cddf638
+_Arguments = ParamSpec('_Arguments')
+_Value = TypeVar('_Value')
+
+
 def checks_arguments(
-    function,
+    function: Callable[_Arguments, _Value],
     who: str = None,  # for the error message; None is the function's name
-):  # the same function
+) -> Callable[_Arguments, _Value]:  # the same function
     "A function that names in one line the argument that it does not have, or that cannot be right"
     signature = inspect.signature(function)
     who = who or function.__name__
 
     @wraps(function)
-    def checked(*args, **kw):
+    def checked(*args: _Arguments.args, **kw: _Arguments.kwargs) -> _Value:
         given = bind_or_say(who, signature, args, kw)
         check_types(who, signature.parameters, given)
         try:
@@ -190,8 +202,8 @@ def checks_arguments(
 
     return checked
 
-
-def _remembering(init):
+# %% ../nbs/01_callback.ipynb #4d6dafd7
+def _remembering(init: Callable) -> Callable:
     "A constructor that keeps what it was given; one of this package checks it, too"
     ours = init.__module__.split('.')[0] == __name__.split('.')[0]
     construct = checks_arguments(init, init.__qualname__.split('.')[0]) if ours else init
@@ -203,6 +215,12 @@ def _remembering(init):
         return construct(self, *args, **kw)
 
     return __init__
+
+
+def _remember_arguments(cls):
+    "Give a class a constructor that keeps what it was given, if it has one of its own"
+    if '__init__' in vars(cls):
+        cls.__init__ = _remembering(cls.__init__)
 
 
 def settings_of(
@@ -223,24 +241,69 @@ def _short(value):
     return type(value).__name__ if isinstance(value, torch.nn.Module) else repr(value)
 
 # %% ../nbs/01_callback.ipynb #2f2d2fa0
-class Callback:
+if TYPE_CHECKING:
+
+    class _Events:
+        def before_fit(self, learn: 'Learner'): ...
+
+        def before_epoch(self, learn: 'Learner'): ...
+
+        def before_train(self, learn: 'Learner'): ...
+
+        def before_batch(self, learn: 'Learner'): ...
+
+        def after_pred(self, learn: 'Learner'): ...
+
+        def after_loss(self, learn: 'Learner'): ...
+
+        def before_backward(self, learn: 'Learner'): ...
+
+        def after_backward(self, learn: 'Learner'): ...
+
+        def before_step(self, learn: 'Learner'): ...
+
+        def after_step(self, learn: 'Learner'): ...
+
+        def after_batch(self, learn: 'Learner'): ...
+
+        def after_train(self, learn: 'Learner'): ...
+
+        def before_validate(self, learn: 'Learner'): ...
+
+        def after_validate(self, learn: 'Learner'): ...
+
+        def cleanup_validate(self, learn: 'Learner'): ...
+
+        def after_epoch(self, learn: 'Learner'): ...
+
+        def after_fit(self, learn: 'Learner'): ...
+
+        def cleanup_fit(self, learn: 'Learner'): ...
+
+else:
+    _Events = object
+
+# %% ../nbs/01_callback.ipynb #e122da2c
+class Callback(_Events):
     "One technique, monitor or device matter: methods named after events, each taking the learner"
 
     stage = 'weights'  # where in the batch's life it works, one of `STAGES`
-    reads = ()  # the `PARTS` whose values change what it does
-    writes = ()  # the `PARTS` that it changes in training
-    owns = ()  # names of things that only one callback may own in a fit, see `OWNED` in the rules
-    does = ()  # what else it does that a rule speaks of, see `RULES`
-    traced = ()  # names of attributes that `learn.explain(step=True)` shows: what it did to the last batch
-    state = ()  # attributes that a checkpoint must carry: tensors and plain values
+    reads: tuple[str, ...] = ()  # the `PARTS` whose values change what it does
+    writes: tuple[str, ...] = ()  # the `PARTS` that it changes in training
+    owns: tuple[str, ...] = ()  # names of things that only one callback may own in a fit, see `OWNED` in the rules
+    does: tuple[str, ...] = ()  # what else it does that a rule speaks of, see `RULES`
+    # names of attributes that `learn.explain(step=True)` shows: what it did to the last batch
+    traced: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()  # attributes that a checkpoint must carry: tensors and plain values
     train_only = False  # True: batch events call it in training only
     monitor = False  # only watches: leave it out and the same weights come out
-    phase = None  # the part of the run in which batches of training call it, set by `During`; None: all of it
+    # the part of the run in which batches of training call it, set by `During`; None: all of it
+    phase: 'Phase | None' = None
+    in_phase: bool | None  # with a phase: whether it was called at the last batch
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
-        if '__init__' in vars(cls):
-            cls.__init__ = _remembering(cls.__init__)
+        _remember_arguments(cls)
         _check_declarations(cls)
         _check_event_methods(cls)
 
@@ -283,8 +346,8 @@ class Callback:
 
 # %% ../nbs/01_callback.ipynb #d8076e0c
 def layered(
-    old: list,  # callbacks
-    new: list,  # those that may take their place
+    old: Sequence,  # callbacks
+    new: Sequence,  # those that may take their place
     below: bool = True,  # `old` are the learner's or the data's own, of which a subclass takes the place
 ) -> list:
     """Both, without those of `old` of which `new` has another: one of its name, or a relative by class that owns the
@@ -338,7 +401,7 @@ def class_name(cb: Callback) -> str:
 
 # %% ../nbs/01_callback.ipynb #1cfb5be1
 def hooks(
-    cbs: list,  # from `compose`
+    cbs: Sequence,  # from `compose`
     training: bool = True,  # False: the table for validation
 ) -> dict:  # event -> bound methods, in order
     "What is called at each event"

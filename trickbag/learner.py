@@ -8,6 +8,7 @@ __all__ = ['Learner']
 # %% ../nbs/02_learner.ipynb #fc082f3b
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -65,7 +66,8 @@ def train(learn: 'Learner'):
     host_rng = take_rest_of_epoch(learn)
     skip = learn.position[1]
     learn.iter = max(skip - 1, 0)
-    for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl, skip, host_rng):
+    for i, xb_yb in randomness.seeded_batches(learn, learn.dl, skip, host_rng):
+        learn.iter = i
         batch.one_batch(learn, xb_yb)
     checks.check_count(learn)
 
@@ -92,7 +94,7 @@ def validate(
         except Cancel as e:
             raise e if learn.fitting else events.misplaced(e) from e
 
-
+# %% ../nbs/02_learner.ipynb #dd7defc4
 def run_validation(learn: 'Learner', dl) -> dict:
     "Validate with the callbacks that are active; what belongs to the pass is as before afterwards"
     with interrupts_held(), preserve_attrs(learn, *state.PASS):
@@ -122,7 +124,8 @@ def all_batches(learn: 'Learner'):
     "Every batch of a validation"
     seen = False
     with interrupts_released():
-        for learn.iter, xb_yb in randomness.seeded_batches(learn, learn.dl):
+        for i, xb_yb in randomness.seeded_batches(learn, learn.dl):
+            learn.iter = i
             seen = True
             batch.one_batch(learn, xb_yb)
     checks.check_not_empty(seen)
@@ -177,6 +180,17 @@ def fit(
 class LearnerMethods(state.LoopState):
     "What a learner can do"
 
+    if TYPE_CHECKING:  # their modules put these here when they are imported
+        from trickbag.look.cost import profile
+        from trickbag.look.explain import explain, summary
+        from trickbag.look.show import show_batch
+        from trickbag.look.sizes import size_sweep
+        from trickbag.runs.fix_res import fix_res
+        from trickbag.runs.lr_find import lr_find
+        from trickbag.runs.one_cycle import fine_tune, fit_flat_cos, fit_one_cycle
+        from trickbag.runs.predictions import get_preds, predict
+        from trickbag.runs.tta import tta
+
     fit = fit
     validate = validate
     # trickbag.loop.batch
@@ -225,7 +239,7 @@ class Learner(LearnerMethods):
         cbs=(),  # callbacks, in any order; lists of them may stand in the list
         # `splitter(model)` -> lists of parameters, input side first; None is body and head (`split_head`)
         splitter=None,
-        path='.',  # where relative file names of `save`, `load` and loggers start
+        path: str | Path = '.',  # where relative file names of `save`, `load` and loggers start
         # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before
         # you make it
         seed: int = 42,

@@ -12,10 +12,11 @@ import math
 import operator
 import os
 import reprlib
+from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import get_args
+from typing import ParamSpec, TypeVar, get_args
 
 import torch
 
@@ -88,7 +89,7 @@ def check_number(
         return number
     # as 0.1 and 1, not 0.1 and 1.0
     short = [None if bound is None else f'{bound:g}' for bound in (low, above, high)]
-    bounds = _bounds(*zip(('>=', '>', '<='), short))
+    bounds = _bounds(*zip(('>=', '>', '<='), short, strict=True))
     raise ValueError(f"{who}: {what} must be a finite number{bounds}, got {_given(value)}{_as_written(value)}")
 
 
@@ -320,14 +321,18 @@ def bind_or_say(
     raise TypeError(f"{who}: {why}; it takes {', '.join(names) or 'none'}{needed}") from None
 
 
-def checked_arguments(f):
+_Arguments = ParamSpec('_Arguments')
+_Value = TypeVar('_Value')
+
+
+def checked_arguments(f: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
     "A method that answers arguments it does not have with one line: what may have been meant"
     # to read a signature takes long, so it is read at the first call and not at import
     signature = cache(lambda: inspect.signature(f))
     who = f.__qualname__.split('.')[0] if f.__name__ == '__init__' else f.__name__
 
     @wraps(f)
-    def checked(*args, **kw):
+    def checked(*args: _Arguments.args, **kw: _Arguments.kwargs) -> _Value:
         bind_or_say(who, signature(), args, kw)
         return f(*args, **kw)
 

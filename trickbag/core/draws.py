@@ -159,7 +159,7 @@ def _entries(o):
         for key, value in islice(dict.items(o), _MAX_ENTRIES):
             yield str(key), value
     else:
-        kind = next(kind for kind in _SEQUENCES if isinstance(o, kind))
+        kind: type = next(kind for kind in _SEQUENCES if isinstance(o, kind))
         for i, value in enumerate(islice(kind.__iter__(o), _MAX_ENTRIES)):
             yield str(i), value
 

@@ -10,8 +10,10 @@ import io
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -27,7 +29,7 @@ from .interrupts import uninterrupted
 def atomic_write(
     path: Path,  # goal; its folder is made
     text: bool = False,  # for text (UTF-8, ends of line as given), not bytes
-):  # yields the file to write to
+) -> Iterator[IO]:  # yields the file to write to
     """A new file, that takes the place of `path` at the end of the `with`: a kill leaves the old one or the new one,
     and no more"""
     path = Path(path)
@@ -119,9 +121,12 @@ def torch_save(
     "`torch.save` whose error, if the file cannot be written, is the file's"
     keeper = _ErrorKeeper(f)
     try:
-        torch.save(obj, keeper)
-    except RuntimeError as e:
-        raise keeper.error or e
+        # torch asks for no more of a file than `write` and `flush`
+        torch.save(obj, keeper)  # pyright: ignore[reportArgumentType]
+    except RuntimeError:
+        if keeper.error is None:
+            raise
+        raise keeper.error from None
 
 # %% ../../nbs/core/05_files.ipynb #b26ca2f6
 def check_writable(

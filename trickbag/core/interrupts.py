@@ -11,13 +11,16 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 
 try:
-    from _signal import getsignal  # `signal.getsignal` makes enumerations of what it finds, and takes 25 times as long
+    # `signal.getsignal` makes enumerations of what it finds, and takes 25 times as long; this one has no stub
+    from _signal import getsignal  # pyright: ignore[reportMissingImports]
 except ImportError:
     from signal import getsignal
 
@@ -187,14 +190,18 @@ class _Uninterrupted:
             self.hold.__exit__()
 
 
+_Arguments = ParamSpec('_Arguments')
+_Value = TypeVar('_Value')
+
+
 def uninterrupted(
-    f,  # a generator function, as for `contextlib.contextmanager`
-):  # a function that gives context managers
+    f: Callable[_Arguments, Iterator[_Value]],  # a generator function, as for `contextlib.contextmanager`
+) -> Callable[_Arguments, AbstractContextManager[_Value]]:  # a function that gives context managers
     "As `contextlib.contextmanager`, but signals wait in what comes before and after the `yield`"
     make = contextmanager(f)
 
     @wraps(f)
-    def make_uninterrupted(*args, **kw):
+    def make_uninterrupted(*args: _Arguments.args, **kw: _Arguments.kwargs):
         return _Uninterrupted(make(*args, **kw))
 
     return make_uninterrupted
@@ -213,8 +220,10 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=_forked)
 
 # %% ../../nbs/core/04_interrupts.ipynb #78c40a27
+# no stub of torch has this module
+_autograd = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
 # a torch without this function has no way to ask: then these hooks are not looked at
-_top_hooks = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda ignore_is_tracing: None)
+_top_hooks = getattr(_autograd, '_top_saved_tensors_default_hooks', lambda ignore_is_tracing: None)
 
 
 def _autocast_nesting():
@@ -243,7 +252,7 @@ def preserve_torch_state():
         torch.set_autocast_cache_enabled(cache)
         _leave_autocast(nesting)
         while (now := _top_hooks(True)) is not None and now != hooks:
-            torch._C._autograd._pop_saved_tensors_default_hooks()
+            _autograd._pop_saved_tensors_default_hooks()
 
 
 def _leave_autocast(nesting):

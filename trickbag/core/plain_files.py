@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ _NUMBERS = {int, float, bool}
 def plain(
     o,  # anything
     where: str,  # its name, for the error
-):  # an equal value, numbers of numpy as Python's
+) -> Any:  # an equal value, numbers of numpy as Python's
     """Raise TypeError unless what is written will come back as it is: tensors, numbers, text, and lists, tuples, sets
     and dicts of them"""
     kind = type(o)
@@ -77,7 +78,9 @@ def plain_model(
         if not isinstance(value, torch.Tensor):
             return value
         # it may hold its values in other tensors, and `as_subclass` would show an empty one: `plain` will refuse it
-        if type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        # torch's stub has it for tensors only, not for their class
+        dispatch = type(value).__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
+        if dispatch is not torch.Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]
             return value
         return value.detach().as_subclass(torch.Tensor)
 
@@ -91,7 +94,7 @@ _COUNTS = 'trickbag.counts'
 
 def packed(
     o,  # plain values
-):  # the same, lists of 64 numbers or more as tensors
+) -> Any:  # the same, lists of 64 numbers or more as tensors
     "Write long lists as tensors; `unpacked` takes it back"
     if type(o) in (dict, OrderedDict):
         return type(o)((key, packed(value)) for key, value in o.items())
@@ -124,7 +127,7 @@ def _packed_numbers(numbers) -> dict:
     return {_LIST: numbers}
 
 
-def unpacked(o):
+def unpacked(o) -> Any:
     "What `packed` was given"
     if type(o) in (list, tuple):
         return type(o)(map(unpacked, o))
@@ -260,7 +263,7 @@ def content_digest(o) -> str:
         if isinstance(value, torch.Tensor):
             tensor = value.detach().as_subclass(torch.Tensor).cpu().contiguous()
             digest.update(f'{tensor.dtype} {tuple(tensor.shape)}'.encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b'')
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b'')
         elif isinstance(value, dict):
             for key, entry in value.items():
                 add(key)
@@ -294,7 +297,8 @@ def _read_mended(file, device, damage):
         raise damage
     warnings.warn(
         f"load: one bit of {file} was flipped (record {record}); its checksums tell which, and what is "
-        "read is as it was written. Copy what you need: the disk or the memory may be failing"
+        "read is as it was written. Copy what you need: the disk or the memory may be failing",
+        stacklevel=1,
     )
     return torch.load(io.BytesIO(bytes(data)), map_location=device, weights_only=True)
 

@@ -125,5 +125,7 @@ def sample_beta(
     "`n` draws from Beta(`alpha`, `alpha`), without waiting for the device"
     if not 0 < alpha < float('inf'):
         raise ValueError(f"sample_beta: alpha must be > 0 and finite, got {alpha}")
-    parts = torch._sample_dirichlet(torch.full((n, 2), float(alpha), device=generator.device), generator=generator)
+    concentrations = torch.full((n, 2), float(alpha), device=generator.device)
+    # the public class makes its draws without a generator of one's own
+    parts = torch._sample_dirichlet(concentrations, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
     return parts.amax(1) if fold else parts.select(1, 0)

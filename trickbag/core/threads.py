@@ -20,7 +20,7 @@ from .interrupts import interrupts_held, interrupts_released, uninterrupted
 
 # %% ../../nbs/core/03_threads.ipynb #7681a89b
 _turn = threading.RLock()  # who has it may seed the global generators: the process has but one of each
-_holder = [None]  # the thread that has it
+_holder: list[int | None] = [None]  # the thread that has it
 
 
 def _new_turn():
@@ -58,7 +58,8 @@ def one_at_a_time():
     if not turn.acquire(blocking=False):
         warnings.warn(
             "Learner: a fit or validation is running in another thread, and this one waits for its end: "
-            "they share the process's random generators. To run both at once, use processes"
+            "they share the process's random generators. To run both at once, use processes",
+            stacklevel=1,
         )
         # the turn is taken with interrupts held, but waited for without
         while not turn.acquire(blocking=False):
@@ -85,9 +86,12 @@ def preserve_rng(
     """Give the global random states of torch (CPU and `device`), Python and numpy (if loaded) back as they were found;
     one thread at a time"""
     np = sys.modules.get('numpy')
-    accelerator = None if device is None or device.type == 'cpu' else torch.get_device_module(device)
-    # there is one MPS device only, and its functions take none
-    place = () if accelerator is None or device.type == 'mps' else (device,)
+    accelerator = None
+    place = ()
+    if device is not None and device.type != 'cpu':
+        accelerator = torch.get_device_module(device)
+        # there is one MPS device only, and its functions take none
+        place = () if device.type == 'mps' else (device,)
     with one_at_a_time():
         of_torch = torch.get_rng_state()
         of_python = random.getstate()

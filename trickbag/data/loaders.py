@@ -10,6 +10,7 @@ import os
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastcore.meta import delegates
@@ -511,5 +512,5 @@ class DataLoaders(LoaderPair):
         self.cbs = list(cbs)
         self.vocab = vocab
         self._make_test = make_test
-        self.c = len(vocab) if vocab else None
+        self.c: Any = len(vocab) if vocab else None  # classes; None if they have no names
         self.notes = []  # what a constructor has to say of what it found, for `print`

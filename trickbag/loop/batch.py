@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..callback import Cancel, CancelBackward, CancelStep
 from . import events, facts
 from .checks import check_loss, explained, refuse_batch
+from .state import ABSENT
 
 if TYPE_CHECKING:
     from trickbag.learner import Learner
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 def one_batch(learn: 'Learner', batch):
     "A batch of training or validation, with its events"
     # frees the last batch's graph before this one needs the memory
-    learn.pred = None
-    learn.loss = None
+    learn.pred = ABSENT
+    learn.loss = ABSENT
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         refuse_batch(batch)
     learn.xb, learn.yb, *more = batch
@@ -33,7 +34,10 @@ def one_batch(learn: 'Learner', batch):
     except Cancel:
         raise
     except Exception as e:
-        raise explained(e, learn)
+        error = explained(e, learn)
+        if error is e:
+            raise
+        raise error from e
 
 
 def work_of_batch(learn: 'Learner'):
@@ -73,7 +77,10 @@ def forward(learn: 'Learner'):
         try:
             learn.loss = loss_func(learn.pred, learn.yb)
         except Exception as e:
-            raise explained(e, learn, at_loss=True)
+            error = explained(e, learn, at_loss=True)
+            if error is e:
+                raise
+            raise error from e
         if learn._first_loss_due:
             check_loss(learn)
             learn._first_loss_due = False

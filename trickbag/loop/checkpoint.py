@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -214,7 +215,8 @@ def newest_whole(
         if older:
             warnings.warn(
                 f"resume: there is no {file}, so the run starts anew; {older[0]} is there, to go on from that give "
-                "its name"
+                "its name",
+                stacklevel=1,
             )
         return None
     damage = None  # of the newest
@@ -225,7 +227,7 @@ def newest_whole(
             damage = damage or e
             continue
         if damage:
-            warnings.warn(f"resume: {damage}; the run goes on from {candidate}, which is older and whole")
+            warnings.warn(f"resume: {damage}; the run goes on from {candidate}, which is older and whole", stacklevel=1)
         return saved
     raise DamagedFile(
         f"{damage}, and there is no older one beside it that is whole; remove it to start anew"
@@ -275,7 +277,8 @@ def _renamed(learn, saved):
         return saved
     warnings.warn(
         f"load: {saved['file']} has {changed[0]}, the model has {here[changed[0]]}: one is compiled or wrapped; "
-        "the names are matched"
+        "the names are matched",
+        stacklevel=1,
     )
 
     def renamed(value):
@@ -317,7 +320,7 @@ def check_fits(
             if types:
                 raise ValueError(f"{text}; build the same model")
             # one warning for all
-            warnings.warn(f"{text}; it is converted")
+            warnings.warn(f"{text}; it is converted", stacklevel=1)
             break
 
 
@@ -367,7 +370,7 @@ def take_weights(
 
 def take_callbacks(
     d: dict,  # from `read_checkpoint`
-    cbs: list,  # callbacks
+    cbs: Sequence,  # callbacks
 ):
     "Give callbacks the state that a checkpoint has of them"
     for cb in cbs:

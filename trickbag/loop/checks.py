@@ -11,6 +11,7 @@ import re
 import reprlib
 import warnings
 from functools import partial
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def shape_text(value) -> str:
     return f"{shape} ({str(value.dtype).removeprefix('torch.')})"
 
 
-def refuse_batch(batch):
+def refuse_batch(batch) -> NoReturn:
     "Raise TypeError for what is no pair of images and targets"
     if isinstance(batch, dict):
         got = f"a dict of {', '.join(map(repr, batch))}"
@@ -40,7 +41,7 @@ def refuse_batch(batch):
     raise TypeError(f"Learner: a batch must be (images, targets), got {got}; {remedy}")
 
 
-def refuse_parts(x, y):
+def refuse_parts(x, y) -> NoReturn:
     "Raise TypeError for images or targets that are no tensors"
     inputs = x.values() if isinstance(x, dict) else x
     if isinstance(x, (tuple, list, dict)) and all(isinstance(part, torch.Tensor) for part in inputs):
@@ -235,12 +236,14 @@ def warn_if_taken_for_another(facts, pred):
     if name == 'softmax' and are_probabilities:
         warnings.warn(
             "Learner: the model's outputs are probabilities (each row sums to 1), and the loss takes a "
-            "softmax of them once more; leave the softmax out of the model"
+            "softmax of them once more; leave the softmax out of the model",
+            stacklevel=1,
         )
     if name == 'exp' and not are_probabilities:
         warnings.warn(
             "Learner: the loss takes logarithms of probabilities, and the model's outputs are none; use "
-            "nn.CrossEntropyLoss(), or end the model with nn.LogSoftmax(1)"
+            "nn.CrossEntropyLoss(), or end the model with nn.LogSoftmax(1)",
+            stacklevel=1,
         )
 
 # %% ../../nbs/loop/11_checks.ipynb #d742a001
@@ -405,14 +408,14 @@ def explained(
         new.__cause__ = e
         for note in getattr(e, '__notes__', ()):
             new.add_note(note)
-        new._explained = True
+        new._explained = True  # pyright: ignore[reportAttributeAccessIssue]
         return new
     if not any('(epoch' in note for note in getattr(e, '__notes__', ())):
         e.add_note(
             f"  in batch {learn.iter} of epoch {learn.epoch}: images {shape_text(learn.xb)}, targets "
             f"{shape_text(learn.yb)}, logits {shape_text(learn.pred)}"
         )
-    e._explained = True
+    e._explained = True  # pyright: ignore[reportAttributeAccessIssue]
     return e
 
 # %% ../../nbs/loop/11_checks.ipynb #dbf3b433

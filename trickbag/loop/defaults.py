@@ -88,7 +88,8 @@ def _check_class_indices(learn, pred, y):
     if n_data_classes and n_out > n_data_classes:
         warnings.warn(
             f"Learner: the model has {n_out} outputs, the data {n_data_classes} classes; build the model with "
-            f"n_out={n_data_classes}"
+            f"n_out={n_data_classes}",
+            stacklevel=1,
         )
 
 
@@ -98,7 +99,8 @@ def _check_probabilities(learn, pred, y):
             warnings.warn(
                 "Learner: the targets of an image do not sum to 1, though the loss takes them for the "
                 "probabilities of one class; divide them by their sum, or use nn.BCEWithLogitsLoss() "
-                "for several labels an image"
+                "for several labels an image",
+                stacklevel=1,
             )
     elif y.ndim == 1 and pred.shape[1] == 1 and learn.loss_facts.reduction is None:
         raise ValueError(
@@ -148,7 +150,8 @@ def _warn_of_unknown_mean(learn):
     warnings.warn(
         f"Learner: {loss_name(learn.loss_func)} of a batch is neither the mean nor the sum of the "
         "losses of its parts, as far as can be seen; batches are averaged by samples. If it divides "
-        "by something else, say so: loss_func.denominator = a function of the batch's targets"
+        "by something else, say so: loss_func.denominator = a function of the batch's targets",
+        stacklevel=1,
     )
 
 # %% ../../nbs/loop/20_defaults.ipynb #eed3a265

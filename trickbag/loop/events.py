@@ -8,7 +8,7 @@ __all__ = ['STRETCHES', 'SEEDED_EVENTS', 'Stretch', 'stretch', 'call_event', 'no
 
 # %% ../../nbs/loop/12_events.ipynb #a55d34d6
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from trickbag.callback import (
     EVENTS,
@@ -36,7 +36,7 @@ class Stretch(NamedTuple):
 
     before: str
     after: str
-    cancel: type
+    cancel: type[Cancel]
 
 
 STRETCHES = dict(
@@ -132,10 +132,13 @@ def callbacks_outside_fit(learn: 'Learner') -> list:
     return [*learn.default_cbs, *getattr(learn.dls, 'cbs', ()), *learn.cbs]
 
 # %% ../../nbs/loop/12_events.ipynb #483a2f55
+_Kind = TypeVar('_Kind', bound=Callback)
+
+
 def find_callback(
     learn: 'Learner',
-    kind: type | str,  # class or name
-) -> Callback:
+    kind: type[_Kind] | str,  # class or name
+) -> _Kind:
     "The callback of that class or name: `learn.cb(Recorder).plot_loss()`"
 
     def named(cb):
@@ -150,7 +153,7 @@ def find_callback(
         for fits in (named, derived):
             for cb in cbs:
                 if fits(cb):
-                    return cb
+                    return cast('_Kind', cb)
     raise KeyError(
         f"cb: this learner has no {getattr(kind, '__name__', kind)}; it has "
         f"{', '.join(cb.name for cb in callbacks_outside_fit(learn))}"

@@ -26,15 +26,21 @@ if TYPE_CHECKING:
 # %% ../../nbs/loop/14_facts.ipynb #874adeb3
 def n_out(learn: 'Learner') -> int:
     "Width of the model's output; found by showing it one sample of the present batch, once for a model"
+    return _sample_output(learn).shape[1]
+
+
+def _sample_output(learn: 'Learner') -> torch.Tensor:
+    "What the model gives for one sample"
     known = learn._sample_output
     if known is None or known[0] != id(learn.model):
         with torch.no_grad(), preserve_modes(learn.model), learn.autocast():
             pred = learn.model.eval()(learn.xb[:1])
         if not isinstance(pred, torch.Tensor) or pred.ndim != 2:
             raise ValueError(f"Learner: {output_text(pred, training=False)}")
-        learn._sample_output = id(learn.model), pred
+        known = id(learn.model), pred
+        learn._sample_output = known
         check_width(learn, pred.shape[1])
-    return learn._sample_output[1].shape[1]
+    return known[1]
 
 
 def loss_facts(learn: 'Learner') -> LossFacts:
@@ -43,8 +49,7 @@ def loss_facts(learn: 'Learner') -> LossFacts:
     if learn._loss_facts is None or learn._loss_facts.loss_func is not learn.loss_func:
         pred = learn.pred
         if pred is None:
-            n_out(learn)
-            pred = learn._sample_output[1]
+            pred = _sample_output(learn)
         with learn.autocast():
             facts = read_loss(learn.loss_func, pred, learn.clean_yb)
         # labels of an image loader are class numbers: none of them stands for "ignore me"

@@ -89,7 +89,8 @@ def check_fit(
     if left_out:
         warnings.warn(
             f"fit: the validation loader leaves {left_out} samples out (drop_last), so loss and metrics "
-            "are not of the whole set; make it without drop_last"
+            "are not of the whole set; make it without drop_last",
+            stacklevel=1,
         )
     _loss_to_device(learn)
     learn.n_epoch = n_epoch
@@ -174,5 +175,6 @@ def check_count(learn: 'Learner'):
         warnings.warn(
             f"fit: the training loader says that it has {learn.n_iter} batches (its len) and gave "
             f"{given} in epoch {learn.epoch}; schedules are made for the former and end too "
-            "early or never: mend its __len__, or give one without"
+            "early or never: mend its __len__, or give one without",
+            stacklevel=1,
         )

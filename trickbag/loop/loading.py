@@ -8,6 +8,7 @@ __all__ = ['num_batches', 'loader_omissions', 'sample_order', 'ordered_view']
 # %% ../../nbs/loop/03_loading.ipynb #2b4b69f7
 import sys
 import warnings
+from collections.abc import Sized
 
 import torch
 
@@ -40,7 +41,7 @@ def loader_omissions(
     if not shuffles and look:
         shuffles = _own_order(sampler if batches is None else batches, loading) is False
     dropped = 0
-    if getattr(batches, 'drop_last', False) and hasattr(sampler, '__len__'):
+    if batches is not None and getattr(batches, 'drop_last', False) and isinstance(sampler, Sized):
         dropped = len(sampler) % batches.batch_size
     if not shuffles and not in_any_order:
         return None, dropped
@@ -72,7 +73,7 @@ def _own_order(sampler, loading) -> list | bool:
         for seed in range(2):
             seed_all(seed)
             passes.append(_numbers(sampler))
-    for generator, state in zip(generators, states):
+    for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
     return passes[0] if passes[0] == passes[1] else False
 
@@ -92,14 +93,16 @@ def sample_order(
 ):  # their numbers in the dataset; None if these are not known
     "Which sample of its dataset each sample of a torch DataLoader is"
     loading = sys.modules.get('torch.utils.data')
-    data = getattr(dl, 'dataset', None)
     if loading is None or not isinstance(dl, loading.DataLoader):
-        return range(n) if hasattr(data, '__len__') and len(data) == n else None
+        data = getattr(dl, 'dataset', None)
+        return range(n) if isinstance(data, Sized) and len(data) == n else None
+    data = dl.dataset
     if isinstance(data, loading.IterableDataset) or loader_omissions(dl)[0] is not None:
         return None
     order = _own_order(dl.sampler if dl.batch_sampler is None else dl.batch_sampler, loading)
-    if order is True:
-        order = range(len(data)) if type(getattr(dl, 'sampler', None)) is loading.SequentialSampler else None
+    if isinstance(order, bool):
+        in_order = order and type(getattr(dl, 'sampler', None)) is loading.SequentialSampler
+        order = range(len(data)) if in_order else None
     if order is None or len(order) < n:
         return None
     return order[:n]
@@ -164,6 +167,7 @@ def ordered_view(
         reasons.append(f"leaves {dropped} samples out (drop_last)")
     warnings.warn(
         f"{who}: the {type(dl).__name__} {' and '.join(reasons)}, so it is not known which image a prediction is "
-        "for; give a loader in order: DataLoader(dl.dataset, batch_size)"
+        "for; give a loader in order: DataLoader(dl.dataset, batch_size)",
+        stacklevel=1,
     )
     return dl

@@ -8,10 +8,11 @@ __all__ = ['ACTIVATIONS', 'loss_name', 'ZeroRows', 'without_ignore', 'LossFacts'
 # %% ../../nbs/loop/05_loss_facts.ipynb #7ae4273f
 import copy
 import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,20 +43,20 @@ def loss_name(loss_func) -> str:
 class _KnownFacts:
     "What is known of a loss"
 
-    loss_func: Callable
+    loss_func: Any  # None: nothing asks the loss itself
     indices: bool = False  # takes class indices, N
     probabilities: bool = False  # takes probabilities, N x C
-    reduction: str = None  # 'mean', 'sum' or 'none'; None: neither mean nor sum
-    weight: torch.Tensor = None  # of each class, where the mean divides by the weights of the targets
-    ignore: int = None  # label of samples that the mean leaves out
+    reduction: str | None = None  # 'mean', 'sum' or 'none'; None: neither mean nor sum
+    weight: torch.Tensor | None = None  # of each class, where the mean divides by the weights of the targets
+    ignore: int | None = None  # label of samples that the mean leaves out
     by_samples: bool = False  # on probabilities its mean divides by samples, where on indices it divides by weights
     agrees: bool = True  # one-hot targets give what class indices give, up to that
-    activation: Callable = None  # from logits to probabilities
-    denominator: Callable = None  # the loss's own `denominator(y)`, if it declares one
+    activation: Callable | None = None  # from logits to probabilities
+    denominator: Callable | None = None  # the loss's own `denominator(y)`, if it declares one
     unread: bool = False  # it took nothing that was tried: what is wrong with it will show
     swapped: bool = False  # it takes the targets for logits
     # The last question to `ignores` and its answer: the targets, and torch's count of changes in place of them
-    _asked: torch.Tensor = None
+    _asked: torch.Tensor | None = None
     _version: int = 0
     _answer: bool = False
 
@@ -255,7 +256,7 @@ def unreduced(
     name = getattr(loss_func, '__name__', type(loss_func).__name__)
     if isinstance(loss_func, nn.Module) and hasattr(loss_func, 'reduction'):
         # a copy, for the loss itself is left alone
-        loss_of_each = copy.copy(loss_func)
+        loss_of_each: Any = copy.copy(loss_func)
         loss_of_each.reduction = 'none'
     elif not isinstance(loss_func, nn.Module) and _takes_reduction(loss_func):
         loss_of_each = partial(loss_func, reduction='none')

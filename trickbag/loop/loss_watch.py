@@ -8,6 +8,7 @@ __all__ = ['Watch', 'Trial', 'map_tensors', 'made_up_logits', 'like_logits']
 # %% ../../nbs/loop/05_loss_watch.ipynb #b2636c5a
 import inspect
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +189,7 @@ def made_up_logits(
     pred,  # of the model, whose shape, type and device count; also a tuple, list or dict of tensors
     n: int,  # samples
     kind: str,  # 'any': any numbers; 'probabilities', for the losses that take these
-):
+) -> Any:  # as `pred`, in that form
     "Logits of `n` samples"
     if not isinstance(pred, torch.Tensor):
         return map_tensors(lambda t: made_up_logits(t, n, kind), pred)

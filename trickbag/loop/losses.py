@@ -66,6 +66,8 @@ sigmoid_focal_loss.activation = torch.sigmoid
 class FocalLoss(nn.Module):
     "`focal_loss`, or `sigmoid_focal_loss`, as a module"
 
+    weight: torch.Tensor | None  # a buffer
+
     def __init__(
         self,
         gamma: float = 2.0,  # as in the functions

@@ -24,7 +24,7 @@ from .read_loss import read_loss
 
 # %% ../../nbs/loop/06_metrics.ipynb #65f24c4b
 # Within `deferring`: the list in which checks of values on a GPU wait, as (flag, message)
-_deferred = ContextVar('deferred', default=None)
+_deferred: ContextVar[list | None] = ContextVar('deferred', default=None)
 
 
 @contextmanager
@@ -249,6 +249,11 @@ def batch_value(
     return number.detach().float().reshape(())
 
 
+def _value_of(name, function, logits, y, device) -> torch.Tensor:
+    "What a function gives for a batch"
+    return batch_value(name, function(logits, y), device)
+
+
 def _final_value(name, value):
     "A float, or what an object gives several of as a tensor on the CPU; TypeError for what is no number"
     try:
@@ -284,13 +289,16 @@ def _object_columns(
     return columns
 
 # %% ../../nbs/loop/06_metrics.ipynb #3ac314bc
+_CPU = torch.device('cpu')
+
+
 class _Sums:
     "Loss and metrics of the batches of a pass, gathered"
 
     def __init__(
         self,
         metrics=(),  # functions `(pred, y)` -> mean over the batch, or objects with `update`, `compute`, `reset`
-        device: torch.device = torch.device('cpu'),
+        device: torch.device = _CPU,
         strict: bool = True,  # False: warn of a metric that fails, and leave it out
     ):
         self.objs, self.funcs = _by_name(metrics)
@@ -310,6 +318,10 @@ class _Sums:
         dtype = torch.float32 if device.type == 'mps' else torch.float64
         self.sums = torch.zeros(1 + len(self.funcs), device=device, dtype=dtype)  # of the loss and the functions
 
+# %% ../../nbs/loop/06_metrics.ipynb #4541a621
+class _TriedSums(_Sums):
+    "The calls of metrics, which may fail"
+
     def add(
         self,
         loss: torch.Tensor,  # mean over the batch
@@ -326,17 +338,13 @@ class _Sums:
         logits = pred.float() if isinstance(pred, torch.Tensor) else pred
         logits, y = counted(logits, y, facts, host)
         values = self._function_sums(loss, logits, y)
-        self.sums += torch.stack([facts.total(loss.float(), size).float(), *values])
+        self.sums.add_(torch.stack([facts.total(loss.float(), size).float(), *values]))
         if len(y):
             for name, metric in self.objs.items():
-                self._try(name, lambda: metric.update(logits, y))
+                self._try(name, partial(metric.update, logits, y))
         self.n += n
         self.n_counted += len(y)
         self.size = self.size + size
-
-# %% ../../nbs/loop/06_metrics.ipynb #4541a621
-class _TriedSums(_Sums):
-    "The calls of metrics, which may fail"
 
     def _function_sums(self, loss, logits, y) -> list:
         "Of each function, its sum over the samples of the batch"
@@ -349,7 +357,7 @@ class _TriedSums(_Sums):
                 sums.append(missing.new_zeros(()))
                 continue
             with deferring(self.deferred[name]):
-                value = self._try(name, lambda: batch_value(name, function(logits, y), loss.device))
+                value = self._try(name, partial(_value_of, name, function, logits, y, loss.device))
             sums.append(missing if value is None else n * value)
         return sums
 
@@ -368,7 +376,7 @@ class _TriedSums(_Sums):
                 f"metric {name} failed, and is left out of this validation: {type(e).__name__}: {e}", stacklevel=2
             )
 
-
+# %% ../../nbs/loop/06_metrics.ipynb #696748a7
 class Averages(_TriedSums):
     "Loss and metrics of one pass over data, as means over samples"
 
@@ -379,14 +387,14 @@ class Averages(_TriedSums):
             return {}
         sum_of_loss, *sums = self.sums.tolist()
         means = {'loss': sum_of_loss / float(self.size) if self.size else math.nan}
-        for name, total in zip(self.funcs, sums):
+        for name, total in zip(self.funcs, sums, strict=True):
             means[name] = total / self.n_counted if self.n_counted else math.nan
             self._try(name, partial(raise_deferred, self.deferred[name]))
         columns = {}
         self.directions = {'loss': False}
         for name in self.names:
             if name in self.objs:
-                new = self._try(name, lambda: _object_columns(name, self.objs[name], columns)) or {}
+                new = self._try(name, partial(_object_columns, name, self.objs[name], columns)) or {}
             else:
                 new = {} if name in self.failed else {name: means[name]}
             columns |= new
@@ -409,14 +417,16 @@ def try_metrics(
         y = torch.where(y == facts.ignore, 0, y)
     one_class = y.is_floating_point() and y.ndim == 2 and y.shape[1] > 1 and not ((y.sum(1) - 1).abs() > 0.01).any()
     # a loader that mixes samples does so in training only, and this batch is of training
+    failed = None
     for targets in [y, y.argmax(1)] if one_class else [y]:
         try:
             averages = Averages(metrics, device)
             averages.add(torch.zeros((), device=device), pred, targets, facts)
             return averages.compute(), averages.directions
         except Exception as e:
-            if targets is y:
-                failed = e
+            # of the targets as they are
+            failed = failed or e
+    assert failed is not None  # one of them was tried at least
     if says_who(failed) or type(failed) not in PLAIN_ERRORS:
         raise failed
     notes = getattr(failed, '__notes__', ())

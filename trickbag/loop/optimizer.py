@@ -10,7 +10,9 @@ __all__ = ['NORMS', 'FIT_KEYS', 'adamw', 'discriminative_lrs', 'linear_width', '
 # %% ../../nbs/loop/07_optimizer.ipynb #f87e16e5
 import inspect
 import itertools
+from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -143,7 +145,9 @@ def made_opt(
     """An optimizer for the model: made anew, with what still applies, if there is none or if it does not know the
     parameters that train"""
     check_lazy(model)
-    same_func = old is not None and _makers.get(old, opt_func) is opt_func
+    if old is None:
+        return _noted(_called(opt_func, list(model.parameters()), lr), opt_func)
+    same_func = _makers.get(old, opt_func) is opt_func
     fits = same_func and _params(old) <= set(model.parameters())
     if fits and not untrained(old, model):
         return old
@@ -153,10 +157,16 @@ def made_opt(
         return old
     if same_func and _params(opt) == _params(old):
         return old
+    _noted(opt, opt_func)
+    if type(old) is type(opt):
+        _take_over(opt, old, same_func)
+    return opt
+
+
+def _noted(opt, opt_func):
+    "The optimizer, of which it is known from now on who made it"
     _makers[opt] = opt_func
     _check_closure(opt)
-    if old is not None and type(old) is type(opt):
-        _take_over(opt, old, same_func)
     return opt
 
 # %% ../../nbs/loop/07_optimizer.ipynb #de9c4780
@@ -223,7 +233,7 @@ def own_keys(
 ) -> list:
     """What the optimizer itself keeps in a parameter group: all that its constructor does not take, and no callback
     put there for a fit"""
-    settings = set(FIT_KEYS)
+    settings: set[str] = set(FIT_KEYS)
     for kind in type(opt).__mro__:
         if issubclass(kind, torch.optim.Optimizer):
             settings.update(inspect.signature(kind.__init__).parameters)
@@ -245,7 +255,7 @@ def warn_untrained(opt, model) -> list:
 def check_new_params(
     opt,
     model,
-    before: list,  # names from `warn_untrained`
+    before: Sequence,  # names from `warn_untrained`
     refuse: bool,  # before step 1; later it is a warning
 ):
     "Parameters that a callback added or unfroze must be known to the optimizer"
@@ -279,22 +289,24 @@ def check_loss_params(
         )
 
 # %% ../../nbs/loop/07_optimizer.ipynb #470e78d3
-_training = WeakSet()  # optimizers with `train` and `eval` that are in training mode
+_training: WeakSet[Any] = WeakSet()  # optimizers with `train` and `eval` that are in training mode
 
 
 @uninterrupted
 def opt_training(opt: torch.optim.Optimizer):
     "Call an optimizer's `train()`, and `eval()` at the end, if it has them"
-    if not callable(getattr(opt, 'train', None)) or not callable(getattr(opt, 'eval', None)):
+    to_train = getattr(opt, 'train', None)
+    to_eval = getattr(opt, 'eval', None)
+    if not callable(to_train) or not callable(to_eval):
         yield
         return
-    opt.train()
+    to_train()
     _training.add(opt)
     try:
         yield
     finally:
         _training.discard(opt)
-        opt.eval()
+        to_eval()
 
 
 @uninterrupted
@@ -307,12 +319,13 @@ def opt_eval(
         yield
         return
     before = [(param, param.detach().clone()) for param in model.parameters()]
+    switched: Any = opt  # it has `train` and `eval`, which the class of all optimizers has not
     _training.discard(opt)
-    opt.eval()
+    switched.eval()
     try:
         yield
     finally:
-        opt.train()
+        switched.train()
         _training.add(opt)
         with torch.no_grad():
             for param, weights in before:
@@ -358,7 +371,7 @@ def _divided(groups, model, splitter, lr) -> list:
     if sorted(itertools.chain(*layers)) != sorted(map(id, model.parameters())):
         raise ValueError("fit: the splitter must put every parameter of the model into exactly one group")
     divided = []
-    for ids, layer_lr in zip(layers, discriminative_lrs(lr, len(layers))):
+    for ids, layer_lr in zip(layers, discriminative_lrs(lr, len(layers)), strict=True):
         for group in groups:
             params = [param for param in group['params'] if id(param) in ids]
             if params:
@@ -407,9 +420,9 @@ def load_opt_state(
     numbers = {}  # name -> torch's number
     numbered_groups = []
     count = itertools.count()
-    for setting, group in zip(settings, opt.param_groups):
+    for setting, group in zip(settings, opt.param_groups, strict=True):
         of_group = [next(count) for _ in group['params']]
-        numbers.update(zip([names.get(id(param)) for param in group['params']], of_group))
+        numbers.update(zip([names.get(id(param)) for param in group['params']], of_group, strict=True))
         numbered_groups.append(dict(setting, params=of_group))
     if not groups:
         _take_own_keys(opt, names, sd, numbered_groups)
@@ -421,9 +434,9 @@ def load_opt_state(
 def _take_own_keys(opt, names, sd, new_groups):
     "What the optimizer itself wrote into a group belongs to the state; of a group that was divided, each part gets it"
     saved_group_of = {}  # name of a parameter -> its group in the file
-    for saved_group, members in zip(sd['groups'], sd.get('members', ())):
+    for saved_group, members in zip(sd['groups'], sd.get('members', ()), strict=False):
         saved_group_of.update(dict.fromkeys(members, saved_group))
-    for new_group, group in zip(new_groups, opt.param_groups):
+    for new_group, group in zip(new_groups, opt.param_groups, strict=True):
         of_group = [names.get(id(param)) for param in group['params']]
         saved_group = next((saved_group_of[name] for name in of_group if name in saved_group_of), {})
         new_group.update({key: deepcopy(saved_group[key]) for key in own_keys(opt, saved_group)})

@@ -60,7 +60,7 @@ class Phase(NamedTuple):
             method(learn)
 
         # errors and the look at a step name the callback by it
-        call.__self__ = cb
+        call.__self__ = cb  # pyright: ignore[reportAttributeAccessIssue]
         return call
 
     def __str__(self):

@@ -86,7 +86,10 @@ def seeded_batches(
         except StopIteration:
             return
         except Exception as e:
-            raise loader_failed(e, learn, i)
+            error = loader_failed(e, learn, i)
+            if error is e:
+                raise
+            raise error from e
         if i:
             yield i, batch
             continue
@@ -100,7 +103,7 @@ def seeded_batches(
                 learn._host_rng = 'each batch'
             learn._host_rng_before_step = None
 
-
+# %% ../../nbs/loop/13_randomness.ipynb #4eb01a10
 def _seeds_from(begin, key) -> Iterator[int]:
     "The seed of each batch from number `begin` on"
     prefix = fold_prefix(key)
@@ -134,13 +137,14 @@ def host_rng(learn: 'Learner') -> dict | str | None:
     state; None as the epoch began them"""
     if not learn.position[1]:
         return None
-    if learn._host_rng == 'each batch' or not learn._host_rng:
-        return learn._host_rng
+    at_start = learn._host_rng
+    if not isinstance(at_start, dict) or not at_start:
+        return at_start
     now = host_state()
     before_step = learn._host_rng_before_step
     if before_step and not same_host_state(now, before_step):
         return 'each batch'  # the first step drew
-    return None if same_host_state(now, learn._host_rng) else now
+    return None if same_host_state(now, at_start) else now
 
 # %% ../../nbs/loop/13_randomness.ipynb #10e1bf2b
 @uninterrupted

@@ -278,7 +278,8 @@ def _watches(facts, trial, kind, pred, y) -> list:
             if watch is not None:
                 watches.append(watch)
                 break
-    if pred.ndim == 2 and (takes_classes or y.shape[1:] == pred.shape[1:]):
+    # without targets it takes classes
+    if pred.ndim == 2 and (takes_classes or (y is not None and y.shape[1:] == pred.shape[1:])):
         watches.append(_read_soft(facts, trial, kind, pred.shape[1], pred))
     if any(watch is not None for watch in watches):
         return watches
@@ -382,7 +383,7 @@ def _preserve_generators(loss_func):
     try:
         yield
     finally:
-        for generator, state in zip(generators, states):
+        for generator, state in zip(generators, states, strict=True):
             set_generator_state(generator, state)
 
 

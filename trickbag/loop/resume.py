@@ -82,13 +82,14 @@ def _place(
         then, now = ([dict({n: f[n] for n in names}, callbacks={}, frozen=[])] for f in (d['loop'], vars(learn)))
         warnings.warn(
             f"resume: {file} was written by an older trickbag, which did not describe the fit; callbacks' "
-            "arguments, rates and data are not compared"
+            "arguments, rates and data are not compared",
+            stacklevel=1,
         )
     else:
         then = [*d['fits'], d['fit']]
         now = [*learn.fits, this_fit(learn)]
     odd = []
-    for i, (a, b) in enumerate(zip(then, now)):
+    for i, (a, b) in enumerate(zip(then, now, strict=False)):
         which = '' if i == len(now) - 1 else f'fit {i + 1} of this learner: '
         odd += [which + text for text in differences(a, b)]
     if odd:
@@ -108,7 +109,7 @@ def _refuse(learn, d, file, odd, anyway):
             f"resume: {file} was saved within an epoch of {d['loop']['n_iter']} batches, now it has "
             f"{learn.n_iter}; use a file of an epoch's end"
         )
-    warnings.warn(f"resume: going on from {file}, which was saved in another fit: {texts}")
+    warnings.warn(f"resume: going on from {file}, which was saved in another fit: {texts}", stacklevel=1)
     d['anyway'] = True
 
 # %% ../../nbs/loop/19_resume.ipynb #c11cac4c
@@ -120,8 +121,11 @@ def begin(
 ) -> str:  # as `compare` gives it
     "Steps 2 and 3, before `before_fit`"
     where = compare(learn, point, lr, resume_anyway)
-    if where != 'start':
-        take_weights(learn, point)
+    if point is None or where == 'start':
+        learn._passed_by = False
+        learn._first_epoch = learn.epochs_run
+        return where
+    take_weights(learn, point)
     learn._passed_by = where == 'over'
     if where == 'over':
         name = f'fit {len(learn.fits) + 1}'
@@ -141,9 +145,11 @@ def begin(
 def take_rest(learn: 'Learner'):
     "Step 4, after `before_fit`: optimizer, place in the run, callbacks"
     point = learn._loaded
+    assert point is not None  # `begin` took its weights
     _check_callbacks(learn, point)
     load_opt_state(learn.opt, learn.model, point['opt'], groups=not point.get('anyway'))
-    learn.position = tuple(point['loop']['position'])
+    epochs, batches = point['loop']['position']
+    learn.position = (epochs, batches)
     if learn.position[0] >= learn.n_epoch > 0:
         # nothing is left: `after_fit` sees what it saw when the run ended
         learn.epoch = learn.n_epoch - 1

@@ -7,7 +7,8 @@ __all__ = ['OWNED', 'RULES', 'LEARNER', 'EXEMPT', 'Rule', 'selects', 'rule_match
 
 # %% ../../nbs/loop/10_rules.ipynb #22e3629e
 import warnings
-from typing import Callable, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -49,7 +50,7 @@ class Rule(NamedTuple):
     why: str  # what would go wrong; `{}` is where the detail goes
     remedy: str  # what to do
     # `when(learn, a, b)` -> detail (a text) if the rule is broken, else None; None: the meeting alone breaks it
-    when: Callable = None
+    when: Callable | None = None
     warn: bool = False  # a warning, not an error
     late: bool = False  # looked at in the first batch of a fit, before its step: `when` asks `learn.loss_facts`
 
@@ -345,7 +346,7 @@ def selects(
 
 
 def rule_matches(
-    cbs: list,  # composed callbacks
+    cbs: Sequence,  # composed callbacks
 ) -> list:  # (rule, a, b) where both sides are there; b is a callback or the text of the rule
     "The rules that speak of these callbacks"
     matches = []
@@ -361,7 +362,7 @@ def rule_matches(
 
 # %% ../../nbs/loop/10_rules.ipynb #9abf31ff
 def check_rules(
-    cbs: list,  # composed callbacks
+    cbs: Sequence,  # composed callbacks
     learn=None,  # the learner in which a fit begins; None checks only what names show
     late=False,  # True: the rules that need the first batch, and no others
 ):

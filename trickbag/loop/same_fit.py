@@ -89,7 +89,7 @@ def _function(f, inner):
 
 
 def _closed_over(f):
-    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:
@@ -148,7 +148,7 @@ def describe_data(
     if dl is None:
         return None
     store = getattr(dl, 'store', None)
-    data = store.source if hasattr(store, 'source') else getattr(dl, 'dataset', dl)
+    data = store.source if store is not None and hasattr(store, 'source') else getattr(dl, 'dataset', dl)
     samples = dict(samples=_samples(data))
     if not batches:
         return samples
@@ -169,7 +169,7 @@ def _samples(data, depth=4) -> dict:
     if not hasattr(data, '__len__') or depth < 0:
         return dict(kind=type(data).__name__)
     n = len(data)
-    samples = dict(kind=type(data).__name__, n=n)
+    samples: dict = dict(kind=type(data).__name__, n=n)
     # a list of batches, of which the first will do
     if isinstance(data, (list, tuple)):
         return samples | {'first': described(_tensors(data[0]))} if n else samples

@@ -152,7 +152,7 @@ def combine_scheds(
         raise ValueError(f"combine_scheds: {len(fractions)} fractions for {len(funcs)} functions; give one a function")
     if min(fractions, default=-1) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"combine_scheds: fractions must be >= 0 and sum to 1, got {fractions}")
-    parts = [(fraction, f) for fraction, f in zip(fractions, funcs) if fraction > 0]
+    parts = [(fraction, f) for fraction, f in zip(fractions, funcs, strict=True) if fraction > 0]
     lengths = [fraction for fraction, _ in parts]
     # where one function ends and the next begins; the last one ends at exactly 1, also if the sum is a little off
     cuts = [sum(lengths[: i + 1]) for i in range(len(lengths) - 1)]
@@ -436,23 +436,25 @@ class StepDecay(_WithWarmup):
 
     def _positions(self, n_epoch, n_iter) -> list:
         "The milestones as fractions of the run; ValueError for one beyond it"
-        repeated = not isinstance(self.milestones, (list, tuple))
-        times = [self.milestones] if repeated else self.milestones
+        every = self.milestones
+        if isinstance(every, (list, tuple)):
+            return self._placed(every, n_epoch, n_iter)
+        (first,) = self._placed([every], n_epoch, n_iter)
+        counts = range(1, math.ceil(1 / first) + 1)
+        if isinstance(every, str):
+            return [first * i for i in counts]
+        # epochs are multiplied before they become fractions, so that each falls exactly on the first batch of its epoch
+        return [as_fraction(every * i, n_epoch, n_iter) for i in counts]
+
+    def _placed(self, times, n_epoch, n_iter) -> list:
         positions = [as_fraction(t, n_epoch, n_iter) for t in times]
-        for t, position in zip(times, positions):
+        for t, position in zip(times, positions, strict=True):
             if position > 1:
                 raise ValueError(
                     f"{self.name}: the milestone at {_time_text(t)} lies beyond the run of {n_epoch} "
                     "epochs; lower it, or train for more epochs"
                 )
-        if not repeated:
-            return positions
-        every = self.milestones
-        counts = range(1, math.ceil(1 / positions[0]) + 1)
-        if isinstance(every, str):
-            return [positions[0] * i for i in counts]
-        # epochs are multiplied before they become fractions, so that each falls exactly on the first batch of its epoch
-        return [as_fraction(every * i, n_epoch, n_iter) for i in counts]
+        return positions
 
 # %% ../../nbs/loop/08_schedule.ipynb #86f580a9
 def schedule_values(
@@ -466,7 +468,7 @@ def schedule_values(
     for cb in cbs if isinstance(cbs, (list, tuple)) else [cbs]:
         for param, f in cb.funcs(n_epoch, n_iter).items():
             before = values.get(param, [1] * len(positions))
-            values[param] = [f(p) * value for p, value in zip(positions, before)]
+            values[param] = [f(p) * value for p, value in zip(positions, before, strict=True)]
     return values
 
 

@@ -7,7 +7,6 @@ __all__ = ['snapshot_learner', 'preserve_learner', 'put_back_if_refused']
 
 # %% ../../nbs/loop/17_snapshot.ipynb #d014fa34
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 from ..callback import Callback
 from ..core.basics import flatten
@@ -15,9 +14,6 @@ from ..core.interrupts import uninterrupted
 from ..core.modules import snapshot_modules
 from .events import callbacks_outside_fit
 from .optimizer import load_opt_state, opt_state
-
-if TYPE_CHECKING:
-    pass
 
 # %% ../../nbs/loop/17_snapshot.ipynb #b30d88c4
 def snapshot_learner(learn):
