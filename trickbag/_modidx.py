@@ -2780,6 +2780,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'trickbag/tricks/squeeze_excite.py'),
                                                 'trickbag.tricks.squeeze_excite._empty_gate': ( 'tricks/squeeze_excite.html#_empty_gate',
                                                                                                 'trickbag/tricks/squeeze_excite.py'),
+                                                'trickbag.tricks.squeeze_excite._gated': ( 'tricks/squeeze_excite.html#_gated',
+                                                                                           'trickbag/tricks/squeeze_excite.py'),
                                                 'trickbag.tricks.squeeze_excite.squeeze_excite': ( 'tricks/squeeze_excite.html#squeeze_excite',
                                                                                                    'trickbag/tricks/squeeze_excite.py'),
                                                 'trickbag.tricks.squeeze_excite.wide_convs': ( 'tricks/squeeze_excite.html#wide_convs',
