@@ -65,6 +65,5 @@ class AGC(Callback):
     def before_step(self, learn):
         groups = split_head(learn.model)
         head = {id(p) for p in groups[1]} if self.exclude_head and len(groups) > 1 else set()
-        self.bounded = adaptive_clip(
-            [p for o in learn.opt.param_groups for p in o['params'] if id(p) not in head], self.clip, self.eps
-        )
+        params = [p for o in learn.opt.param_groups for p in o['params'] if id(p) not in head]
+        self.bounded = adaptive_clip(params, self.clip, self.eps)
