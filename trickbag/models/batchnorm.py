@@ -6,6 +6,8 @@
 __all__ = ['has_stats', 'training_norms', 'last_batchnorm', 'update_bn']
 
 # %% ../../nbs/models/03_batchnorm.ipynb #6e5f94de
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 from torch import nn
 
@@ -35,7 +37,7 @@ class _Stats(Callback):
         for m, old in self.norms:
             m.momentum = old
 
-
+# %% ../../nbs/models/03_batchnorm.ipynb #68c79025
 def has_stats(m: nn.Module) -> bool:
     "Whether it is a BatchNorm that keeps running statistics"
     return isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
@@ -53,10 +55,11 @@ def training_norms(learn) -> list:
 
 def last_batchnorm(model: nn.Module) -> nn.Module | None:
     "The last BatchNorm with running statistics that is not in a shortcut; None if there is none"
-    ms = [m for n, m in model.named_modules() if not {'idpath', 'downsample', 'shortcut'} & set(n.split('.'))]
-    return next(filter(has_stats, reversed(ms)), None)
+    shortcuts = {'idpath', 'downsample', 'shortcut'}
+    modules = [m for name, m in model.named_modules() if not shortcuts & set(name.split('.'))]
+    return next(filter(has_stats, reversed(modules)), None)
 
-
+# %% ../../nbs/models/03_batchnorm.ipynb #c7aa3382
 def update_bn(learn):
     """Take the statistics of the BatchNorms that train anew, on the training images as validation would show them;
     after an error nothing is changed"""

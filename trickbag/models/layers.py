@@ -8,6 +8,7 @@ __all__ = ['conv_layer', 'binomial_kernel', 'blur', 'BlurPool2d', 'SqueezeExcite
 
 # %% ../../nbs/models/01_layers.ipynb #7523ba1e
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +25,13 @@ def conv_layer(
     ks: int = 3,  # kernel size, odd
     stride: int = 1,  # 2 halves height and width, rounded up
     groups: int = 1,  # groups of the convolution
-    act=nn.ReLU,  # class of the activation; None for a linear layer
+    act: Callable | None = nn.ReLU,  # class of the activation; None for a linear layer
     blur: bool = False,  # leave the stride to a `BlurPool2d` after the activation
 ) -> nn.Sequential:  # `N ni H W` to `N nf H/stride W/stride`
     "Convolution without bias, batch norm, activation"
     blur = blur and stride > 1
     conv = nn.Conv2d(ni, nf, ks, 1 if blur else stride, padding=ks // 2, groups=groups, bias=False)
-    layers = [conv, nn.BatchNorm2d(nf)]
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(nf)]
     if act:
         layers.append(act())
     if blur:
@@ -63,6 +64,8 @@ def blur(
 class BlurPool2d(nn.Module):
     "Blur with the binomial 3x3 kernel, keep every second pixel: `N C H W` to `N C H/2 W/2`, rounded up (Zhang 2019)"
 
+    kernel: torch.Tensor
+
     def __init__(self):
         super().__init__()
         # state dicts do not depend on blurring
@@ -81,7 +84,7 @@ class SqueezeExcite2d(nn.Module):
         self,
         n: int,  # channels, in and out
         reduction: int = 16,  # the layer between has `n/reduction` channels, rounded up to a multiple of 8
-        act=nn.ReLU,  # class of the activation between
+        act: Callable = nn.ReLU,  # class of the activation between
     ):
         super().__init__()
         hidden = math.ceil(n / reduction / 8) * 8

@@ -12,12 +12,28 @@ __all__ = ['ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'xresne
 
 # %% ../../nbs/models/02_xresnet.ipynb #71e1dfef
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from .layers import BlurPool2d, DropPath, SimpleSelfAttention, SqueezeExcite2d, conv_layer
 
 # %% ../../nbs/models/02_xresnet.ipynb #07469aa2
+def _shortcut(ni, nf, stride, kind, blur_pool):
+    "From the block's input to what is added: nothing, where the shape stays"
+    layers: list[nn.Module] = []
+    if stride > 1 and kind == 'D':
+        layers.append(nn.AvgPool2d(2, ceil_mode=True))
+    elif stride > 1 and blur_pool:
+        layers.append(BlurPool2d())
+    # the pool took the stride, if there is one
+    stride_left = 1 if layers else stride
+    if ni != nf or (stride > 1 and kind != 'D'):
+        layers.append(conv_layer(ni, nf, 1, stride_left, act=None))
+    return layers
+
+# %% ../../nbs/models/02_xresnet.ipynb #7e22961d
 class ResBlock(nn.Module):
     "A residual block: `act(path(x) + shortcut(x))`"
 
@@ -32,7 +48,7 @@ class ResBlock(nn.Module):
         base_width: int = 64,
         shortcut: str = 'D',  # 'B' and 'C': 1x1 convolution of stride 2; 'D': 2x2 mean, then 1x1 convolution
         zero_gamma: bool = True,  # the path's last norm starts at 0
-        act=nn.ReLU,  # class of the activations
+        act: Callable = nn.ReLU,  # class of the activations
         se: bool = False,  # squeeze-and-excitation at the end of the path
         sa: bool = False,  # simple self-attention at the end of the path
         # the stride is taken by `BlurPool2d`: in the path, and in a 'B' shortcut (D's mean is a blur already)
@@ -44,7 +60,7 @@ class ResBlock(nn.Module):
         if width < groups:
             raise ValueError(f'ResBlock: no channel left, {nf} channels are too few for base_width={base_width}')
         if expansion == 1:
-            path = [
+            path: list[nn.Module] = [
                 conv_layer(ni, width, 3, stride, groups, act, blur_pool),
                 conv_layer(width, nf, 3, act=None),
             ]
@@ -60,35 +76,67 @@ class ResBlock(nn.Module):
         if sa:
             path.append(SimpleSelfAttention(nf))
         self.convpath = nn.Sequential(*path)
-        self.idpath = nn.Sequential(*self._shortcut(ni, nf, stride, shortcut, blur_pool))
+        self.idpath = nn.Sequential(*_shortcut(ni, nf, stride, shortcut, blur_pool))
         self.drop_path = DropPath(drop_path)
         self.act = act()
         if zero_gamma:
             nn.init.zeros_(self.last_norm.weight)
 
-    @staticmethod
-    def _shortcut(ni, nf, stride, kind, blur_pool):
-        "From the block's input to what is added: nothing, where the shape stays"
-        layers = []
-        if stride > 1 and kind == 'D':
-            layers.append(nn.AvgPool2d(2, ceil_mode=True))
-        elif stride > 1 and blur_pool:
-            layers.append(BlurPool2d())
-        # the pool took the stride, if there is one
-        stride_left = 1 if layers else stride
-        if ni != nf or (stride > 1 and kind != 'D'):
-            layers.append(conv_layer(ni, nf, 1, stride_left, act=None))
-        return layers
-
     @property
-    def last_norm(self):
+    def last_norm(self) -> nn.BatchNorm2d:
         "The norm that ends the path"
-        return self.convpath[self.n_conv - 1][1]
+        layer: Any = self.convpath[self.n_conv - 1]
+        return layer[1]
 
     def forward(self, x):
         return self.act(self.drop_path(self.convpath(x)) + self.idpath(x))
 
 # %% ../../nbs/models/02_xresnet.ipynb #b3c210ed
+def _stem(stem, c_in, act, blur_pool):
+    "Four modules from images to 64 channels"
+    pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), BlurPool2d()) if blur_pool else nn.MaxPool2d(3, 2, 1)
+    match stem:
+        case 'deep':
+            return (
+                conv_layer(c_in, 32, 3, 2, act=act),
+                conv_layer(32, 32, act=act),
+                conv_layer(32, 64, act=act),
+                pool,
+            )
+        case '7x7':
+            return conv_layer(c_in, 64, 7, 2, act=act), nn.Identity(), nn.Identity(), pool
+        case 'small':
+            return conv_layer(c_in, 64, act=act), nn.Identity(), nn.Identity(), nn.Identity()
+        case _:
+            raise ValueError(f"XResNet: stem is 'deep', '7x7' or 'small', not {stem!r}")
+
+# %% ../../nbs/models/02_xresnet.ipynb #3333b971
+def _stages(expansion, layers, sizes, sa, drop_path, **switches):
+    "The stages, a `Sequential` of blocks each, and the channels that come out of the last"
+    n_blocks = sum(layers)
+    attention_stage = max(0, len(layers) - 4)
+    ni = 64
+    done = 0
+    stages = []
+    for stage, (nf, n) in enumerate(zip(sizes, layers, strict=True)):
+        blocks = []
+        for i in range(n):
+            block = ResBlock(
+                ni,
+                nf,
+                expansion,
+                stride=2 if stage > 0 and i == 0 else 1,
+                sa=sa and stage == attention_stage and i == n - 1,
+                drop_path=drop_path * done / max(1, n_blocks - 1),
+                **switches,
+            )
+            blocks.append(block)
+            ni = nf
+            done += 1
+        stages.append(nn.Sequential(*blocks))
+    return stages, ni
+
+# %% ../../nbs/models/02_xresnet.ipynb #b32f6d94
 class XResNet(nn.Sequential):
     "A ResNet with the switches of Bag of Tricks (He et al. 2018): images `N c_in H W`, float, to logits `N n_out`"
 
@@ -103,7 +151,7 @@ class XResNet(nn.Sequential):
         # 'B' and 'C': 1x1 convolution of stride 2 (C is B with a deep stem); 'D': 2x2 mean, then 1x1 convolution
         shortcut: str = 'D',
         zero_gamma: bool = True,  # the last norm of each block starts at 0
-        act=nn.ReLU,  # class of the activations, as `nn.SiLU` or `partial(nn.LeakyReLU, .1)`
+        act: Callable = nn.ReLU,  # class of the activations, as `nn.SiLU` or `partial(nn.LeakyReLU, .1)`
         se: bool = False,  # squeeze-and-excitation, reduction 16
         # simple self-attention in the last block of stage `len(layers)-4`, the first of the usual four (as fastai)
         sa: bool = False,
@@ -123,36 +171,11 @@ class XResNet(nn.Sequential):
         # the usual four stages, and as many of 256 as `layers` asks for
         widths = [64, 128, 256, 512] + [256] * (len(layers) - 4)
         sizes = [int(width * widen) * expansion for width in widths[: len(layers)]]
-        n_blocks = sum(layers)
-        attention_stage = max(0, len(layers) - 4)
-        ni = 64
-        done = 0
-        stages = []
+        switches = dict(groups=groups, base_width=base_width, shortcut=shortcut, zero_gamma=zero_gamma, act=act, se=se)
         # before the stem: self-attention draws its first weights as it is made
-        for stage, (nf, n) in enumerate(zip(sizes, layers)):
-            blocks = []
-            for i in range(n):
-                block = ResBlock(
-                    ni,
-                    nf,
-                    expansion,
-                    stride=2 if stage > 0 and i == 0 else 1,
-                    groups=groups,
-                    base_width=base_width,
-                    shortcut=shortcut,
-                    zero_gamma=zero_gamma,
-                    act=act,
-                    se=se,
-                    sa=sa and stage == attention_stage and i == n - 1,
-                    blur_pool=blur_pool,
-                    drop_path=drop_path * done / max(1, n_blocks - 1),
-                )
-                blocks.append(block)
-                ni = nf
-                done += 1
-            stages.append(nn.Sequential(*blocks))
+        stages, ni = _stages(expansion, layers, sizes, sa, drop_path, blur_pool=blur_pool, **switches)
         super().__init__(
-            *self._stem(stem, c_in, act, blur_pool),
+            *_stem(stem, c_in, act, blur_pool),
             *stages,
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -164,25 +187,6 @@ class XResNet(nn.Sequential):
                 nn.init.kaiming_normal_(m.weight)
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
-
-    @staticmethod
-    def _stem(stem, c_in, act, blur_pool):
-        "Four modules from images to 64 channels"
-        pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), BlurPool2d()) if blur_pool else nn.MaxPool2d(3, 2, 1)
-        match stem:
-            case 'deep':
-                return (
-                    conv_layer(c_in, 32, 3, 2, act=act),
-                    conv_layer(32, 32, act=act),
-                    conv_layer(32, 64, act=act),
-                    pool,
-                )
-            case '7x7':
-                return conv_layer(c_in, 64, 7, 2, act=act), nn.Identity(), nn.Identity(), pool
-            case 'small':
-                return conv_layer(c_in, 64, act=act), nn.Identity(), nn.Identity(), nn.Identity()
-            case _:
-                raise ValueError(f"XResNet: stem is 'deep', '7x7' or 'small', not {stem!r}")
 
     def __getitem__(self, i):
         # for a slice `nn.Sequential` would call this class with the slice's modules

@@ -16,15 +16,16 @@ def to_channels_last(
     tensors,  # any; those with other than 4 dimensions, and those laid out so already, are left alone
 ) -> list:  # (tensor, strides it had) for each that changed
     "Lay out tensors N H W C in memory, the values unchanged"
-    fmt = torch.channels_last
-    old = [(t, t.stride()) for t in tensors if t.ndim == 4 and not t.is_contiguous(memory_format=fmt)]
+    layout = torch.channels_last
+    images = [t for t in tensors if t.ndim == 4]
+    old = [(t, t.stride()) for t in images if not t.is_contiguous(memory_format=layout)]
     for t, _ in old:
-        t.data = t.data.contiguous(memory_format=fmt)
+        t.data = t.data.contiguous(memory_format=layout)
     return old
 
 
 def from_channels_last(
-    old: list,  # what `to_channels_last` gave
+    old: list | tuple,  # what `to_channels_last` gave
 ):
     "Give tensors their strides back"
     for t, stride in old:
@@ -37,7 +38,7 @@ class ChannelsLast(Callback):
     # values stay, their places in memory change: it writes no part
     stage = 'model'
     owns = ('memory_format',)
-    _old = ()
+    _old: list | tuple = ()
 
     def before_fit(self, learn):
         self._old = to_channels_last([*learn.model.parameters(), *learn.model.buffers()])

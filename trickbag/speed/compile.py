@@ -42,6 +42,23 @@ def compile_call(
     return guarded
 
 # %% ../../nbs/speed/04_compile.ipynb #be3b22cc
+def _graph_key(model, x, dynamic):
+    "What a graph is made for"
+    size = 'any size' if dynamic else tuple(x.shape)
+    mode = 'train' if model.training else 'eval'
+    grad = 'grad' if torch.is_grad_enabled() else 'no grad'
+    return f'{size} {x.dtype} {mode} {grad}'
+
+
+def _seen_again(before, now):
+    """Two batches of a kind in one epoch make it worth a graph; a last, smaller batch comes once an epoch. Each is seen
+    at an epoch, a mode and a place there"""
+    if before == 'often':
+        return before
+    again = before is not None and before[:2] == now[:2] and before[2] != now[2]
+    return 'often' if again else now
+
+# %% ../../nbs/speed/04_compile.ipynb #f8fabac7
 class Compile(Callback):
     "Compile the model for a fit; batches of odd sizes run uncompiled"
 
@@ -81,7 +98,7 @@ class Compile(Callback):
         self._calls = {}
         self._model = learn.model
         self._was = vars(learn.model).get('_compiled_call_impl')
-        learn.model._compiled_call_impl = partial(self._call, learn)
+        learn.model._compiled_call_impl = partial(self._call, learn, learn.model)
 
     def cleanup_fit(self, learn):
         if self._model is not None:
@@ -91,10 +108,9 @@ class Compile(Callback):
         self._calls = {}
         self._model = None
 
-    def _call(self, learn, x, *args, **kw):
-        model = self._model
-        key = self._key(x)
-        self._see(key, [learn.epochs_run, learn.training, learn.iter])
+    def _call(self, learn, model, x, *args, **kw):
+        key = _graph_key(model, x, self.dynamic)
+        self.seen[key] = _seen_again(self.seen.get(key), [learn.epochs_run, learn.training, learn.iter])
         # dynamic graphs are for two samples and more
         single = self.dynamic and len(x) == 1
         if self.seen[key] != 'often' or args or kw or single:
@@ -103,18 +119,3 @@ class Compile(Callback):
             self._calls[key] = compile_call(model, mode=self.mode, backend=self.backend, dynamic=self.dynamic)
             self.compiled = len(self._calls)
         return self._calls[key](x)
-
-    def _key(self, x):
-        "What a graph is made for"
-        size = 'any size' if self.dynamic else tuple(x.shape)
-        mode = 'train' if self._model.training else 'eval'
-        grad = 'grad' if torch.is_grad_enabled() else 'no grad'
-        return f'{size} {x.dtype} {mode} {grad}'
-
-    def _see(self, key, now):
-        "Two batches of a kind in one epoch make it worth a graph; a last, smaller batch comes once an epoch"
-        before = self.seen.get(key)
-        if before == 'often':
-            return
-        same_epoch = before and before[:2] == now[:2]
-        self.seen[key] = 'often' if same_epoch and before[2] != now[2] else now

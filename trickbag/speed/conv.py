@@ -8,7 +8,7 @@ __all__ = ['im2col', 'col2im', 'channel_fraction', 'im2col_conv2d']
 # %% ../../nbs/speed/05_conv.ipynb #fa81fea2
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch.nn.grad import conv2d_input
 
 # %% ../../nbs/speed/05_conv.ipynb #bd2616be
 def _out_size(size, kernel, stride, padding):
@@ -26,7 +26,8 @@ def im2col(
     n, channels = x.shape[:2]
     out_height, out_width = _out_size(x.shape[2:], k, stride, padding)
     # channels last, so that a patch is made of whole rows of numbers
-    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
+    above, left = padding
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above)).contiguous()
     image_step, row_step, column_step, channel_step = x.stride()
     # patches overlap in this one; `reshape` copies them
     patches = x.as_strided(
@@ -71,13 +72,15 @@ class _Conv(torch.autograd.Function):
             return F.conv2d(x, weight, None, stride, padding)
         kernel = weight.shape[2:]
         y = im2col(x, kernel, stride, padding) @ _filters(weight).T
-        return y.view(len(x), *_out_size(x.shape[2:], kernel, stride, padding), len(weight)).permute(0, 3, 1, 2)
+        height, width = _out_size(x.shape[2:], kernel, stride, padding)
+        return y.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        outputs, channels, *kernel = weight.shape
+        outputs, channels = weight.shape[:2]
+        kernel = weight.shape[2:]
         # a row for each place of the result, as `im2col` has
         rows = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
         grad_x = None
@@ -88,7 +91,7 @@ class _Conv(torch.autograd.Function):
         if ctx.needs_input_grad[0] and ctx.whole:
             grad_x = col2im(rows @ _filters(weight), x.shape, kernel, ctx.stride, ctx.padding)
         elif ctx.needs_input_grad[0]:
-            grad_x = nn.grad.conv2d_input(x.shape, weight, grad, ctx.stride, ctx.padding)
+            grad_x = conv2d_input(x.shape, weight, grad, ctx.stride, ctx.padding)
         # stride, padding and `whole` have none
         return grad_x, grad_weight, None, None, None
 

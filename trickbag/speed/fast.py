@@ -42,7 +42,9 @@ def fast_bf16(
 def has_compiler(device: torch.device) -> bool:
     "Whether `torch.compile` can make kernels: Triton on a GPU, a C++ compiler on a CPU"
     if device.type == 'cuda':
-        return torch.utils._triton.has_triton()
+        from torch.utils._triton import has_triton
+
+        return has_triton()
     compilers = (os.environ.get('CXX') or 'c++', 'g++', 'clang++')
     return any(shutil.which(name) for name in compilers)
 
@@ -55,16 +57,16 @@ class Fast(list):
         # True: with `Compile`, where there is a compiler. None: on a GPU only, as compiling on a CPU took longer than
         # it saved
         compile: bool = None,
-        device: str = None,  # None is the CUDA device if there is one, else the CPU
+        device: str | torch.device = None,  # None is the CUDA device if there is one, else the CPU
         verbose: bool = True,  # print what was chosen
     ):
-        device = _device(device)
-        gpu = device.type == 'cuda'
+        chosen = _device(device)
+        gpu = chosen.type == 'cuda'
         wanted = gpu if compile is None else compile
-        compiled = wanted and has_compiler(device)
-        half = gpu or fast_bf16(device)
+        compiled = wanted and has_compiler(chosen)
+        half = gpu or fast_bf16(chosen)
         super().__init__([ChannelsLast()])
-        if device.type == 'cpu' and not compiled:
+        if chosen.type == 'cpu' and not compiled:
             self.append(Im2Col())
         if half:
             self.append(MixedPrecision())
@@ -74,13 +76,13 @@ class Fast(list):
         without = {}
         if not half:
             without['MixedPrecision'] = 'no instructions for 16 bits'
-        if device.type == 'cpu' and compiled:
+        if chosen.type == 'cpu' and compiled:
             without['Im2Col'] = 'nothing to do in a compiled model'
         if not compiled and wanted:
             without['Compile'] = 'there is no compiler'
         elif not compiled:
             without['Compile'] = 'not asked for' if compile is False else 'saves too little here'
-        self.said = f"Fast on {device.type}: {', '.join(cb.name for cb in self) or 'nothing'}"
+        self.said = f"Fast on {chosen.type}: {', '.join(cb.name for cb in self) or 'nothing'}"
         if without:
             reasons = [f'{name} ({reason})' for name, reason in without.items()]
             self.said += f"; without {', '.join(reasons)}"
@@ -187,7 +189,7 @@ def device_cbs(
     `ChannelsLast` for models of trickbag, torchvision and timm: others may `.view` what a convolution gives"""
     known = type(model).__module__.split('.')[0] in ('trickbag', 'torchvision', 'timm')
     has_filters = any(p.ndim == 4 for p in model.parameters())
-    cbs = [Backends()]
+    cbs: list[Callback] = [Backends()]
     if device.type == 'cuda' and known and has_filters and fast_bf16(device):
         cbs.append(ChannelsLast())
     return cbs

@@ -30,6 +30,10 @@ def keep_buffers(
             for b, o in old:
                 b.copy_(o)
 
+# %% ../../nbs/speed/07_grad_checkpoint.ipynb #7cdd8067
+# by what they have, the blocks of trickbag, torchvision and timm are known
+_OF_BLOCKS = ('last_norm', 'downsample', 'stochastic_depth', 'drop_path', 'drop_path1')
+
 
 def residual_blocks(
     model: torch.nn.Module,
@@ -40,7 +44,7 @@ def residual_blocks(
     def block(n, m):
         if names:
             return any(fnmatch(n, o) for o in names)
-        return any(hasattr(m, o) for o in ('last_norm', 'downsample', 'stochastic_depth', 'drop_path', 'drop_path1'))
+        return any(hasattr(m, attribute) for attribute in _OF_BLOCKS)
 
     res = {}
     for n, m in model.named_modules():  # parents come before their children
@@ -48,7 +52,7 @@ def residual_blocks(
             res[n] = m
     return res
 
-
+# %% ../../nbs/speed/07_grad_checkpoint.ipynb #5bc8fc26
 def _forward(m, forward, *args, **kw):
     # a compiler decides by itself what to keep; torch's (2.14) fails on checkpointed blocks with hooks that draw
     if torch.compiler.is_compiling() or not (m.training and torch.is_grad_enabled()):

@@ -6,6 +6,8 @@
 __all__ = ['use_im2col', 'Im2Col']
 
 # %% ../../nbs/speed/06_im2col.ipynb #81bc3f18
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -14,19 +16,23 @@ from .conv import im2col_conv2d
 
 # %% ../../nbs/speed/06_im2col.ipynb #148b5942
 class _Im2ColConv2d(nn.Conv2d):
+    # `use_im2col` changes no layer whose padding is a name; both are set there
+    padding: tuple
+    _above: tuple
+
     def forward(self, x):
         if x.ndim != 4 or x.device.type != 'cpu' or torch.compiler.is_compiling():
             return super().forward(x)
         return im2col_conv2d(x, self.weight, self.bias, self.stride, self.padding, *self._above)
 
-
+# %% ../../nbs/speed/06_im2col.ipynb #b222e56b
 def use_im2col(
     model: nn.Module,  # its convolutions become others; those with groups, dilation or other padding than zeros do not
     whole: float = 10.0,  # these two as for `im2col_conv2d`
     grad: float = 2.0,
 ):  # `undo()` puts the model back as it was
     "Let a model's convolutions compute by `im2col_conv2d`; a second call changes nothing"
-    layers = [
+    layers: list[Any] = [
         m
         for m in model.modules()
         if type(m) is nn.Conv2d
@@ -47,7 +53,7 @@ def use_im2col(
 
     return undo
 
-
+# %% ../../nbs/speed/06_im2col.ipynb #6dc6f898
 class Im2Col(Callback):
     "Convolutions with many channels and few pixels as matrix products, whenever the learner runs the model; for CPUs"
 

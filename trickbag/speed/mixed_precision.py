@@ -38,7 +38,8 @@ class MixedPrecision(Callback):
     ):
         if dtype not in (None, 'bf16', 'fp16'):
             raise ValueError(f"MixedPrecision: dtype is 'bf16', 'fp16' or None, got {dtype!r}")
-        self.owns = ('precision',) + (() if dtype == 'bf16' else ('opt_step',))  # None may turn out to be fp16
+        # None may turn out to be fp16
+        self.owns = ('precision',) if dtype == 'bf16' else ('precision', 'opt_step')
         self.dtype = dtype
         self.init_scale = init_scale
         self.growth_interval = growth_interval
@@ -53,14 +54,15 @@ class MixedPrecision(Callback):
 
     def format(self, learn) -> torch.dtype:
         "The 16-bit format of this callback on that learner's device"
-        return dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.dtype) or half_dtype(learn.device)
+        if self.dtype is None:
+            return half_dtype(learn.device)
+        return torch.bfloat16 if self.dtype == 'bf16' else torch.float16
 
     def before_validate(self, learn):
         if self._outside is None:
-            self._outside, learn.autocast = (
-                learn.autocast,
-                partial(torch.autocast, learn.device.type, dtype=self.format(learn)),
-            )
+            inside = partial(torch.autocast, learn.device.type, dtype=self.format(learn))
+            self._outside = learn.autocast
+            learn.autocast = inside
 
     def cleanup_validate(self, learn):
         if not learn.fitting and learn.depth < 2 and self._outside is not None:
@@ -74,8 +76,9 @@ class MixedPrecision(Callback):
         self.scaler = torch.amp.GradScaler(
             learn.device.type, init_scale=self.init_scale, growth_interval=self.growth_interval
         )
-        self.scaler.scale(torch.zeros((), device=learn.device))  # makes its state, which a checkpoint may overwrite
-        learn.opt_step = partial(self._step, learn)
+        # makes its state, which a checkpoint may overwrite
+        self.scaler.scale(torch.zeros((), device=learn.device))
+        learn.opt_step = partial(_checked_step, learn, self.scaler)
 
     def cleanup_fit(self, learn):
         self.cleanup_validate(learn)
@@ -89,23 +92,12 @@ class MixedPrecision(Callback):
 
     def before_backward(self, learn):
         if self.scaler:
-            learn.loss.register_hook(self.scaler.scale)  # scales the gradient that enters the backward pass
+            # scales the gradient that enters the backward pass
+            learn.loss.register_hook(self.scaler.scale)
 
     def before_step(self, learn):
         if self.scaler and _has_grads(learn.opt):
             self.scaler.unscale_(learn.opt)
-
-    def _step(self, learn):
-        """Step unless a gradient is not finite; `get_scale` waits for the device, as deciding whether a step was taken
-        must"""
-        if not _has_grads(learn.opt):
-            return learn.opt.step()  # the backward pass was cancelled
-        before = self.scaler.get_scale()
-        self.scaler.step(learn.opt)
-        self.scaler.update()
-        if self.scaler.get_scale() < before:
-            learn.opt.zero_grad()
-            raise CancelStep
 
     def state_dict(self) -> dict:
         return dict(scaler=self.scaler.state_dict()) if self.scaler else {}
@@ -117,3 +109,16 @@ class MixedPrecision(Callback):
 # %% ../../nbs/speed/03_mixed_precision.ipynb #d272bfdf
 def _has_grads(opt):
     return any(p.grad is not None for g in opt.param_groups for p in g['params'])
+
+
+def _checked_step(learn, scaler):
+    """Step unless a gradient is not finite; `get_scale` waits for the device, as deciding whether a step was taken
+    must"""
+    if not _has_grads(learn.opt):
+        return learn.opt.step()  # the backward pass was cancelled
+    before = scaler.get_scale()
+    scaler.step(learn.opt)
+    scaler.update()
+    if scaler.get_scale() < before:
+        learn.opt.zero_grad()
+        raise CancelStep

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch._C import _autograd
 
 from ..callback import EVENTS, Callback, CancelFit
 from ..core.threads import preserve_rng
@@ -172,6 +173,9 @@ def _orders(n_cbs, n):
     return random.Random(0).sample(orders, min(n, len(orders)))
 
 # %% ../../nbs/testing/01_proofs.ipynb #b26c979d
+_BOMB = ZeroDivisionError('bomb')  # an error that nothing here raises by itself
+
+
 class Bomb(Callback):
     "Raise at one event"
 
@@ -180,7 +184,7 @@ class Bomb(Callback):
     def __init__(
         self,
         event: str,  # one of `EVENTS`
-        error=ZeroDivisionError('bomb'),
+        error=_BOMB,
     ):
         self.event = event
         self.error = error
@@ -222,7 +226,7 @@ def process_state() -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         autocast = _autocast_state()
-        top_hooks = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda _: None)(True)
+        top_hooks = getattr(_autograd, '_top_saved_tensors_default_hooks', lambda _: None)(True)
     cudnn = torch.backends.cudnn
     log = logging.getLogger()
     return dict(

@@ -6,6 +6,8 @@
 __all__ = ['unit_norms', 'adaptive_clip', 'AGC']
 
 # %% ../../nbs/tricks/agc.ipynb #26e955a4
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
@@ -30,7 +32,9 @@ def adaptive_clip(
         return torch.zeros(())
     norms = [unit_norms(p.grad) for p in params]
     limits = [unit_norms(p).clamp(min=eps) * clip for p in params]
-    scales = [torch.where(n < l, 1.0, l / n.clamp(min=1e-6)) for n, l in zip(norms, limits)]
+    scales = [
+        torch.where(norm < limit, 1.0, limit / norm.clamp(min=1e-6)) for norm, limit in zip(norms, limits, strict=True)
+    ]
     torch._foreach_mul_([p.grad for p in params], scales)
     return (torch.cat([s.flatten() for s in scales]) < 1).float().mean()
 
@@ -61,6 +65,5 @@ class AGC(Callback):
     def before_step(self, learn):
         groups = split_head(learn.model)
         head = {id(p) for p in groups[1]} if self.exclude_head and len(groups) > 1 else set()
-        self.bounded = adaptive_clip(
-            [p for o in learn.opt.param_groups for p in o['params'] if id(p) not in head], self.clip, self.eps
-        )
+        params = [p for o in learn.opt.param_groups for p in o['params'] if id(p) not in head]
+        self.bounded = adaptive_clip(params, self.clip, self.eps)

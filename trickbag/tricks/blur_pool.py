@@ -9,6 +9,7 @@ __all__ = ['strided', 'blur_pool', 'BlurPool', 'binomial_kernel', 'blur']
 from functools import partial
 
 from torch import nn
+from torch.nn.modules.utils import _pair
 
 from ..callback import Callback
 from ..models.layers import binomial_kernel, blur
@@ -31,7 +32,7 @@ def strided(
     def pool(m):
         return maxpools and isinstance(m, nn.MaxPool2d) and not m.return_indices
 
-    return [m for m in model.modules() if (conv(m) or pool(m)) and max(nn.modules.utils._pair(m.stride)) > 1]
+    return [m for m in model.modules() if (conv(m) or pool(m)) and max(_pair(m.stride)) > 1]
 
 
 def _blur_in(kernel, m, args):
@@ -52,11 +53,13 @@ def blur_pool(
     done = []
     for m in strided(model, **kw):
         if isinstance(m, nn.MaxPool2d):
-            done.append((m, m.stride, m.register_forward_hook(partial(_blur_out, kernel, m.stride))))
+            hook = m.register_forward_hook(partial(_blur_out, kernel, m.stride))
+            done.append((m, m.stride, hook))
             # with stride 1 it is strided no more, so a second call passes it by
             m.stride = 1
         elif not any(getattr(hook, 'func', None) is _blur_in for hook in m._forward_pre_hooks.values()):
-            done.append((m, m.stride, m.register_forward_pre_hook(partial(_blur_in, kernel))))
+            hook = m.register_forward_pre_hook(partial(_blur_in, kernel))
+            done.append((m, m.stride, hook))
 
     def undo():
         for m, stride, hook in done:

@@ -6,6 +6,8 @@
 __all__ = ['decay_weights', 'DecoupledDecay']
 
 # %% ../../nbs/tricks/decoupled_decay.ipynb #2872fa6f
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
@@ -19,7 +21,7 @@ def decay_weights(
     if ws and fraction:
         torch._foreach_mul_(ws, 1 - fraction)
 
-
+# %% ../../nbs/tricks/decoupled_decay.ipynb #882a054d
 class DecoupledDecay(Callback):
     "Before each step, weights shrink by `lr/lr0*wd` of themselves; the optimizer's own weight decay is 0 for the fit"
 
@@ -64,18 +66,23 @@ class DecoupledDecay(Callback):
         some = any(o.get('weight_decay') for o in gs)
         for o in gs:
             own = o.get('weight_decay') or 0.0
-            o['fit_decay'] = own * o['fit_lr'] if self.wd is None else self.wd if own or not some else 0.0
+            if self.wd is None:
+                o['fit_decay'] = own * o['fit_lr']
+            else:
+                o['fit_decay'] = self.wd if own or not some else 0.0
             if own:
                 o['weight_decay'] = 0.0
 
     @torch.no_grad()
     def before_step(self, learn):
-        top = 1.0 if self.wd else float('inf')  # rates above the fit's own are those that `lr_find` tries
-        self.fractions = [
-            o['fit_decay'] * (min(o['lr'] / o['fit_lr'], top) if o['fit_lr'] else 1.0) for o in learn.opt.param_groups
-        ]
-        for o, s in zip(learn.opt.param_groups, self.fractions if self.due else ()):
-            decay_weights([p for p in o['params'] if p.grad is not None], s)
+        # rates above the fit's own are those that `lr_find` tries
+        top = 1.0 if self.wd else float('inf')
+        groups = learn.opt.param_groups
+        rates = [min(o['lr'] / o['fit_lr'], top) if o['fit_lr'] else 1.0 for o in groups]
+        self.fractions = [o['fit_decay'] * rate for o, rate in zip(groups, rates, strict=True)]
+        if self.due:
+            for o, fraction in zip(groups, self.fractions, strict=True):
+                decay_weights([p for p in o['params'] if p.grad is not None], fraction)
         self.due = False
 
     def after_step(self, learn):

@@ -8,6 +8,7 @@ __all__ = ['distill_kl', 'Distillation']
 # %% ../../nbs/tricks/distillation.ipynb #a8999d7e
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ class Distillation(Callback):
         self.distance = None
         # images of the last batch, and what the teacher gives for them
         self._x = None
-        self._teacher_pred = None
+        self._teacher_pred: Any = None
         # layers' outputs, by the student's names
         self._student_outs = {}
         self._teacher_outs = {}
@@ -128,9 +129,10 @@ class Distillation(Callback):
         self.kl = kl.detach()
         learn.loss = self.hard * learn.loss + self.soft * kl
         if self.layers:
-            distance = sum(
+            distances = [
                 feature_distance(self._student_outs[name], self._teacher_outs[name], self.how) for name in self.layers
-            )
+            ]
+            distance: Any = sum(distances)
             self.distance = distance.detach()
             learn.loss = learn.loss + self.weight * distance
 

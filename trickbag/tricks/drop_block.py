@@ -84,14 +84,9 @@ class DropBlock(Callback):
         "(module, factor of the rate) wherever squares are blanked"
         if self.names is None:
             stages = last_stages(model, len(self.scales))
-            return [
-                (m, s)
-                for bs, s in zip(stages, self.scales[-len(stages) :])
-                if s
-                for b in bs
-                for m in b.modules()
-                if isinstance(m, NORMS)
-            ]
+            scaled = zip(stages, self.scales[-len(stages) :], strict=True)
+            modules = [(m, s) for blocks, s in scaled if s for block in blocks for m in block.modules()]
+            return [(m, s) for m, s in modules if isinstance(m, NORMS)]
         mods = dict(model.named_modules())
         for n in self.names:
             if n not in mods:

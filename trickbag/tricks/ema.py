@@ -6,6 +6,8 @@
 __all__ = ['ema_decay', 'ema_update', 'EMA']
 
 # %% ../../nbs/tricks/ema.ipynb #07d49ce2
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import math
 
 import torch
@@ -117,7 +119,7 @@ class EMA(Callback):
             )
         avg, places, half = self._lists
         new = [d[k] for d, k in places]
-        ema_update(avg, [t.to(a.dtype) for a, t in zip(avg, new)] if half else new, self.decay_used)
+        ema_update(avg, [t.to(a.dtype) for a, t in zip(avg, new, strict=True)] if half else new, self.decay_used)
 
     def before_validate(self, learn):
         if self._places:

@@ -21,7 +21,9 @@ def fourier_noise(
 ) -> torch.Tensor:  # N x H x W, float32
     "Smooth random gray images (Harris et al. 2020)"
     z = torch.randn(n, h, w // 2 + 1, 2, generator=generator, device=generator.device)
-    f = torch.hypot(torch.fft.fftfreq(h, device=z.device)[:, None], torch.fft.rfftfreq(w, device=z.device))
+    vertical = torch.fft.fftfreq(h, device=z.device)[:, None]
+    horizontal = torch.fft.rfftfreq(w, device=z.device)
+    f = torch.hypot(vertical, horizontal)
     return torch.fft.irfft2(torch.view_as_complex(z) / f.clamp(min=1 / max(h, w)) ** decay, (h, w))
 
 
@@ -32,7 +34,8 @@ def brightest(
     "Mask of the brightest pixels of each image"
     flat = gray.flatten(1)
     take = torch.arange(flat.shape[1], device=lam.device) < (lam * flat.shape[1]).round()[:, None]
-    return torch.zeros_like(take).scatter_(1, flat.argsort(1, descending=True), take).view_as(gray)[:, None]
+    order = flat.argsort(1, descending=True)
+    return torch.zeros_like(take).scatter_(1, order, take).view_as(gray)[:, None]
 
 
 def fmix(
@@ -42,9 +45,10 @@ def fmix(
     perm: torch.Tensor,  # partner of each sample, N, integer
 ) -> tuple:  # mixed x and y
     "Images with the rest from their partners, labels weighted by area"
-    return torch.where(mask, x, x[perm]), torch.lerp(y[perm], y, mask.flatten(1).to(y.dtype).mean(1)[:, None])
+    own = mask.flatten(1).to(y.dtype).mean(1)[:, None]
+    return torch.where(mask, x, x[perm]), torch.lerp(y[perm], y, own)
 
-
+# %% ../../nbs/tricks/fmix.ipynb #c24843dd
 class FMix(Callback):
     "Mix each image of a training batch with a random partner by a mask of blobs, and the labels by area"
 
@@ -76,6 +80,9 @@ class FMix(Callback):
             )
         g = learn.rng(self)
         n = len(learn.xb)
+        h, w = learn.xb.shape[-2:]
         self.lam = sample_beta(self.alpha, n, g)
-        mask = brightest(fourier_noise(n, *learn.xb.shape[-2:], g, self.decay), self.lam)
-        learn.xb, learn.yb = fmix(learn.xb, learn.soft_targets(), mask, torch.randperm(n, generator=g, device=g.device))
+        mask = brightest(fourier_noise(n, h, w, g, self.decay), self.lam)
+        y = learn.soft_targets()
+        perm = torch.randperm(n, generator=g, device=g.device)
+        learn.xb, learn.yb = fmix(learn.xb, y, mask, perm)

@@ -7,6 +7,7 @@ __all__ = ['ghost_chunks', 'ghost_batch_norm', 'GhostBatchNorm']
 
 # %% ../../nbs/tricks/ghost_batch_norm.ipynb #1cfafffe
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,16 +34,20 @@ def ghost_batch_norm(
     size: int = 32,  # largest chunk
 ) -> torch.Tensor:  # as `x`
     "Batch norm of equal chunks of the batch; running statistics move towards the mean over chunks"
-    track = bn.running_mean is not None
+    # statistics and momentum are None by torch's types; with the first all are there
+    norm: Any = bn
+    track = norm.running_mean is not None
+    mean = torch.zeros_like(norm.running_mean) if track else None
+    var = torch.zeros_like(norm.running_var) if track else None
     ys = []
-    mean, var = (torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)) if track else (None, None)
     for i, c in enumerate(ghost_chunks(x, size)):
-        ys.append(F.batch_norm(c, mean, var, bn.weight, bn.bias, True, 1 / (i + 1), bn.eps))  # 1/(i+1): mean so far
+        # 1/(i+1): mean so far
+        ys.append(F.batch_norm(c, mean, var, bn.weight, bn.bias, True, 1 / (i + 1), bn.eps))
     if track:
         with torch.no_grad():
-            bn.running_mean.lerp_(mean, bn.momentum)
-            bn.running_var.lerp_(var, bn.momentum)
-            bn.num_batches_tracked.add_(1)
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(var, norm.momentum)
+            norm.num_batches_tracked.add_(1)
     return torch.cat(ys)
 
 
@@ -50,7 +55,8 @@ def _by_parts(size, bn, forward, x):
     "The same for a norm that computes more, as timm's with an activation do: its own forward sees the chunks"
     momentum = bn.momentum
     ys = []
-    own = {k: b for k in ('running_mean', 'running_var', 'num_batches_tracked') if (b := bn._buffers[k]) is not None}
+    names = ('running_mean', 'running_var', 'num_batches_tracked')
+    own = {k: bn._buffers[k] for k in names if bn._buffers[k] is not None}
     try:
         for k, b in own.items():
             bn._buffers[k] = b.clone()

@@ -6,6 +6,8 @@
 __all__ = ['scale_grads', 'GradientAccumulation']
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #2fcdc49e
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback, CancelStep

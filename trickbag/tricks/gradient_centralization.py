@@ -6,6 +6,8 @@
 __all__ = ['centralize', 'GradientCentralization']
 
 # %% ../../nbs/tricks/gradient_centralization.ipynb #92b8ffd0
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback

@@ -19,13 +19,15 @@ def label_smoothing(
     ignore: int = None,  # index of samples that get no probability at all
 ) -> torch.Tensor:  # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
-    if n_out is None and not y.is_floating_point():
+    # one output tells two classes apart
+    if y.is_floating_point():
+        y = soft_targets(y, n_out or 0)  # probabilities need no number of classes
+        c = max(y.shape[1], 2)
+        return y.mul(1 - eps).add_(eps / c)
+    if n_out is None:
         raise ValueError("label_smoothing: class indices need n_out, the number of classes")
-    soft = y.is_floating_point()
-    if soft:
-        y = soft_targets(y, n_out)
-    c = max(y.shape[1] if soft else n_out, 2)  # one output tells two classes apart
-    return y.mul(1 - eps).add_(eps / c) if soft else soft_targets(y, n_out, 1 - eps + eps / c, eps / c, ignore)
+    c = max(n_out, 2)
+    return soft_targets(y, n_out, 1 - eps + eps / c, eps / c, ignore)
 
 
 class LabelSmoothing(Callback):

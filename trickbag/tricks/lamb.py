@@ -6,6 +6,8 @@
 __all__ = ['lamb_ratios', 'LAMB']
 
 # %% ../../nbs/tricks/lamb.ipynb #fee93eee
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
@@ -13,7 +15,7 @@ from ..callback import Callback
 # %% ../../nbs/tricks/lamb.ipynb #6df99469
 def lamb_ratios(
     ws: list,  # weights before the step
-    steps: list,  # what the optimizer added to them
+    steps: list | tuple,  # what the optimizer added to them
     lr: float,  # the learning rate of that step
     max_ratio: float = None,  # upper bound; None for none
 ) -> torch.Tensor:  # one trust ratio a weight, on their device

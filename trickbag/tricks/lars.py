@@ -6,6 +6,8 @@
 __all__ = ['lars_ratios', 'LARS']
 
 # %% ../../nbs/tricks/lars.ipynb #ad420be5
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
@@ -23,7 +25,7 @@ def lars_ratios(
     g = torch.stack(torch._foreach_norm(gs))
     return torch.where((w > 0) & (g > 0), trust_coef * w / (g + weight_decay * w + eps), 1.0)
 
-
+# %% ../../nbs/tricks/lars.ipynb #427e0987
 class LARS(Callback):
     """Scale gradient plus weight decay of each layer by its trust ratio, for `torch.optim.SGD`; those of the last step
     are in `ratios`"""

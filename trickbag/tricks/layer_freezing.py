@@ -28,7 +28,7 @@ def param_layers(
     "The modules that hold parameters of their own, in the order of registration"
     return [(n, ps) for n, m in model.named_modules() if (ps := list(m.parameters(recurse=False)))]
 
-
+# %% ../../nbs/tricks/layer_freezing.ipynb #c38be754
 class LayerFreezing(Callback):
     "Freeze more and more of the first layers as epochs begin; all train again after the fit"
 

@@ -19,7 +19,7 @@ def lr_factor(
     "What the learning rate is multiplied by"
     return (bs / base_bs) ** (0.5 if rule == 'sqrt' else 1.0)
 
-
+# %% ../../nbs/tricks/linear_scaling.ipynb #76871641
 def samples_a_batch(
     dl,  # a loader, or a list of batches
 ) -> int | None:
@@ -30,7 +30,7 @@ def samples_a_batch(
                 return v
     return len(dl[0][0]) if isinstance(dl, (list, tuple)) and dl else None
 
-
+# %% ../../nbs/tricks/linear_scaling.ipynb #2a1bc025
 class LinearScaling(Callback):
     """When a fit begins, multiply its learning rates by samples a step over `base_bs`; the factor is in `factor`, the
     samples in `samples`"""
@@ -61,9 +61,12 @@ class LinearScaling(Callback):
         """Samples that a step of that learner sees: of a batch, times the batches that are accumulated, times the
         processes"""
         bs = self.bs or samples_a_batch(learn.dls.train)
+        if not bs:
+            return bs
         dist = torch.distributed
         n_acc = next((cb.n_acc for cb in learn.active if 'accumulate' in cb.owns), 1)
-        return bs and bs * n_acc * (dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
+        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        return bs * n_acc * world
 
     def check(self, learn):
         if not self.count(learn):
@@ -74,6 +77,8 @@ class LinearScaling(Callback):
 
     def before_fit(self, learn):
         self.samples = self.count(learn)
+        # `check` has refused what gives no number
+        assert self.samples is not None
         self.factor = lr_factor(self.samples, self.base_bs, self.rule)
         for o in learn.opt.param_groups:
             o['lr'] = o['lr'] * self.factor

@@ -6,6 +6,8 @@
 __all__ = ['lookahead', 'Lookahead']
 
 # %% ../../nbs/tricks/lookahead.ipynb #3299b6a6
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
@@ -24,7 +26,7 @@ def lookahead(
     torch._foreach_lerp_(slow, fast, alpha)
     torch._foreach_copy_(fast, slow)
 
-
+# %% ../../nbs/tricks/lookahead.ipynb #68b9c0eb
 class Lookahead(Callback):
     "Every `k` steps, and at the end of each epoch, go back part of the way that the optimizer went"
 

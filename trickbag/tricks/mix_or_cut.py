@@ -24,11 +24,12 @@ def mix_or_cut(
 ) -> tuple:  # mixed x and y
     "`mixup` for some samples of a batch, `cutmix` for the others"
     # lerp by 0 or 1 is exact
-    w = torch.where(cut.view(-1, 1, 1, 1), (~box_mask(boxes, x)).to(x.dtype), lam.to(x.dtype).view(-1, 1, 1, 1))
+    outside = (~box_mask(boxes, x)).to(x.dtype)
+    w = torch.where(cut.view(-1, 1, 1, 1), outside, lam.to(x.dtype).view(-1, 1, 1, 1))
     own = torch.where(cut, 1 - boxes[:, 2] * boxes[:, 3] / (x.shape[-2] * x.shape[-1]), lam)
     return torch.lerp(x[perm], x, w), torch.lerp(y[perm], y, own.to(y.dtype)[:, None])
 
-
+# %% ../../nbs/tricks/mix_or_cut.ipynb #a3ffcd01
 class MixOrCut(Callback):
     "MixUp or CutMix, chosen by chance for each image or batch"
 

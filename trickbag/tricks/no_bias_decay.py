@@ -25,10 +25,11 @@ def split_decay(
         rest = [p for p in g['params'] if no_decay(p)]
         ids = {id(p) for p in rest}
         keep = [p for p in g['params'] if id(p) not in ids]
-        res += [dict(g, params=ps, weight_decay=wd) for ps, wd in ((keep, g['weight_decay']), (rest, 0.0)) if ps]
+        parts = ((keep, g['weight_decay']), (rest, 0.0))
+        res += [dict(g, params=ps, weight_decay=wd) for ps, wd in parts if ps]
     return res
 
-
+# %% ../../nbs/tricks/no_bias_decay.ipynb #bcf532cf
 class NoBiasDecay(Callback):
     "No weight decay for biases and norms: parameters with fewer than two dimensions, and those called `bias`"
 

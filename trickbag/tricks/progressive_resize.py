@@ -7,6 +7,7 @@ __all__ = ['growing_sizes', 'size_at', 'ProgressiveResize']
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #0e48f337
 from bisect import bisect_right
+from typing import Any
 
 import torch
 
@@ -80,9 +81,10 @@ class ProgressiveResize(Callback):
         self.step = step
         self.sizes = sizes
         self.join = join
-        self.full = None
+        # full size and that of the last batch, not known before the first
+        self.full: Any = None
+        self.size: Any = None
         self.held = []
-        self.size = None
         if join:
             self.writes = ('size', 'x', 'samples')
 
@@ -129,12 +131,13 @@ class ProgressiveResize(Callback):
         # one
         before = self.held if learn.iter else []
         self.held = [*before, (learn.xb, learn.yb, learn.clean_yb, learn.idx)]
-        last = learn.iter + 1 == learn.n_iter or self._wanted(learn, learn.epoch, learn.iter + 1) != self.size
+        following = learn.iter + 1
+        last = following == learn.n_iter or self._wanted(learn, learn.epoch, following) != self.size
         # as many as have the pixels of one at full size
         enough = int((self.full / self.size) ** 2)
         if len(self.held) < enough and not last:
             raise CancelBatch
-        learn.xb, learn.yb, learn.clean_yb, learn.idx = map(_joined, zip(*self.held))
+        learn.xb, learn.yb, learn.clean_yb, learn.idx = map(_joined, zip(*self.held, strict=True))
         self.held = []
 
     def before_validate(self, learn):
@@ -145,7 +148,7 @@ class ProgressiveResize(Callback):
     def cleanup_fit(self, learn):
         self.held = []
 
-
+# %% ../../nbs/tricks/progressive_resize.ipynb #97631144
 def _joined(parts):
     "Tensors as one, on the last one's device, as a checkpoint moves what it carries; None where there are none"
     if parts[0] is None:

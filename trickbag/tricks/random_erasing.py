@@ -38,18 +38,18 @@ def erase_boxes(
     boxes = torch.stack([torch.floor(ux * (w - bw + 1)), torch.floor(uy * (h - bh + 1)), bw, bh], 2)
     return torch.where(fits.any(2, keepdim=True), boxes, 0.0)
 
-
+# %% ../../nbs/tricks/random_erasing.ipynb #104b4230
 def erase(
     x: torch.Tensor,  # images N x C x H x W
     boxes,  # one or more N x 4 of x, y, width, height in pixels
     fill,  # as many tensors, of the dtype of `x`, that broadcast to it
 ) -> torch.Tensor:  # N x C x H x W
     "Images with their boxes filled; later boxes cover earlier ones"
-    for b, f in zip(boxes, fill):
+    for b, f in zip(boxes, fill, strict=True):
         x = torch.where(box_mask(b, x), f, x, out=torch.empty_like(x))  # else laid out in memory as the noise is
     return x
 
-
+# %% ../../nbs/tricks/random_erasing.ipynb #d94cdacb
 class RandomErasing(Callback):
     "Fill random boxes of training images, after they were normalized"
 

@@ -40,14 +40,15 @@ def resize_mix(
     perm: torch.Tensor,  # partner of each sample, N, integer
 ) -> tuple:  # mixed x and y
     "Images with their partners resized into a box, labels weighted by area (Qin et al. 2020)"
-    mask, (h, w) = box_mask(boxes, x), x.shape[-2:]
-    small = (
-        _into(boxes[:, 1], boxes[:, 3], h)[:, None] @ x[perm].float() @ _into(boxes[:, 0], boxes[:, 2], w).mT[:, None]
-    )
+    mask = box_mask(boxes, x)
+    h, w = x.shape[-2:]
+    down = _into(boxes[:, 1], boxes[:, 3], h)[:, None]
+    across = _into(boxes[:, 0], boxes[:, 2], w).mT[:, None]
+    small = down @ x[perm].float() @ across
     lam = 1 - boxes[:, 2] * boxes[:, 3] / (h * w)
     return torch.where(mask, small.to(x.dtype), x), torch.lerp(y[perm], y, lam.to(y.dtype)[:, None])
 
-
+# %% ../../nbs/tricks/resize_mix.ipynb #c3e08ff5
 class ResizeMix(Callback):
     "Paste a random partner, made small, into each image of a training batch, and mix the labels by area"
 

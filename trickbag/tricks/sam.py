@@ -6,6 +6,8 @@
 __all__ = ['ascend', 'SAM']
 
 # %% ../../nbs/tricks/sam.ipynb #1d41c435
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 from torch.nn.utils import get_total_norm
 
@@ -97,7 +99,7 @@ class SAM(Callback):
         sizes = [size for *_, size in self.window if size is not None]
         total = sum(sizes) if len(self.window) > 1 else None
         for *batch, size in self.window:
-            vars(learn).update(zip(_BATCH, batch))
+            vars(learn).update(zip(_BATCH, batch, strict=True))
             learn.forward()
             # of a mean over the window each batch has its part
             loss = learn.loss if size is None or total is None else learn.loss * ratio(size, total)

@@ -6,6 +6,10 @@
 __all__ = ['wide_convs', 'squeeze_excite', 'SqueezeExcite']
 
 # %% ../../nbs/tricks/squeeze_excite.ipynb #a7665a63
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -23,6 +27,10 @@ def wide_convs(
     return {name: m for name, m in convs.items() if min(m.in_channels, m.out_channels) >= min_channels}
 
 
+def _gated(m: Any, args, out):
+    return out * m.squeeze_excite(out)
+
+
 def squeeze_excite(
     model: nn.Module,  # changed: each named convolution gets its gate as the module `squeeze_excite`
     gates: dict,  # name of a convolution -> `ChannelGate`
@@ -30,13 +38,13 @@ def squeeze_excite(
 ):  # `undo()` takes them off again
     "Multiply the outputs of convolutions by gates (Hu et al. 2018)"
     convs = [model.get_submodule(name) for name in gates]
-    hooks = [conv.register_forward_hook(lambda m, args, out: out * m.squeeze_excite(out)) for conv in convs]
-    for conv, gate in zip(convs, gates.values()):
+    hooks = [conv.register_forward_hook(_gated) for conv in convs]
+    for conv, gate in zip(convs, gates.values(), strict=True):
         conv.squeeze_excite = gate
         gate.hidden = hidden
 
     def undo():
-        for conv, hook in zip(convs, hooks):
+        for conv, hook in zip(convs, hooks, strict=True):
             hook.remove()
             del conv.squeeze_excite
 
@@ -115,7 +123,7 @@ class SqueezeExcite(Callback):
         for name, params in sd.items():
             torch._foreach_copy_(list(self.gates[name].parameters()), params)
 
-
+# %% ../../nbs/tricks/squeeze_excite.ipynb #5f06f22e
 def _empty_gate(w1, b1, w2, b2):
     "A gate of the shapes of those parameters"
     latent, n = w1.shape

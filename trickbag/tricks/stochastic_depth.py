@@ -64,7 +64,7 @@ def stochastic_depth(
     ends = branch_ends(model)
     rates = drop_rates(len(ends), drop, rule) if linear else [drop] * len(ends)
     hooks = []
-    for p, places in zip(rates, ends):
+    for p, places in zip(rates, ends, strict=True):
         # a block with rate 0 draws nothing
         if p:
             hooks += [m.register_forward_hook(hook(p)) for m in places]

@@ -6,6 +6,8 @@
 __all__ = ['swa_update', 'SWA']
 
 # %% ../../nbs/tricks/swa.ipynb #76a05251
+# torch has no public names for `_foreach_*`: one kernel for a list of tensors
+# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
@@ -19,7 +21,7 @@ def swa_update(
     n: int,  # snapshots that are in the average
 ):
     "Take one more into an equal average (Izmailov et al. 2018)"
-    torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a, b in zip(avg, new)], 1 / (n + 1))
+    torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a, b in zip(avg, new, strict=True)], 1 / (n + 1))
 
 # %% ../../nbs/tricks/swa.ipynb #725d9fac
 class SWA(Callback):
@@ -84,7 +86,7 @@ class SWA(Callback):
     def before_backward(self, learn):
         # later than schedules, which set rates in `before_batch`, and before those that read them
         if self.lr is not None and self._begun(learn):
-            for g, r in zip(learn.opt.param_groups, self._ratios):
+            for g, r in zip(learn.opt.param_groups, self._ratios, strict=False):
                 g['lr'] = self.lr * r
 
     def after_step(self, learn):

@@ -7,6 +7,7 @@ __all__ = ['sync_batch_norm', 'SyncBatchNorm']
 
 # %% ../../nbs/tricks/sync_batch_norm.ipynb #30eacbd6
 import warnings
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,8 @@ class _SumOver(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, group):
-        ctx.group, y = group, x.clone(memory_format=torch.contiguous_format)
+        ctx.group = group
+        y = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(y, group=group)
         return y
 
@@ -32,7 +34,7 @@ class _SumOver(torch.autograd.Function):
         dist.all_reduce(g, group=ctx.group)
         return g, None
 
-
+# %% ../../nbs/tricks/sync_batch_norm.ipynb #124ef8d5
 def sync_batch_norm(
     x: torch.Tensor,  # N x C x ..., this process's part
     bn: _BatchNorm,  # its weight, bias, eps and momentum are used, its running statistics updated
@@ -50,18 +52,20 @@ def sync_batch_norm(
     scale = (sq / n + bn.eps).rsqrt()
     scale, shift = (scale * bn.weight, bn.bias - mu * scale * bn.weight) if bn.affine else (scale, -mu * scale)
     y = x * scale.view(shape) + shift.view(shape)
-    if bn.running_mean is not None:
+    # statistics and momentum are None by torch's types; with the first all are there
+    norm: Any = bn
+    if norm.running_mean is not None:
         with torch.no_grad():
-            bn.running_mean.lerp_(mu, bn.momentum)
-            bn.running_var.lerp_(sq / (n - 1), bn.momentum)
-            bn.num_batches_tracked.add_(1)
+            norm.running_mean.lerp_(mu, norm.momentum)
+            norm.running_var.lerp_(sq / (n - 1), norm.momentum)
+            norm.num_batches_tracked.add_(1)
     return y.to(x.dtype)
 
 
 def _forward(bn, forward, x):
     return sync_batch_norm(x, bn) if bn.training else forward(x)
 
-
+# %% ../../nbs/tricks/sync_batch_norm.ipynb #3e13f0e0
 class SyncBatchNorm(Callback):
     "In training, batch norms use the statistics of all processes; in one process nothing is done"
 

@@ -6,6 +6,8 @@
 __all__ = ['whitening_filters', 'first_conv', 'Whiten']
 
 # %% ../../nbs/tricks/whiten.ipynb #91446e96
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,8 +26,8 @@ def whitening_filters(
 ) -> tuple:  # filters, C*kh*kw x C x kh x kw, and the variances, both by falling variance and float64
     "Eigenvectors of the covariance of patches, each divided by its standard deviation (Page, cifar10-fast)"
     n = 0
-    total = 0.0
-    square = 0.0
+    total: Any = 0.0
+    square: Any = 0.0
     # all patches at once would be kh*kw times the batch
     for images in x.split(64):
         # a column a patch
@@ -110,7 +112,7 @@ class Whiten(Callback):
                 "use a model for such images"
             )
         # from the first to the last pixel of a patch
-        spans = [dilation * (kernel - 1) for kernel, dilation in zip(conv.kernel_size, conv.dilation)]
+        spans = [dilation * (kernel - 1) for kernel, dilation in zip(conv.kernel_size, conv.dilation, strict=True)]
         if height <= spans[0] or width <= spans[1]:
             raise ValueError(
                 f"Whiten: images of {height} x {width} are smaller than the first convolution's kernel; "

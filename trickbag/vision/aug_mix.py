@@ -22,9 +22,7 @@ def augmix_ops(
     depth: int = -1,
     alpha: float = 1.0,
     all_ops: bool = True,  # as in `AugMix`
-) -> (
-    tuple
-):  # operations and magnitudes, longest chain x width x N; weights of the image and of the chains, (1+width) x N
+) -> tuple:  # operations and magnitudes, longest chain x width x N; weights, (1+width) x N: the image's, the chains'
     "Chains of operations and the weights of their mean (Hendrycks et al. 2020)"
     space = dict(
         ShearX=(0, 0.3),
@@ -45,9 +43,10 @@ def augmix_ops(
     mag = magnitudes(space, op, (u[1] * severity).floor() / 9, u[2] < 0.5)
     last = torch.randint(3, (width, n), generator=generator) if depth <= 0 else depth
     op = torch.where(torch.arange(longest)[:, None, None] <= last, op, 0)
-    gamma = torch._standard_gamma(
-        torch.full((2 + width, n), float(alpha), dtype=torch.float64), generator=generator
-    ).clamp_(min=1e-300)
+    shape = torch.full((2 + width, n), float(alpha), dtype=torch.float64)
+    # torch's public distributions take no generator
+    gamma = torch._standard_gamma(shape, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    gamma.clamp_(min=1e-300)
     m = gamma[0] / gamma[:2].sum(0)
     ws = gamma[2:] / gamma[2:].sum(0)
     return op, mag, torch.cat([1 - m[None], m * ws])
@@ -65,7 +64,7 @@ def augmix(
     k, n = op.shape[1:]
     y = x.repeat(k, 1, 1, 1)
     w = to_device(weights.float(), x.device)[..., None, None, None]
-    for o, m in zip(op, mag):
+    for o, m in zip(op, mag, strict=True):
         y = apply_ops(y, o.flatten(), m.flatten(), fill, mode)
     mix = x * w[0]
     for i in range(k):
@@ -113,7 +112,8 @@ class AugMix(Callback):
     def before_batch(self, learn):
         x = check_images(learn.xb, self.name)
         g = host_stream(learn.rng(self))
+        h, w = x.shape[-2:]
         self.op, mag, self.weights = augmix_ops(
-            len(x), *x.shape[-2:], g, self.severity, self.width, self.depth, self.alpha, self.all_ops
+            len(x), h, w, g, self.severity, self.width, self.depth, self.alpha, self.all_ops
         )
         learn.xb = augmix(x, self.op, mag, self.weights, self.fill, self.mode)

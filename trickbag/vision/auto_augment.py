@@ -41,16 +41,14 @@ imagenet_policy = [
     (('Equalize', 0.8, 0), ('Equalize', 0.6, 0)),
 ]
 
-
+# %% ../../nbs/vision/auto_augment.ipynb #23490112
 def auto_ops(
     n: int,  # number of images
     h: int,
     w: int,  # their size
     generator: torch.Generator,  # stream on the CPU
     policy=imagenet_policy,  # pairs of (operation, probability, strength)
-) -> (
-    tuple
-):  # for `apply_ops`: numbers of operations and their magnitudes, 2 x N each; Identity where one does not happen
+) -> tuple:  # for `apply_ops`: numbers of operations, Identity where none happens, and magnitudes, 2 x N each
     "One pair of the policy an image, all alike (Cubuk et al. 2019)"
     space = dict(
         ShearX=(0, 0.3),
@@ -65,13 +63,14 @@ def auto_ops(
         Posterize=(8, 4),
         Solarize=(1, 0),
     )
-    table = torch.tensor([[(OPS.index(o), p, s) for o, p, s in pair] for pair in policy], dtype=torch.float64)
+    numbers = [[(OPS.index(o), p, s) for o, p, s in pair] for pair in policy]
+    table = torch.tensor(numbers, dtype=torch.float64)
     u = torch.rand(5, n, generator=generator, dtype=torch.float64)
     op, p, s = table[(u[0] * len(policy)).long()].permute(2, 1, 0)
     op = torch.where(u[1:3] < p, op, 0).long()
     return op, magnitudes(space, op, s / 9, u[3:] < 0.5)
 
-
+# %% ../../nbs/vision/auto_augment.ipynb #bdd8a952
 class AutoAugment(Callback):
     "Two operations in a row for each training image, from the policy for ImageNet, on uint8 images"
 
@@ -88,7 +87,8 @@ class AutoAugment(Callback):
         mode: str = 'nearest',  # how geometry samples: torchvision's, or 'bilinear'
         policy=imagenet_policy,  # pairs of (operation, probability, strength 0 to 9)
     ):
-        bad = [o for pair in policy for o, p, s in pair if o not in OPS or not 0 <= p <= 1 or not 0 <= s <= 9]
+        triples = [triple for pair in policy for triple in pair]
+        bad = [o for o, p, s in triples if not (o in OPS and 0 <= p <= 1 and 0 <= s <= 9)]
         if bad or not policy or any(len(pair) != 2 for pair in policy):
             where = ', '.join(bad) or 'its length'
             raise ValueError(
@@ -107,7 +107,8 @@ class AutoAugment(Callback):
 
     def before_batch(self, learn):
         x = check_images(learn.xb, self.name)
-        self.op, self.mag = auto_ops(len(x), *x.shape[-2:], host_stream(learn.rng(self)), self.policy)
-        for op, mag in zip(self.op, self.mag):
+        h, w = x.shape[-2:]
+        self.op, self.mag = auto_ops(len(x), h, w, host_stream(learn.rng(self)), self.policy)
+        for op, mag in zip(self.op, self.mag, strict=True):
             x = apply_ops(x, op, mag, self.fill, self.mode)
         learn.xb = x

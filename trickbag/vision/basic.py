@@ -61,26 +61,26 @@ def normalize(
     "Scale and shift each channel"
     white = 1.0 if x.is_floating_point() else 255.0
     # on the CPU: made on a GPU, they would wait for it
-    mean = torch.tensor(mean) * white
-    std = torch.tensor(std) * white
+    shift = torch.tensor(mean) * white
+    scale = torch.tensor(std) * white
     result = torch.empty_like(x, dtype=torch.float32, memory_format=memory_format)
     # `source` and `out` are the same numbers in the shape that is fastest to work on
     source = x
     out = result
-    if x.is_contiguous(memory_format=torch.channels_last) and result.is_contiguous(memory_format=torch.channels_last):
+    if all(images.is_contiguous(memory_format=torch.channels_last) for images in (x, result)):
         # rows of W*C values: channels as the last dimension are slow
         channels, _, width = x.shape[1:]
         source = x.permute(0, 2, 3, 1).flatten(2)
         out = result.permute(0, 2, 3, 1).flatten(2)
-        mean = mean.expand(channels).repeat(width)
-        std = std.expand(channels).repeat(width)
+        shift = shift.expand(channels).repeat(width)
+        scale = scale.expand(channels).repeat(width)
     else:
-        mean = mean[:, None, None]
-        std = std[:, None, None]
-    mean = mean.to(x.device, non_blocking=True)
-    std = std.to(x.device, non_blocking=True)
+        shift = shift[:, None, None]
+        scale = scale[:, None, None]
+    shift = shift.to(x.device, non_blocking=True)
+    scale = scale.to(x.device, non_blocking=True)
     with one_thread():
-        out.copy_(source).sub_(mean).div_(std)
+        out.copy_(source).sub_(shift).div_(scale)
     return result
 
 # %% ../../nbs/vision/basic.ipynb #766110d9

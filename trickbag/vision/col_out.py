@@ -60,5 +60,8 @@ class ColOut(Callback):
             raise ValueError(
                 f"ColOut: images must be N x C x H x W, got a batch of shape {tuple(x.shape)}; leave ColOut out"
             )
-        learn.xb = col_out(x, *(keep_lines(len(x), s, p, g) for s, p in zip(x.shape[2:], (self.p_row, self.p_col))))
+        height, width = x.shape[2:]
+        rows = keep_lines(len(x), height, self.p_row, g)
+        columns = keep_lines(len(x), width, self.p_col, g)
+        learn.xb = col_out(x, rows, columns)
         self.size = tuple(learn.xb.shape[2:])

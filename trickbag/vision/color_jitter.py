@@ -23,7 +23,11 @@ def hue(
     hi = torch.maximum(torch.maximum(r, g), b)
     d = hi - torch.minimum(torch.minimum(r, g), b)
     s = torch.where(d > 0, d, 1.0)
-    h = torch.where(hi == r, (g - b) / s, torch.where(hi == g, 2 + (b - r) / s, 4 + (r - g) / s))  # in sixths of a turn
+    # in sixths of a turn, where red, green or blue is the largest
+    near_red = (g - b) / s
+    near_green = 2 + (b - r) / s
+    near_blue = 4 + (r - g) / s
+    h = torch.where(hi == r, near_red, torch.where(hi == g, near_green, near_blue))
     h = h + 6 * per_image(turns, x)[:, 0].float()
 
     def channel(n):
@@ -33,7 +37,7 @@ def hue(
     # torchvision's way to round
     return torch.stack([channel(n) for n in (5, 3, 1)], 1).mul_(255.999 / 255).to(torch.uint8)
 
-
+# %% ../../nbs/vision/color_jitter.ipynb #b0fbc071
 _ops = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
 
@@ -46,7 +50,22 @@ def jitter(
         x = _ops[o](x, f)
     return x
 
+# %% ../../nbs/vision/color_jitter.ipynb #f2c56b39
+def _unchanged(o):
+    "The factor, for the hue the turn, that changes nothing"
+    return float(o != 'hue')
 
+
+def _range(o, v):
+    "The smallest and the largest that is drawn for an operation which was set to `v`"
+    if isinstance(v, (tuple, list)):
+        a, b = v
+    else:
+        a, b = _unchanged(o) - v, _unchanged(o) + v
+        a = a if o == 'hue' else max(0, a)
+    return a, b
+
+# %% ../../nbs/vision/color_jitter.ipynb #fee18a03
 class ColorJitter(Callback):
     "Draw brightness, contrast, saturation and hue of each training image"
 
@@ -75,11 +94,12 @@ class ColorJitter(Callback):
         if not 0 < p <= 1:
             raise ValueError(f"ColorJitter: p must be in (0,1], got {p}; leave ColorJitter out for none")
         for o in _ops:
-            v, mid, (lo, hi) = getattr(self, o), float(o != 'hue'), (-0.5, 0.5) if o == 'hue' else (0, float('inf'))
-            a, b = v if isinstance(v, (tuple, list)) else (mid - v if o == 'hue' else max(0, mid - v), mid + v)
+            v = getattr(self, o)
+            a, b = _range(o, v)
+            lo, hi = (-0.5, 0.5) if o == 'hue' else (0, float('inf'))
             if not lo <= a <= b <= hi:
                 raise ValueError(f"ColorJitter: {o} must be a number >= 0 or a pair, within {lo} to {hi}, got {v}")
-            if (a, b) != (mid, mid):
+            if (a, b) != (_unchanged(o), _unchanged(o)):
                 self._ranges[o] = (a, b)
         if not self._ranges:
             raise ValueError("ColorJitter: all ranges are 0; leave ColorJitter out for none")
@@ -95,8 +115,10 @@ class ColorJitter(Callback):
 
         def draw(o, u):
             a, b = self._ranges[o]
-            return torch.where(on, a + u * (b - a), float(o != 'hue'))
+            return torch.where(on, a + u * (b - a), _unchanged(o))
 
-        f = to_device(torch.stack([draw(o, u[i]) for i, o in enumerate(self._ranges)]), learn.xb.device)
-        self.factors = {o: f[i] for i, o in sorted(enumerate(self._ranges), key=lambda io: order[io[0]])}
+        names = list(self._ranges)
+        drawn = torch.stack([draw(o, u[i]) for i, o in enumerate(names)])
+        factors = to_device(drawn, learn.xb.device)
+        self.factors = {names[i]: factors[i] for i in sorted(range(len(names)), key=lambda i: order[i])}
         learn.xb = jitter(learn.xb, self.factors)

@@ -217,7 +217,8 @@ class Crop(Callback):
                 "as trickbag's image loaders do"
             )
         wh = learn.dl.wh[learn.idx].cpu()
-        size = learn.crop_settings.get('size') or (self.size if learn.training else self.valid_size or self.size)
+        own_size = self.size if learn.training else self.valid_size or self.size
+        size = learn.crop_settings.get('size') or own_size
         boxes = self._boxes(learn, wh)
         # from the original geometry to the square that is stored
         learn.xb = resize_boxes(learn.xb, boxes * (learn.xb.shape[-1] / wh).repeat(1, 2), size)
@@ -235,7 +236,7 @@ class Crop(Callback):
         shift = 2 * torch.rand(len(wh), generator=stream) - 1 if how == 'shift' else None
         return center_boxes(wh, settings.get('crop_pct') or self.crop_pct, shift)
 
-
+# %% ../../nbs/vision/crop.ipynb #92b6dbee
 def active_crop(learn) -> Crop | None:
     "The `Crop` of the fit or validation that is running, if there is one and the loader's images are not cut already"
     if getattr(learn.dl, 'cropped', False):

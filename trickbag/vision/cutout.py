@@ -36,9 +36,10 @@ def cutout(
     fill: float = 0.0,  # what the squares become
 ) -> torch.Tensor:  # N x C x H x W
     "Images whose boxes are filled with one value"
-    return x.masked_fill(box_mask(boxes.flatten(0, 1), x).unflatten(0, boxes.shape[:2]).any(0), fill)
+    inside = box_mask(boxes.flatten(0, 1), x).unflatten(0, boxes.shape[:2])
+    return x.masked_fill(inside.any(0), fill)
 
-
+# %% ../../nbs/vision/cutout.ipynb #29ff9afb
 class CutOut(Callback):
     "Blank `holes` random squares of each training image, after they were normalized"
 

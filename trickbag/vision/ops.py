@@ -61,27 +61,27 @@ def per_image(
 
 # %% ../../nbs/vision/ops.ipynb #e4db4132
 def inverse_affine(
-    angle=0.0,  # rotation in degrees, clockwise
-    tx=0.0,
-    ty=0.0,  # translation in pixels, to the right and down
-    scale=1.0,  # > 1 enlarges
-    shear_x=0.0,
-    shear_y=0.0,  # in degrees
-    cx=0.0,
-    cy=0.0,  # fixed point of rotation, scale and shear, in pixels from the image's middle
+    angle: float | torch.Tensor = 0.0,  # rotation in degrees, clockwise
+    tx: float | torch.Tensor = 0.0,
+    ty: float | torch.Tensor = 0.0,  # translation in pixels, to the right and down
+    scale: float | torch.Tensor = 1.0,  # > 1 enlarges
+    shear_x: float | torch.Tensor = 0.0,
+    shear_y: float | torch.Tensor = 0.0,  # in degrees
+    cx: float | torch.Tensor = 0.0,
+    cy: float | torch.Tensor = 0.0,  # fixed point of rotation, scale and shear, in pixels from the image's middle
 ) -> torch.Tensor:  # N x 2 x 3: where each pixel of the result comes from
     """Matrices of rotation, shear, scale and translation as in torchvision's `affine`; each argument a number or N of
     them"""
     args = [torch.as_tensor(arg) for arg in (angle, tx, ty, scale, shear_x, shear_y, cx, cy)]
-    angle, tx, ty, scale, shear_x, shear_y, cx, cy = torch.broadcast_tensors(*args)
-    turn = torch.deg2rad(angle)
-    shear_x = torch.deg2rad(shear_x)
-    shear_y = torch.deg2rad(shear_y)
+    degrees, tx, ty, scale, degrees_x, degrees_y, cx, cy = torch.broadcast_tensors(*args)
+    turn = torch.deg2rad(degrees)
+    lean_x = torch.deg2rad(degrees_x)
+    lean_y = torch.deg2rad(degrees_y)
     # rotation after shear, without scale: (a b, c d), with determinant 1
-    a = torch.cos(turn - shear_y) / torch.cos(shear_y)
-    c = torch.sin(turn - shear_y) / torch.cos(shear_y)
-    b = -a * torch.tan(shear_x) - torch.sin(turn)
-    d = torch.cos(turn) - c * torch.tan(shear_x)
+    a = torch.cos(turn - lean_y) / torch.cos(lean_y)
+    c = torch.sin(turn - lean_y) / torch.cos(lean_y)
+    b = -a * torch.tan(lean_x) - torch.sin(turn)
+    d = torch.cos(turn) - c * torch.tan(lean_x)
     # so its inverse is (d -b, -c a); a point is moved back, then turned about the fixed point
     xx = d / scale
     xy = -b / scale
@@ -305,13 +305,15 @@ def apply_ops(
     order = op.argsort(stable=True)
     mats = op_mats(op, mag, *x.shape[-2:])
     # all that the device must know, in one copy: where the image stands, its magnitude, its six numbers of geometry
-    known = to_device(torch.cat([order[:, None], mag[order, None], mats[order].flatten(1)], 1), x.device)
+    columns = [order[:, None], mag[order, None], mats[order].flatten(1)]
+    known = to_device(torch.cat(columns, 1), x.device)
     order = known[:, 0].long()
     images = x.index_select(0, order)
     out = torch.empty_like(x)
     start = 0
     # operations 1 to 5 are one call of `affine`
-    for name, n in (('Identity', count[0]), ('geometry', sum(count[1:6])), *zip(OPS[6:], count[6:])):
+    others = zip(OPS[6:], count[6:], strict=True)
+    for name, n in (('Identity', count[0]), ('geometry', sum(count[1:6])), *others):
         if not n:
             continue
         part = slice(start, start + n)

@@ -59,4 +59,5 @@ class PadCrop(Callback):
         if x.ndim != 4 or self.pad >= min(x.shape[2:]):
             raise ValueError(f"PadCrop: cannot pad a batch of shape {tuple(x.shape)} by {self.pad} pixels; lower pad")
         self.shifts = torch.randint(-self.pad, self.pad + 1, (2, len(x)), generator=g, device=g.device)
-        learn.xb = shift(x, *self.shifts, self.mode)
+        dx, dy = self.shifts
+        learn.xb = shift(x, dx, dy, self.mode)

@@ -6,6 +6,8 @@
 __all__ = ['imagenet_eigval', 'imagenet_eigvec', 'lighting', 'PCALighting']
 
 # %% ../../nbs/vision/pca_lighting.ipynb #10119c0f
+from typing import Any
+
 import torch
 
 from ..callback import Callback
@@ -23,7 +25,11 @@ def lighting(
 ) -> torch.Tensor:  # N x 3 x 1 x 1, to be added to the images
     "Shift of each image's color (Krizhevsky et al. 2012)"
     # plain numbers, so that nothing is copied to the device
-    rows = [sum(a * (p * v / s) for a, p, v in zip(alpha.unbind(1), ps, eigval)) for ps, s in zip(eigvec, std)]
+    directions = alpha.unbind(1)
+    rows: list[Any] = []
+    for channel, deviation in zip(eigvec, std, strict=True):
+        parts = zip(directions, channel, eigval, strict=True)
+        rows.append(sum(a * (p * v / deviation) for a, p, v in parts))
     return torch.stack(rows, 1)[:, :, None, None]
 
 
@@ -58,5 +64,6 @@ class PCALighting(Callback):
                 "add Normalize() to cbs, leave PCALighting out for other data"
             )
         std = self.std or next((cb.std for cb in learn.active if 'normalize' in cb.owns), (1.0, 1.0, 1.0))
-        self.shift = lighting(torch.randn(len(x), 3, generator=g, device=g.device) * self.noise, std=std)
+        alpha = torch.randn(len(x), 3, generator=g, device=g.device) * self.noise
+        self.shift = lighting(alpha, std=std)
         learn.xb = x + self.shift.to(x.dtype)

@@ -20,9 +20,8 @@ def rand_space(
 ) -> dict:  # operation -> (weakest, strongest)
     "The spaces of RandAugment in timm and torchvision"
     s = dict(ShearX=(0, 0.3), ShearY=(0, 0.3), Rotate=(0, 30), AutoContrast=(0, 0), Equalize=(0, 0))
-    s |= dict.fromkeys(
-        ('Brightness', 'Color', 'Contrast', 'Sharpness'), (0, 0.9) if inc or space != 'timm' else (-0.9, 0.9)
-    )
+    blends = ('Brightness', 'Color', 'Contrast', 'Sharpness')
+    s |= dict.fromkeys(blends, (0, 0.9) if inc or space != 'timm' else (-0.9, 0.9))
     if space == 'torchvision':
         return s | dict(
             Identity=(0, 0),
@@ -41,7 +40,7 @@ def rand_space(
         Invert=(0, 0),
     )
 
-
+# %% ../../nbs/vision/rand_augment.ipynb #3c00af1c
 def rand_ops(
     n: int,  # operations an image
     bs: int,  # number of images
@@ -57,20 +56,25 @@ def rand_ops(
     "Operations drawn alike, of strength `m` and a little more or less (Cubuk et al. 2019; timm)"
     s = rand_space(h, w, space, inc)
     timm = space == 'timm'
+    most = 10 if timm else 30
     u = torch.rand(3, n, bs, generator=generator, dtype=torch.float64)
     if mstd > 100:
         level = m * torch.rand(n, bs, generator=generator, dtype=torch.float64)
     else:
-        level = (m + mstd * torch.randn(n, bs, generator=generator, dtype=torch.float64)).clamp(0, 10 if timm else 30)
+        level = (m + mstd * torch.randn(n, bs, generator=generator, dtype=torch.float64)).clamp(0, most)
     op = pick_ops(s, u[0])
-    whole = (torch.ceil if inc else torch.floor) if timm else torch.round
-    mag = magnitudes(s, op, level / (10 if timm else 30), (u[1] < 0.5) & ((op < 6) | (inc or not timm)), whole)
+    to_int = (torch.ceil if inc else torch.floor) if timm else torch.round
+    # blends of timm's space without `inc` have both signs in their range
+    signed = (op < 6) | (inc or not timm)
+    mag = magnitudes(s, op, level / most, (u[1] < 0.5) & signed, to_int)
     if timm:
-        mag = torch.where(op == OPS.index('Solarize'), whole((mag * 255).float()).double() / 255, mag)  # a whole level
+        # a threshold lies at a level of 0 to 255
+        threshold = to_int((mag * 255).float()).double() / 255
+        mag = torch.where(op == OPS.index('Solarize'), threshold, mag)
     happens = u[2] < p
     return torch.where(happens, op, 0), torch.where(happens, mag, 0.0)
 
-
+# %% ../../nbs/vision/rand_augment.ipynb #e2b1bc2d
 class RandAugment(Callback):
     "A few random operations of one common strength for each training image, on uint8 images"
 
@@ -117,7 +121,8 @@ class RandAugment(Callback):
     def before_batch(self, learn):
         x = check_images(learn.xb, self.name)
         g = host_stream(learn.rng(self))
-        self.op, self.mag = rand_ops(self.n, len(x), *x.shape[-2:], g, self.m, self.mstd, self.inc, self.p, self.space)
-        for op, mag in zip(self.op, self.mag):
+        h, w = x.shape[-2:]
+        self.op, self.mag = rand_ops(self.n, len(x), h, w, g, self.m, self.mstd, self.inc, self.p, self.space)
+        for op, mag in zip(self.op, self.mag, strict=True):
             x = apply_ops(x, op, mag, self.fill, self.mode)
         learn.xb = x

@@ -32,10 +32,23 @@ def draw_affine(
         shear[2:],
     )
     u = torch.rand(len(bounds), n, generator=generator, device=generator.device, dtype=torch.float64)
-    d = {k: a + o * (b - a) for k, o, (a, b) in zip(('angle', 'tx', 'ty', 'scale', 'shear_x', 'shear_y'), u, bounds)}
+    names = ('angle', 'tx', 'ty', 'scale', 'shear_x', 'shear_y')
+    d = {k: a + o * (b - a) for k, o, (a, b) in zip(names, u, bounds, strict=True)}
     return d | {k: d[k].round() for k in ('tx', 'ty')}
 
+# %% ../../nbs/vision/random_affine.ipynb #e657034a
+def _as_ranges(degrees, translate, scale, shear):
+    "The arguments of `RandomAffine` as those of `draw_affine`"
 
+    def span(v):
+        return (-v, v) if isinstance(v, (int, float)) else tuple(v)
+
+    shears = span(shear or 0)
+    if len(shears) == 2:
+        shears = (*shears, 0, 0)
+    return dict(degrees=span(degrees), translate=tuple(translate or (0, 0)), scale=tuple(scale or (1, 1)), shear=shears)
+
+# %% ../../nbs/vision/random_affine.ipynb #19cfba9e
 class RandomAffine(Callback):
     "Rotate, move, scale and shear each training image by draws of its own"
 
@@ -55,9 +68,6 @@ class RandomAffine(Callback):
         fill=0,  # what lies outside the image: a number, or one a channel, in units of the images
         p: float = 1.0,  # probability, per image
     ):
-        def span(v):
-            return (-v, v) if isinstance(v, (int, float)) else tuple(v)
-
         self.degrees = degrees
         self.translate = translate
         self.scale = scale
@@ -65,21 +75,16 @@ class RandomAffine(Callback):
         self.mode = mode
         self.fill = fill
         self.p = p
-        d = span(degrees)
-        t = tuple(translate or (0, 0))
-        z = tuple(scale or (1, 1))
-        s = span(shear or 0)
-        if len(s) == 2:
-            s = (*s, 0, 0)
         self.drawn = None
-        r = dict(degrees=d, translate=t, scale=z, shear=s)
+        r = _as_ranges(degrees, translate, scale, shear)
         self._ranges = r
+        increasing = (r['degrees'], r['scale'], r['shear'][:2], r['shear'][2:])
         if (
             [len(o) for o in r.values()] != [2, 2, 2, 4]
-            or any(a > b for a, b in (d, z, s[:2], s[2:]))
-            or not all(0 <= o <= 1 for o in t)
-            or z[0] <= 0
-            or max(map(abs, s)) >= 90
+            or any(a > b for a, b in increasing)
+            or not all(0 <= o <= 1 for o in r['translate'])
+            or r['scale'][0] <= 0
+            or max(map(abs, r['shear'])) >= 90
         ):
             raise ValueError(
                 "RandomAffine: needs increasing ranges, translate in [0,1], scale > 0, shear within "
@@ -96,7 +101,8 @@ class RandomAffine(Callback):
                 "leave RandomAffine out"
             )
         s = host_stream(learn.rng(self))  # on the CPU in float64: pixels land where torchvision's do
-        d = draw_affine(len(x), *x.shape[2:], s, **self._ranges)
+        h, w = x.shape[2:]
+        d = draw_affine(len(x), h, w, s, **self._ranges)
         on = torch.rand(len(x), generator=s) < self.p
         self.drawn = {k: torch.where(on, o, float(k == 'scale')) for k, o in d.items()}
         learn.xb = affine(x, inverse_affine(**self.drawn), self.fill, self.mode)

@@ -46,7 +46,7 @@ def trivial_ops(
     op = pick_ops(space, u[0])
     return op, magnitudes(space, op, (u[1] * bins).floor() / (bins - 1), u[2] < 0.5)
 
-
+# %% ../../nbs/vision/trivial_augment.ipynb #11e53b59
 class TrivialAugment(Callback):
     "One random operation of random strength for each training image, on uint8 images"
 
@@ -78,5 +78,6 @@ class TrivialAugment(Callback):
 
     def before_batch(self, learn):
         x = check_images(learn.xb, self.name)
-        self.op, self.mag = trivial_ops(len(x), host_stream(learn.rng(self)), self.bins, self.translate)
+        g = host_stream(learn.rng(self))
+        self.op, self.mag = trivial_ops(len(x), g, self.bins, self.translate)
         learn.xb = apply_ops(x, self.op, self.mag, self.fill, self.mode)
