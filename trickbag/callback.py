@@ -69,15 +69,15 @@ class Cancel(Exception):
 
 
 class CancelFit(Cancel):
-    "Skip the rest of the fit, then `after_fit`"
+    "Skip the rest of the fit; `after_fit` follows"
 
 
 class CancelEpoch(Cancel):
-    "Skip the rest of the epoch, then `after_epoch`"
+    "Skip the rest of the epoch; `after_epoch` follows"
 
 
 class CancelTrain(Cancel):
-    "Skip the rest of this epoch's training, then `after_train` and validation"
+    "Skip the rest of this epoch's training; `after_train` and the validation follow"
 
 
 class CancelValidate(Cancel):
@@ -85,7 +85,7 @@ class CancelValidate(Cancel):
 
 
 class CancelBatch(Cancel):
-    "Skip the rest of the batch, then `after_batch`"
+    "Skip the rest of the batch; `after_batch` follows"
 
 
 class CancelBackward(Cancel):

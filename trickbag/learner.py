@@ -52,8 +52,9 @@ def one_epoch(learn: 'Learner'):
 
 
 def epoch_done(learn: 'Learner'):
-    "The epoch counts, canceled or not"
+    "The epoch counts, also after its own cancel; not if an outer stretch was canceled"
     learn.position = (learn.epoch + 1, 0)
+    learn._in_batch = False  # a canceled epoch may have ended within a batch
     learn.epochs_run += 1
 
 
@@ -115,7 +116,7 @@ def run_validation(learn: 'Learner', dl) -> dict:
             opt_eval(learn.opt, learn.model),
         ):
             learn.model.eval()
-            # interrupts wait in `before_validate` too, where layers may be exchanged
+            # interrupts wait in both events: layers and weights are exchanged there
             events.stretch(learn, 'validate', partial(all_batches, learn), partial(take_results, learn))
     return learn.results
 
@@ -150,7 +151,7 @@ def fit(
     resume_anyway: bool = False,
 ) -> 'Learner':  # itself
     "Train for `n_epoch` epochs, validating after each"
-    lr = checks.check_fit(learn, n_epoch, lr)
+    n_epoch, lr = checks.check_fit(learn, n_epoch, lr)
     learn.resume_asked = bool(resume)
     point = find_point(learn, resume)
     with (
@@ -163,6 +164,7 @@ def fit(
         preserve_modes(learn.model),
         fit_groups(learn.make_opt(), learn.model, learn.splitter, lr),
     ):
+        checks.set_counters(learn, n_epoch)
         where = begin(learn, point, lr, resume_anyway)
         if where == 'over':
             return learn

@@ -9,7 +9,6 @@ __all__ = ['FORMAT', 'ACTIVATIONS', 'ClassifierConfig', 'read_config', 'apply_ch
 # %% ../../nbs/deploy/01_classifier.ipynb #442e1e09
 import json
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +75,9 @@ def read_config(
         found = json.loads(Path(file).read_text('utf-8'))
         written_by = found.pop('format')
         if written_by > FORMAT:
-            raise ValueError(f"trickbag {found['version']} wrote it, this is {trickbag.__version__}; install a newer one")
+            raise ValueError(
+                f"trickbag {found['version']} wrote it, this is {trickbag.__version__}; install a newer one"
+            )
         found['architecture'] = Architecture(**found['architecture'])
         found['images'] = found['images'] and ImageSpec(**found['images'])
         return ClassifierConfig(**found)
@@ -249,7 +250,9 @@ class Classifier:
         rows = []
         for one in self.predict(listed, bs):
             row = dict(file=one.file, label=one.label, probability=one.probability, sure=one.sure)
-            rows.append(row | {f'p({name})': p for name, p in zip(self.classes, one.probabilities.tolist(), strict=True)})
+            rows.append(
+                row | {f'p({name})': p for name, p in zip(self.classes, one.probabilities.tolist(), strict=True)}
+            )
         return pandas.DataFrame(rows)
 
     def save(

@@ -71,7 +71,7 @@ def _onnx_modules():
     try:
         import onnx
         import onnxruntime
-        import onnxscript
+        import onnxscript  # noqa: F401  torch's exporter needs it
     except ModuleNotFoundError as e:
         raise ModuleNotFoundError(f"to_onnx: needs {e.name}: pip install 'trickbag[onnx]'") from None
     return onnx, onnxruntime

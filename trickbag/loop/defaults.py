@@ -241,7 +241,8 @@ class GatherPreds(Callback):
             self.act = learn.loss_facts.act()
 
     def after_batch(self, learn):
-        if learn.training:
+        # a canceled batch has no prediction
+        if learn.training or learn.pred is None:
             return
         self.preds.append(learn.pred.float().cpu())
         # others give paths there, or weights

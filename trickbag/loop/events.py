@@ -78,7 +78,8 @@ SEEDED_EVENTS = frozenset(
 
 def call_event(learn: 'Learner', event: str):
     "Call every active callback that has a method named `event`, in stage order"
-    if event in SEEDED_EVENTS:
+    # an event that is called by hand, outside of a run, draws from the generators as they are
+    if event in SEEDED_EVENTS and learn._draws is not None:
         learn.seed_event(event)
     for method in learn._hooks[event]:
         try:

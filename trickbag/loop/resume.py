@@ -160,11 +160,13 @@ def take_rest(learn: 'Learner'):
 def take_rest_of_epoch(learn: 'Learner'):  # Python's and numpy's generators, as `seeded_batches` takes them
     "Step 4 in mid-epoch, after `before_train`: what that event, and `before_epoch`, cleared"
     point = learn._loaded
-    # of a run that goes on after the last batch, too
-    learn._loaded = None
     if not point or not learn.position[1]:
+        # also of a run that goes on after the last batch
+        learn._loaded = None
         return None
     take_callbacks(point, learn.active)
+    # only now: if taking failed, the next try has something to go on from
+    learn._loaded = None
     return point['loop'].get('host_state')
 
 

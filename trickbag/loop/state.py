@@ -114,7 +114,8 @@ class LoopState(LearnerState):
     _opt_as_made: tuple[torch.optim.Optimizer | None, dict] = (None, ABSENT)
 
 
-# what belongs to a batch, and what to a pass through a loader: a validation in mid-fit gives both back
+# what belongs to a batch, and what to a pass through a loader. `learn.validate` gives both back; the validation that
+# ends an epoch gives back the second and forgets its last batch
 BATCH = ('xb', 'yb', 'idx', 'clean_yb', '_clean_yb_cpu', 'pred', 'loss')
 PASS = ('training', 'dl', 'iter', 'crop_settings', 'depth', '_hooks', '_averages') + (
     '_event_seed',

@@ -268,6 +268,4 @@ def _spec_for(spec, n_in) -> ImageSpec:
     if n_in == 1:
         return replace(spec, mean=(sum(spec.mean) / 3,), std=(sum(spec.std) / 3,))
     channels = [i % 3 for i in range(n_in)]
-    return replace(
-        spec, mean=tuple(spec.mean[i] for i in channels), std=tuple(spec.std[i] for i in channels)
-    )
+    return replace(spec, mean=tuple(spec.mean[i] for i in channels), std=tuple(spec.std[i] for i in channels))

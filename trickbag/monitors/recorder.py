@@ -111,6 +111,8 @@ class _BatchRecord(Callback):
 
     def before_fit(self, learn):
         self._clear()
+        # of an epoch that is canceled before it begins, too
+        self._start_time = time.perf_counter()
         self._momentum_of = _momentum_reader(learn.opt.param_groups[-1])
         # a number costs nothing to read on a CPU
         self._read = torch.Tensor.item if learn.device.type == 'cpu' else torch.Tensor.detach

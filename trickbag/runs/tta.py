@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
+import trickbag.runs.predictions  # noqa: F401  `tta` calls `get_preds`
 from ..callback import Callback
 from ..core.arguments import checked_arguments
 from ..core.basics import flatten
