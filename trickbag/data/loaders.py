@@ -156,7 +156,7 @@ def from_lists(
 
     return cls.from_sources(source(train), source(valid), classes, **kw)
 
-
+# %% ../../nbs/data/13_loaders.ipynb #71bfa242
 def _marked_split(is_valid) -> tuple:
     "Numbers of the training files, and of those that are marked as validation"
     marks = [marks_validation(plain_value(mark), 'from_lists') for mark in is_valid]

@@ -98,10 +98,9 @@ def originals(
 ) -> OriginalsLoader:
     "The images of a loader as a deployed model gets them: `learn.validate(dls.originals())`"
     loader = self.valid if dl is None else dl
+    kind = type(loader).__name__
     if not hasattr(loader, 'store'):
-        raise ValueError(
-            f"originals: it takes one of trickbag's image loaders, got {type(loader).__name__}; yours gives what it gives"
-        )
+        raise ValueError(f"originals: it takes one of trickbag's image loaders, got {kind}; yours gives what it gives")
     crop = next((cb for cb in self.cbs if isinstance(cb, Crop)), None)
     if crop is not None:
         size = size or crop.valid_size or crop.size

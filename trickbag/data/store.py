@@ -227,7 +227,7 @@ class DiskArrays:
         except FileNotFoundError:
             pass  # the folder was cleared meanwhile; another of its name is not ours
 
-
+# %% ../../nbs/data/08_store.ipynb #5fc0c78d
 class MemoryArrays:
     "The same in this process's memory"
 

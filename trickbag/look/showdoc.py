@@ -67,7 +67,7 @@ def _parameter_texts(parameters, types):
     "With the lone `/` and `*` where Python has them"
     texts = []
     has_star = False
-    for parameter, following in zip(parameters, [*parameters[1:], None], strict=True):
+    for parameter, following in zip(parameters, [*parameters[1:], None], strict=False):
         if parameter.kind == parameter.KEYWORD_ONLY and not has_star:
             texts.append('*')
             has_star = True

@@ -8,6 +8,7 @@ __all__ = ['Recorder']
 # %% ../../nbs/monitors/recorder.ipynb #5aab9aa0
 import time
 import warnings
+from typing import Any
 
 import torch
 
@@ -107,7 +108,7 @@ class _BatchRecord(Callback):
         # sums of the metrics of this epoch, and of samples
         self.sums = []
         # of the loss; None: looked at with the next batch
-        self._facts = None
+        self._facts: Any = None
 
     def before_fit(self, learn):
         self._clear()

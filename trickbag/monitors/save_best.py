@@ -38,7 +38,7 @@ def _weights_in_file(
         raise DamagedFile(f"{file} is of another model")
     return {names[name]: value for name, value in stored.items()}
 
-
+# %% ../../nbs/monitors/save_best.ipynb #6272c0e4
 class _BestWeights(BestEpoch):
     "The best weights, in memory and in a file"
 
