@@ -1006,6 +1006,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'trickbag/look/interpret.py'),
                                          'trickbag.look.interpret._class_names': ( 'look/interpret.html#_class_names',
                                                                                    'trickbag/look/interpret.py'),
+                                         'trickbag.look.interpret._column_of_each': ( 'look/interpret.html#_column_of_each',
+                                                                                      'trickbag/look/interpret.py'),
                                          'trickbag.look.interpret._file': ('look/interpret.html#_file', 'trickbag/look/interpret.py'),
                                          'trickbag.look.interpret._images_from_batches': ( 'look/interpret.html#_images_from_batches',
                                                                                            'trickbag/look/interpret.py'),

@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 import warnings
+from typing import Any
 
 # %% ../../nbs/core/10_output.ipynb #8910d845
 def display_kind() -> str:
@@ -45,7 +46,7 @@ class Output:
     def __init__(self):
         self.gone = None  # the stream that is gone for good
         self.warned = False
-        self.live_bar = None  # a bar that is on the screen: it has a `wipe`
+        self.live_bar: Any = None  # a bar that is on the screen: it has a `wipe`
 
     def write(self, text: str):
         out = sys.stdout

@@ -365,7 +365,7 @@ def _wing_cases(traits, rng, lamp, colors):
     outline = [place(0, 0)] + [place(1, along) for along in steps]
     ground = [place(0.02, 0.01)] + [place(0.94, 0.015 + 0.96 * along) for along in steps] + [place(0.02, 0.975)]
     inner = [place(0.06, 0.02)] + [place(0.9, 0.03 + 0.93 * along) for along in steps[::2]] + [place(0.06, 0.95)]
-    parts = [(outline + _mirror(outline)[::-1], _darker(colors.ground, 0.45))]
+    parts: list = [(outline + _mirror(outline)[::-1], _darker(colors.ground, 0.45))]
     parts += _both_sides(ground, colors.ground)
     for points, color in _pattern(traits, rng, place, colors.ground, colors.ink):
         parts += _both_sides(points, color)
@@ -504,8 +504,8 @@ def _leaf(rng, center, length, turn, color):
     bow = 1j * turn * _uniform(rng, 0.2 * length)
     rib = _curve(center - turn * length / 2, center + bow, center + turn * length / 2, 10)
     sides = [0.5j * turn * width * math.sin(math.pi * i / 10) ** 0.8 for i in range(11)]
-    left = [point + side for point, side in zip(rib, sides)]
-    right = [point - side for point, side in zip(rib, sides)]
+    left = [point + side for point, side in zip(rib, sides, strict=True)]
+    right = [point - side for point, side in zip(rib, sides, strict=True)]
     return [(left + right[::-1], color), (_limb(rib, 0.012 * length, 0.004 * length), _darker(color, 0.72))]
 
 # %% ../../nbs/data/01_beetles.ipynb #f9920587

@@ -10,6 +10,7 @@ import operator
 import os
 import sys
 import warnings
+from collections.abc import Sized
 from pathlib import Path
 
 import torch
@@ -129,13 +130,13 @@ def listed_labels(
         labels = listed_labels(ds.dataset, transformed)
         return None if labels is None else [labels[int(i)] for i in ds.indices]
     if isinstance(ds, torch.utils.data.ConcatDataset):
-        labels = []
+        joined = []
         parts = [listed_labels(part, transformed) for part in ds.datasets]
         if any(part is None for part in parts):
             return None
         for part in parts:
-            labels += part
-        return labels
+            joined += part or ()
+        return joined
     change = getattr(ds, 'target_transform', None) if transformed else None
     for name in ('targets', 'labels'):
         listed = getattr(ds, name, None)
@@ -183,7 +184,8 @@ def dataset_labels(
             if label != listed[i]:
                 warnings.warn(
                     f"from_dataset: item {i} of {type(ds).__name__} has the label {label!r}, but "
-                    f"the dataset lists {listed[i]!r}; all {n} items are read for their labels"
+                    f"the dataset lists {listed[i]!r}; all {n} items are read for their labels",
+                    stacklevel=1,
                 )
                 return [own(i) for i in range(n)]
         return listed
@@ -211,7 +213,8 @@ def dataset_classes(ds) -> list | None:
     if as_listed is not None and as_listed != listed_labels(ds):
         warnings.warn(
             f"from_dataset: {type(ds).__name__} has a target_transform, so its `classes` are not the "
-            "names of its labels; classes are called 0, 1, ... unless vocab is given"
+            "names of its labels; classes are called 0, 1, ... unless vocab is given",
+            stacklevel=1,
         )
         return None
     return list(names)
@@ -252,7 +255,7 @@ def _item_name(ds, i):
         i = ds.indices[i]
         ds = ds.dataset
     samples = getattr(ds, 'samples', None)
-    if isinstance(samples, (list, tuple)) and len(samples) == len(ds):
+    if isinstance(samples, (list, tuple)) and isinstance(ds, Sized) and len(samples) == len(ds):
         sample = samples[i]
         if isinstance(sample, (tuple, list)) and isinstance(sample[0], (str, Path)):
             return os.fspath(sample[0])

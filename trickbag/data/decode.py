@@ -242,7 +242,10 @@ def _mark(im, where) -> int:
     try:
         mark = im.getexif().get(_ROTATION_MARK, 1)
     except Exception as e:  # Exif is a file format of its own, and can be damaged in as many ways
-        warnings.warn(f"{where}: its Exif cannot be read ({_reason(e)}); if it has a rotation mark, that is not obeyed")
+        warnings.warn(
+            f"{where}: its Exif cannot be read ({_reason(e)}); if it has a rotation mark, that is not obeyed",
+            stacklevel=1,
+        )
         return 1
     # a file may hold anything here; the mark is returned as one of our own numbers, not as what was read
     return next((known for known in _turns if known == mark), 1)
@@ -337,7 +340,8 @@ def _jpeg_decoder():
     except (ImportError, AttributeError, RuntimeError, OSError) as e:
         warnings.warn(
             f"decode: torchvision's JPEG decoder is not there ({_reason(e)}); Pillow decodes instead, "
-            "half as fast again. Install torchvision"
+            "half as fast again. Install torchvision",
+            stacklevel=1,
         )
 
 # %% ../../nbs/data/05_decode.ipynb #8d3135b0
@@ -362,7 +366,7 @@ def _by_pillow(im, P, box, where, data=None, frame=None):
         scale_x = im.size[0] / width
         scale_y = im.size[1] / height
         scaled = (x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y)
-        x = _pixels(to_rgb(im).resize((P, P), Image.BILINEAR, scaled, reducing_gap=3.0))
+        x = _pixels(to_rgb(im).resize((P, P), Image.Resampling.BILINEAR, scaled, reducing_gap=3.0))
     if mark in _turns:
         x = _turns[mark](x)
     return x.contiguous(), (clipped[2] - clipped[0], clipped[3] - clipped[1])

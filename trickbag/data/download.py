@@ -329,8 +329,11 @@ def _lock(path, say):
     "Hold a file locked. The system lets go of it when the process dies, so a lock is never stale."
     with open(path, 'ab') as f:
         try:
+            if fcntl is None:
+                raise OSError('no file locks')
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            assert fcntl is not None
             say('another process is at it: waiting')
             fcntl.flock(f, fcntl.LOCK_EX)
         except (OSError, AttributeError):

@@ -109,7 +109,9 @@ class Found:
             why = f"; left out were {', '.join(words)}" if words else '; is the path right?'
             raise ValueError(f"images: no image file under {self.path}" + why)
         if words:
-            warnings.warn(f"images: {len(self.files)} images found under {self.path}; left out: {', '.join(words)}")
+            warnings.warn(
+                f"images: {len(self.files)} images found under {self.path}; left out: {', '.join(words)}", stacklevel=1
+            )
 
 # %% ../../nbs/data/03_files.ipynb #19297e04
 def _other_suffixes(counts):
@@ -341,7 +343,8 @@ def _below_shared(names, prefix):
         return below
     warnings.warn(
         f"from_folder: {' and '.join(sorted(tops))} under {prefix} are taken together and split anew at "
-        "random; without valid_pct they are used as they are"
+        "random; without valid_pct they are used as they are",
+        stacklevel=1,
     )
     return {folder: path[1:] for folder, path in below.items()}
 
@@ -361,7 +364,7 @@ def _say_if_ambiguous(paths, root, split_later):
     where = f"from_folder: images under {root} lie in folders within folders ({deep[0]})"
     if split_later and not single:
         raise ValueError(f"{where}, and nothing says which are the classes; {choice}")
-    warnings.warn(f"{where}; classes are the outer ones. To choose: {choice}")
+    warnings.warn(f"{where}; classes are the outer ones. To choose: {choice}", stacklevel=1)
 
 
 def _few(names, n=3):

@@ -57,7 +57,7 @@ def checked_lists(files: list, labels: list) -> tuple:
         raise ValueError("from_lists: the list of files is empty")
     if len(files) != len(labels):
         raise ValueError(f"from_lists: {len(files)} files but {len(labels)} labels")
-    for file, label in zip(files, labels):
+    for file, label in zip(files, labels, strict=True):
         # nearly all
         if isinstance(label, str) and label:
             continue
@@ -114,7 +114,8 @@ def _look_for_empty_words(files, labels):
         raise ValueError(f"from_lists: {file} has no label; label it or leave it out")
     warnings.warn(
         f"from_lists: {labels.count(word)} files have the label {word!r}, which looks like an empty "
-        f"entry, {file} for one; it is taken for a class"
+        f"entry, {file} for one; it is taken for a class",
+        stacklevel=1,
     )
 
 # %% ../../nbs/data/11_labeled_files.ipynb #cd33859c
@@ -136,12 +137,14 @@ def warn_of_repeated(files: list, labels: list, boxes: list | None):
     if other_label:
         warnings.warn(
             f"from_lists: {len(other_label)} files are listed with more than one label, {min(other_label)} for one; "
-            "an image has one class here: remove all but one"
+            "an image has one class here: remove all but one",
+            stacklevel=1,
         )
     if same_label:
         warnings.warn(
             f"from_lists: {len(same_label)} files are listed more than once, {min(same_label)} for one; "
-            "they count that often"
+            "they count that often",
+            stacklevel=1,
         )
 
 # %% ../../nbs/data/11_labeled_files.ipynb #9b4705ae
@@ -158,7 +161,7 @@ def files_on_both_sides(
         return both
     valid_ids = set(_file_ids([files[i] for i in valid])) - {None}
     train_ids = _file_ids([files[i] for i in train])
-    return {files[i] for i, file_id in zip(train, train_ids) if file_id in valid_ids}
+    return {files[i] for i, file_id in zip(train, train_ids, strict=True) if file_id in valid_ids}
 
 
 def _file_ids(files) -> list:
@@ -202,7 +205,8 @@ def numbered_classes(
     if valid and not_validated:
         warnings.warn(
             f"DataLoaders: {len(not_validated)} of {len(classes)} classes have no validation images "
-            f"({_few(not_validated)}); how well they are told is not measured"
+            f"({_few(not_validated)}); how well they are told is not measured",
+            stacklevel=1,
         )
     return classes, index
 
@@ -223,7 +227,8 @@ def _warn_of_similar(classes):
         if len(group) > 1 and not is_letter:
             warnings.warn(
                 f"DataLoaders: the classes {' and '.join(ascii(label) for label in group)} differ only in case, "
-                "blanks or the form of their letters; if they are one, give them one name"
+                "blanks or the form of their letters; if they are one, give them one name",
+                stacklevel=1,
             )
 
 # %% ../../nbs/data/11_labeled_files.ipynb #869f12cf
@@ -256,7 +261,8 @@ def checked_vocab(
     if repeated:
         warnings.warn(
             f"DataLoaders: vocab has {repeated[0]!r} more than once; what is shown by name cannot tell these "
-            "classes apart"
+            "classes apart",
+            stacklevel=1,
         )
     for side, source in (('training', train), ('validation', valid)):
         labels = getattr(source, 'labels', None)
@@ -282,5 +288,6 @@ def _warn_of_empty_classes(labels, vocab):
     if empty:
         warnings.warn(
             f"DataLoaders: {len(empty)} of {len(vocab)} classes in vocab have no training images "
-            f"({', '.join(map(str, empty[:3]))}{', ...' if empty[3:] else ''})"
+            f"({', '.join(map(str, empty[:3]))}{', ...' if empty[3:] else ''})",
+            stacklevel=1,
         )

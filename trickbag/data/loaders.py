@@ -8,6 +8,7 @@ __all__ = ['LoaderPair', 'DataLoaders']
 # %% ../../nbs/data/13_loaders.ipynb #ddfa1726
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,21 @@ def from_sources(
     "Loaders from two sources; all other constructors end here"
     _check_whole_numbers(size=size, bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
     _check_tuples(scale, mean, std)
-    vocab = checked_vocab(vocab, train, valid)
-    if vocab and len(vocab) < 2:
-        raise ValueError(f"DataLoaders: only one class ({vocab[0]}); a classifier needs two: is the label right?")
+    names = checked_vocab(vocab, train, valid)
+    if names and len(names) < 2:
+        raise ValueError(f"DataLoaders: only one class ({names[0]}); a classifier needs two: is the label right?")
     presize = presize or -(-size * 3 // 16) * 8
     if presize < size:
         warnings.warn(
             f"DataLoaders: presize={presize} is smaller than size={size}, so images are made smaller and "
-            "then enlarged; leave presize out"
+            "then enlarged; leave presize out",
+            stacklevel=1,
         )
     cbs = [Crop(size, scale, crop_pct=crop_pct), *([Flip()] if flip else []), Normalize(mean, std)]
     loader = partial(_loader, presize, keep, threads)
     train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
     valid_bs = valid_bs or 2 * bs
-    return cls(train_loader, loader(valid, valid_bs), cbs, vocab, partial(_test_loader, loader, valid_bs))
+    return cls(train_loader, loader(valid, valid_bs), cbs, names, partial(_test_loader, loader, valid_bs))
 
 
 def _loader(presize, keep, threads, source, bs, **kw):
@@ -154,7 +156,7 @@ def from_lists(
 
     return cls.from_sources(source(train), source(valid), classes, **kw)
 
-
+# %% ../../nbs/data/13_loaders.ipynb #71bfa242
 def _marked_split(is_valid) -> tuple:
     "Numbers of the training files, and of those that are marked as validation"
     marks = [marks_validation(plain_value(mark), 'from_lists') for mark in is_valid]
@@ -167,7 +169,8 @@ def _warn_of_both_sides(what, both):
     if both:
         warnings.warn(
             f"DataLoaders: {len(both)} {what} are in training and in validation, {min(both)} for one; "
-            "validation then flatters the model"
+            "validation then flatters the model",
+            stacklevel=1,
         )
 
 # %% ../../nbs/data/13_loaders.ipynb #d191836a
@@ -219,11 +222,14 @@ def _labeled_images(
         return found.files, list(map(label_func(label), found.files)), notes
     folder_of = folder_labels(found.files, folder, label, split_later)
     # images that lie in no class folder have None
-    loose = [file for file, name in zip(found.files, folder_of) if name is None]
-    files = [file for file, name in zip(found.files, folder_of) if name is not None]
+    loose = [file for file, name in zip(found.files, folder_of, strict=True) if name is None]
+    files = [file for file, name in zip(found.files, folder_of, strict=True) if name is not None]
     labels = [name for name in folder_of if name is not None]
     if loose:
-        warnings.warn(f"from_folder: {len(loose)} images lie in no class folder, {loose[0]} for one; they are left out")
+        warnings.warn(
+            f"from_folder: {len(loose)} images lie in no class folder, {loose[0]} for one; they are left out",
+            stacklevel=1,
+        )
         notes.append(f"left out: {len(loose)} images in no class folder, {loose[0]} for one")
     _warn_of_empty_folders(folder, set(labels), files)
     return files, labels, notes
@@ -258,7 +264,7 @@ def _warn_of_empty_folders(folder, classes, files):
     empty = sorted(p.name for p in others if p.is_dir())
     if empty:
         more = f" and {len(empty) - 1} more folders" if len(empty) > 1 else ''
-        warnings.warn(f"from_folder: no images in {folder}/{empty[0]}{more}; these are no classes there")
+        warnings.warn(f"from_folder: no images in {folder}/{empty[0]}{more}; these are no classes there", stacklevel=1)
 
 # %% ../../nbs/data/13_loaders.ipynb #aa7413f5
 @delegates(from_lists, but=['is_valid', 'boxes'])
@@ -285,7 +291,9 @@ def from_rows(
     files = row_files(rows, path, columns.file, suff)
     labels = [row[columns.label] for row in rows]
     is_valid = [marks_validation(row[columns.valid]) for row in rows] if columns.valid else None
-    boxes = [row_box(row, columns.boxes, file) for row, file in zip(rows, files)] if columns.boxes else None
+    boxes = (
+        [row_box(row, columns.boxes, file) for row, file in zip(rows, files, strict=True)] if columns.boxes else None
+    )
     return cls.from_lists(files, labels, is_valid=is_valid, boxes=boxes, **kw)
 
 
@@ -376,7 +384,7 @@ def _check_same_classes(train, valid, vocab):
     ours = dataset_classes(train)
     theirs = dataset_classes(valid)
     if ours and theirs and ours != theirs:
-        unlike = (f"{a!r} and {b!r}" for a, b in zip(ours, theirs) if a != b)
+        unlike = (f"{a!r} and {b!r}" for a, b in zip(ours, theirs, strict=False) if a != b)
         example = next(unlike, f"{len(ours)} and {len(theirs)} classes")
         raise ValueError(
             f"from_dataset: training and validation have different classes ({example}), so that one index "
@@ -440,6 +448,14 @@ def _size(loader) -> str:
 # %% ../../nbs/data/13_loaders.ipynb #279b6541
 class LoaderPair:
     "What a training and a validation loader can tell"
+
+    train: Any  # iterables of `(xb, yb)`
+    valid: Any
+    cbs: list  # the data's own callbacks
+    vocab: list | None  # class names
+    c: Any  # classes; None if they have no names
+    notes: list  # what a constructor has to say of what it found, for `print`
+    _make_test: Callable | None
 
     def test_dl(
         self,

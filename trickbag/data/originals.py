@@ -97,14 +97,14 @@ def originals(
     crop_pct: float = None,  # None: that of `Crop`
 ) -> OriginalsLoader:
     "The images of a loader as a deployed model gets them: `learn.validate(dls.originals())`"
-    dl = self.valid if dl is None else dl
-    if not hasattr(dl, 'store'):
-        raise ValueError(
-            f"originals: it takes one of trickbag's image loaders, got {type(dl).__name__}; yours gives what it gives"
-        )
+    loader = self.valid if dl is None else dl
+    kind = type(loader).__name__
+    if not hasattr(loader, 'store'):
+        raise ValueError(f"originals: it takes one of trickbag's image loaders, got {kind}; yours gives what it gives")
     crop = next((cb for cb in self.cbs if isinstance(cb, Crop)), None)
-    if crop is None and (size is None or crop_pct is None):
+    if crop is not None:
+        size = size or crop.valid_size or crop.size
+        crop_pct = crop_pct or crop.crop_pct
+    elif size is None or crop_pct is None:
         raise ValueError("originals: these DataLoaders have no Crop; give size and crop_pct")
-    size = size or crop.valid_size or crop.size
-    crop_pct = crop_pct or crop.crop_pct
-    return OriginalsLoader(dl.store.source, size, crop_pct, dl.bs, dl.store.threads)
+    return OriginalsLoader(loader.store.source, size, crop_pct, loader.bs, loader.store.threads)

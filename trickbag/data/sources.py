@@ -140,9 +140,11 @@ class FileSource:
         if boxes is not None:
             checked = [_box(box, files[i]) for i, box in enumerate(boxes)]
             self.boxes = torch.tensor(checked, dtype=torch.float64)
-        self.labels = None if labels is None else torch.as_tensor(labels)
-        if labels is not None and len(self.labels) != len(files):
-            raise ValueError(f"images: {len(files)} files but {len(self.labels)} labels")
+        self.labels = None
+        if labels is not None:
+            self.labels = torch.as_tensor(labels)
+            if len(self.labels) != len(files):
+                raise ValueError(f"images: {len(files)} files but {len(self.labels)} labels")
 
     def __len__(self):
         return len(self.files)

@@ -17,6 +17,7 @@ import threading
 import warnings
 import weakref
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -83,6 +84,7 @@ def _open_locked(folder: Path) -> tuple:
             continue  # removed just now
         try:
             lock_fd = os.open('lock', os.O_RDWR | os.O_CREAT, 0o666, dir_fd=folder_fd)
+            assert fcntl is not None  # no store is kept on disk without it
             fcntl.flock(lock_fd, fcntl.LOCK_EX)
             # another process may have cleared the folder meanwhile, and a third made a new one of its name
             if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(folder_fd)):
@@ -181,6 +183,11 @@ def _other_decoder(before, now) -> str:
 class DiskArrays:
     "Pixels and index of one set as files in a folder, shared by every process that opens it"
 
+    index: torch.Tensor
+    pixels: torch.Tensor
+    fd: int  # descriptors of the pixels' file and of the folder
+    dir: int
+
     def __init__(
         self,
         folder: Path,  # made if it is not there, and made anew if it cannot be used
@@ -193,11 +200,11 @@ class DiskArrays:
         about = about | dict(format=FORMAT, n=n, P=P, boot=_boot())
         while why := _open_set(self, about):
             _discard(folder)
-            warnings.warn(f"Store: {folder}: {why}; its images are decoded anew")
+            warnings.warn(f"Store: {folder}: {why}; its images are decoded anew", stacklevel=1)
 
     def write(self, i: int, x: torch.Tensor):
         "One image's pixels, by a system call: a full disk is then an error, not a crash"
-        left = memoryview(x.contiguous().numpy()).cast('B')
+        left = x.contiguous().numpy().data.cast('B')
         position = i * self.size
         while left:
             written = os.pwrite(self.fd, left, position)
@@ -208,7 +215,7 @@ class DiskArrays:
         """The same numbers in a file without a name: the system can take such memory back. What is written to them
         stays in this process"""
         with tempfile.TemporaryFile(dir=self.folder) as f:
-            f.write(t.contiguous().numpy())
+            f.write(t.contiguous().numpy().data)
             f.flush()
             return torch.frombuffer(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY), dtype=t.dtype).view(t.shape)
 
@@ -220,7 +227,7 @@ class DiskArrays:
         except FileNotFoundError:
             pass  # the folder was cleared meanwhile; another of its name is not ours
 
-
+# %% ../../nbs/data/08_store.ipynb #5fc0c78d
 class MemoryArrays:
     "The same in this process's memory"
 
@@ -307,7 +314,7 @@ class DecodedImages:
         self.need = n * presize**2 * 3  # bytes
         self.kind = _checked_kind(source, key, keep, self.need)
         self.lock = threading.Lock()
-        self.arrays = None
+        self.arrays: DiskArrays | MemoryArrays | None = None
         # images that this process has seen to be right, and how many others there are
         self.ready = torch.zeros(n, dtype=torch.bool)
         self.left = n
@@ -348,7 +355,8 @@ class DecodedImages:
         reason = getattr(error, 'strerror', None) or error
         warnings.warn(
             f"Store: decoded images cannot be kept in {cache_dir()} ({reason}); {instead}. "
-            "Make room (trickbag cache), or set TRICKBAG_CACHE"
+            "Make room (trickbag cache), or set TRICKBAG_CACHE",
+            stacklevel=1,
         )
 
 # %% ../../nbs/data/08_store.ipynb #0fea8f9f
@@ -366,16 +374,17 @@ def _checked_kind(source, key, keep, need) -> str:
     return kind
 
 
-def _open_on_disk(images: DecodedImages, key: str):
+def _open_on_disk(images: DecodedImages, key):
     "The set of this name in the cache folder; where that cannot be, go on without the disk"
     source = images.source
     presize = images.presize
     about = dict(first=str(source.files[0]), decoder=source.decoder() if hasattr(source, 'decoder') else None)
     try:
-        images.arrays = DiskArrays(cache_dir() / f'{key}-{presize}', len(source), presize, about)
-        images.ready = images.arrays.page(images.ready)
+        arrays = DiskArrays(cache_dir() / f'{key}-{presize}', len(source), presize, about)
+        images.arrays = arrays
+        images.ready = arrays.page(images.ready)
         if hasattr(source, 'page'):
-            source.page(images.arrays.page)
+            source.page(arrays.page)
     except (OSError, RuntimeError) as e:
         images.give_up(e, choose_kind(images.need, False))
 
@@ -459,7 +468,7 @@ class Pending:
         self.pin = pin
         self.jobs = jobs
         self.reading = None  # future of a thread that puts them together
-        self.images = None
+        self.images: Any = None
 
     def read_ahead(self, threads: int):
         "Let a thread put them together from now on"
@@ -686,7 +695,7 @@ def clear_cache(
         try:
             _discard(folder)
         except OSError as e:
-            warnings.warn(f"cache: {folder} cannot be removed ({e.strerror or e}); is it another user's?")
+            warnings.warn(f"cache: {folder} cannot be removed ({e.strerror or e}); is it another user's?", stacklevel=1)
         else:
             freed += row['bytes']
     if name == 'all':

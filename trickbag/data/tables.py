@@ -12,6 +12,7 @@ import io
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def read_table(
                     f"{len(header)} ({', '.join(header)}); mend the line, or put text with a "
                     f"{delimiter!r} into quotes"
                 )
-            rows.append(dict(zip(header, line)))
+            rows.append(dict(zip(header, line, strict=True)))
     except csv.Error as e:
         raise ValueError(
             f"from_csv: line {lines.line_num} of {file} cannot be read ({e}); is a quote left open?"
@@ -190,7 +191,8 @@ def look_at_unused(
     if split is not None and columns.valid is None:
         warnings.warn(
             f"from_rows: the column {split!r} names a split and is not used, so the split is a random "
-            f"one; give valid_col={split!r}"
+            f"one; give valid_col={split!r}",
+            stacklevel=1,
         )
 
 # %% ../../nbs/data/12_tables.ipynb #676cbc18
@@ -227,7 +229,7 @@ def _missing_files(files, missing) -> str:
     return f"from_rows: there is no file {file} (row {row + 1}{more}); {hint}"
 
 
-def row_box(row: dict, columns: list, file: str) -> tuple:
+def row_box(row: dict, columns: Sequence, file: str) -> tuple:
     "The box of an image, four numbers"
     try:
         return tuple(float(row[name]) for name in columns)

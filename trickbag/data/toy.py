@@ -25,7 +25,7 @@ def _class_list(n, n_classes, long_tail):
     counts = [0] * n_classes
     classes = []
     for drawn in range(1, n + 1):
-        lags = [round(drawn * fraction - count, 9) for fraction, count in zip(fractions, counts)]
+        lags = [round(drawn * fraction - count, 9) for fraction, count in zip(fractions, counts, strict=True)]
         # `index` finds the first of equal ones
         most_behind = lags.index(max(lags))
         counts[most_behind] += 1
@@ -90,7 +90,7 @@ def _draw_files(folder, splits, knobs):
         for name in toy_species[:n_classes]:
             (folder / split / name).mkdir(parents=True)
     nuisances = {name: knobs[name] for name in _NUISANCES}
-    rows = [('fname', 'label', 'is_valid', 'x0', 'y0', 'x1', 'y1', 'true_label')]
+    rows: list[tuple] = [('fname', 'label', 'is_valid', 'x0', 'y0', 'x1', 'y1', 'true_label')]
     for split, classes in splits.items():
         is_valid = split == 'valid'
         for i, true_class in enumerate(classes):
@@ -158,7 +158,7 @@ def toy_set(
     """A folder of beetle pictures. Drawn once: a complete folder of the same knobs is used as it is, an incomplete one
     drawn again"""
     nuisances = {}
-    for name, amount in zip(_NUISANCES, (pose, light, background, occlusion)):
+    for name, amount in zip(_NUISANCES, (pose, light, background, occlusion), strict=True):
         nuisances[name] = float(nuisance if amount is None else amount)
     _check_picture(size, scale, aspect, **nuisances)
     _check_set(n_classes, label_noise, long_tail)

@@ -275,13 +275,13 @@ def bottleneck(
     if loader_is_largest or (far_below and (decoding or loader >= max(0.1 * total, batch))):
         return _data_verdict(store, loader / total, decoding)
 
-    worst = max(others, key=others.get, default=None)
+    worst = max(others, key=others.__getitem__, default=None)
     if worst and others[worst] > max(0.2 * total, batch):
         return _callback_verdict(cbs[worst], others[worst] / total)
 
     batch_is_largest = batch == max(loader, batch, model)
     if batch_is_largest or (far_below and batch > 0.1 * total):
-        worst = max(on_batch, key=on_batch.get)
+        worst = max(on_batch, key=on_batch.__getitem__)
         return _batch_verdict(cbs[worst], on_batch[worst] / total, batch / total)
 
     return _model_verdict(list(cbs.values()), learn.device)

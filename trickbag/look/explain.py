@@ -6,6 +6,7 @@
 __all__ = ['Table']
 
 # %% ../../nbs/look/01_explain.ipynb #364b38f3
+from collections.abc import Sequence
 from html import escape
 from textwrap import wrap
 
@@ -17,6 +18,7 @@ from ..core.basics import flatten
 from ..learner import Learner
 from .steps import trace_step, watches
 from ..loop.rules import rule_matches
+from ..loop.state import ABSENT
 from ..speed.fast import Backends
 
 # %% ../../nbs/look/01_explain.ipynb #358f1928
@@ -25,23 +27,23 @@ class Table:
 
     def __init__(
         self,
-        head: list,  # column names
+        head: Sequence,  # column names
         rows: list,  # lists of values, one a column
-        notes: list = (),  # lines below the table
+        notes: Sequence = (),  # lines below the table
     ):
         self.head = list(head)
         self.rows = [[str(value) for value in row] for row in rows]
         self.notes = list(notes)
 
     def __repr__(self):
-        widths = [max(map(len, column)) for column in zip(self.head, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
         indent = sum(widths[:-1]) + 2 * len(widths[:-1])
         # the last column may be long, so it is wrapped: a line has 139 characters, unless the others need them all
         room = max(20, 139 - indent)
         rule = ['-' * width for width in [*widths[:-1], min(widths[-1], room)]]
         lines = []
         for row in [self.head, rule, *self.rows]:
-            cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
+            cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
             first, *more = wrap(row[-1], room, break_on_hyphens=False) or ['']
             lines.append('  '.join([*cells, first]).rstrip())
             lines += [' ' * indent + line for line in more]
@@ -179,7 +181,7 @@ class _Shapes(Callback):
     def before_batch(self, learn):
         self.batch_shape = tuple(learn.xb.shape)
         learn.xb = learn.xb[:2]
-        learn.yb = None
+        learn.yb = ABSENT
 
     def after_pred(self, learn):
         raise CancelValidate

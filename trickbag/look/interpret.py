@@ -9,6 +9,7 @@ __all__ = ['TopLosses', 'sample_files', 'ClassPredictions', 'Interpretation']
 import os
 from bisect import bisect_right
 from collections import namedtuple
+from collections.abc import Sequence
 
 import torch
 
@@ -25,10 +26,10 @@ class TopLosses(namedtuple('TopLosses', 'values indices')):
     """Losses and places in the loader's order, as of `torch.topk`; `files` has the path of each, None where there is
     none"""
 
-    files = ()
+    files: Sequence = ()
 
     def __repr__(self):
-        rows = zip(self.values.tolist(), self.indices.tolist(), self.files)
+        rows = zip(self.values.tolist(), self.indices.tolist(), self.files, strict=False)
         return '\n'.join(f'{loss:.4f}  {i}  {file or ""}'.rstrip() for loss, i, file in rows)
 
 
@@ -92,6 +93,11 @@ def _class_indices(targets, n_outputs):
     return (targets.flatten() > 0.5).long()
 
 
+def _column_of_each(probs):
+    "Probabilities of all classes: one output is that of the second of two"
+    return torch.cat([1 - probs, probs], 1) if probs.shape[1] == 1 else probs
+
+
 def _class_names(dls, n_columns, targets):
     "The vocabulary, or numbers: as many as there are classes in the data, the predictions and the targets"
     vocab = getattr(dls, 'vocab', None)
@@ -116,14 +122,12 @@ class ClassPredictions:
         # not `get_preds`: it would look at the order once more, and warn of it once more
         learn.validate(self.dl, cbs=[*flatten(cbs), gather], ordered=False)
         self.probs = gather.act(torch.cat(gather.preds))
-        self.targets = torch.cat(gather.targets) if gather.targets else None
+        targets = torch.cat(gather.targets) if gather.targets else None
         self.idxs = torch.cat(gather.idxs) if gather.idxs else None  # which sample of the store each prediction is for
-        _check_classes(self.probs, self.targets)
+        _check_classes(self.probs, targets)
         self.n_outputs = self.probs.shape[1]
-        self.targets = _class_indices(self.targets, self.n_outputs)
-        if self.n_outputs == 1:
-            # it is the probability of the second of two classes
-            self.probs = torch.cat([1 - self.probs, self.probs], 1)
+        self.targets = _class_indices(targets, self.n_outputs)
+        self.probs = _column_of_each(self.probs)
         self.preds = self.probs.argmax(1)
         self.files = sample_files(self.dl, self.idxs, len(self.targets))
         # of the probability given to the truth
@@ -246,9 +250,9 @@ class Interpretation(ClassPredictions):
     ) -> list:  # (true class, predicted class, how often), most often first
         "Pairs of classes that were taken for one another"
         matrix = self.confusion_matrix()
-        min_n = check_number('most_confused', 'min_n', min_n)
+        least = check_number('most_confused', 'min_n', min_n)
         pairs = []
-        for i, j in (matrix >= min_n).nonzero().tolist():
+        for i, j in (matrix >= least).nonzero().tolist():
             if i != j:
                 pairs.append((self.class_name(i), self.class_name(j), int(matrix[i, j])))
         return sorted(pairs, key=lambda pair: -pair[2])
@@ -262,7 +266,7 @@ class Interpretation(ClassPredictions):
         mean_f1 = measures[-1][counts > 0].mean()
         return Table(
             ('class', 'precision', 'recall', 'F1', 'images'),
-            list(zip(self.vocab, *numbers, counts.tolist())),
+            list(zip(self.vocab, *numbers, counts.tolist(), strict=True)),
             [f'accuracy {self.accuracy:.4f}, mean F1 {mean_f1:.4f}, {len(self.targets)} images'],
         )
 
@@ -284,7 +288,7 @@ class Interpretation(ClassPredictions):
     ):  # the matplotlib figure
         "The worst mistakes: predicted / true, and the probability given to the truth"
         places = self.top_losses(k).indices.tolist()
-        if hasattr(self.dl, 'store'):
+        if self.idxs is not None and hasattr(self.dl, 'store'):
             x = _stored_images(self.dl.store, self.idxs[places], size)
         else:
             x = _images_from_batches(self, places)

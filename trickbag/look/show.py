@@ -68,7 +68,7 @@ def label_text(
     if y.max() == y.sum():
         return name(int(y.argmax()))
     values, places = y.topk(min(2, len(y)))
-    return '\n'.join(f'{name(int(i))} {value:.2f}' for value, i in zip(values, places) if value > 0)
+    return '\n'.join(f'{name(int(i))} {value:.2f}' for value, i in zip(values, places, strict=True) if value > 0)
 
 # %% ../../nbs/look/04_show.ipynb #206378b9
 _BATCH = ('dl', 'training', 'crop_settings', 'xb', 'yb', 'idx', 'clean_yb', 'pred', 'loss')
@@ -109,6 +109,17 @@ def _visible(x, cbs):
     return x
 
 # %% ../../nbs/look/04_show.ipynb #8893534d
+# `patch` puts each of the two into its class
+@patch
+def show_batch(  # pyright: ignore[reportRedeclaration]
+    self: DataLoaders,
+    n: int = 12,  # images
+    train: bool = True,  # False: from the validation loader
+):  # the matplotlib figure
+    "The first batch after the data's own callbacks"
+    return Learner(self, nn.Flatten(), device='cpu').show_batch(n, train)
+
+
 @patch
 def show_batch(
     self: Learner,
@@ -129,13 +140,3 @@ def show_batch(
     x = _visible(x[:n], [*self.cbs, *getattr(self.dls, 'cbs', ())])
     vocab = getattr(self.dls, 'vocab', None)
     return show_images(x, [label_text(target, vocab) for target in y[:n]])
-
-
-@patch
-def show_batch(
-    self: DataLoaders,
-    n: int = 12,  # images
-    train: bool = True,  # False: from the validation loader
-):  # the matplotlib figure
-    "The first batch after the data's own callbacks"
-    return Learner(self, nn.Flatten(), device='cpu').show_batch(n, train)

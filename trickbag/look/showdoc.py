@@ -27,7 +27,7 @@ def _type(annotation):
 def _default(value):
     "A default as text that is the same in every process: names instead of addresses"
     if isinstance(value, functools.partial):
-        args = [_default(arg) for arg in value.args]
+        args: list[str] = [_default(arg) for arg in value.args]
         args += [f'{name}={_default(arg)}' for name, arg in value.keywords.items()]
         return f"partial({', '.join([_default(value.func), *args])})"
     if isinstance(value, (tuple, list)) and any(callable(inner) for inner in value):
@@ -67,7 +67,7 @@ def _parameter_texts(parameters, types):
     "With the lone `/` and `*` where Python has them"
     texts = []
     has_star = False
-    for parameter, following in zip(parameters, [*parameters[1:], None]):
+    for parameter, following in zip(parameters, [*parameters[1:], None], strict=False):
         if parameter.kind == parameter.KEYWORD_ONLY and not has_star:
             texts.append('*')
             has_star = True

@@ -174,7 +174,7 @@ def _words(part, a, b):
         steps = [b[key] - a[key] for key in a if key in b and a[key].is_floating_point()]
         return f'moved by {_norm(steps):.2g}'
     if part == 'model':
-        n = sum(x != y for x, y in zip(a, b)) + abs(len(a) - len(b))
+        n = sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
         return f'{n} modules'
     if part in ('lr', 'momentum', 'weight_decay'):
         return f'{_value([*a.values()])} to {_value([*b.values()])}'
@@ -268,7 +268,7 @@ class Trace(Callback):
         self.values = {}
         # seconds of each timed batch
         self.steps = []
-        self._start = None
+        self._start = 0.0
 
     def wait(self, learn):
         if learn.device.type == 'cuda':
@@ -322,24 +322,3 @@ def trace_step(
     extra = [cb for cb in flatten(cbs) if not (isinstance(cb, Callback) and watches(cb))]
     dry_fit(learn, n_epoch, extra, trace, lambda cb: not watches(cb), 'explain')
     return trace
-
-# %% ../../nbs/look/02_steps.ipynb #adc7f330
-def trace_step(
-    learn,
-    cbs=(),  # further callbacks, as for `fit`
-    n_epoch: int = 1,  # length of the run that the step is taken from, for schedules
-    at: int = 1,  # the batch that is looked at, counted from 0
-    timed: int = 8,  # further batches, for the times
-) -> Trace:
-    "Train some batches under a watch and put everything back; monitors, and whatever writes files, have no part"
-    t = Trace(at, timed)
-    cbs = flatten(cbs)
-    dry_fit(
-        learn,
-        n_epoch,
-        [cb for cb in cbs if not (isinstance(cb, Callback) and watches(cb))],
-        t,
-        lambda cb: not watches(cb),
-        'explain',
-    )
-    return t

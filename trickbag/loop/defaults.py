@@ -7,6 +7,7 @@ __all__ = ['ToDevice', 'CheckTargets', 'GatherPreds']
 
 # %% ../../nbs/loop/20_defaults.ipynb #d36ae878
 import warnings
+from typing import Any
 
 import torch
 
@@ -229,7 +230,7 @@ class GatherPreds(Callback):
         # says what that is
         act=None,
     ):
-        self.act = act
+        self.act: Any = act
 
     def before_validate(self, learn):
         self.preds = []

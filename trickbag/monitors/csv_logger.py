@@ -56,6 +56,13 @@ def _put_all(path, rows):
 class _HistoryFile(Callback):
     "The rows of a learner's history in a file, below those that it may have held before"
 
+    file: str | Path
+    append: bool
+    old: int  # rows that the file held before
+    first: int | None  # row of the history that is the first of this file's
+    _columns: dict | None  # as they were written; None: nothing was yet
+    _warned: set
+
     def _rows_before(self, learn):
         """Rows of earlier runs. A run that was killed before its first checkpoint and is started again to be taken up
         has left rows of its own"""
@@ -67,14 +74,15 @@ class _HistoryFile(Callback):
 
     def _write(self, path, history):
         row = history[-1]
-        is_ours = self._columns is not None and _number_and_size(path) == self._left
-        if self._columns is not None and not is_ours:
+        columns = self._columns
+        is_ours = columns is not None and _number_and_size(path) == self._left
+        if columns is not None and not is_ours:
             self._warn_once(
                 f"something else writes to {path} as well; it is written anew. Give each run a file of its own"
             )
-        if is_ours and self._columns.keys() >= row.keys():
+        if columns is not None and is_ours and columns.keys() >= row.keys():
             with open(path, 'a', newline='', encoding='utf-8') as f:
-                _put(f, [[row.get(name, '') for name in self._columns]])
+                _put(f, [[row.get(name, '') for name in columns]])
         else:
             self._columns = _put_all(path, _read(path)[: self.old] + history[self.first :])
             if self.append:
@@ -83,7 +91,7 @@ class _HistoryFile(Callback):
 
     def _warn_once(self, text):
         if text not in self._warned:
-            warnings.warn(f"CSVLogger: {text}")
+            warnings.warn(f"CSVLogger: {text}", stacklevel=1)
         self._warned.add(text)
 
 # %% ../../nbs/monitors/csv_logger.ipynb #b9a735c7

@@ -8,6 +8,7 @@ __all__ = ['monitor_mode', 'better', 'known_columns', 'BestEpoch', 'EarlyStoppin
 # %% ../../nbs/monitors/early_stopping.ipynb #40438e9c
 import math
 import warnings
+from typing import Any
 
 import torch
 
@@ -99,7 +100,7 @@ class BestEpoch(Callback):
     def __init__(self, monitor, mode, min_delta):
         self.monitor = monitor  # hides the flag `Callback.monitor`, and is as true: lr_find and the like go without it
         self.mode = mode
-        self.direction = monitor_mode(monitor, mode)
+        self.direction: Any = monitor_mode(monitor, mode)  # None, until the metrics have seen a batch
         self.min_delta = check_number(type(self).__name__, 'min_delta', min_delta)
 
     def check(self, learn):

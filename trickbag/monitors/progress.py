@@ -237,7 +237,7 @@ def _text_table(rows):
     columns = _table_columns(rows)
     widths = [max(len(name), 0 if name in ('epoch', 'time') else 8) for name in columns]
     lines = [columns, *([row.get(name, '') for name in columns] for row in rows)]
-    return ['  '.join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines]
+    return ['  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
 
 
 def _html_bar(i, total, text):
@@ -286,6 +286,11 @@ def bar(
 # %% ../../nbs/monitors/progress.ipynb #a8789dc2
 class _ValidationBars(Callback):
     "The bar of a validation, within a fit or alone, and the bars around it"
+
+    how: str | None
+    every: float
+    _bar: Bar
+    _outer: list  # bars around it, and what they showed
 
     def _new_bar(self, learn, *args, **kw):
         return Bar(*args, **kw, how='off' if learn.rank else self.how, every=self.every)

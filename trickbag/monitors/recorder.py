@@ -8,6 +8,7 @@ __all__ = ['Recorder']
 # %% ../../nbs/monitors/recorder.ipynb #5aab9aa0
 import time
 import warnings
+from typing import Any
 
 import torch
 
@@ -60,7 +61,7 @@ def _mean_loss(
     if not sum(sizes):
         return float('nan')
     # a batch of which the loss ignores every sample has the loss NaN and the size 0
-    total = sum(losses) if is_sum else sum(loss * size for loss, size in zip(losses, sizes) if size)
+    total = sum(losses) if is_sum else sum(loss * size for loss, size in zip(losses, sizes, strict=True) if size)
     return total / sum(sizes)
 
 
@@ -70,7 +71,7 @@ def _train_metrics(
 ):
     n = sums[-1] if sums else 0
     names = [f'train_{metric_name(f)}' for f in functions]
-    return {name: float(total) / n if n else float('nan') for name, total in zip(names, sums)}
+    return {name: float(total) / n if n else float('nan') for name, total in zip(names, sums, strict=False)}
 
 
 def _sizes_of(
@@ -107,7 +108,7 @@ class _BatchRecord(Callback):
         # sums of the metrics of this epoch, and of samples
         self.sums = []
         # of the loss; None: looked at with the next batch
-        self._facts = None
+        self._facts: Any = None
 
     def before_fit(self, learn):
         self._clear()
@@ -161,7 +162,7 @@ class Recorder(_BatchRecord):
             return
         self._new_losses.append(self._read(learn.loss))
         y = learn.clean_yb
-        n = (learn.xb if y is None else y).size(0)
+        n = learn.xb.size(0) if y is None else y.size(0)
         self.ns.append(n)
         # at the first batch of an epoch
         if self._facts is None:
@@ -175,7 +176,7 @@ class Recorder(_BatchRecord):
             self.moms.append(self._momentum_of(group))
         if self._functions:
             new = _metric_sums(self._functions, learn, y)
-            self.sums = [a + b for a, b in zip(self.sums, new)] if self.sums else new
+            self.sums = [a + b for a, b in zip(self.sums, new, strict=True)] if self.sums else new
         if len(self._new_losses) == 1000:
             self._flush()
 
@@ -186,7 +187,7 @@ class Recorder(_BatchRecord):
 
     def after_epoch(self, learn):
         ns = self.ns[self.start :]
-        row = dict(epoch=learn.epoch)
+        row: dict = dict(epoch=learn.epoch)
         row['train_loss'] = _mean_loss(self.losses[self.start :], self.sizes or ns, self.is_sum)
         row |= _train_metrics(self._functions, self.sums)
         row |= {'valid_loss' if name == 'loss' else name: value for name, value in learn.results.items()}

@@ -38,9 +38,11 @@ def _weights_in_file(
         raise DamagedFile(f"{file} is of another model")
     return {names[name]: value for name, value in stored.items()}
 
-
+# %% ../../nbs/monitors/save_best.ipynb #6272c0e4
 class _BestWeights(BestEpoch):
     "The best weights, in memory and in a file"
+
+    file: str | Path
 
     def settings(self):
         # a run may go on in another folder
@@ -67,7 +69,9 @@ class _BestWeights(BestEpoch):
         try:
             atomic_save(plain_model(self._weights), checkpoint_path(learn, self.file))
         except OSError as e:
-            warnings.warn(f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit")
+            warnings.warn(
+                f"SaveBest: {e}; the best weights are in memory only, and restored at the end of the fit", stacklevel=1
+            )
 
     def _take_back(self, learn):
         "Read the best weights of the part of the run that another process trained"
@@ -78,7 +82,8 @@ class _BestWeights(BestEpoch):
             self.best_epoch = None
             warnings.warn(
                 f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of "
-                "the others is kept"
+                "the others is kept",
+                stacklevel=1,
             )
 
 # %% ../../nbs/monitors/save_best.ipynb #927f8ed0
@@ -145,7 +150,7 @@ def _set_damaged_aside(file: Path):
     except DamagedFile as e:
         aside = file.with_suffix('.damaged')
         file.replace(aside)
-        warnings.warn(f"Checkpoint: {e}; it is called {aside.name} now")
+        warnings.warn(f"Checkpoint: {e}; it is called {aside.name} now", stacklevel=1)
 
 
 def _is_finite(model):
@@ -156,6 +161,9 @@ def _is_finite(model):
 # %% ../../nbs/monitors/save_best.ipynb #2e3658db
 class _CheckpointFile(Callback):
     "A checkpoint's file, and what may be wrong with it"
+
+    file: str | Path
+    keep: int
 
     def _begin(self):
         # whether this fit's state can be written; the error of the last save
@@ -183,7 +191,7 @@ class _CheckpointFile(Callback):
             self._failed = None
         except OSError as e:  # a full disk is no reason to stop training; the next save may find room
             self._failed = e
-            warnings.warn(f"Checkpoint: not saved after {place}: {e}")
+            warnings.warn(f"Checkpoint: not saved after {place}: {e}", stacklevel=1)
 
 # %% ../../nbs/monitors/save_best.ipynb #f5bca775
 class Checkpoint(_CheckpointFile):

@@ -86,6 +86,6 @@ class TerminateOnNaN(Callback):
         # here the host waits
         if not losses or torch.stack(losses).isfinite().all():
             return
-        for loss, size, i in zip(torch.stack(losses).tolist(), sizes, iters):
+        for loss, size, i in zip(torch.stack(losses).tolist(), sizes, iters, strict=True):
             if not _is_of_no_sample(loss, size, learn.loss_facts):
                 _check_finite(loss, f'training loss is {{}} at epoch {learn.epoch}, batch {i}')

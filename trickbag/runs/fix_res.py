@@ -15,6 +15,7 @@ from ..callback import Callback
 from ..core.arguments import checked_arguments
 from ..core.basics import flatten, preserve_attrs
 from ..learner import Learner
+from ..loop.state import ABSENT
 from ..tricks.fix_res import FixRes
 
 # %% ../../nbs/runs/04_fix_res.ipynb #258fb464
@@ -85,6 +86,6 @@ def fix_res(
         cbs.append(_Still(mirrors[0].name))  # the test does not mirror
     with preserve_attrs(self, 'cbs', 'opt', 'opt_func'):
         self.cbs = [cb for cb in self.cbs if _takes_part(cb, boxes)]
-        self.opt = None
+        self.opt = ABSENT
         self.opt_func = opt_func
         return self.fit(n_epoch, lr, [FixRes(size, boxes, norm, affine), *cbs], resume, resume_anyway)

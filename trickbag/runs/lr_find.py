@@ -39,7 +39,7 @@ def valley(
 
 def steep(lrs: list, losses: list) -> float:
     "The rate where the loss falls fastest over the logarithm of the rate"
-    steps = zip(lrs, lrs[1:], losses, losses[1:])
+    steps = zip(lrs, lrs[1:], losses, losses[1:], strict=False)
     slopes = [(new_loss - loss) / math.log(new_lr / lr) for lr, new_lr, loss, new_loss in steps]
     return lrs[slopes.index(min(slopes))]
 
@@ -79,7 +79,7 @@ class _Sweep(Callback):
 
     def before_batch(self, learn):
         self.lr = self.lr_at(self.i / (self.num_it - 1))
-        for g, r in zip(learn.opt.param_groups, self.ratios):
+        for g, r in zip(learn.opt.param_groups, self.ratios, strict=False):
             g['lr'] = self.lr * r
 
     def after_batch(self, learn):
@@ -137,10 +137,13 @@ def lr_sweep(
     return sweep.lrs, sweep.losses
 
 # %% ../../nbs/runs/02_lr_find.ipynb #8d745938
+_NO_SUGGESTIONS = {}
+
+
 def plot_lr_find(
     lrs: list,
     losses: list,  # from `lr_sweep`
-    suggestions: dict = {},  # name -> rate
+    suggestions: dict = _NO_SUGGESTIONS,  # name -> rate
     skip_end: int = 5,  # last points left out, where the loss explodes
     ax=None,  # matplotlib axes; None makes new ones
 ):

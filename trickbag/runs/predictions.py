@@ -35,7 +35,8 @@ def get_preds(
     gather.act = act
     self.validate(dl, cbs=[*flatten(cbs), gather])
     targets = torch.cat(gather.targets) if gather.targets else None
-    return gather.act(torch.cat(gather.preds)), targets
+    # `gather` has asked the loss, where nothing was given
+    return gather.act(torch.cat(gather.preds)), targets  # pyright: ignore[reportOptionalCall]
 
 # %% ../../nbs/runs/05_predictions.ipynb #b628729e
 @patch

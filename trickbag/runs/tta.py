@@ -7,6 +7,8 @@ __all__ = ['tta_fold', 'TTA']
 
 # %% ../../nbs/runs/03_tta.ipynb #795db895
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +77,13 @@ def _all_views(
 class _Views(Callback):
     "The sizes of the views, and the making of them"
 
+    # as given to `TTA`
+    crops: int
+    flip: bool
+    crop_pct: float
+    sizes: Sequence
+    at_once: int | None
+    on: str
     # writes in evaluation only
     stage = 'resize'
     owns = ('views',)
@@ -113,6 +122,9 @@ class _Views(Callback):
         learn.xb, *self._rest = _all_views(x, sizes, largest, self.crops, self.flip, self.at_once or 10)
 
 # %% ../../nbs/runs/03_tta.ipynb #e7a401ab
+_USUAL_SIZE: Any = (1.0,)
+
+
 class TTA(_Views):
     "Evaluate on several views of each image; training is left alone. The defaults are ten-crop"
 
@@ -123,7 +135,7 @@ class TTA(_Views):
         crop_pct: float = 0.875,  # side of a crop as a fraction of the image's; .875 = 224/256
         agg: str = 'mean',  # 'mean' or 'max' of the probabilities
         # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
-        sizes: list = (1.0,),
+        sizes: list = _USUAL_SIZE,
         at_once: int = None,  # views of an image in one forward pass; None: all of one size
         act=None,  # function from logits to probabilities; None is the one that fits the loss
         on: str = 'probabilities',  # what is averaged: or 'logits', as they are, as in FFCV and airbench
@@ -165,9 +177,10 @@ def _activation_name(act):
     )
 
 
+# fastcore's `delegates` takes classes as well as functions
 @patch
 @checked_arguments
-@delegates(TTA)
+@delegates(TTA)  # pyright: ignore[reportArgumentType]
 def tta(self: Learner, dl=None, cbs=(), **kwargs) -> tuple:
     """`get_preds` with test-time augmentation; further arguments as in `TTA`. For the loss and metrics:
     `learn.validate(cbs=[TTA()])`"""
