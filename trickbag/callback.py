@@ -328,6 +328,10 @@ class Callback(_Events):
         for name in self.state:
             setattr(self, name, deepcopy(sd[name]))
 
+    def exported(self, learn) -> dict:
+        "What of this callback stays in the network when it predicts, for `learn.export`: a change of `apply_changes`"
+        return {}
+
     def settings(self) -> dict:
         """What it was made with, by argument, or has now in an attribute of that name; a run that goes on must have
         the same"""

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from .architectures import described
 from .layers import BlurPool2d, DropPath, SimpleSelfAttention, SqueezeExcite2d, conv_layer
 
 # %% ../../nbs/models/02_xresnet.ipynb #07469aa2
@@ -164,6 +165,9 @@ class XResNet(nn.Sequential):
         drop_path: float = 0.0,
         dropout: float = 0.0,  # dropout before the linear layer
     ):
+        arguments = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
+        if n_out < 1:
+            raise ValueError(f"XResNet: n_out is the number of classes, 1 or more, got {n_out!r}")
         if shortcut not in ('B', 'C', 'D'):
             raise ValueError(f"XResNet: shortcut is 'B', 'C' or 'D', not {shortcut!r}")
         if isinstance(act, nn.Module):
@@ -187,6 +191,8 @@ class XResNet(nn.Sequential):
                 nn.init.kaiming_normal_(m.weight)
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
+        # what an exported classifier is built again from
+        self.architecture = described('XResNet', arguments)
 
     def __getitem__(self, i):
         # for a slice `nn.Sequential` would call this class with the slice's modules

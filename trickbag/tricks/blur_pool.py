@@ -102,6 +102,9 @@ class BlurPool(Callback):
 
     before_validate = before_fit
 
+    def exported(self, learn):
+        return dict(blur_pool=dict(min_channels=self.min_channels, convs=self.convs, maxpools=self.maxpools))
+
     def cleanup_fit(self, learn):
         if self._undo and not learn.fitting and learn.depth < 2:
             self._undo = self._undo()

@@ -112,6 +112,9 @@ class SqueezeExcite(Callback):
 
     cleanup_fit = cleanup_validate
 
+    def exported(self, learn):
+        return dict(squeeze_excite={name: len(gate.b1) for name, gate in self.gates.items()})
+
     def state_dict(self) -> dict:
         return {name: [p.detach() for p in gate.parameters()] for name, gate in self.gates.items()}
 
