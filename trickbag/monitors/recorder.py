@@ -166,7 +166,8 @@ class Recorder(_BatchRecord):
         self.ns.append(n)
         # at the first batch of an epoch
         if self._facts is None:
-            self._look_at_loss(learn.loss_facts, y)
+            self._facts = learn.loss_facts
+            self._look_at_loss(self._facts, y)
         # of many labels a sample the targets would fill the memory, so they are counted at once
         if self._sizes_vary:
             self._new_targets.append(y if y.ndim == 1 else self._facts.size(y, n))
@@ -181,7 +182,6 @@ class Recorder(_BatchRecord):
             self._flush()
 
     def _look_at_loss(self, facts, y):
-        self._facts = facts
         self.is_sum = facts.reduction == 'sum'
         self._sizes_vary = facts.varies(y) and not self.is_sum
 
