@@ -47,6 +47,9 @@ STAR = {
     ),
     'loop.targets': 'soft_targets',
     'models.batchnorm': 'update_bn',
+    'deploy.classifier': 'load_classifier',
+    'vision.preprocess': 'ImageSpec',
+    'runs.vision_learner': 'vision_learner',
     'models.xresnet': 'XResNet xresnet* xresnext* xse_resnet* xse_resnext*',
     'monitors.early_stopping': 'monitor_mode',
     'runs.tta': 'TTA',
@@ -152,7 +155,7 @@ def method_modules():
         cells = [source(c) for c in load(p)['cells'] if c['cell_type'] == 'code']
         name = next((l.split()[-1] for s in cells for l in s.splitlines() if l.startswith('#| default_exp')), None)
         patched = any('@patch' in s.split('\n') and s.startswith('#| export') for s in cells)
-        if patched and name.partition('.')[0] in ('runs', 'look', 'data'):
+        if patched and name.partition('.')[0] in ('runs', 'look', 'data', 'deploy'):
             yield name
 
 

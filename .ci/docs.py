@@ -45,6 +45,7 @@ ROOMS = [
     ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
     ('Runs', ['runs']),
+    ('In use', ['deploy']),
     ('Data', ['data']),
     ('Vision', ['vision']),
     ('Models', ['models']),
@@ -54,7 +55,8 @@ ROOMS = [
     ('Looking inside', ['look']),
     ('Proofs', ['testing']),
     ('Core', ['core']),
-    ('Package', ['all.ipynb', 'functional.ipynb', 'cli.ipynb', 'demo.ipynb', 'init.ipynb']),
+    ('The shell', ['cli.ipynb', 'commands.ipynb', 'demo.ipynb', 'main.ipynb']),
+    ('Package', ['all.ipynb', 'functional.ipynb', 'init.ipynb']),
 ]
 
 

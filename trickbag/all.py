@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../nbs/03_all.ipynb #46d0ee44
+import trickbag.deploy.export
+import trickbag.deploy.onnx
 import trickbag.look.cost
 import trickbag.look.explain
 import trickbag.look.sizes
@@ -27,6 +29,7 @@ from .data.originals import OriginalsLoader
 from .data.sources import FileSource
 from .data.store import cached_sets, clear_cache, Store
 from .data.toy import toy_set
+from .deploy.classifier import load_classifier
 from .look.interpret import Interpretation
 from .look.show import show_images
 from .look.steps import trace_step
@@ -52,6 +55,7 @@ from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
 from .runs.tta import TTA
+from .runs.vision_learner import vision_learner
 from .speed.channels_last import ChannelsLast
 from .speed.compile import Compile
 from .speed.fast import Backends, Fast
@@ -109,6 +113,7 @@ from .vision.gaussian_blur import GaussianBlur
 from .vision.grayscale import Grayscale
 from .vision.pad_crop import PadCrop
 from .vision.pca_lighting import PCALighting
+from .vision.preprocess import ImageSpec
 from .vision.rand_augment import RandAugment
 from .vision.random_affine import RandomAffine
 from .vision.repeated_augmentation import RepeatedAugmentation
@@ -118,23 +123,24 @@ __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
     'CancelValidate', 'Learner', 'toy_species', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL',
     'DownloadError', 'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders',
-    'OriginalsLoader', 'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'Interpretation',
-    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'metric_name',
-    'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
-    'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
-    'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
-    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
-    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
-    'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
-    'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
-    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast',
-    'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets',
-    'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
-    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias',
-    'LabelSmoothing', 'LAMB', 'LARS', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon',
-    'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop',
-    'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize',
-    'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur',
-    'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'OriginalsLoader', 'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier',
+    'Interpretation', 'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate',
+    'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear',
+    'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step',
+    'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152',
+    'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper',
+    'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
+    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
+    'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep',
+    'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch',
+    'EarlyStopping', 'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA',
+    'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col',
+    'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation',
+    'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip',
+    'GradientCentralization', 'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerFreezing', 'LinearScaling',
+    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
+    'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
+    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
+    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment',
+    'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
 ]

@@ -89,7 +89,9 @@ def _classes_of(learn, classes, n_out, activation) -> list:
     expected = 2 if n_out == 1 and activation == 'sigmoid' else n_out
     if len(classes) != expected:
         known = f'{len(classes)} class names' if classes else 'no class names'
-        raise ValueError(f"export: {known} for {n_out} outputs; give classes=, {expected} names in the order of the labels")
+        raise ValueError(
+            f"export: {known} for {n_out} outputs; give classes=, {expected} names in the order of the labels"
+        )
     return [str(name) for name in classes]
 
 
