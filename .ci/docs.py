@@ -44,6 +44,7 @@ ROOMS = [
         ],
     ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
+    ('Deploying', ['deploy']),
     ('Runs', ['runs']),
     ('Data', ['data']),
     ('Vision', ['vision']),
