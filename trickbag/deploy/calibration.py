@@ -177,14 +177,15 @@ def expected_calibration_error(
         raise ValueError(f"expected_calibration_error: norm must be 'l1', 'l2' or 'max', got {norm!r}")
     return _calibration_error(_reliability('expected_calibration_error', probs, targets, n_bins), norm)
 
-# %% ../../nbs/deploy/03_calibration.ipynb #6f63a287
+# %% ../../nbs/deploy/03_calibration.ipynb #723206fe
 def plot_reliability(
     before: Reliability,  # what `reliability` gives
     after: Reliability | None = None,  # a second one, of calibrated probabilities, to compare with
     titles: tuple = ('before', 'after'),
     figsize: tuple | None = None,  # inches; None: 3 x 3 a diagram
 ):  # the matplotlib figure
-    "Reliability diagrams: accuracy by confidence, the gap to the diagonal in red; a bar is as opaque as it has samples"
+    """Reliability diagrams: accuracy by confidence. The gap between the two is red where the network is too sure, green
+    where it is not sure enough; bars of few samples are pale"""
     tables = [table for table in (before, after) if table is not None]
     for table in tables:
         if not isinstance(table, Reliability):
@@ -208,8 +209,11 @@ def _draw_reliability(ax, table):
         if not count:
             continue
         where = dict(x=(i + 0.5) / n_bins, width=0.92 / n_bins, alpha=0.3 + 0.7 * count / largest)
-        ax.bar(height=accuracy, color='C0', **where)
-        ax.bar(height=confidence - accuracy, bottom=accuracy, color='C3', hatch='//', edgecolor='w', **where)
+        low = min(confidence, accuracy)
+        gap = abs(confidence - accuracy)
+        ax.bar(height=low, color='C0', **where)
+        color = 'C3' if confidence > accuracy else 'C2'
+        ax.bar(height=gap, bottom=low, color=color, hatch='//', edgecolor='w', **where)
     ax.plot([0, 1], [0, 1], '--', color='.4', lw=1)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='confidence', aspect='equal')
 
