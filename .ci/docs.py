@@ -44,6 +44,7 @@ ROOMS = [
         ],
     ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
+    ('Deploying', ['deploy']),
     ('Runs', ['runs']),
     ('In use', ['deploy']),
     ('Data', ['data']),
