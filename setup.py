@@ -5,7 +5,7 @@ setup(
     package_data={'trickbag': ['py.typed']},
     install_requires=[
         'fastcore>=2.2.22',
-        'fastprogress>=1.0.3',
+        'fastprogress>=1.0.3,<1.1',  # 1.1 brings 26 packages for the one bar that is used here
         'torch>=2.6',
         'torchvision',
         'pillow',
@@ -31,7 +31,13 @@ setup(
             'timm',
             'torchmetrics',
             'scikit-learn',  # references that the tests compare with
+            'onnx',
+            'onnxruntime',
+            'onnxscript',
         ],
+        'timm': ['timm'],
+        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
+        'hub': ['huggingface_hub'],
         'bench': ['fastai', 'timm', 'lightning'],
     },
     entry_points={
