@@ -77,6 +77,7 @@ from .tricks.head_bias import HeadBias
 from .tricks.label_smoothing import LabelSmoothing
 from .tricks.lamb import LAMB
 from .tricks.lars import LARS
+from .tricks.layer_decay import LayerDecay
 from .tricks.layer_freezing import LayerFreezing
 from .tricks.linear_scaling import LinearScaling
 from .tricks.lookahead import Lookahead
@@ -132,9 +133,10 @@ __all__ = [
     'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets',
     'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
     'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias',
-    'LabelSmoothing', 'LAMB', 'LARS', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon',
-    'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop',
-    'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize',
-    'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur',
-    'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
+    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
+    'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
+    'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine',
+    'RepeatedAugmentation', 'TrivialAugment'
 ]
