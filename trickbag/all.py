@@ -69,6 +69,7 @@ from .tricks.drop_block import DropBlock
 from .tricks.ema import EMA
 from .tricks.fix_res import FixRes
 from .tricks.fmix import FMix
+from .tricks.freeze_batch_norm import FreezeBatchNorm
 from .tricks.ghost_batch_norm import GhostBatchNorm
 from .tricks.grad_accumulation import GradientAccumulation
 from .tricks.grad_clip import GradientClip
@@ -132,9 +133,9 @@ __all__ = [
     'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast',
     'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets',
     'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
-    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias',
-    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
-    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization',
+    'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead',
+    'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
     'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
     'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
     'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine',

@@ -27,7 +27,7 @@ OWNED = {  # what -> why there cannot be two, and the remedy
     'policy': 'images would go through two policies; keep one',
     'trust': 'each layer would have two trust ratios; keep one',
     'weight_decay': 'weight decay would be set twice; keep one',
-    'batchnorm': 'both replace BatchNorm; keep one',
+    'batchnorm': 'both say how BatchNorm normalizes; keep one',
     'accumulate': 'batches would be counted twice; keep one',
     'clip': 'gradients would be clipped twice; keep one',
     'precision': 'there is one number format; keep one',
@@ -157,6 +157,11 @@ def _threshold(learn, a, b):
         return f'{a.threshold:g}'
 
 
+def _last_norm_follows(learn, a, b):
+    if getattr(a, 'norm', False):
+        return a.name
+
+
 def _has_phase(learn, a, b):
     if a.phase is not None:
         return f'the phase of {a.name}'
@@ -190,6 +195,13 @@ _PAIR_RULES = [
         'the second gradient of SAM passes by the scaler of {}',
         "use MixedPrecision('bf16')",
         when=_fp16,
+    ),
+    Rule(
+        'does tune the head',
+        'does keep statistics',
+        '{} lets the last BatchNorm follow the new size',
+        'leave one out, or write norm=False',
+        when=_last_norm_follows,
     ),
     Rule(
         'does tune the head',
@@ -230,8 +242,8 @@ def _long_warmup(learn, a, b):
 
 
 def _compiled(learn, a, b):
-    # the first refuses by itself, the second sets modes, which torch looks at
-    if {'compile', 'tune the head'} & set(a.does):
+    # the first refuses by itself, the others set modes, which torch looks at
+    if {'compile', 'tune the head', 'keep statistics'} & set(a.does):
         return
     name = compiled_part(learn.model)
     if name is None:

@@ -89,6 +89,7 @@ _WITH_ARGUMENTS = dict(
     Distillation=lambda: tb.Distillation(small_model()),
     DropBlock=lambda: tb.DropBlock(0.5),
     FixRes=lambda: tb.FixRes(16),
+    FreezeBatchNorm=lambda: tb.FreezeBatchNorm(affine=False),
     GaussianBlur=lambda: tb.GaussianBlur(3),
     GhostBatchNorm=lambda: tb.GhostBatchNorm(4),
     GradientAccumulation=lambda: tb.GradientAccumulation(2),
