@@ -157,6 +157,11 @@ def _threshold(learn, a, b):
         return f'{a.threshold:g}'
 
 
+def _needs_decay(learn, a, b):
+    if not getattr(a, 'always_adapt', True):
+        return a.name
+
+
 def _last_norm_follows(learn, a, b):
     if getattr(a, 'norm', False):
         return a.name
@@ -215,6 +220,25 @@ _PAIR_RULES = [
         'all copies of an image would be mirrored alike, and an image does not come in every epoch',
         'use Flip()',
         warn=True,
+    ),
+    Rule(
+        'does decay to the start',
+        'does decouple the decay',
+        'weights would be drawn to 0, too',
+        'keep one',
+    ),
+    Rule(
+        'owns trust',
+        'does decay to the start',
+        "the optimizer's weight decay is 0 then, and {} scales nothing without it",
+        'give it always_adapt=True',
+        when=_needs_decay,
+    ),
+    Rule(
+        'does decay to the start',
+        'owns schedule of weight_decay',
+        "the optimizer's weight decay is 0 then, so the schedule would do nothing",
+        'leave that schedule out',
     ),
     Rule(
         'does decouple the decay',
