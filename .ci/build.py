@@ -49,6 +49,7 @@ STAR = {
     'models.batchnorm': 'update_bn',
     'models.xresnet': 'XResNet xresnet* xresnext* xse_resnet* xse_resnext*',
     'monitors.early_stopping': 'monitor_mode',
+    'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',
     'tricks.muon': 'Muon',
 }

@@ -51,6 +51,7 @@ from .monitors.progress import Progress
 from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
+from .runs.soups import greedy_soup, wise_ft
 from .runs.tta import TTA
 from .speed.channels_last import ChannelsLast
 from .speed.compile import Compile
@@ -131,14 +132,14 @@ __all__ = [
     'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
     'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
     'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA', 'ChannelsLast',
-    'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets',
-    'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
-    'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization',
-    'HeadBias', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling',
-    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
-    'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
-    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
-    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'RandAugment', 'RandomAffine',
-    'RepeatedAugmentation', 'TrivialAugment'
+    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'greedy_soup', 'wise_ft',
+    'TTA', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision',
+    'AGC', 'BinaryTargets', 'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA',
+    'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip',
+    'GradientCentralization', 'HeadBias', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing',
+    'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize',
+    'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA',
+    'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip',
+    'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting',
+    'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
 ]
