@@ -52,6 +52,7 @@ STAR = {
     'runs.vision_learner': 'vision_learner',
     'models.xresnet': 'XResNet xresnet* xresnext* xse_resnet* xse_resnext*',
     'monitors.early_stopping': 'monitor_mode',
+    'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',
     'tricks.muon': 'Muon',
 }

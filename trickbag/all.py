@@ -54,6 +54,7 @@ from .monitors.progress import Progress
 from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
+from .runs.soups import greedy_soup, wise_ft
 from .runs.tta import TTA
 from .runs.vision_learner import vision_learner
 from .speed.channels_last import ChannelsLast
@@ -73,14 +74,17 @@ from .tricks.drop_block import DropBlock
 from .tricks.ema import EMA
 from .tricks.fix_res import FixRes
 from .tricks.fmix import FMix
+from .tricks.freeze_batch_norm import FreezeBatchNorm
 from .tricks.ghost_batch_norm import GhostBatchNorm
 from .tricks.grad_accumulation import GradientAccumulation
 from .tricks.grad_clip import GradientClip
 from .tricks.gradient_centralization import GradientCentralization
 from .tricks.head_bias import HeadBias
+from .tricks.l2_sp import L2SP
 from .tricks.label_smoothing import LabelSmoothing
 from .tricks.lamb import LAMB
 from .tricks.lars import LARS
+from .tricks.layer_decay import LayerDecay
 from .tricks.layer_freezing import LayerFreezing
 from .tricks.linear_scaling import LinearScaling
 from .tricks.lookahead import Lookahead
@@ -133,14 +137,15 @@ __all__ = [
     'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
     'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep',
     'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch',
-    'EarlyStopping', 'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'TTA',
-    'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col',
-    'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation',
-    'DropBlock', 'EMA', 'FixRes', 'FMix', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip',
-    'GradientCentralization', 'HeadBias', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerFreezing', 'LinearScaling',
-    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
-    'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
-    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
-    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment',
-    'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'EarlyStopping', 'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
+    'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
+    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
+    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
+    'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
+    'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',
+    'RepeatedAugmentation', 'TrivialAugment'
 ]

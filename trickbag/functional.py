@@ -16,14 +16,17 @@ from .tricks.distillation import distill_kl
 from .tricks.drop_block import drop_block
 from .tricks.ema import ema_decay, ema_update
 from .tricks.fmix import brightest, fmix, fourier_noise
+from .tricks.freeze_batch_norm import freeze_stats, stat_norms
 from .tricks.ghost_batch_norm import ghost_batch_norm, ghost_chunks
 from .tricks.grad_accumulation import scale_grads
 from .tricks.grad_clip import clip_gradients
 from .tricks.gradient_centralization import centralize
 from .tricks.head_bias import head_bias
+from .tricks.l2_sp import add_pull
 from .tricks.label_smoothing import label_smoothing
 from .tricks.lamb import lamb_ratios
 from .tricks.lars import lars_ratios
+from .tricks.layer_decay import layer_scales, split_rates
 from .tricks.layer_freezing import frozen_fraction, param_layers
 from .tricks.linear_scaling import lr_factor, samples_a_batch
 from .tricks.lookahead import lookahead
@@ -66,16 +69,17 @@ from .vision.trivial_augment import trivial_ops, wide_space
 __all__ = [
     'adaptive_clip', 'unit_norms', 'binary_targets', 'binomial_kernel', 'blur', 'blur_pool', 'strided', 'cutmix',
     'decay_weights', 'dirac_init', 'inner_convs', 'distill_kl', 'drop_block', 'ema_decay', 'ema_update',
-    'brightest', 'fmix', 'fourier_noise', 'ghost_batch_norm', 'ghost_chunks', 'scale_grads', 'clip_gradients',
-    'centralize', 'head_bias', 'label_smoothing', 'lamb_ratios', 'lars_ratios', 'frozen_fraction', 'param_layers',
-    'lr_factor', 'samples_a_batch', 'lookahead', 'mix_or_cut', 'mixup', 'muon', 'split_hidden', 'split_decay',
-    'hardest', 'growing_sizes', 'size_at', 'erase', 'erase_boxes', 'resize_mix', 'shrunk_boxes', 'ascend',
-    'pick_hard', 'squeeze_excite', 'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth',
-    'swa_update', 'sync_batch_norm', 'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits',
-    'apparent_size_ratio', 'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip',
-    'imagenet_mean', 'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'col_out',
-    'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes',
-    'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval',
-    'imagenet_eigvec', 'lighting', 'centered', 'resize_and_crop', 'resize_weights', 'resized', 'rand_ops',
-    'rand_space', 'draw_affine', 'repeat_samples', 'trivial_ops', 'wide_space'
+    'brightest', 'fmix', 'fourier_noise', 'freeze_stats', 'stat_norms', 'ghost_batch_norm', 'ghost_chunks',
+    'scale_grads', 'clip_gradients', 'centralize', 'head_bias', 'add_pull', 'label_smoothing', 'lamb_ratios',
+    'lars_ratios', 'layer_scales', 'split_rates', 'frozen_fraction', 'param_layers', 'lr_factor', 'samples_a_batch',
+    'lookahead', 'mix_or_cut', 'mixup', 'muon', 'split_hidden', 'split_decay', 'hardest', 'growing_sizes',
+    'size_at', 'erase', 'erase_boxes', 'resize_mix', 'shrunk_boxes', 'ascend', 'pick_hard', 'squeeze_excite',
+    'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update', 'sync_batch_norm',
+    'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits', 'apparent_size_ratio',
+    'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip', 'imagenet_mean',
+    'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'keep_lines', 'hue',
+    'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
+    'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
+    'centered', 'resize_and_crop', 'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine',
+    'repeat_samples', 'trivial_ops', 'wide_space'
 ]

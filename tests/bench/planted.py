@@ -544,7 +544,7 @@ LOOP = [
     ),
     Bug(
         'loop/learner_checks.py',
-        'enter_training(learn.model)',
+        'enter_training(learn.model, kept)',
         'learn.model.train()',
         some('loop/module_state', 'frozen'),
         'ignored',

@@ -16,7 +16,7 @@ from trickbag.models.batchnorm import last_batchnorm, update_bn
 from trickbag.speed.compile import compile_call
 from trickbag.speed.fast import has_compiler
 from trickbag.testing.pairs import bag_opt, small_data, small_model
-from trickbag.testing.proofs import TinyData, prove_resume, tiny_learner, tiny_model, weights
+from trickbag.testing.proofs import StopAt, TinyData, prove_resume, tiny_learner, tiny_model, weights
 from trickbag.tricks.ghost_batch_norm import ghost_chunks
 
 sgd = partial(torch.optim.SGD, momentum=0.9)
@@ -319,6 +319,61 @@ def test_layer_wise_rates_of_timm():
     learn.fit(1, 1e-2)
     assert len({s for _, s in seen[0]}) > 2 and seen[0] == [(pytest.approx(1e-2 * s), s) for _, s in seen[0]]
     assert {g['lr'] for g in learn.opt.param_groups} == {1e-2}
+
+
+SCHEDULES = {
+    'constant': lambda learn: learn.fit(2, 1e-2),
+    'one cycle': lambda learn: learn.fit_one_cycle(2, 1e-2, moms=None),
+    'flat': lambda learn: learn.fit_flat_cos(2, 1e-2),
+    'cosine': lambda learn: learn.fit(2, 1e-2, cbs=Cosine(warmup='20%')),
+    'scaled': lambda learn: learn.fit(2, 1e-2, cbs=[LinearScaling(4), StepDecay(['50%'])]),
+}
+
+
+@pytest.mark.parametrize('how', SCHEDULES)
+def test_lr_scale_is_a_factor_on_what_a_schedule_gives(how):
+    "With the key in half of the parameters' group, and without it"
+    seen = []
+
+    class See(Callback):
+        stage = 'stop'
+
+        def before_step(self, learn):
+            seen[-1].append([g['lr'] for g in learn.opt.param_groups])
+
+    for scale in ({}, {'lr_scale': 0.25}):
+        seen.append([])
+        m = tiny_model()
+        groups = [dict(params=list(m[:3].parameters()), **scale), dict(params=list(m[3:].parameters()))]
+        SCHEDULES[how](tiny_learner([See()], model=m, opt_func=lambda ps, lr, g=groups: torch.optim.SGD(g, lr=lr)))
+    plain, scaled = torch.tensor(seen[0]), torch.tensor(seen[1])
+    assert len(plain) == 12 and torch.equal(plain[:, 1], scaled[:, 1])
+    torch.testing.assert_close(scaled[:, 0], plain[:, 0] * 0.25)
+
+
+def test_a_fit_with_another_lr_scale_is_another_fit(tmp_path):
+    def learner(scale):
+        m = tiny_model()
+        groups = [dict(params=list(m[:3].parameters()), lr_scale=scale), dict(params=list(m[3:].parameters()))]
+        return tiny_learner(model=m, opt_func=lambda ps, lr: torch.optim.SGD(groups, lr=lr))
+
+    file = tmp_path / 'model.pt'
+    learner(0.5).fit(2, cbs=StopAt((0, 3), file))
+    with pytest.raises(ValueError, match='lr_scale'):
+        learner(0.25).fit(2, resume=file)
+    learner(0.5).fit(2, resume=file)
+
+
+def test_an_lr_scale_does_not_outlive_its_fit_or_its_opt_func():
+    learn = tiny_learner([LayerDecay(0.5)], opt_func=sgd)
+    learn.fit(1)
+    assert all('lr_scale' not in g for g in learn.opt.param_groups)
+    m = learn.model
+    groups = [dict(params=list(m.parameters()), lr_scale=0.5)]
+    learn = tiny_learner(model=m, opt_func=lambda ps, lr: torch.optim.SGD(groups, lr=lr)).fit(1)
+    learn.opt_func = sgd
+    learn.fit(1)
+    assert all('lr_scale' not in g for g in learn.opt.param_groups)
 
 
 class ScheduleFree(torch.optim.Optimizer):

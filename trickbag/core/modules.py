@@ -103,6 +103,7 @@ def moving_norms(
 
 def enter_training(
     model: nn.Module,
+    kept: bool = False,  # whether a callback will put every BatchNorm into eval mode
 ):
     "`train_mode` for a fit, which says once what is frozen and what is not quite"
     if held := train_mode(model):
@@ -111,13 +112,16 @@ def enter_training(
             "fit: in eval mode while the model is in training mode, so taken as frozen: "
             f"{_some(held)}; they stay in eval mode. To train them, call model.train() before",
         )
-    if norms := moving_norms(model):
+    norms = moving_norms(model)
+    if kept:
+        norms = {name: norm for name, norm in norms.items() if not isinstance(norm, nn.modules.batchnorm._BatchNorm)}
+    if norms:
         first = next(iter(norms))
         warn_once(
             model,
             "fit: the weights of these norms are frozen, but their running statistics will move: "
-            f"{_some(norms)}; to keep the statistics, put them in eval mode: model.train(), then "
-            f"model.get_submodule({first!r}).eval()",
+            f"{_some(norms)}; to keep the statistics, give FreezeBatchNorm(), or put them in "
+            f"eval mode: model.train(), then model.get_submodule({first!r}).eval()",
         )
 
 # %% ../../nbs/core/08_modules.ipynb #f3506ef4

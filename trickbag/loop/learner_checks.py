@@ -151,7 +151,8 @@ def start_training(learn: 'Learner'):
     learn._first_batch_due = True
     learn._first_loss_due = True
     learn._miscount_said = False
-    enter_training(learn.model)
+    kept = any('keep statistics' in cb.does for cb in learn.active)
+    enter_training(learn.model, kept)
     check_loss_params(learn.loss_func, learn.opt)
     learn._untrained = warn_untrained(learn.opt, learn.model)
 

@@ -224,7 +224,7 @@ def _called(opt_func, params, lr):
     raise TypeError(f"Learner: opt_func ({name}) gives {given}, not an optimizer; let it return one")
 
 # %% ../../nbs/loop/07_optimizer.ipynb #ff3c46db
-FIT_KEYS = ('params', 'lr', 'betas', 'momentum', 'weight_decay')  # what fits and callbacks set
+FIT_KEYS = ('params', 'lr', 'lr_scale', 'betas', 'momentum', 'weight_decay')  # what fits and callbacks set
 
 
 def own_keys(

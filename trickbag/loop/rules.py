@@ -28,7 +28,7 @@ OWNED = {  # what -> why there cannot be two, and the remedy
     'policy': 'images would go through two policies; keep one',
     'trust': 'each layer would have two trust ratios; keep one',
     'weight_decay': 'weight decay would be set twice; keep one',
-    'batchnorm': 'both replace BatchNorm; keep one',
+    'batchnorm': 'both say how BatchNorm normalizes; keep one',
     'accumulate': 'batches would be counted twice; keep one',
     'clip': 'gradients would be clipped twice; keep one',
     'precision': 'there is one number format; keep one',
@@ -158,6 +158,16 @@ def _threshold(learn, a, b):
         return f'{a.threshold:g}'
 
 
+def _needs_decay(learn, a, b):
+    if not getattr(a, 'always_adapt', True):
+        return a.name
+
+
+def _last_norm_follows(learn, a, b):
+    if getattr(a, 'norm', False):
+        return a.name
+
+
 def _has_phase(learn, a, b):
     if a.phase is not None:
         return f'the phase of {a.name}'
@@ -194,6 +204,13 @@ _PAIR_RULES = [
     ),
     Rule(
         'does tune the head',
+        'does keep statistics',
+        '{} lets the last BatchNorm follow the new size',
+        'leave one out, or write norm=False',
+        when=_last_norm_follows,
+    ),
+    Rule(
+        'does tune the head',
         'owns mix',
         'the head would be tuned on mixed images, which the test never shows',
         'leave the mixing out of this fit; FixRes is a fit of its own after training',
@@ -204,6 +221,25 @@ _PAIR_RULES = [
         'all copies of an image would be mirrored alike, and an image does not come in every epoch',
         'use Flip()',
         warn=True,
+    ),
+    Rule(
+        'does decay to the start',
+        'does decouple the decay',
+        'weights would be drawn to 0, too',
+        'keep one',
+    ),
+    Rule(
+        'owns trust',
+        'does decay to the start',
+        "the optimizer's weight decay is 0 then, and {} scales nothing without it",
+        'give it always_adapt=True',
+        when=_needs_decay,
+    ),
+    Rule(
+        'does decay to the start',
+        'owns schedule of weight_decay',
+        "the optimizer's weight decay is 0 then, so the schedule would do nothing",
+        'leave that schedule out',
     ),
     Rule(
         'does decouple the decay',
@@ -231,8 +267,8 @@ def _long_warmup(learn, a, b):
 
 
 def _compiled(learn, a, b):
-    # the first refuses by itself, the second sets modes, which torch looks at
-    if {'compile', 'tune the head'} & set(a.does):
+    # the first refuses by itself, the others set modes, which torch looks at
+    if {'compile', 'tune the head', 'keep statistics'} & set(a.does):
         return
     name = compiled_part(learn.model)
     if name is None:

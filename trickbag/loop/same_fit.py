@@ -246,9 +246,11 @@ def describe_opt(opt: torch.optim.Optimizer) -> dict:
     def settings(group):
         return {name: described(value) for name, value in group.items() if name not in _NOT_COMPARED}
 
+    # `lr_scale` is no default of any optimizer: timm puts it into groups, and the loop multiplies rates by it
+    compared = {*opt.defaults, 'lr_scale'}
     groups = []
     for group in opt.param_groups:
-        groups.append({name: value for name, value in settings(group).items() if name in opt.defaults})
+        groups.append({name: value for name, value in settings(group).items() if name in compared})
     return dict(kind=type(opt).__name__, **settings(opt.defaults), groups=groups if len(groups) > 1 else 1)
 
 

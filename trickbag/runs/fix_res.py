@@ -48,7 +48,8 @@ _KEPT_STAGES = {
 
 def _takes_part(cb, boxes):
     stages = _KEPT_STAGES | {'augment'} if boxes == 'train' else _KEPT_STAGES
-    return cb.stage in stages and not {'frozen', 'lr'} & set(cb.owns) and 'drop features' not in cb.does
+    freezes = {'frozen', 'lr'} & set(cb.owns) or {'drop features', 'keep statistics'} & set(cb.does)
+    return cb.stage in stages and not freezes
 
 
 def _authors_lr(dl):

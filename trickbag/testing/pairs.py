@@ -75,9 +75,9 @@ bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 # %% ../../nbs/testing/02_pairs.ipynb #8df2e9bf
 _WITH_DEFAULTS = '''
 AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
-GradientCentralization GradientCheckpointing HeadBias LabelSmoothing Linear LinearScaling MixedPrecision MixOrCut MixUp
-NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RepeatedAugmentation ResizeMix SAM StochasticDepth
-SyncBatchNorm TrivialAugment TTA ZeroGamma
+GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling MixedPrecision
+MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RepeatedAugmentation ResizeMix SAM
+StochasticDepth SyncBatchNorm TrivialAugment TTA ZeroGamma
 '''.split()
 
 _WITH_ARGUMENTS = dict(
@@ -89,6 +89,7 @@ _WITH_ARGUMENTS = dict(
     Distillation=lambda: tb.Distillation(small_model()),
     DropBlock=lambda: tb.DropBlock(0.5),
     FixRes=lambda: tb.FixRes(16),
+    FreezeBatchNorm=lambda: tb.FreezeBatchNorm(affine=False),
     GaussianBlur=lambda: tb.GaussianBlur(3),
     GhostBatchNorm=lambda: tb.GhostBatchNorm(4),
     GradientAccumulation=lambda: tb.GradientAccumulation(2),
