@@ -34,10 +34,12 @@ setup(
             'onnx',
             'onnxruntime',
             'onnxscript',
+            'torchcodec',
         ],
         'timm': ['timm'],
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'hub': ['huggingface_hub'],
+        'torchcodec': ['torchcodec'],  # decodes JPEGs once torchvision has lost its decoders
         'bench': ['fastai', 'timm', 'lightning'],
     },
     entry_points={

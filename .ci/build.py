@@ -31,7 +31,7 @@ STAR = {
     'data.sources': 'FileSource',
     'data.loaders': 'DataLoaders',
     'data.originals': 'OriginalsLoader',
-    'data.store': 'Store cached_sets clear_cache',
+    'data.store': 'Store clear_cache',
     'data.beetles': 'toy_species',
     'data.toy': 'toy_set',
     'look.interpret': 'Interpretation',

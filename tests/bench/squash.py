@@ -143,9 +143,9 @@ def run(a, name, way, seed):
     train, test = files_of(a, name)
     factor = 1.25 if way == 'originals' else float(way.split()[0])
     presize = round(a.size * factor / 8) * 8
-    fast = decoding._by_torchvision
+    fast = decoding._by_turbo
     if 'Pillow' in way:
-        decoding._by_torchvision = lambda data, frame, P: None
+        decoding._by_turbo = lambda data, frame, P: None
     try:
         labels = [os.path.basename(os.path.dirname(f)) for f in train + test]
         dls = DataLoaders.from_lists(
@@ -180,7 +180,7 @@ def run(a, name, way, seed):
         dls.valid = valid
         store = learn.validate()['accuracy']
     finally:
-        decoding._by_torchvision = fast
+        decoding._by_turbo = fast
     files = list(dls.valid.store.source.files)
     targets = dls.valid.labels
 

@@ -602,7 +602,7 @@ def test_damaged_files_give_pixels_or_an_image_error(kind, tmp_path):
                 continue
             assert x.shape == (40, 40, 3) and x.dtype == torch.uint8 and min(wh) > 0
             frame = _jpeg_frame(b)
-            if not decoding._by_torchvision(b, frame, 40):
+            if not decoding._by_turbo(b, frame, 40):
                 continue
             y, wh2 = decoding._by_pillow(Image.open(io.BytesIO(b)), 40, None, 'a', b, frame)
             assert wh == wh2 and (x.int() - y.int()).abs().max() <= 6
@@ -612,7 +612,7 @@ def test_torchvision_does_what_pillow_does(tmp_path):
     "Of plain JPEGs of every kind"
     for i, kw in enumerate((*JPEGS.values(), dict(keep_rgb=True), dict(subsampling=1))):
         b = bytearray(encoded(noisy(61, 45), **kw))
-        x, wh = decoding._by_torchvision(b, _jpeg_frame(b), 61)
+        x, wh = decoding._by_turbo(b, _jpeg_frame(b), 61)
         assert wh == (61, 45) and (x.int() - decode(Image.open(io.BytesIO(b)), 61)[0].int()).abs().max() <= 2
 
 

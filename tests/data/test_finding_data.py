@@ -390,7 +390,7 @@ def test_a_class_without_images_is_said(tmp_path):
     (tmp_path / 'train' / 'c').mkdir()
     with pytest.warns(UserWarning, match='no images in .*c'):
         dls = DataLoaders.from_folder(tmp_path, size=16)
-    assert dls.vocab == ['a', 'b'] and repr(dls).endswith('; images in memory')
+    assert dls.vocab == ['a', 'b'] and '; images in memory' in repr(dls)
 
 
 @pytest.mark.parametrize('n,held', [(3, 1), (7, 1), (8, 2), (12, 2), (13, 3)])

@@ -17,7 +17,7 @@ import torch
 from fastcore.meta import delegates
 
 from .datasets import DatasetSource, dataset_classes, dataset_labels
-from .decode import quick_check
+from .decode import jpeg_decoder, quick_check
 from .files import Found, _few, folder_labels, label_func, split_idxs
 from .image_loader import ImageLoader
 from trickbag.data.labeled_files import (
@@ -500,6 +500,8 @@ class LoaderPair:
             parts.append(f", {self.c} classes ({some}{', ...' if self.c > 4 else ''})")
         if hasattr(self.train, 'store'):
             parts.append(f"; images {self.train.store.where}")
+            if isinstance(self.train.store.source, FileSource):
+                parts.append(f", JPEGs by {jpeg_decoder()[0]}")
         return '\n'.join([''.join(parts), *self.notes])
 
 # %% ../../nbs/data/13_loaders.ipynb #dbfb0890
