@@ -33,6 +33,7 @@ ROOMS = [
     (
         'Tutorials',
         [
+            'tutorials/own_photographs.ipynb',
             'tutorials/imagenette.ipynb',
             'tutorials/recipes.ipynb',
             'tutorials/gallery.ipynb',
