@@ -2843,8 +2843,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                    'trickbag/tricks/freeze_batch_norm.py'),
                                                    'trickbag.tricks.freeze_batch_norm.FreezeBatchNorm.before_fit': ( 'tricks/freeze_batch_norm.html#freezebatchnorm.before_fit',
                                                                                                                      'trickbag/tricks/freeze_batch_norm.py'),
-                                                   'trickbag.tricks.freeze_batch_norm.FreezeBatchNorm.before_train': ( 'tricks/freeze_batch_norm.html#freezebatchnorm.before_train',
-                                                                                                                       'trickbag/tricks/freeze_batch_norm.py'),
                                                    'trickbag.tricks.freeze_batch_norm.FreezeBatchNorm.check': ( 'tricks/freeze_batch_norm.html#freezebatchnorm.check',
                                                                                                                 'trickbag/tricks/freeze_batch_norm.py'),
                                                    'trickbag.tricks.freeze_batch_norm.FreezeBatchNorm.cleanup_fit': ( 'tricks/freeze_batch_norm.html#freezebatchnorm.cleanup_fit',

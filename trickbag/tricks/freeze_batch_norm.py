@@ -70,11 +70,8 @@ class FreezeBatchNorm(Callback):
     def before_fit(self, learn):
         norms = stat_norms(learn.model).values()
         self.n_frozen = len(norms)
+        # the learner puts modes back, after each validation to these, after the fit to those before
         self._stopped = freeze_stats(norms, self.affine)
-
-    def before_train(self, learn):
-        # a trick may have set modes; the learner puts them back after the fit
-        freeze_stats(stat_norms(learn.model).values())
 
     def cleanup_fit(self, learn):
         for param in self._stopped:
