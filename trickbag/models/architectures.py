@@ -106,6 +106,8 @@ def _make(architecture, make):
         case 'trickbag':
             from trickbag.models import xresnet
 
+            if name != 'XResNet' and name not in _names('trickbag'):
+                raise ValueError(f"architecture: trickbag has no network {name!r}")
             args = dict(args)
             if isinstance(args.get('act'), str):
                 args['act'] = getattr(nn, args['act'])
