@@ -203,6 +203,6 @@ def test_the_command_line_says_what_is_wrong(argv, word, capsys):
 
     with pytest.raises(SystemExit) as e:
         main(['demo', *argv.split()])
-    assert e.value.code == 2
+    assert e.value.code == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert word in last and argv.split()[0] in last
