@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..callback import Cancel, CancelBackward, CancelStep
 from . import events, facts
-from .checks import check_loss, explained, refuse_batch
+from .checks import check_loss, explained, refuse_batch, refuse_lost_loss
 from .state import ABSENT
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def backward(learn: 'Learner'):
     "The backward pass of `learn.loss` with its events"
     try:
         learn('before_backward')
+        if learn.loss is None:
+            refuse_lost_loss(learn)
         learn.loss.backward()
         learn('after_backward')
     except CancelBackward:

@@ -192,6 +192,17 @@ def _refuse_loss(loss):
     return TypeError(f"Learner: loss_func gives {given}, not one number in a tensor; {remedy}")
 
 
+def refuse_lost_loss(learn) -> NoReturn:
+    "Raise TypeError where a callback has left no loss for backward"
+    events = ('after_pred', 'after_loss', 'before_backward')
+    suspects = [cb.name for cb in learn.active if 'loss' in cb.writes]
+    suspects = suspects or [cb.name for cb in learn.active if any(hasattr(cb, event) for event in events[1:])]
+    raise TypeError(
+        f"Learner: learn.loss is None where backward begins; a callback has put that there: look at "
+        f"{' or '.join(suspects) or 'your callbacks'} ({', '.join(events[1:])})"
+    )
+
+
 def _is_of_no_sample(learn) -> bool:
     "Whether the loss ignores every sample of a batch: torch's mean over no sample is nan, and no fault"
     if not learn.loss.isnan() or learn.clean_yb is None:
