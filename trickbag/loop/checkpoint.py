@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'content', 'own_state', 'this_fit', 'write_checkpoint', 'older_names', 'save', 'checkpoint_path',
-           'read_checkpoint', 'newest_whole', 'read_or_say_which', 'own_names', 'check_fits', 'take_weights',
-           'take_callbacks', 'load']
+           'read_checkpoint', 'newest_whole', 'read_or_say_which', 'own_names', 'check_fits', 'shapes_fit',
+           'take_weights', 'take_callbacks', 'load']
 
 # %% ../../nbs/loop/18_checkpoint.ipynb #4012f2cd
 import os
@@ -322,6 +322,14 @@ def check_fits(
             # one warning for all
             warnings.warn(f"{text}; it is converted", stacklevel=1)
             break
+
+
+def shapes_fit(
+    learn,
+    d: dict,  # from `read_checkpoint`
+) -> bool:
+    "Whether a checkpoint's weights have the names and shapes of the learner's"
+    return not _unlike(learn, d)
 
 
 def _unlike(learn, d):

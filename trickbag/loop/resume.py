@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.output import say
-from .checkpoint import check_fits, checkpoint_path, newest_whole, take_callbacks, take_weights, this_fit
+from .checkpoint import check_fits, checkpoint_path, newest_whole, shapes_fit, take_callbacks, take_weights, this_fit
 from .optimizer import load_opt_state
 from .same_fit import describe_fit, differences
 
@@ -91,7 +91,9 @@ def _place(
     odd = []
     for i, (a, b) in enumerate(zip(then, now, strict=False)):
         which = '' if i == len(now) - 1 else f'fit {i + 1} of this learner: '
-        odd += [which + text for text in differences(a, b)]
+        # of weights that do not fit, `check_fits` speaks
+        compared = a if shapes_fit(learn, d) else {**a, 'model': {}}
+        odd += [which + text for text in differences(compared, b)]
     if odd:
         _refuse(learn, d, file, odd, anyway)
     return 'start' if len(then) < len(now) else 'here' if len(then) == len(now) else 'over'
