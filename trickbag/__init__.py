@@ -28,7 +28,9 @@ def __getattr__(name):
         return import_module(f'{__name__}.{name}')
     names = import_module(f'{__name__}.all')
     if name != '__all__' and name not in names.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: dir({__name__}) lists what it has")
+        arguments = import_module(f'{__name__}.core.arguments')
+        why = arguments.no_such_attribute(__name__, name, names.__all__)
+        raise AttributeError(f"{why}; dir({__name__}) lists what it has")
     globals()[name] = res = getattr(names, name)
     return res
 

@@ -156,8 +156,8 @@ def _check_declarations(cls):
             raise TypeError(f"{cls.__name__} reads or writes '{part}'; it must be one of {', '.join(PARTS)}")
     if cls.monitor is True and cls.writes:
         raise TypeError(
-            f"{cls.__name__} says monitor = True and writes {', '.join(cls.writes)}: a monitor changes nothing; leave "
-            "one of them out"
+            f"{cls.__name__}: says monitor = True and writes {', '.join(cls.writes)}, but a monitor changes nothing; "
+            "leave one of them out"
         )
 
 

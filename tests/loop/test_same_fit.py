@@ -132,7 +132,7 @@ class Activation(nn.Module):
             'layer 2: negative_slope=0.1 then, 0.3 now',
         ),
         (mlp, lambda: nn.Sequential(*mlp(), nn.Hardtanh()), 'layer 5: Hardtanh now, not then'),
-        (lambda: Activation(F.relu), lambda: Activation(F.silu), 'the model: f='),
+        (lambda: Activation(F.relu), lambda: Activation(F.silu), 'the model: f.function=relu then, silu now'),
         # shapes are named as shapes
         (mlp, lambda: mlp(n_out=5), 'size mismatch in 2 of 4'),
     ],

@@ -134,6 +134,11 @@ class ClassPredictions:
         self.losses = -self.probs.gather(1, self.targets[:, None])[:, 0].clamp(min=1e-12).log()
         self.vocab = _class_names(learn.dls, self.probs.shape[1], self.targets)
 
+    @classmethod
+    def from_learner(cls, learn, *args, **kw):
+        "Not here: the class takes the learner itself"
+        raise AttributeError(f"{cls.__name__}: there is no 'from_learner'; write {cls.__name__}(learn)")
+
     @property
     def targs(self) -> torch.Tensor:
         "`targets`, under its older name"

@@ -170,7 +170,9 @@ def checkpoint_path(
 ) -> Path:
     "Where a checkpoint of that name lies: under `learn.path`, with the suffix `.pt` if it has none"
     path = check_path('Learner', 'path', learn.path) / check_path('Learner', 'file', file)
-    with_suffix = path if path.suffix else path.with_suffix('.pt')
+    # of model_v1.2 the 2 belongs to the name; files that were written so before are still found
+    has_suffix = path.suffix and not path.suffix[1:].isdigit()
+    with_suffix = path if has_suffix or (path.suffix and path.is_file()) else path.with_name(f'{path.name}.pt')
     if path.is_dir() and not with_suffix.is_file():
         raise ValueError(f"Learner: {path} is a folder; give the name of a file in it")
     return with_suffix

@@ -33,8 +33,17 @@ def find_point(
         point = learn._loaded if learn._passed_by else None
     saved_in_fit = point and (point['loop'] or {}).get('fitting')
     if not saved_in_fit and (point or resume is True):
-        raise ValueError("resume: nothing to go on from; load a file that was saved inside a fit")
+        raise ValueError(f"resume: nothing to go on from; {_why_nothing(point)}")
     return point
+
+# %% ../../nbs/loop/19_resume.ipynb #b08daa03
+def _why_nothing(point) -> str:
+    "Why a fit cannot go on from what was read, and what to do"
+    if point is None:
+        return 'load a file that was saved inside a fit'
+    file = point['file']
+    was_saved = 'holds weights alone' if point['loop'] is None else 'was saved when no fit was running'
+    return f'{file} {was_saved}; for more epochs write learn.load({file!r}), then fit without resume'
 
 # %% ../../nbs/loop/19_resume.ipynb #23dd5b6f
 def _say(learn, text):
