@@ -243,7 +243,7 @@ def test_images_that_are_none(tmp_path):
         ('b.jpg', 'no such file'),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), 'permute(2, 0, 1)'),
     ):
-        with pytest.raises(ValueError, match='^[^\n]*$') as e:
+        with pytest.raises(ValueError) as e:
             learn.predict(item)
         assert says in str(e.value)
     with pytest.raises(ValueError) as e:

@@ -254,6 +254,11 @@ _SYNONYMS = dict(
     model_dir='path',
     filename='file',
     name='file',
+)
+
+# %% ../../nbs/core/07_arguments.ipynb #9b6f108b
+# arguments of models, optimizers, tricks and schedules
+_SYNONYMS |= dict(
     num_classes='n_out',
     n_classes='n_out',
     classes='n_out',

@@ -125,7 +125,7 @@ def _kind(mode):
     kinds = {stat.S_ISDIR: 'a folder', stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket'}
     return next((name for test, name in kinds.items() if test(mode)), 'a device')
 
-
+# %% ../../nbs/data/05_decode.ipynb #abf1e5fe
 def _read(path) -> bytearray:
     descriptor, size = _open(path)
     try:

@@ -449,6 +449,16 @@ def _size(loader) -> str:
         return f'{n_images} images'
     return 'stream' if n_batches is None else f'{n_batches} batches'
 
+# %% ../../nbs/data/13_loaders.ipynb #80959538
+def _one_batch_of(items) -> list:
+    "A loader of one batch of tensors, for loaders that are plain"
+    if isinstance(items, (str, os.PathLike)) or not hasattr(items, '__iter__'):
+        raise TypeError(f"test_dl: takes a list of images, got {type(items).__name__}; write [image]")
+    tensors = list(items)
+    for item in tensors:
+        check_item(item, 'test_dl')
+    return [(torch.stack(tensors), None)]
+
 # %% ../../nbs/data/13_loaders.ipynb #279b6541
 class LoaderPair:
     "What a training and a validation loader can tell"
@@ -468,14 +478,7 @@ class LoaderPair:
         items: list,
     ):
         "A loader of new, unlabeled images, treated as validation images are"
-        if self._make_test:
-            return self._make_test(items)
-        if isinstance(items, (str, os.PathLike)) or not hasattr(items, '__iter__'):
-            raise TypeError(f"test_dl: takes a list of images, got {type(items).__name__}; write [image]")
-        tensors = list(items)
-        for item in tensors:
-            check_item(item, 'test_dl')
-        return [(torch.stack(tensors), None)]
+        return self._make_test(items) if self._make_test else _one_batch_of(items)
 
     def one_batch(self, train: bool = True) -> tuple:
         "The first batch of the training (or validation) loader as it comes, before any callback"

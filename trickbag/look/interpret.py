@@ -134,11 +134,6 @@ class ClassPredictions:
         self.losses = -self.probs.gather(1, self.targets[:, None])[:, 0].clamp(min=1e-12).log()
         self.vocab = _class_names(learn.dls, self.probs.shape[1], self.targets)
 
-    @classmethod
-    def from_learner(cls, learn, *args, **kw):
-        "Not here: the class takes the learner itself"
-        raise AttributeError(f"{cls.__name__}: there is no 'from_learner'; write {cls.__name__}(learn)")
-
     @property
     def targs(self) -> torch.Tensor:
         "`targets`, under its older name"
@@ -248,6 +243,11 @@ def _images_from_batches(
 # %% ../../nbs/look/05_interpret.ipynb #553dad04
 class Interpretation(ClassPredictions):
     "Where a classifier is right and wrong on one loader; it has what `ClassPredictions` has, too"
+
+    @classmethod
+    def from_learner(cls, learn, *args, **kw):
+        "Not here: the class takes the learner itself"
+        raise AttributeError(f"{cls.__name__}: there is no 'from_learner'; write {cls.__name__}(learn)")
 
     def most_confused(
         self,

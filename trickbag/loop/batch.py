@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from ..callback import Cancel, CancelBackward, CancelStep
 from . import events, facts
-from .checks import check_loss, check_sample_numbers, explained, is_of_no_sample, refuse_batch, refuse_lost_loss
+from trickbag.loop.checks import (
+    check_loss,
+    check_sample_numbers,
+    explained,
+    is_of_no_sample,
+    refuse_batch,
+    refuse_lost_loss,
+)
 from .state import ABSENT
 
 if TYPE_CHECKING:

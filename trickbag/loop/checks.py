@@ -84,8 +84,8 @@ def check_first(
     "ValueError if the first batch of a pass cannot be right, whatever model and loss are"
     if y is not None and x.ndim < 3 <= y.ndim and y.ndim > x.ndim + 1:
         raise ValueError(
-            f"Learner: the loader gives ({shape_text(x)}, {shape_text(y)}): targets and images are swapped; let it give "
-            "(images, targets)"
+            f"Learner: the loader gives ({shape_text(x)}, {shape_text(y)}): targets and images are swapped; let "
+            "it give (images, targets)"
         )
     if x.ndim == 0 or not len(x):
         raise ValueError(f"Learner: the first batch has no images, its shape is {tuple(x.shape)}; mend the loader")

@@ -104,7 +104,7 @@ def _check_class_indices(learn, pred, y):
             stacklevel=1,
         )
 
-
+# %% ../../nbs/loop/20_defaults.ipynb #ac38d94d
 def _check_probabilities(learn, pred, y):
     if y.ndim == 2 and y.shape == pred.shape:
         _refuse_softmax_of_one(learn, pred.shape[1])

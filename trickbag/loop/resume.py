@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.output import say
-from .checkpoint import check_fits, checkpoint_path, newest_whole, shapes_fit, take_callbacks, take_weights, this_fit
+from trickbag.loop.checkpoint import (
+    check_fits,
+    checkpoint_path,
+    newest_whole,
+    shapes_fit,
+    take_callbacks,
+    take_weights,
+    this_fit,
+)
 from .optimizer import load_opt_state
 from .same_fit import describe_fit, differences
 

@@ -336,7 +336,7 @@ def differences(
     texts += _only_in(now['frozen'], was['frozen'], 'trained then, frozen now: unfreeze it first')
     return texts
 
-
+# %% ../../nbs/loop/16_same_fit.ipynb #f5162be3
 def _then_and_now(then, now) -> list:
     return [_difference(path, x, y) for path, x, y in _unlike(then, now)]
 

@@ -49,7 +49,7 @@ class _Listed:
         # the list itself, so that what its owner adds later is in it
         vars(learn)[self.name] = given if is_flat else flatten(given)
 
-
+# %% ../../nbs/loop/01_state.ipynb #3edbbdb2
 class LearnerState:
     "What a callback may read, an attribute a line"
 
