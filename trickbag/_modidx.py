@@ -103,6 +103,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'trickbag/core/arguments.py'),
                                          'trickbag.core.arguments.is_text': ('core/arguments.html#is_text', 'trickbag/core/arguments.py'),
                                          'trickbag.core.arguments.is_whole': ('core/arguments.html#is_whole', 'trickbag/core/arguments.py'),
+                                         'trickbag.core.arguments.nearest_name': ( 'core/arguments.html#nearest_name',
+                                                                                   'trickbag/core/arguments.py'),
                                          'trickbag.core.arguments.no_such_argument': ( 'core/arguments.html#no_such_argument',
                                                                                        'trickbag/core/arguments.py'),
                                          'trickbag.core.arguments.no_such_attribute': ( 'core/arguments.html#no_such_attribute',
