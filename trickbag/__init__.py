@@ -28,7 +28,9 @@ def __getattr__(name):
         return import_module(f'{__name__}.{name}')
     names = import_module(f'{__name__}.all')
     if name != '__all__' and name not in names.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: dir({__name__}) lists what it has")
+        near = import_module(f'{__name__}.core.arguments').nearest_name(name, names.__all__)
+        meant = f'did you mean {near}? ' if near else ''
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {meant}dir({__name__}) lists what it has")
     globals()[name] = res = getattr(names, name)
     return res
 

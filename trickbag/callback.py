@@ -154,6 +154,11 @@ def _check_declarations(cls):
     for part in (*cls.reads, *cls.writes):
         if part not in PARTS:
             raise TypeError(f"{cls.__name__} reads or writes '{part}'; it must be one of {', '.join(PARTS)}")
+    if cls.monitor is True and cls.writes:
+        raise TypeError(
+            f"{cls.__name__}: says monitor = True and writes {', '.join(cls.writes)}, but a monitor changes nothing; "
+            "leave one of them out"
+        )
 
 
 def _check_event_methods(cls):
@@ -321,6 +326,11 @@ class Callback(_Events):
 
     def state_dict(self) -> dict:
         "What must be saved so that a run can go on from here"
+        for name in self.state:
+            if not hasattr(self, name):
+                raise AttributeError(
+                    f"{self.name}: state names {name!r}, which it does not have; set self.{name} in __init__"
+                )
         return {name: getattr(self, name) for name in self.state}
 
     def load_state_dict(self, sd: dict):
@@ -374,6 +384,8 @@ def _check_layer(cbs):
             raise TypeError(f"cbs: {cb.__name__} is a class; write {cb.__name__}()")
         if not isinstance(cb, Callback):
             raise TypeError(f"cbs: {cb!r} is not a Callback; subclass Callback and pass an instance")
+        if cb.stage not in _stage_order:
+            raise TypeError(f"cbs: {cb.name}.stage is {cb.stage!r}; it must be one of {', '.join(STAGES)}")
     names = [cb.name for cb in cbs]
     for name in names:
         if names.count(name) > 1:

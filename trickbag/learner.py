@@ -129,7 +129,7 @@ def all_batches(learn: 'Learner'):
             learn.iter = i
             seen = True
             batch.one_batch(learn, xb_yb)
-    checks.check_not_empty(seen)
+    checks.check_not_empty(learn, seen)
 
 
 def take_results(learn: 'Learner'):

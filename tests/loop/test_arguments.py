@@ -206,3 +206,95 @@ def test_the_command_line_says_what_is_wrong(argv, word, capsys):
     assert e.value.code == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert word in last and argv.split()[0] in last
+
+
+@pytest.mark.parametrize(
+    'f,words',
+    [
+        (lambda: xresnet18(num_classes=3), ('XResNet: ', 'n_out=')),
+        (lambda: xresnet18(in_channels=1), ('XResNet: ', 'c_in=')),
+        (lambda: xresnet18(pretrained=True), ('XResNet: ', 'the model has it')),
+        (lambda: adamw([nn.Parameter(torch.ones(1))], wd=0.1), ('adamw: ', 'weight_decay=')),
+        (lambda: adamw([nn.Parameter(torch.ones(1))], foo=0.1), ('adamw: ', 'there are params, lr')),
+        (lambda: Cosine(warmup_epochs=5), ('Cosine: ', 'write warmup=')),
+        (lambda: OneCycle(max_lr=1), ('OneCycle: ', 'the fit has it')),
+        (lambda: Flip(prob=1), ('Flip: ', 'write p=')),
+        (lambda: LabelSmoothing(smoothing=0.1), ('LabelSmoothing: ', 'write eps=')),
+        (lambda: EMA(beta=0.9), ('EMA: ', 'write decay=')),
+    ],
+)
+def test_arguments_of_other_libraries(f, words):
+    one_line(f, *words, exc=TypeError)
+
+
+@pytest.mark.parametrize(
+    'name,says',
+    [
+        ('recorder', 'learn.cb(Recorder)'),
+        ('add_cb', 'learn.cbs.append(cb)'),
+        ('callbacks', 'learn.cbs'),
+        ('fit_onecycle', 'learn.fit_one_cycle'),
+        ('validation', 'did you mean validate?'),
+    ],
+)
+def test_attributes_of_other_libraries(name, says):
+    one_line(lambda: getattr(tiny_learner(), name), f"Learner: there is no '{name}'", says, exc=AttributeError)
+    assert not hasattr(tiny_learner(), '_nothing') and getattr(tiny_learner(), 'nothing', 3) == 3
+
+
+def test_names_of_other_libraries():
+    import trickbag
+
+    one_line(lambda: Interpretation.from_learner(tiny_learner()), 'write Interpretation(learn)', exc=AttributeError)
+    for name, meant in (('Mixup', 'MixUp'), ('Cutmix', 'CutMix'), ('LabelSmooth', 'LabelSmoothing')):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}': did you mean {meant}\?"):
+            getattr(trickbag, name)
+
+
+def test_callbacks_and_metrics_may_be_given_later_and_alone():
+    learn = tiny_learner()
+    learn.cbs = MixUp()
+    learn.metrics = accuracy
+    assert 'accuracy' in learn.fit(1).history[-1] and learn.cb(MixUp) is learn.cbs[0]
+    learn.cbs = [learn.cbs, (LabelSmoothing(), [EMA()])]
+    assert [cb.name for cb in learn.cbs] == ['MixUp', 'LabelSmoothing', 'EMA']
+    learn.cbs += [GradientClip()]
+    learn.cbs.append(Cosine())
+    assert len(learn.cbs) == 5 and learn.fit(1).epochs_run == 2
+    mine = []
+    learn.cbs = mine
+    mine.append(MixUp())
+    assert learn.cb(MixUp) is mine[0]
+    learn.metrics = learn.cbs = None
+    assert learn.metrics == learn.cbs == []
+
+
+def test_a_file_of_a_fit_that_is_over(tmp_path):
+    file = tiny_learner(path=tmp_path).fit(1).save('done')
+    for fit in (
+        lambda: tiny_learner(path=tmp_path).fit(3, resume='done'),
+        lambda: tiny_learner(path=tmp_path).load('done').fit(3, resume=True),
+    ):
+        one_line(fit, f'resume: nothing to go on from; {file}', f'learn.load({str(file)!r})', 'without resume')
+    assert tiny_learner(path=tmp_path).load('done').fit(3).epochs_run == 4
+    weights_alone = tiny_learner(path=tmp_path).save('w.safetensors')
+    one_line(lambda: tiny_learner().fit(1, resume=weights_alone), 'holds weights alone')
+
+
+def test_digits_are_no_suffix(tmp_path):
+    learn = tiny_learner(path=tmp_path).fit(1)
+    assert learn.save('model_v1.2').name == 'model_v1.2.pt' and learn.save('model_v1.3').name == 'model_v1.3.pt'
+    assert tiny_learner(path=tmp_path).load('model_v1.2').epochs_run == 1
+    # as it was written before
+    (tmp_path / 'model_v1.2.pt').rename(tmp_path / 'model_v1.4')
+    assert tiny_learner(path=tmp_path).load('model_v1.4').epochs_run == 1
+    assert learn.save('model.pth').name == 'model.pth'
+
+
+def test_each_rule_is_named_once_with_its_reason():
+    notes = tiny_learner([MixUp(), LabelSmoothing()]).explain().notes
+    rules = [note for note in notes if note.startswith('- ')]
+    assert len(set(rules)) == len(rules) == 3
+    assert rules[0].startswith('- LabelSmoothing, MixUp with the loss: refused where targets become probabilities')
+    assert '{}' not in ' '.join(rules)
+    assert tiny_learner().explain().notes[-1] == '- none'

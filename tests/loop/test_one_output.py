@@ -69,6 +69,7 @@ def test_numbers_are_no_classes():
     one_line(lambda: Interpretation(learn), 'one output')
     with torch.no_grad():
         learn.model[-1].bias.fill_(-9.0)
-    one_line(lambda: learn.predict(x[0]), 'no probability')
+    one_line(lambda: learn.predict(x[0]), 'none of them is a class')
+    one_line(lambda: learn.predict(x[0], act=lambda pred: pred), 'no probability')
     for trick in (LabelSmoothing(), BinaryTargets()):
         one_line(lambda: learner(far, 1, nn.MSELoss(), [trick]).fit(1), 'from 0 to 7')

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from tests.helpers import check_line
 from trickbag.all import Checkpoint, DataLoaders, FileSource, ImageLoader, Store
 from trickbag.loop.same_fit import describe_data, described
-from trickbag.testing.proofs import tiny_learner
+from trickbag.testing.proofs import StopAt, tiny_learner
 
 
 def test_another_presize_is_another_fit():
@@ -100,3 +102,84 @@ def test_a_function_whose_closure_is_not_filled_yet_is_described():
         return told
 
     assert 'loss' in str(made())
+
+
+def mlp(rate=0.1, act=nn.ReLU, n_out=4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), act(), nn.Dropout(rate), nn.Linear(8, n_out))
+
+
+class Activation(nn.Module):
+    "Its activation is a function"
+
+    def __init__(self, f):
+        super().__init__()
+        self.layer = mlp()
+        self.f = f
+
+    def forward(self, x):
+        return self.layer(self.f(x))
+
+
+@pytest.mark.parametrize(
+    'then,now,text',
+    [
+        (mlp, lambda: mlp(0.9), 'layer 3: p=0.1 then, 0.9 now'),
+        (mlp, lambda: mlp(act=nn.GELU), 'layer 2: ReLU then, GELU now'),
+        (mlp, lambda: mlp(act=lambda: nn.LeakyReLU(0.3)), 'layer 2: ReLU then, LeakyReLU now'),
+        (
+            lambda: mlp(act=lambda: nn.LeakyReLU(0.1)),
+            lambda: mlp(act=lambda: nn.LeakyReLU(0.3)),
+            'layer 2: negative_slope=0.1 then, 0.3 now',
+        ),
+        (mlp, lambda: nn.Sequential(*mlp(), nn.Hardtanh()), 'layer 5: Hardtanh now, not then'),
+        (lambda: Activation(F.relu), lambda: Activation(F.silu), 'the model: f.function=relu then, silu now'),
+        # shapes are named as shapes
+        (mlp, lambda: mlp(n_out=5), 'size mismatch in 2 of 4'),
+    ],
+    ids=['rate', 'class', 'class of a family', 'slope', 'layer', 'function', 'shape'],
+)
+def test_another_model_of_the_same_shapes_is_another_fit(then, now, text, tmp_path):
+    file = tmp_path / 'f.pt'
+    tiny_learner(model=then()).fit(2, cbs=StopAt((0, None), file))
+    with pytest.raises(ValueError) as e:
+        tiny_learner(model=now()).fit(2, resume=file)
+    check_line(e.value, text)
+    assert tiny_learner(model=then()).fit(2, resume=file).epochs_run == 2
+
+
+def test_wrappers_and_counters_do_not_make_another_model(tmp_path):
+    class Counts(nn.Module):
+        calls = 0
+
+        def __init__(self):
+            super().__init__()
+            self.layer = mlp()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.layer(x)
+
+    file = tmp_path / 'f.pt'
+    learn = tiny_learner(model=Counts())
+    learn.fit(1), learn.fit(2, cbs=StopAt((0, None), file))
+    learn = tiny_learner(model=Counts())
+    assert learn.fit(1, resume=file).fit(2, resume=file).epochs_run == 3
+    file = tmp_path / 'g.pt'
+    tiny_learner(model=mlp(act=lambda: nn.ReLU(inplace=True))).fit(2, cbs=StopAt((0, None), file))
+    compiled = torch.compile(mlp(), backend='eager')
+    assert tiny_learner(model=compiled).fit(2, resume=file).epochs_run == 2
+
+
+def test_other_labels_are_named_by_what_differs(tmp_path):
+    file = tmp_path / 'f.pt'
+    x = torch.zeros(8, 3, 8, 8)
+
+    def learner(shift):
+        data = torch.utils.data.TensorDataset(x, (torch.arange(8) + shift) % 4)
+        return tiny_learner(dls=DataLoaders(torch.utils.data.DataLoader(data, 4)))
+
+    learner(0).fit(2, cbs=StopAt((0, None), file))
+    with pytest.raises(ValueError, match=r'train.samples.tensors\[1\]=torch.int64 \(8,\), \w+ then, torch') as e:
+        learner(1).fit(2, resume=file)
+    assert 'tensors[0]' not in str(e.value) and '...' not in str(e.value)

@@ -10,6 +10,7 @@ __all__ = ['DECODE_RULES', 'ImageError', 'decoder_versions', 'to_rgb', 'jpeg_dec
 import importlib.metadata
 import io
 import os
+import re
 import stat
 import sys
 import warnings
@@ -22,6 +23,7 @@ import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from .files import find_images
 from .jpeg import _jpeg_frame, _missing, _plain_size
 
 # %% ../../nbs/data/05_decode.ipynb #3ea22fae
@@ -75,7 +77,7 @@ def _explain(e):
     "Why an image could not be read, and what to do"
     if isinstance(e, ImageError):
         return str(e)
-    return f"not a readable image ({_reason(e)}); remove or replace it, find_bad lists all such files"
+    return f"not a readable image ({_reason(e)}); remove or replace it, find_bad(folder) lists all such files"
 
 # %% ../../nbs/data/05_decode.ipynb #c0ac98df
 # a file is read as a whole
@@ -93,9 +95,13 @@ def _open(path) -> tuple:
         if stat.S_ISREG(status.st_mode):
             return descriptor, status.st_size
         os.close(descriptor)
-        raise ImageError(f"is {_kind(status.st_mode)}, not a file; remove it")
+        raise ImageError(_no_image(status.st_mode))
     except FileNotFoundError:
-        reason = 'no such file; were images moved since the data was listed?'
+        # below the folder that relative paths begin in; `Path` makes one slash of two
+        if re.search(r'(^|/)(https?|ftp|s3|gs):/', os.fspath(path)):
+            reason = 'is an address, not a file; download it first'
+        else:
+            reason = 'no such file; were images moved since the data was listed?'
     except PermissionError:
         reason = 'may not be read (permission denied); change its rights or leave it out'
     except OSError as e:
@@ -109,14 +115,19 @@ def _no_file(path):
         mode = os.stat(path).st_mode
     except OSError:
         return None
-    return None if stat.S_ISREG(mode) else f"is {_kind(mode)}, not a file; remove it"
+    return None if stat.S_ISREG(mode) else _no_image(mode)
+
+
+def _no_image(mode):
+    remedy = 'find_images(folder) lists the images in it' if stat.S_ISDIR(mode) else 'leave it out'
+    return f"is {_kind(mode)}, not a file; {remedy}"
 
 
 def _kind(mode):
     kinds = {stat.S_ISDIR: 'a folder', stat.S_ISFIFO: 'a named pipe', stat.S_ISSOCK: 'a socket'}
     return next((name for test, name in kinds.items() if test(mode)), 'a device')
 
-
+# %% ../../nbs/data/05_decode.ipynb #abf1e5fe
 def _read(path) -> bytearray:
     descriptor, size = _open(path)
     try:
@@ -198,9 +209,11 @@ def _from_tensor(tensor):
     "A tensor C x H x W as an array with the channels last"
     has_channels = tensor.ndim == 3 and tensor.shape[0] in (1, 2, 3, 4)
     if tensor.dtype != torch.uint8 or not (tensor.ndim == 2 or has_channels):
+        channels_last = tensor.dtype == torch.uint8 and tensor.ndim == 3 and tensor.shape[2] in (1, 2, 3, 4)
+        remedy = 'write image.permute(2, 0, 1)' if channels_last else 'leave ToTensor and Normalize transforms out'
         raise ImageError(
             f"an image tensor must be uint8, C x H x W with 1 to 4 channels; got {tensor.dtype}, shape "
-            f"{tuple(tensor.shape)}; leave ToTensor and Normalize transforms out"
+            f"{tuple(tensor.shape)}; {remedy}"
         )
     values = tensor.detach().cpu().numpy()
     return values.transpose(1, 2, 0) if has_channels else values
@@ -511,12 +524,14 @@ def _in_threads(f, jobs, threads):
 
 
 def find_bad(
-    files: list,  # paths
+    files: list,  # paths, or a folder: all images in it, see `find_images`
     threads: int = None,  # None: one a core
 ) -> list:  # (path, message) of the files that cannot be decoded
     "Decode every file and list those that fail"
     if isinstance(files, (str, os.PathLike)):
-        raise TypeError(f"find_bad: takes a list of paths, got one, {files}")
+        if not os.path.isdir(files):
+            raise TypeError(f"find_bad: takes a list of paths or a folder, got {files}; write [{os.fspath(files)!r}]")
+        files = find_images(files)
 
     def message(path):
         try:

@@ -33,6 +33,7 @@ from .loader_arguments import checked_loader_arguments
 from .sources import FileSource
 from .store import Store
 from .tables import chosen_columns, look_at_unused, read_table, row_box, row_files
+from ..loop.checks import check_item
 from ..loop.loading import num_batches
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
@@ -85,7 +86,10 @@ def _loader(presize, keep, threads, source, bs, **kw):
 
 def _test_loader(loader, bs, items):
     if isinstance(items, (str, os.PathLike)):
-        raise TypeError(f"test_dl: takes a list of images, got one path, {items}; write [{str(items)!r}]")
+        is_folder = os.path.isdir(items)
+        remedy = f'find_images({str(items)!r})' if is_folder else f'[{str(items)!r}]'
+        given = 'a folder' if is_folder else 'one path'
+        raise TypeError(f"test_dl: takes a list of images, got {given}, {items}; write {remedy}")
     return loader(FileSource(list(items)), bs)
 
 # %% ../../nbs/data/13_loaders.ipynb #a5401455
@@ -445,6 +449,16 @@ def _size(loader) -> str:
         return f'{n_images} images'
     return 'stream' if n_batches is None else f'{n_batches} batches'
 
+# %% ../../nbs/data/13_loaders.ipynb #80959538
+def _one_batch_of(items) -> list:
+    "A loader of one batch of tensors, for loaders that are plain"
+    if isinstance(items, (str, os.PathLike)) or not hasattr(items, '__iter__'):
+        raise TypeError(f"test_dl: takes a list of images, got {type(items).__name__}; write [image]")
+    tensors = list(items)
+    for item in tensors:
+        check_item(item, 'test_dl')
+    return [(torch.stack(tensors), None)]
+
 # %% ../../nbs/data/13_loaders.ipynb #279b6541
 class LoaderPair:
     "What a training and a validation loader can tell"
@@ -464,7 +478,7 @@ class LoaderPair:
         items: list,
     ):
         "A loader of new, unlabeled images, treated as validation images are"
-        return self._make_test(items) if self._make_test else [(torch.stack(list(items)), None)]
+        return self._make_test(items) if self._make_test else _one_batch_of(items)
 
     def one_batch(self, train: bool = True) -> tuple:
         "The first batch of the training (or validation) loader as it comes, before any callback"

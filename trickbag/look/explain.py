@@ -81,18 +81,33 @@ def _callback_row(learn, cb):
     )
 
 
+def _rule_notes(learn) -> list:
+    "A line for each reason that a rule has, with all callbacks of which it speaks"
+    names = {}
+    for rule, a, b in rule_matches(learn.active):
+        pair = frozenset([a.name, getattr(b, 'name', b)])
+        answer = 'a warning' if rule.warn else 'refused'
+        # what a rule finds out stands in place of the braces
+        reason = (getattr(b, 'name', b), answer, rule.why.replace('{}', '...'), rule.remedy)
+        pairs = names.setdefault(reason, {})
+        pairs.setdefault(pair, a.name)
+    return [
+        f"- {', '.join(pairs.values())} with {other}: {answer} where {why}; {remedy}"
+        for (other, answer, why, remedy), pairs in names.items()
+    ]
+
+
 def _composition(learn):
     "The table of `explain()`, inside `learn.composed`"
     owned = [f"{thing} by {cb.name}" for cb in learn.active for thing in cb.owns]
-    rules = [f"{a.name} with {getattr(b, 'name', b)}" for _, a, b in rule_matches(learn.active)]
     return Table(
         ('callback', 'from', 'stage', 'reads', 'writes', 'owns', 'acts at'),
         [_callback_row(learn, cb) for cb in learn.active],
         [
             "Order: by stage, ties by name; the order of your list does not matter.",
             f"Legal: names differ, and each of these has one owner: {', '.join(owned) or 'nothing is owned'}.",
-            f"Rules that apply: {', '.join(rules) or 'none'}; what they need to know of the data and the run is "
-            "checked when a fit begins.",
+            "Rules that apply, checked when a fit begins, for they need to know the data and the run:",
+            *(_rule_notes(learn) or ['- none']),
         ],
     )
 

@@ -244,6 +244,11 @@ def _images_from_batches(
 class Interpretation(ClassPredictions):
     "Where a classifier is right and wrong on one loader; it has what `ClassPredictions` has, too"
 
+    @classmethod
+    def from_learner(cls, learn, *args, **kw):
+        "Not here: the class takes the learner itself"
+        raise AttributeError(f"{cls.__name__}: there is no 'from_learner'; write {cls.__name__}(learn)")
+
     def most_confused(
         self,
         min_n: int = 1,  # leave rarer pairs out

@@ -245,7 +245,10 @@ def watches(cb) -> bool:
 
 def _traced_values(cb):
     "What a callback used in this batch, of the attributes that it names in `traced`"
-    return {name: _value(getattr(cb, name)) for name in cb.traced if getattr(cb, name, None) is not None}
+    for name in cb.traced:
+        if not hasattr(cb, name):
+            raise ValueError(f"explain: {cb.name}: traced names {name!r}, which it does not have; set self.{name}")
+    return {name: _value(getattr(cb, name)) for name in cb.traced if getattr(cb, name) is not None}
 
 # %% ../../nbs/look/02_steps.ipynb #e6ca1357
 class Trace(Callback):

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from ..callback import Cancel, CancelBackward, CancelStep
 from . import events, facts
-from .checks import check_loss, explained, refuse_batch
+from trickbag.loop.checks import (
+    check_loss,
+    check_sample_numbers,
+    explained,
+    is_of_no_sample,
+    refuse_batch,
+    refuse_lost_loss,
+)
 from .state import ABSENT
 
 if TYPE_CHECKING:
@@ -42,6 +49,8 @@ def take_batch(learn: 'Learner', batch):
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         refuse_batch(batch)
     learn.xb, learn.yb, *more = batch
+    if more:
+        check_sample_numbers(learn.xb, *more)
     learn.idx = more[0] if more else None
     learn._clean_yb_cpu = None
 
@@ -56,6 +65,8 @@ def work_of_batch(learn: 'Learner'):
         learn.take_step()
     elif learn.yb is not None:
         learn._averages.add(learn.loss, learn.pred, learn.clean_yb, learn.loss_facts, learn._clean_yb_cpu)
+    else:
+        learn._averages.unlabeled = True
 
 
 def batch_done(learn: 'Learner'):
@@ -90,7 +101,9 @@ def forward(learn: 'Learner'):
             raise error from e
         if learn._first_loss_due:
             check_loss(learn)
-            learn._first_loss_due = False
+            # of ignored samples alone nothing is known: the next batch is looked at as well
+            learn._only_ignored = learn.training and is_of_no_sample(learn)
+            learn._first_loss_due = learn._only_ignored
         learn('after_loss')
 
 
@@ -98,6 +111,8 @@ def backward(learn: 'Learner'):
     "The backward pass of `learn.loss` with its events"
     try:
         learn('before_backward')
+        if learn.loss is None:
+            refuse_lost_loss(learn)
         learn.loss.backward()
         learn('after_backward')
     except CancelBackward:

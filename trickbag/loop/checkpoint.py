@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'content', 'own_state', 'this_fit', 'write_checkpoint', 'older_names', 'save', 'checkpoint_path',
-           'read_checkpoint', 'newest_whole', 'read_or_say_which', 'own_names', 'check_fits', 'take_weights',
-           'take_callbacks', 'load']
+           'read_checkpoint', 'newest_whole', 'read_or_say_which', 'own_names', 'check_fits', 'shapes_fit',
+           'take_weights', 'take_callbacks', 'load']
 
 # %% ../../nbs/loop/18_checkpoint.ipynb #4012f2cd
 import os
@@ -170,7 +170,9 @@ def checkpoint_path(
 ) -> Path:
     "Where a checkpoint of that name lies: under `learn.path`, with the suffix `.pt` if it has none"
     path = check_path('Learner', 'path', learn.path) / check_path('Learner', 'file', file)
-    with_suffix = path if path.suffix else path.with_suffix('.pt')
+    # of model_v1.2 the 2 belongs to the name; files that were written so before are still found
+    has_suffix = path.suffix and not path.suffix[1:].isdigit()
+    with_suffix = path if has_suffix or (path.suffix and path.is_file()) else path.with_name(f'{path.name}.pt')
     if path.is_dir() and not with_suffix.is_file():
         raise ValueError(f"Learner: {path} is a folder; give the name of a file in it")
     return with_suffix
@@ -322,6 +324,14 @@ def check_fits(
             # one warning for all
             warnings.warn(f"{text}; it is converted", stacklevel=1)
             break
+
+
+def shapes_fit(
+    learn,
+    d: dict,  # from `read_checkpoint`
+) -> bool:
+    "Whether a checkpoint's weights have the names and shapes of the learner's"
+    return not _unlike(learn, d)
 
 
 def _unlike(learn, d):

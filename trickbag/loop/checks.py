@@ -41,6 +41,28 @@ def refuse_batch(batch) -> NoReturn:
     raise TypeError(f"Learner: a batch must be (images, targets), got {got}; {remedy}")
 
 
+def check_sample_numbers(x, idx, *more):
+    "TypeError for a batch whose third part cannot be the numbers of its samples, or that has a fourth"
+    remedy = (
+        "a batch is (images, targets), or with the samples' numbers third; weights of samples are for "
+        "torch.utils.data.WeightedRandomSampler, or belong into the targets, for a loss_func that takes them apart"
+    )
+    if more:
+        raise TypeError(f"Learner: a batch has {3 + len(more)} parts, of which the learner would use two; {remedy}")
+    # paths, say, are numbers of nothing and do no harm
+    if not isinstance(idx, torch.Tensor) and not hasattr(idx, '__array_interface__'):
+        return
+    is_number = idx.dtype in _WHOLE if isinstance(idx, torch.Tensor) else idx.dtype.kind in 'iuOUS'
+    if not is_number or idx.ndim != 1 or isinstance(x, torch.Tensor) and x.ndim and len(idx) != len(x):
+        shape = shape_text(idx) if isinstance(idx, torch.Tensor) else f"{' x '.join(map(str, idx.shape))} ({idx.dtype})"
+        raise TypeError(
+            f"Learner: the third part of a batch is {shape}, where sample numbers belong, N whole numbers; {remedy}"
+        )
+
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def refuse_parts(x, y) -> NoReturn:
     "Raise TypeError for images or targets that are no tensors"
     inputs = x.values() if isinstance(x, dict) else x
@@ -60,6 +82,11 @@ def check_first(
     y: torch.Tensor | None,  # the batch, as it came from the loader
 ):
     "ValueError if the first batch of a pass cannot be right, whatever model and loss are"
+    if y is not None and x.ndim < 3 <= y.ndim and y.ndim > x.ndim + 1:
+        raise ValueError(
+            f"Learner: the loader gives ({shape_text(x)}, {shape_text(y)}): targets and images are swapped; let "
+            "it give (images, targets)"
+        )
     if x.ndim == 0 or not len(x):
         raise ValueError(f"Learner: the first batch has no images, its shape is {tuple(x.shape)}; mend the loader")
     if y is not None and y.ndim == 0 and x.ndim == 3:
@@ -173,7 +200,7 @@ def check_loss(learn):
             "Learner: the loss has no gradient, so nothing would train; leave .detach(), .item(), "
             "argmax and torch.no_grad out of the model and the loss"
         )
-    if bool(loss.isnan() | loss.isinf()) and not _is_of_no_sample(learn):
+    if bool(loss.isnan() | loss.isinf()) and not is_of_no_sample(learn):
         raise ValueError(
             f"Learner: the loss of the first batch is {loss.item()}, before anything is trained; look "
             "for nan in images and weights, or for a logarithm or division of 0 in the loss"
@@ -192,7 +219,18 @@ def _refuse_loss(loss):
     return TypeError(f"Learner: loss_func gives {given}, not one number in a tensor; {remedy}")
 
 
-def _is_of_no_sample(learn) -> bool:
+def refuse_lost_loss(learn) -> NoReturn:
+    "Raise TypeError where a callback has left no loss for backward"
+    events = ('after_pred', 'after_loss', 'before_backward')
+    suspects = [cb.name for cb in learn.active if 'loss' in cb.writes]
+    suspects = suspects or [cb.name for cb in learn.active if any(hasattr(cb, event) for event in events[1:])]
+    raise TypeError(
+        f"Learner: learn.loss is None where backward begins; a callback has put that there: look at "
+        f"{' or '.join(suspects) or 'your callbacks'} ({', '.join(events[1:])})"
+    )
+
+
+def is_of_no_sample(learn) -> bool:
     "Whether the loss ignores every sample of a batch: torch's mean over no sample is nan, and no fault"
     if not learn.loss.isnan() or learn.clean_yb is None:
         return False
@@ -272,7 +310,7 @@ def _why_model(e, x, learn):
     if weights is not None and x.dtype != weights.dtype and 'type' in text:
         right = str(weights.dtype).removeprefix('torch.')
         return f"images are {images}, the model's weights {right}; let the loader give {right}: x.to({weights.dtype})"
-    if why := _why_shape(x, learn.model):
+    if why := _why_shape(x, learn.model, is_rgb=hasattr(learn.dl, 'store')):
         return why
     if 'more than 1 value per channel' in text:
         return (
@@ -288,7 +326,7 @@ def _why_model(e, x, learn):
         )
 
 # %% ../../nbs/loop/11_checks.ipynb #7d98de42
-def _why_shape(x, model):
+def _why_shape(x, model, is_rgb=False):
     "In one line, why images do not fit a model that begins with a convolution; None if they do, or it does not"
     conv = next((module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))), None)
     if not isinstance(conv, nn.Conv2d):
@@ -303,6 +341,11 @@ def _why_shape(x, model):
         return (
             f"the model takes images N x C x H x W, got N x H x W x C: {images}; write x.permute(0, 3, 1, 2) in "
             "the loader"
+        )
+    if is_rgb:
+        return (
+            f"images have {x.shape[1]} channels ({images}), the model's first convolution takes {conv.in_channels}; "
+            "image loaders give RGB: build the model for 3 channels"
         )
     return (
         f"images have {x.shape[1]} channels ({images}), the model's first convolution takes "
@@ -344,10 +387,22 @@ def _why_loss(e, learn):
     return _why_soft_targets(pred, targets) if targets.is_floating_point() else _why_class_indices(targets)
 
 # %% ../../nbs/loop/11_checks.ipynb #eeb3acae
+def is_one_hot(y: torch.Tensor) -> bool:
+    "Whether targets N x C have one 1 a row, and zeros beside it"
+    if y.ndim != 2 or not len(y):
+        return False
+    return bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
+
+
 def _why_class_indices(y):
     "In one line, what is wrong with targets that are whole numbers; None if that is not known"
     if y.ndim == 2 and y.shape[1] == 1:
         return f"targets are {shape_text(y)}, not N class indices; write y.squeeze(1) in the loader"
+    if is_one_hot(y):
+        return (
+            f"targets are {shape_text(y)}, one class a row; write y.argmax(1) in the loader, or y.float() for "
+            "probabilities"
+        )
     if y.ndim == 2:
         return (
             f"targets are {shape_text(y)}, not N class indices; for several labels an image use "
@@ -478,15 +533,25 @@ def loader_failed(
     return new
 
 # %% ../../nbs/loop/11_checks.ipynb #59440acb
-def check_item(item):
+def check_item(
+    item,
+    who: str = 'predict',  # who asks, for the error message
+):
     "TypeError or ValueError for what is no image, as a tensor, for a model whose loaders are plain"
     if not isinstance(item, torch.Tensor):
+        given = 'None' if item is None else f'a {type(item).__name__}'
         raise TypeError(
-            "predict: these DataLoaders give tensors, so predict takes a tensor C x H x W, got a "
-            f"{type(item).__name__}; make it as your dataset does"
+            f"{who}: these DataLoaders give tensors, so {who} takes tensors C x H x W, got {given}; make it as your "
+            "dataset does"
+        )
+    # a photograph as PIL and numpy have it
+    if item.ndim == 3 and item.dtype == torch.uint8 and item.shape[2] in (1, 3, 4) and item.shape[0] > 4:
+        raise ValueError(
+            f"{who}: takes an image C x H x W, got H x W x C: {shape_text(item)}; write item.permute(2, 0, 1), in "
+            "the number format of your dataset"
         )
     if item.ndim == 4:
         raise ValueError(
-            f"predict: takes one image C x H x W, got a batch {shape_text(item)}; for many write "
+            f"{who}: takes one image C x H x W, got a batch {shape_text(item)}; for many write "
             "learn.get_preds([(x, None)])"
         )

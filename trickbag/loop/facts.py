@@ -15,6 +15,7 @@ import torch
 from ..core.basics import preserve_modes
 from ..core.threads import preserve_rng
 from .checks import output_text
+from .defaults import refuse_targets
 from .loss_facts import LossFacts
 from .metrics import try_metrics
 from .read_loss import read_loss
@@ -114,4 +115,11 @@ def _try_metrics(learn):
         learn.pred = pred if isinstance(pred, torch.Tensor) else None
         facts = None if learn.pred is None else learn.loss_facts
         learn.pred = None
-        learn.columns, learn.directions = try_metrics(learn.metrics, pred, learn.clean_yb, learn.device, facts)
+        try:
+            found = try_metrics(learn.metrics, pred, learn.clean_yb, learn.device, facts)
+        except Exception:
+            # what is wrong with the targets is the better answer: the loss could not work with them either
+            if facts is not None:
+                refuse_targets(learn, pred, learn.clean_yb)
+            raise
+        learn.columns, learn.directions = found

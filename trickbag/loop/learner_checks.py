@@ -133,11 +133,15 @@ def check_validate(
     return ordered_view(dl, 'validate') if ordered else dl
 
 
-def check_not_empty(seen: bool):
-    "ValueError if a validation has seen no batch"
+def check_not_empty(learn: 'Learner', seen: bool):
+    "ValueError if a validation has seen no batch, or no targets, and nothing was to look at the predictions"
     if not seen:
         raise ValueError(
             "validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader"
+        )
+    if learn._averages.unlabeled and not learn._averages.n and not learn._call_cbs and not learn.fitting:
+        raise ValueError(
+            "validate: the loader gives images without targets, so there is no loss and no metric; use get_preds(dl)"
         )
 
 # %% ../../nbs/loop/23_learner_checks.ipynb #ea58fa26
@@ -150,6 +154,7 @@ def start_training(learn: 'Learner'):
     learn._label_range = None
     learn._first_batch_due = True
     learn._first_loss_due = True
+    learn._only_ignored = False
     learn._miscount_said = False
     kept = any('keep statistics' in cb.does for cb in learn.active)
     enter_training(learn.model, kept)
@@ -173,6 +178,11 @@ def check_count(learn: 'Learner'):
     if not given:
         raise ValueError(
             "fit: the training loader gave no batch (an iterator lasts one epoch only); give a list or a loader"
+        )
+    if learn._only_ignored:
+        raise ValueError(
+            f"fit: the loss ignores the labels of all {given} batches of epoch {learn.epoch} "
+            f"({learn.loss_facts.ignore}), so nothing was learned; mend the labels"
         )
     # schedules and phases were laid out for n_iter batches an epoch
     if learn.n_iter not in (None, given) and not learn._miscount_said:

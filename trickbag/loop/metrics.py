@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from .checks import PLAIN_ERRORS, says_who, shape_text
+from .checks import PLAIN_ERRORS, is_one_hot, says_who, shape_text
 from .loss_facts import LossFacts, counted
 from .read_loss import read_loss
 
@@ -77,6 +77,11 @@ def true_classes(
         f"metric for that, such as torchmetrics' MultilabelF1Score, or {_use_threshold(who)}"
     )
     if not y.is_floating_point():
+        if is_one_hot(y):
+            raise ValueError(
+                f"{who}: targets are {shape_text(y)}, one class a row; write y.argmax(1) in the loader, or y.float() "
+                "for probabilities"
+            )
         raise ValueError(several)
     _refuse_if(((y.sum(1) - 1).abs() > 0.01).any(), several)
     return y.argmax(1)
@@ -312,6 +317,7 @@ class _Sums:
         self.directions = {}  # after `compute`: column -> whether higher is better, None if nothing says so
         self.deferred = {name: [] for name in self.funcs}  # checks of values on a GPU, see `deferring`
         self.n = 0  # samples
+        self.unlabeled = False  # whether there were batches without targets
         self.n_counted = 0  # those that the loss does not ignore
         self.size = 0  # what the mean of the loss divides by
         # MPS has no float64

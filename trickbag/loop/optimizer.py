@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import nn
 
-from ..core.arguments import check_lr, check_whole
+from ..core.arguments import check_lr, check_whole, no_such_argument
 from ..core.interrupts import uninterrupted
 from ..core.modules import check_lazy, warn_once
 
@@ -33,6 +33,10 @@ def adamw(
     **kw,
 ) -> torch.optim.Optimizer:
     "`torch.optim.AdamW`, fused where the parameters allow it"
+    for name in kw:
+        known = list(inspect.signature(torch.optim.AdamW).parameters)
+        if name not in known:
+            raise no_such_argument('adamw', name, known)
     params = list(params)
     flat = []
     for entry in params:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.output import say
-from .checkpoint import check_fits, checkpoint_path, newest_whole, take_callbacks, take_weights, this_fit
+from trickbag.loop.checkpoint import (
+    check_fits,
+    checkpoint_path,
+    newest_whole,
+    shapes_fit,
+    take_callbacks,
+    take_weights,
+    this_fit,
+)
 from .optimizer import load_opt_state
 from .same_fit import describe_fit, differences
 
@@ -33,8 +41,17 @@ def find_point(
         point = learn._loaded if learn._passed_by else None
     saved_in_fit = point and (point['loop'] or {}).get('fitting')
     if not saved_in_fit and (point or resume is True):
-        raise ValueError("resume: nothing to go on from; load a file that was saved inside a fit")
+        raise ValueError(f"resume: nothing to go on from; {_why_nothing(point)}")
     return point
+
+# %% ../../nbs/loop/19_resume.ipynb #b08daa03
+def _why_nothing(point) -> str:
+    "Why a fit cannot go on from what was read, and what to do"
+    if point is None:
+        return 'load a file that was saved inside a fit'
+    file = point['file']
+    was_saved = 'holds weights alone' if point['loop'] is None else 'was saved when no fit was running'
+    return f'{file} {was_saved}; for more epochs write learn.load({file!r}), then fit without resume'
 
 # %% ../../nbs/loop/19_resume.ipynb #23dd5b6f
 def _say(learn, text):
@@ -91,7 +108,9 @@ def _place(
     odd = []
     for i, (a, b) in enumerate(zip(then, now, strict=False)):
         which = '' if i == len(now) - 1 else f'fit {i + 1} of this learner: '
-        odd += [which + text for text in differences(a, b)]
+        # of weights that do not fit, `check_fits` speaks
+        compared = a if shapes_fit(learn, d) else {**a, 'model': {}}
+        odd += [which + text for text in differences(compared, b)]
     if odd:
         _refuse(learn, d, file, odd, anyway)
     return 'start' if len(then) < len(now) else 'here' if len(then) == len(now) else 'over'

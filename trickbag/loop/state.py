@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from ..callback import Callback, hooks
+from ..core.arguments import no_such_attribute
+from ..core.basics import flatten
 
 if TYPE_CHECKING:
     from trickbag.core.draws import Draws
@@ -28,6 +30,26 @@ if TYPE_CHECKING:
 ABSENT: Any = None
 
 
+class _Listed:
+    "An attribute that is one flat list, whether it was given one thing, a list, or lists in a list"
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, learn, owner=None):
+        if learn is None:
+            return self
+        try:
+            return vars(learn)[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
+
+    def __set__(self, learn, given):
+        is_flat = isinstance(given, list) and not any(isinstance(entry, (list, tuple)) for entry in given)
+        # the list itself, so that what its owner adds later is in it
+        vars(learn)[self.name] = given if is_flat else flatten(given)
+
+# %% ../../nbs/loop/01_state.ipynb #3edbbdb2
 class LearnerState:
     "What a callback may read, an attribute a line"
 
@@ -37,8 +59,8 @@ class LearnerState:
     loss_func: Callable  # `loss_func(pred, yb)` -> scalar mean over the batch
     opt_func: Callable  # `opt_func(params, lr=lr)` -> an optimizer
     lr: float | slice | list  # learning rate where `fit` is given none
-    metrics: list  # functions and objects
-    cbs: list  # callbacks
+    metrics: Any = _Listed()  # list of functions and objects
+    cbs: Any = _Listed()  # list of callbacks
     default_cbs: list  # callbacks that every learner has
     splitter: Callable  # `splitter(model)` -> lists of parameters, input side first
     path: Path  # where relative file names start
@@ -83,6 +105,11 @@ class LearnerState:
 class LoopState(LearnerState):
     "What the loop keeps for itself, an attribute a line"
 
+    def __getattr__(self, name):
+        # what begins with an underscore is asked for by Python, not by a user
+        names = [] if name[0] == '_' else [known for known in {*dir(type(self)), *vars(self)} if known[0] != '_']
+        raise no_such_attribute('Learner', name, sorted(names))
+
     # events
     _call_cbs: Sequence[Callback] = ()  # callbacks that were given to the calls that are running
     _muted: Sequence[Callback] = ()  # those that only watch and are left out
@@ -93,6 +120,7 @@ class LoopState(LearnerState):
     _in_batch = False  # whether a training batch is half done
     _first_batch_due = False  # whether the fit's first batch is still to come
     _first_loss_due = False  # whether the first loss of a pass is still to come
+    _only_ignored = False  # whether the loss has ignored every sample of this fit so far
     _loss_facts: 'LossFacts | None' = None  # what the loss does, found in this pass
     _label_range: tuple[int, int | None] | None = None  # (classes, ignored label) that labels are held against
     _sample_output: tuple[int, torch.Tensor] | None = None  # (id of the model, its output for one sample)

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core.arguments import checked_arguments
 from .architectures import described
 from .layers import BlurPool2d, DropPath, SimpleSelfAttention, SqueezeExcite2d, conv_layer
 
@@ -141,6 +142,7 @@ def _stages(expansion, layers, sizes, sa, drop_path, **switches):
 class XResNet(nn.Sequential):
     "A ResNet with the switches of Bag of Tricks (He et al. 2018): images `N c_in H W`, float, to logits `N n_out`"
 
+    @checked_arguments
     def __init__(
         self,
         expansion: int,  # 1 for 18 and 34 layers, 4 for 50 and more: see `ResBlock`

@@ -6,14 +6,19 @@
 __all__ = []
 
 # %% ../../nbs/runs/05_predictions.ipynb #9757dbf7
+import os
+import warnings
+
 import torch
 from fastcore.basics import patch
 
 from ..core.arguments import checked_arguments
 from ..core.basics import flatten
+from ..core.modules import user_level
 from ..learner import Learner
 from ..loop.checks import check_item
 from ..loop.defaults import GatherPreds
+from ..loop.loss_facts import ACTIVATIONS, loss_name
 
 # %% ../../nbs/runs/05_predictions.ipynb #cd7f8ef9
 @patch
@@ -38,6 +43,40 @@ def get_preds(
     # `gather` has asked the loss, where nothing was given
     return gather.act(torch.cat(gather.preds)), targets  # pyright: ignore[reportOptionalCall]
 
+# %% ../../nbs/runs/05_predictions.ipynb #5d813552
+def _loader_of_one(dls, item):
+    "A loader of that image alone"
+    # `DataLoaders` of plain loaders have the method and no constructor of image loaders behind it
+    is_plain = not hasattr(dls, 'test_dl') or getattr(dls, '_make_test', dls) is None
+    if is_plain:
+        check_item(item)
+        return [(item[None], None)]
+    if isinstance(item, (str, os.PathLike)) and os.path.isdir(item):
+        raise TypeError(
+            f"predict: takes one image, {os.fspath(item)} is a folder; write "
+            f"learn.get_preds(dls.test_dl(find_images({os.fspath(item)!r})))"
+        )
+    return dls.test_dl([item])
+
+
+def _check_names_classes(learn, act, given, named):
+    "ValueError where the outputs are numbers, not classes"
+    if act is ACTIVATIONS['identity'] and not given and not named:
+        raise ValueError(
+            f"predict: {loss_name(learn.loss_func)} compares the outputs with numbers, so none of them is a class; use "
+            "get_preds, or give act=torch.sigmoid if they are logits"
+        )
+
+
+def _warn_of_several_labels(learn, act, probs):
+    # labels of image loaders are class numbers: one an image
+    if act is torch.sigmoid and len(probs) > 1 and not hasattr(learn.dls.train, 'store'):
+        warnings.warn(
+            "predict: the loss takes a sigmoid, which decides each class by itself; the most probable one is named. "
+            "Where an image may have several labels, take all whose probability is above .5",
+            stacklevel=user_level(),
+        )
+
 # %% ../../nbs/runs/05_predictions.ipynb #b628729e
 @patch
 @checked_arguments
@@ -47,12 +86,10 @@ def predict(
     act=None,  # as for `get_preds`
 ) -> tuple:  # (class name, class index, probabilities)
     "Predict one image"
-    if hasattr(self.dls, 'test_dl'):
-        dl = self.dls.test_dl([item])
-    else:
-        check_item(item)
-        dl = [(item[None], None)]
-    probs = self.get_preds(dl, act=act)[0][0]
+    gather = GatherPreds()
+    probs = self.get_preds(_loader_of_one(self.dls, item), act=act, gather=gather)[0][0]
+    vocab = getattr(self.dls, 'vocab', None)
+    _check_names_classes(self, gather.act, given=act is not None, named=bool(vocab))
     if probs.ndim != 1:
         raise ValueError(
             f"predict: the model gives {tuple(probs.shape)} for an image, not a logit a class; use get_preds"
@@ -61,5 +98,7 @@ def predict(
         raise ValueError(f"predict: the one output is {probs[0]:g}, which is no probability of a class; use get_preds")
     # one output: the probability of the second class
     idx = int(probs.argmax()) if len(probs) > 1 else int(probs[0] > 0.5)
-    vocab = getattr(self.dls, 'vocab', None)
-    return (vocab[idx] if vocab else str(idx)), idx, probs
+    _warn_of_several_labels(self, gather.act, probs)
+    if not vocab:
+        return str(idx), idx, probs
+    return (vocab[idx] if idx < len(vocab) else f'output {idx}'), idx, probs

@@ -18,7 +18,7 @@ from ..callback import Callback, CancelFit
 from ..core.threads import preserve_rng
 from ..look.steps import trace_step
 from ..loop.rules import check_rules
-from .proofs import found, tiny_learner, weights
+from .proofs import found, prove_data_kept, tiny_learner, weights
 
 # %% ../../nbs/testing/02_pairs.ipynb #41b74679
 class Trial:
@@ -212,7 +212,7 @@ def prove_writes(
     name: str,  # in `BAG`
     bag: dict = None,  # name -> `Trial`; None is `BAG`
 ):
-    "What a trick changes in each of three batches lies within what it declares in `writes`"
+    "What a trick changes in each of three batches lies within what it declares in `writes`, and is not done in place"
     for at in (0, 1, 2):
         learn = pair_learner(name, bag=bag)
         (cb,) = learn.cbs
@@ -220,6 +220,15 @@ def prove_writes(
         changed = {part for owner, _, parts in trace.did if owner == cb.name for part in parts}
         undeclared = sorted(changed - set(cb.writes))
         assert not undeclared, f"{cb.name} changed {', '.join(undeclared)}, which is not in its writes"
+    one = trial(name, bag)
+    prove_data_kept(
+        lambda: [one.make()],
+        fit=lambda learn, cbs: learn.fit(1, cbs=cbs),
+        model=small_model,
+        dls=small_data(),
+        loss_func=None if one.loss is None else one.loss(),
+        opt_func=one.opt or bag_opt,
+    )
 
 # %% ../../nbs/testing/02_pairs.ipynb #f11ac8d0
 class _AskAll(Callback):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TinyData', 'tiny_model', 'tiny_learner', 'weights', 'StopAt', 'prove_resume', 'prove_order', 'Bomb', 'EarlyBomb',
-           'LateBomb', 'process_state', 'found', 'prove_undone', 'prove_own_stream', 'prove']
+           'LateBomb', 'process_state', 'found', 'prove_undone', 'prove_own_stream', 'prove_data_kept',
+           'prove_monitors', 'prove']
 
 # %% ../../nbs/testing/01_proofs.ipynb #4ef66337
 import itertools
@@ -343,15 +344,19 @@ def _global_random_state() -> tuple:
     return torch.get_rng_state().tolist(), random.getstate(), _numpy_state()
 
 
-class _DrawWatch(Callback):
-    "Note each call of a watched callback that moves a global random state"
+class _CallWatch(Callback):
+    "Note each call of a watched callback, in training, that changes what it must leave as it is"
 
     stage = 'stop'
     monitor = True
 
     def __init__(self, watched):
         self.watched = watched
-        self.drawn = []
+        self.noted = []  # callback and event of each such call
+
+    def looker(self, learn):
+        "A function that gives what a call must leave as it is, as plain values"
+        return _global_random_state
 
     def check(self, learn):
         for event, hooks in learn._hooks.items():
@@ -361,10 +366,11 @@ class _DrawWatch(Callback):
         owner = hook.__self__
 
         def call(learn):
-            before = _global_random_state()
+            look = self.looker(learn)
+            before = look()
             hook(learn)
-            if _global_random_state() != before:
-                self.drawn.append(f'{owner.name}.{event}')
+            if look() != before:
+                self.noted.append(f'{owner.name}.{event}')
 
         # errors name the callback by the method's owner
         call.__self__ = owner
@@ -385,11 +391,70 @@ def prove_own_stream(
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    watch = _DrawWatch(cbs)
+    watch = _CallWatch(cbs)
     fit(tiny_learner(cbs, model=net, **kw), cbs=[watch])
-    assert not watch.drawn, (
-        f"{watch.drawn[0]} draws from a global random generator ({len(watch.drawn)} calls); draw from "
+    assert not watch.noted, (
+        f"{watch.noted[0]} draws from a global random generator ({len(watch.noted)} calls); draw from "
         "learn.rng(self): torch.rand(n, generator=learn.rng(self))"
+    )
+
+# %% ../../nbs/testing/01_proofs.ipynb #3a37749e
+def _bytes_of(tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+class _BatchWatch(_CallWatch):
+    "Note each call of a watched callback that changes the tensors of the batch which it found"
+
+    def looker(self, learn):
+        tensors = [part for part in (learn.xb, learn.yb) if isinstance(part, torch.Tensor)]
+        return lambda: [_bytes_of(tensor) for tensor in tensors]
+
+    def before_validate(self, learn):
+        # a validation has a table of its own
+        self.check(learn)
+
+
+def prove_data_kept(
+    make_cbs,  # `make_cbs()` -> new callbacks
+    fit=lambda learn, **kw: learn.fit(2, **kw),  # how to train; must pass `cbs` on
+    model=tiny_model,  # `model()` -> a new model
+    # passed to `tiny_learner`
+    **kw,
+):
+    "No callback changes the tensors of a batch in place, in training or validation"
+    cbs = make_cbs()
+    watch = _BatchWatch(cbs)
+    fit(tiny_learner(cbs, model=model(), **kw), cbs=[watch])
+    assert not watch.noted, (
+        f"{watch.noted[0]} changes the batch's tensors in place ({len(watch.noted)} calls), which may be the dataset's "
+        "own; put new ones in their place: learn.xb = learn.xb * 0.5, not learn.xb.mul_(0.5)"
+    )
+
+# %% ../../nbs/testing/01_proofs.ipynb #22d56224
+def prove_monitors(
+    make_cbs,  # `make_cbs()` -> new callbacks
+    fit=lambda learn: learn.fit(2),
+    model=tiny_model,  # `model()` -> a new model
+    # passed to `tiny_learner`
+    **kw,
+):
+    "Without the callbacks that say `monitor = True` the same weights come out, but for those that restore earlier ones"
+
+    def trained(cbs):
+        return weights(fit(tiny_learner(cbs, model=model(), **kw)))
+
+    def only_watches(cb):
+        return cb.monitor is True and 'restore the best' not in cb.does
+
+    names = [cb.name for cb in make_cbs() if only_watches(cb)]
+    if not names:
+        return
+    alone = trained([cb for cb in make_cbs() if not only_watches(cb)])
+    watched = trained(make_cbs())
+    assert torch.equal(alone, watched), (
+        f"{' or '.join(names)} says monitor = True, but without it the weights differ by "
+        f"{(alone - watched).abs().max():.1e}; leave monitor out, and say in writes what it changes"
     )
 
 # %% ../../nbs/testing/01_proofs.ipynb #e00bc174
@@ -400,7 +465,7 @@ def prove(
     # passed to all of them: `model`, and what `tiny_learner` takes
     **kw,
 ):
-    "`prove_resume`, `prove_order`, `prove_undone` and `prove_own_stream`"
+    "`prove_resume`, `prove_order`, `prove_undone`, `prove_own_stream`, `prove_data_kept` and `prove_monitors`"
     if isinstance(make_cbs, (Callback, list, tuple)):
         raise TypeError("prove: give a function that makes new callbacks: prove(lambda: [MyTrick()])")
     new = make_cbs if isinstance(make_cbs(), (list, tuple)) else lambda: [make_cbs()]
@@ -408,3 +473,5 @@ def prove(
     prove_order(new, **kw)
     prove_undone(new, events=events, **kw)
     prove_own_stream(new, **kw)
+    prove_data_kept(new, **kw)
+    prove_monitors(new, **kw)

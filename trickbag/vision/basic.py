@@ -9,6 +9,7 @@ __all__ = ['imagenet_mean', 'imagenet_std', 'flip', 'Flip', 'normalize', 'memory
 import torch
 
 from ..callback import Callback
+from ..core.arguments import check_scale
 from ..core.threads import one_thread
 
 imagenet_mean = (0.485, 0.456, 0.406)
@@ -105,6 +106,7 @@ class Normalize(Callback):
     ):
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"Normalize: mean and std need one value a channel, std > 0; got {mean}, {std}")
+        check_scale('Normalize', mean, std)
         self.mean = tuple(mean)
         self.std = tuple(std)
 

@@ -51,6 +51,8 @@ class PCALighting(Callback):
     ):
         if noise <= 0:
             raise ValueError(f"PCALighting: noise must be > 0, got {noise}; leave PCALighting out for none")
+        if std is not None and len(std) not in (1, 3):
+            raise ValueError(f"PCALighting: std is a value a channel, 3 or one for all, got {len(std)}")
         self.noise = noise
         self.std = std
         self.shift = None
@@ -64,6 +66,8 @@ class PCALighting(Callback):
                 "add Normalize() to cbs, leave PCALighting out for other data"
             )
         std = self.std or next((cb.std for cb in learn.active if 'normalize' in cb.owns), (1.0, 1.0, 1.0))
+        # one deviation is that of every channel, as in `normalize`
+        std = tuple(std) * 3 if len(std) == 1 else std
         alpha = torch.randn(len(x), 3, generator=g, device=g.device) * self.noise
         self.shift = lighting(alpha, std=std)
         learn.xb = x + self.shift.to(x.dtype)

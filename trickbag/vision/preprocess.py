@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from ..core.arguments import check_scale
 from .basic import imagenet_mean, imagenet_std
 
 # %% ../../nbs/vision/preprocess.ipynb #b0302085
@@ -45,6 +46,7 @@ class ImageSpec:
             raise ValueError(
                 f"ImageSpec: mean and std need one value a channel, std above 0; got {self.mean}, {self.std}"
             )
+        check_scale('ImageSpec', self.mean, self.std)
         # what came from JSON is equal to what was written
         object.__setattr__(self, 'mean', tuple(float(value) for value in self.mean))
         object.__setattr__(self, 'std', tuple(float(value) for value in self.std))
