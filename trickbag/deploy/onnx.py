@@ -66,7 +66,7 @@ def _compare(network, run: Callable, atol: float, what: str) -> float:
         largest = max(largest, difference)
     return largest
 
-# %% ../../nbs/deploy/02_onnx.ipynb #6b5a5041
+# %% ../../nbs/deploy/02_onnx.ipynb #8f427003
 def _onnx_modules():
     try:
         import onnx
@@ -97,7 +97,7 @@ def run_onnx(
     "What the file says of images"
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
-
+# %% ../../nbs/deploy/02_onnx.ipynb #4add4f05
 @patch
 def to_onnx(
     self: Classifier,

@@ -141,7 +141,7 @@ def describe(model: nn.Module) -> Architecture | None:
     found = getattr(model, 'architecture', None)
     return found if isinstance(found, Architecture) else None
 
-# %% ../../nbs/models/04_architectures.ipynb #06923820
+# %% ../../nbs/models/04_architectures.ipynb #a09596f8
 @dataclass
 class _Call:
     "What a layer was given and gave, as shapes"
@@ -188,7 +188,7 @@ def _calls(model, size, n_in) -> tuple:
 def _kind(out):
     return f'a tensor of shape {tuple(out.shape)}' if isinstance(out, torch.Tensor) else f'a {type(out).__name__}'
 
-
+# %% ../../nbs/models/04_architectures.ipynb #620ba658
 def find_head(
     model: nn.Module,
     size: int = 224,  # side of an image that the network takes, pixels
@@ -254,7 +254,7 @@ def new_head(
         _linear(hidden, n_out),
     )
 
-# %% ../../nbs/models/04_architectures.ipynb #fe727a74
+# %% ../../nbs/models/04_architectures.ipynb #0ef68fcd
 HEADS = ('linear', 'concat', 'fastai')
 
 
@@ -289,7 +289,7 @@ def replace_head(
         _check_width(model, size, n_in, kind)
     return name
 
-
+# %% ../../nbs/models/04_architectures.ipynb #db2e136a
 def _pooling(calls, n_features, model, kind):
     "The call that makes one number a channel from the feature map that the head sees"
     pools = [call for call in calls if _is_pooling(call, n_features)]

@@ -205,7 +205,7 @@ def _state_of(model, architecture, pretrained) -> tuple:
         return _fetch_timm(model, name, pretrained, architecture.args), f'timm {name}'
     raise WeightsError(f"{name}: trickbag publishes no weights; give a file as pretrained=, or pretrained=False")
 
-# %% ../../nbs/models/05_pretrained.ipynb #d6bba63e
+# %% ../../nbs/models/05_pretrained.ipynb #ff3a26e8
 def pretrained_model(
     name: str,  # 'resnet50', 'timm/vit_small_patch16_224', 'xresnet50', see `find_library`
     n_out: int | None = None,  # classes; None: the head of the weights is kept
@@ -240,7 +240,7 @@ def pretrained_model(
     model.architecture = replace(architecture, n_in=n_in, head=how)
     return model, replace(spec, size=size)
 
-
+# %% ../../nbs/models/05_pretrained.ipynb #2feb49d8
 def _head_to_be_replaced(model, n_out, size):
     return None if n_out is None else find_head(model, size)
 
