@@ -61,7 +61,7 @@ def read_run(folder: Path) -> dict:  # arguments of `train`
     except (KeyError, ValueError) as e:
         raise ValueError(f"{folder / RUN_FILE} is damaged ({e})") from None
 
-# %% ../nbs/07_commands.ipynb #5d27a173
+# %% ../nbs/07_commands.ipynb #cf8a4196
 def bag() -> dict:  # name -> class
     "The callbacks that the star import brings, but for those that only watch"
     found = {name: getattr(tb, name) for name in tb.__all__}
@@ -90,7 +90,7 @@ def _trick(call) -> Callback:
     if name.id not in known:
         raise ValueError(f"--tricks: there is no trick {name.id}{_did_you_mean(name.id, known)}")
     args = []
-    kwargs = {}
+    kwargs: dict = {}
     if isinstance(call, ast.Call):
         try:
             args = [ast.literal_eval(arg) for arg in call.args]

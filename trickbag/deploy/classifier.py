@@ -87,7 +87,7 @@ def read_config(
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ValueError(f"{file}: it is no classifier's configuration ({e})") from None
 
-# %% ../../nbs/deploy/01_classifier.ipynb #0128ba1b
+# %% ../../nbs/deploy/01_classifier.ipynb #7ce55dec
 def apply_changes(
     model: nn.Module,  # changed
     changes: dict,  # name of a change -> its arguments
@@ -103,7 +103,8 @@ def apply_changes(
 
             gates = {}
             for conv, latent in args.items():
-                gates[conv] = ChannelGate(model.get_submodule(conv).out_channels, latent)
+                module: Any = model.get_submodule(conv)
+                gates[conv] = ChannelGate(module.out_channels, latent)
             squeeze_excite(model, gates)
         else:
             raise ValueError(f"config: the network has a change {name!r}, which this trickbag does not know")
@@ -200,12 +201,12 @@ class _ImageNetwork:
                 found.append(self.network.model(images).float().cpu())
         return torch.cat(found)
 
-# %% ../../nbs/deploy/01_classifier.ipynb #12eb08a4
+# %% ../../nbs/deploy/01_classifier.ipynb #f1b339ce
 def _listed(items) -> tuple:
     "(list of images, whether a single one was given)"
     if isinstance(items, (str, os.PathLike)):
         if Path(items).is_dir():
-            return find_images(items), False
+            return find_images(os.fspath(items)), False
         return [items], True
     if isinstance(items, (list, tuple)):
         return list(items), False
@@ -230,12 +231,12 @@ def _row(prediction, classes) -> dict:
     row = dict(file=prediction.file, label=prediction.label, probability=prediction.probability, sure=prediction.sure)
     return row | {f'p({name})': p for name, p in zip(classes, prediction.probabilities.tolist(), strict=True)}
 
-# %% ../../nbs/deploy/01_classifier.ipynb #189b2262
+# %% ../../nbs/deploy/01_classifier.ipynb #e1939954
 class Classifier(_ImageNetwork):
     "A network with its classes and its preprocessing: predicts from files, images, arrays and tensors"
 
     if TYPE_CHECKING:  # their module puts these here when it is imported
-        from trickbag.deploy.onnx import _probabilities_of, evaluate, to_onnx, to_torch_export
+        from trickbag.deploy.onnx import _probabilities_of, evaluate, latency, quantize, to_onnx, to_torch_export
 
     def __repr__(self):
         name = f'{self.config.architecture.library}/{self.config.architecture.name}'

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['decay_weights', 'DecoupledDecay']
 
-# %% ../../nbs/tricks/decoupled_decay.ipynb #2872fa6f
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/decoupled_decay.ipynb #ae76eef0
 import torch
 
 from ..callback import Callback

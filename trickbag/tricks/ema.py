@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['ema_decay', 'ema_update', 'EMA']
 
-# %% ../../nbs/tricks/ema.ipynb #07d49ce2
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/ema.ipynb #14936f80
 import math
 
 import torch

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['scale_grads', 'GradientAccumulation']
 
-# %% ../../nbs/tricks/grad_accumulation.ipynb #2fcdc49e
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/grad_accumulation.ipynb #e9dc6b15
 import torch
 
 from ..callback import Callback, CancelStep

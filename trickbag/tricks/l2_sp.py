@@ -6,8 +6,6 @@
 __all__ = ['add_pull', 'L2SP']
 
 # %% ../../nbs/tricks/l2_sp.ipynb #7997b655
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['lookahead', 'Lookahead']
 
-# %% ../../nbs/tricks/lookahead.ipynb #3299b6a6
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/lookahead.ipynb #63948339
 import torch
 
 from ..callback import Callback

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['ascend', 'SAM']
 
-# %% ../../nbs/tricks/sam.ipynb #1d41c435
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/sam.ipynb #70ae6403
 import torch
 from torch.nn.utils import get_total_norm
 

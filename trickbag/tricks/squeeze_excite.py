@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['wide_convs', 'squeeze_excite', 'SqueezeExcite']
 
-# %% ../../nbs/tricks/squeeze_excite.ipynb #a7665a63
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/squeeze_excite.ipynb #8b1aece8
 from typing import Any
 
 import torch

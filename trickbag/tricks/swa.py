@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['swa_update', 'SWA']
 
-# %% ../../nbs/tricks/swa.ipynb #76a05251
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/swa.ipynb #c3883880
 import torch
 
 from ..callback import Callback
