@@ -28,6 +28,7 @@ setup(
             'pytest',
             'pytest-xdist',
             'ruff==0.17.6',  # notebooks and tests
+            'pyright[nodejs]==1.1.414',  # types of the package
             'timm',
             'torchmetrics',
             'scikit-learn',  # references that the tests compare with

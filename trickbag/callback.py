@@ -207,7 +207,7 @@ def checks_arguments(
 
     return checked
 
-# %% ../nbs/01_callback.ipynb #4d6dafd7
+# %% ../nbs/01_callback.ipynb #40427c4d
 def _remembering(init: Callable) -> Callable:
     "A constructor that keeps what it was given; one of this package checks it, too"
     ours = init.__module__.split('.')[0] == __name__.split('.')[0]
@@ -244,6 +244,13 @@ def settings_of(
 
 def _short(value):
     return type(value).__name__ if isinstance(value, torch.nn.Module) else repr(value)
+
+
+def _arguments_in_words(cb) -> str:
+    "As they stand in a call, for those that the callback keeps in attributes of their names"
+    parameters = inspect.signature(type(cb)).parameters.values()
+    named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and hasattr(cb, p.name)]
+    return ', '.join(f'{name}={_short(getattr(cb, name))}' for name in named)
 
 # %% ../nbs/01_callback.ipynb #2f2d2fa0
 if TYPE_CHECKING:
@@ -288,7 +295,7 @@ if TYPE_CHECKING:
 else:
     _Events = object
 
-# %% ../nbs/01_callback.ipynb #e122da2c
+# %% ../nbs/01_callback.ipynb #69509a7d
 class Callback(_Events):
     "One technique, monitor or device matter: methods named after events, each taking the learner"
 
@@ -349,13 +356,7 @@ class Callback(_Events):
         return settings if self.phase is None else {**settings, 'phase': self.phase}
 
     def __repr__(self):
-        arguments = [
-            p.name
-            for p in inspect.signature(type(self)).parameters.values()
-            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and hasattr(self, p.name)
-        ]
-        given = [f'{name}={_short(getattr(self, name))}' for name in arguments]
-        text = f"{type(self).__name__}({', '.join(given)})"
+        text = f"{type(self).__name__}({_arguments_in_words(self)})"
         return text if self.phase is None else f'During({text}, {self.phase})'
 
 # %% ../nbs/01_callback.ipynb #d8076e0c

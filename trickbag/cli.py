@@ -46,7 +46,7 @@ def _rate(text):
 
 _rate.__name__ = 'number'
 
-# %% ../nbs/05_cli.ipynb #07e1429f
+# %% ../nbs/05_cli.ipynb #0ce730be
 class _Parser(argparse.ArgumentParser):
     "Says what is wrong in a line, and exits with 1"
 
@@ -65,6 +65,22 @@ def _command(commands, name, about, example):
     )
 
 
+def _rate_or_auto(text):
+    return text if text == 'auto' else _rate(text)
+
+
+def _fraction(text):
+    "A type for argparse: a number between 0 and 1"
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+_rate_or_auto.__name__ = "number or 'auto'"
+_fraction.__name__ = 'number'
+
+# %% ../nbs/05_cli.ipynb #3129ef62
 def _add_run_arguments(parser):
     "What a run is made of"
     parser.add_argument(
@@ -92,23 +108,7 @@ def _add_run_arguments(parser):
     )
     parser.add_argument('--seed', type=_whole(None), default=42, help='of all randomness (42)')
 
-
-def _rate_or_auto(text):
-    return text if text == 'auto' else _rate(text)
-
-
-def _fraction(text):
-    "A type for argparse: a number between 0 and 1"
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return value
-
-
-_rate_or_auto.__name__ = "number or 'auto'"
-_fraction.__name__ = 'number'
-
-# %% ../nbs/05_cli.ipynb #d73880da
+# %% ../nbs/05_cli.ipynb #c2df83de
 def _parser():
     parser = _Parser('trickbag', description="Train image classifiers with tricks that compose.")
     parser.add_argument('--version', action='version', version=f'trickbag {trickbag.__version__}')
@@ -118,7 +118,7 @@ def _parser():
     _add_others(commands)
     return parser
 
-
+# %% ../nbs/05_cli.ipynb #f74620f9
 def _add_training(commands):
     one = _command(
         commands,
@@ -155,7 +155,7 @@ def _add_use(commands):
     one.add_argument('--onnx', metavar='FILE', help='ONNX, the preprocessing included')
     one.add_argument('--torch', metavar='FILE', help='torch.export, ends in .pt2')
 
-
+# %% ../nbs/05_cli.ipynb #fb40c8e8
 def _add_others(commands):
     _command(commands, 'tricks', 'the bag of tricks, a line each', 'trickbag tricks')
     one = _command(commands, 'notebooks', 'copy the tutorials as notebooks', 'trickbag notebooks tutorials')
@@ -174,7 +174,41 @@ def _add_others(commands):
     one.add_argument('--seed', type=_whole(None), default=42, help='of the run (42)')
     one.add_argument('--lr', type=_rate, default=4e-3, help='highest learning rate (4e-3)')
 
+# %% ../nbs/05_cli.ipynb #eb82c265
+def _run(args):
+    "The command that was asked for"
+    if args.cmd == 'cache':
+        return show_cache(args.clear)
+    if args.cmd == 'demo':
+        from trickbag.demo import run_demo  # imports torch
 
+        run_demo(args.out, args.epochs, args.size, args.bs, args.lr, args.seed)
+        return None
+    from trickbag import commands
+
+    made_of = {name: value for name, value in vars(args).items() if name not in ('cmd', 'out')}
+    match args.cmd:
+        case 'train':
+            commands.train(made_of, args.out)
+        case 'resume':
+            commands.resume(args.run)
+        case 'find-lr':
+            commands.find_lr(made_of)
+        case 'explain':
+            commands.explain(made_of)
+        case 'evaluate':
+            commands.evaluate(args.model, args.data, args.tta)
+        case 'predict':
+            commands.predict(args.model, args.images, args.form)
+        case 'export':
+            commands.export(args.model, args.onnx, args.torch)
+        case 'tricks':
+            commands.print_tricks()
+        case 'notebooks':
+            commands.copy_notebooks(args.folder)
+    return None
+
+# %% ../nbs/05_cli.ipynb #4e319983
 def _make_folder(parser, folder):
     "Before the training, not after it: an error of argparse if nothing can be written there"
     try:
@@ -184,7 +218,7 @@ def _make_folder(parser, folder):
     if not os.access(folder, os.W_OK):
         parser.error(f"argument --out: {folder} cannot be written to; give another folder")
 
-# %% ../nbs/05_cli.ipynb #bf18d479
+# %% ../nbs/05_cli.ipynb #6d37a895
 def main(argv=None):
     "Entry point of the command `trickbag`"
     parser = _parser()
@@ -224,40 +258,6 @@ def _what_was_saved(args) -> str:
     if os.path.exists(os.path.join(folder, 'last.pt')):
         return f'; `trickbag resume {folder}` goes on from the last checkpoint'
     return '; no epoch was complete, so nothing is saved'
-
-
-def _run(args):
-    "The command that was asked for"
-    if args.cmd == 'cache':
-        return show_cache(args.clear)
-    if args.cmd == 'demo':
-        from trickbag.demo import run_demo  # imports torch
-
-        run_demo(args.out, args.epochs, args.size, args.bs, args.lr, args.seed)
-        return None
-    from trickbag import commands
-
-    made_of = {name: value for name, value in vars(args).items() if name not in ('cmd', 'out')}
-    match args.cmd:
-        case 'train':
-            commands.train(made_of, args.out)
-        case 'resume':
-            commands.resume(args.run)
-        case 'find-lr':
-            commands.find_lr(made_of)
-        case 'explain':
-            commands.explain(made_of)
-        case 'evaluate':
-            commands.evaluate(args.model, args.data, args.tta)
-        case 'predict':
-            commands.predict(args.model, args.images, args.form)
-        case 'export':
-            commands.export(args.model, args.onnx, args.torch)
-        case 'tricks':
-            commands.print_tricks()
-        case 'notebooks':
-            commands.copy_notebooks(args.folder)
-    return None
 
 # %% ../nbs/05_cli.ipynb #00b7c1f3
 def _set_row(cached):

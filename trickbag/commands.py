@@ -61,7 +61,7 @@ def read_run(folder: Path) -> dict:  # arguments of `train`
     except (KeyError, ValueError) as e:
         raise ValueError(f"{folder / RUN_FILE} is damaged ({e})") from None
 
-# %% ../nbs/07_commands.ipynb #5d27a173
+# %% ../nbs/07_commands.ipynb #cf8a4196
 def bag() -> dict:  # name -> class
     "The callbacks that the star import brings, but for those that only watch"
     found = {name: getattr(tb, name) for name in tb.__all__}
@@ -90,7 +90,7 @@ def _trick(call) -> Callback:
     if name.id not in known:
         raise ValueError(f"--tricks: there is no trick {name.id}{_did_you_mean(name.id, known)}")
     args = []
-    kwargs = {}
+    kwargs: dict = {}
     if isinstance(call, ast.Call):
         try:
             args = [ast.literal_eval(arg) for arg in call.args]
@@ -107,7 +107,7 @@ def _did_you_mean(name, known) -> str:
     near = difflib.get_close_matches(name.lower(), lower, 1)
     return f"; did you mean {lower[near[0]]}?" if near else "; `trickbag tricks` lists them"
 
-# %% ../nbs/07_commands.ipynb #f3ff5bc1
+# %% ../nbs/07_commands.ipynb #eecaadf7
 def make_data(a: dict) -> Any:  # arguments of `train`
     "`DataLoaders` of a folder or a named set"
     path = _data_folder(a['data'])
@@ -145,7 +145,7 @@ def make_learner(
         dls, a['arch'], pretrained, metrics=tb.accuracy, cbs=cbs, path=folder or '.', seed=a['seed']
     )
 
-
+# %% ../nbs/07_commands.ipynb #c2a0878b
 def train(
     arguments: dict,  # of the command line, see `trickbag train --help`
     out: str | Path,  # folder of the run
@@ -190,7 +190,7 @@ def resume(folder: str | Path):
         raise FileNotFoundError(f"{folder}: it was stopped before its first checkpoint; start anew with another --out")
     train(arguments, folder, resume=True)
 
-# %% ../nbs/07_commands.ipynb #e4067b0e
+# %% ../nbs/07_commands.ipynb #c91777b2
 def open_classifier(name: str | Path) -> Classifier:
     "The classifier in the folder of a run, or of that name"
     inside = Path(name) / 'classifier'
@@ -240,7 +240,7 @@ def predict(
     if bad:
         raise ValueError(f"predict: {bad} of {len(files)} images could not be read")
 
-
+# %% ../nbs/07_commands.ipynb #a4e8dabb
 def export(
     name: str | Path,  # run, classifier or hub name
     onnx: str | Path | None = None,  # goal, ends in .onnx

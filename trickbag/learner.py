@@ -8,7 +8,6 @@ __all__ = ['Learner']
 # %% ../nbs/02_learner.ipynb #fc082f3b
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -178,48 +177,31 @@ def fit(
             learn.fits = [*learn.fits, learn._this_fit]
     return learn
 
-# %% ../nbs/02_learner.ipynb #bf0ebcbd
-class LearnerMethods(state.LoopState):
+# %% ../nbs/02_learner.ipynb #56c9d626
+class LearnerMethods(state.LaterMethods):
     "What a learner can do"
-
-    if TYPE_CHECKING:  # their modules put these here when they are imported
-        from trickbag.look.cost import profile
-        from trickbag.look.explain import explain, summary
-        from trickbag.look.show import show_batch
-        from trickbag.look.sizes import size_sweep
-        from trickbag.runs.fix_res import fix_res
-        from trickbag.runs.lr_find import lr_find
-        from trickbag.runs.one_cycle import fine_tune, fit_flat_cos, fit_one_cycle
-        from trickbag.runs.predictions import get_preds, predict
-        from trickbag.runs.tta import tta
 
     fit = fit
     validate = validate
-    # trickbag.loop.batch
     forward = batch.forward
     backward = batch.backward
     take_step = batch.take_step
     opt_step = batch.opt_step
     forget_batch = state.forget_batch
-    # trickbag.loop.events
     __call__ = events.call_event
     composed = events.composed
     cb = events.find_callback
-    # trickbag.loop.randomness
     rng = randomness.rng
     seed_event = randomness.seed_event
     drawing = randomness.drawing
     host_rng = property(randomness.host_rng)
-    # trickbag.loop.facts
     n_out = property(facts.n_out)
     loss_facts = property(facts.loss_facts)
     ignored = property(facts.ignored_label)
     soft_targets = facts.batch_soft_targets
     check_width = facts.check_width
-    # trickbag.loop.checkpoint
     save = checkpoint.save
     load = checkpoint.load
-    # trickbag.loop.freezing
     make_opt = freezing.make_opt
     freeze_to = freezing.freeze_to
     freeze = freezing.freeze

@@ -113,7 +113,7 @@ def _stream_seed(name, i, training, *keys):
     # seed, rank and epoch come first, as they stay the same for long
     return fold_in(i, training, name, after=fold_prefix(*keys))
 
-# %% ../../nbs/core/01_streams.ipynb #9dcefab8
+# %% ../../nbs/core/01_streams.ipynb #952bef08
 def sample_beta(
     # both parameters of the Beta distribution, > 0; below .1 float32 on a GPU, and below .01 any device, gives ½ too
     # often, for both parts underflow
@@ -127,5 +127,5 @@ def sample_beta(
         raise ValueError(f"sample_beta: alpha must be > 0 and finite, got {alpha}")
     concentrations = torch.full((n, 2), float(alpha), device=generator.device)
     # the public class makes its draws without a generator of one's own
-    parts = torch._sample_dirichlet(concentrations, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    parts = torch._sample_dirichlet(concentrations, generator=generator)
     return parts.amax(1) if fold else parts.select(1, 0)

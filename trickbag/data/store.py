@@ -297,7 +297,7 @@ def _map_files(arrays, n, P):
     for descriptor in (arrays.fd, arrays.dir):
         weakref.finalize(arrays, os.close, descriptor)
 
-# %% ../../nbs/data/08_store.ipynb #0f54eee7
+# %% ../../nbs/data/08_store.ipynb #b0236942
 class DecodedImages:
     "Which images of a source are decoded, and where their pixels are"
 
@@ -353,11 +353,8 @@ class DecodedImages:
             return  # another thread has warned
         instead = 'they are kept in memory, for this run' if kind == 'memory' else 'they are decoded anew each epoch'
         reason = getattr(error, 'strerror', None) or error
-        warnings.warn(
-            f"Store: decoded images cannot be kept in {cache_dir()} ({reason}); {instead}. "
-            "Make room (trickbag cache), or set TRICKBAG_CACHE",
-            stacklevel=1,
-        )
+        cannot = f"Store: decoded images cannot be kept in {cache_dir()} ({reason}); {instead}"
+        warnings.warn(f'{cannot}. Make room (trickbag cache), or set TRICKBAG_CACHE', stacklevel=1)
 
 # %% ../../nbs/data/08_store.ipynb #0fea8f9f
 def _checked_kind(source, key, keep, need) -> str:
@@ -572,7 +569,11 @@ class PendingOnGPU(Pending):
         self.images.record_stream(current)
         return self.images.permute(0, 3, 1, 2)
 
-# %% ../../nbs/data/08_store.ipynb #8bf08bf1
+# %% ../../nbs/data/08_store.ipynb #2c497a29
+def _on_gpu(gpu) -> str:
+    return ' and on the GPU' if gpu and gpu.copy is not None else ''
+
+# %% ../../nbs/data/08_store.ipynb #7f9cf0ce
 class Store(DecodedImages):
     "Decoded images of a source, each decoded when it is first asked for"
 
@@ -629,9 +630,7 @@ class Store(DecodedImages):
             self.saved = lone_threads('save', 1).submit(arrays.mark_complete)
 
     def __repr__(self):
-        size = '' if self.kind == 'none' else f', {self.need / 2**20:,.0f} MB'
-        if size and self.gpu and self.gpu.copy is not None:
-            size += ' and on the GPU'
+        size = '' if self.kind == 'none' else f', {self.need / 2**20:,.0f} MB{_on_gpu(self.gpu)}'
         return f"Store: {len(self):,} images of {self.presize} x {self.presize}{size}, {self.where}"
 
 # %% ../../nbs/data/08_store.ipynb #b4b3e11b

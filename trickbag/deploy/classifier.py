@@ -6,12 +6,13 @@
 __all__ = ['FORMAT', 'ACTIVATIONS', 'ClassifierConfig', 'read_config', 'apply_changes', 'Network', 'Prediction', 'Classifier',
            'load_classifier']
 
-# %% ../../nbs/deploy/01_classifier.ipynb #442e1e09
+# %% ../../nbs/deploy/01_classifier.ipynb #3c226097
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -86,7 +87,7 @@ def read_config(
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ValueError(f"{file}: it is no classifier's configuration ({e})") from None
 
-# %% ../../nbs/deploy/01_classifier.ipynb #0128ba1b
+# %% ../../nbs/deploy/01_classifier.ipynb #7ce55dec
 def apply_changes(
     model: nn.Module,  # changed
     changes: dict,  # name of a change -> its arguments
@@ -102,7 +103,8 @@ def apply_changes(
 
             gates = {}
             for conv, latent in args.items():
-                gates[conv] = ChannelGate(model.get_submodule(conv).out_channels, latent)
+                module: Any = model.get_submodule(conv)
+                gates[conv] = ChannelGate(module.out_channels, latent)
             squeeze_excite(model, gates)
         else:
             raise ValueError(f"config: the network has a change {name!r}, which this trickbag does not know")
@@ -144,9 +146,9 @@ class Prediction:
     sure: bool  # whether the most probable class is at or above its threshold
     file: str | None = None  # where the image is from, if it is from a file
 
-# %% ../../nbs/deploy/01_classifier.ipynb #7d10a2e2
-class Classifier:
-    "A network with its classes and its preprocessing: predicts from files, images, arrays and tensors"
+# %% ../../nbs/deploy/01_classifier.ipynb #9724f312
+class _ImageNetwork:
+    "A network that takes images of every kind and gives logits"
 
     def __init__(
         self,
@@ -163,12 +165,6 @@ class Classifier:
     @property
     def classes(self) -> list:
         return self.config.classes
-
-    def __repr__(self):
-        name = f'{self.config.architecture.library}/{self.config.architecture.name}'
-        spec = self.config.images
-        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
-        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
 
     def prepare(
         self,
@@ -205,6 +201,49 @@ class Classifier:
                 found.append(self.network.model(images).float().cpu())
         return torch.cat(found)
 
+# %% ../../nbs/deploy/01_classifier.ipynb #f1b339ce
+def _listed(items) -> tuple:
+    "(list of images, whether a single one was given)"
+    if isinstance(items, (str, os.PathLike)):
+        if Path(items).is_dir():
+            return find_images(os.fspath(items)), False
+        return [items], True
+    if isinstance(items, (list, tuple)):
+        return list(items), False
+    return [items], True
+
+
+def _prediction(config, item, probabilities) -> Prediction:
+    file = os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
+    thresholds = config.thresholds or [0.5 if config.activation == 'sigmoid' else 0.0] * len(config.classes)
+    if len(probabilities) == 1 and len(config.classes) == 2:
+        # one output: the probability of the second class
+        probabilities = torch.cat([1 - probabilities, probabilities])
+    index = int(probabilities.argmax())
+    above = [name for name, p, t in zip(config.classes, probabilities.tolist(), thresholds, strict=True) if p >= t]
+    probability = float(probabilities[index])
+    label = config.classes[index]
+    return Prediction(label, index, probability, probabilities, above, label in above, file)
+
+
+def _row(prediction, classes) -> dict:
+    "A row of a table"
+    row = dict(file=prediction.file, label=prediction.label, probability=prediction.probability, sure=prediction.sure)
+    return row | {f'p({name})': p for name, p in zip(classes, prediction.probabilities.tolist(), strict=True)}
+
+# %% ../../nbs/deploy/01_classifier.ipynb #e1939954
+class Classifier(_ImageNetwork):
+    "A network with its classes and its preprocessing: predicts from files, images, arrays and tensors"
+
+    if TYPE_CHECKING:  # their module puts these here when it is imported
+        from trickbag.deploy.onnx import _probabilities_of, evaluate, latency, quantize, to_onnx, to_torch_export
+
+    def __repr__(self):
+        name = f'{self.config.architecture.library}/{self.config.architecture.name}'
+        spec = self.config.images
+        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
+        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
+
     def probabilities(
         self,
         items,  # as for `predict`
@@ -218,23 +257,11 @@ class Classifier:
         self,
         items,  # an image (path, PIL image, array, tensor), a list of them, or a folder, searched to any depth
         bs: int = 64,  # images a batch
-    ):  # a `Prediction`, or a list of them for a list or a folder
+    ) -> Any:  # a `Prediction`, or a list of them for a list or a folder
         "Classify images"
         listed, single = _listed(items)
-        found = [self._prediction(item, p) for item, p in zip(listed, self.probabilities(listed, bs), strict=True)]
+        found = [_prediction(self.config, *one) for one in zip(listed, self.probabilities(listed, bs), strict=True)]
         return found[0] if single else found
-
-    def _prediction(self, item, probabilities) -> Prediction:
-        file = os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
-        thresholds = self.config.thresholds or [0.5 if self.config.activation == 'sigmoid' else 0.0] * len(self.classes)
-        if len(probabilities) == 1 and len(self.classes) == 2:
-            # one output: the probability of the second class
-            probabilities = torch.cat([1 - probabilities, probabilities])
-        index = int(probabilities.argmax())
-        above = [name for name, p, t in zip(self.classes, probabilities.tolist(), thresholds, strict=True) if p >= t]
-        probability = float(probabilities[index])
-        label = self.classes[index]
-        return Prediction(label, index, probability, probabilities, above, label in above, file)
 
     def predict_df(
         self,
@@ -247,13 +274,7 @@ class Classifier:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("predict_df: needs pandas: pip install pandas") from None
         listed, _ = _listed(items)
-        rows = []
-        for one in self.predict(listed, bs):
-            row = dict(file=one.file, label=one.label, probability=one.probability, sure=one.sure)
-            rows.append(
-                row | {f'p({name})': p for name, p in zip(self.classes, one.probabilities.tolist(), strict=True)}
-            )
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame([_row(one, self.classes) for one in self.predict(listed, bs)])
 
     def save(
         self,
@@ -267,18 +288,7 @@ class Classifier:
             f.write(json.dumps(self.config.to_dict(), indent=2, ensure_ascii=False).encode())
         return folder
 
-# %% ../../nbs/deploy/01_classifier.ipynb #a6b670ba
-def _listed(items) -> tuple:
-    "(list of images, whether a single one was given)"
-    if isinstance(items, (str, os.PathLike)):
-        if Path(items).is_dir():
-            return find_images(items), False
-        return [items], True
-    if isinstance(items, (list, tuple)):
-        return list(items), False
-    return [items], True
-
-
+# %% ../../nbs/deploy/01_classifier.ipynb #1bb65b25
 def load_classifier(
     folder: str | Path,  # of `export` or `save`, or a name on the Hugging Face hub: 'somebody/something'
     device: str | torch.device = 'cpu',

@@ -23,7 +23,7 @@ from ..vision.basic import Normalize
 from ..vision.crop import Crop
 from ..vision.preprocess import ImageSpec
 
-# %% ../../nbs/deploy/04_export.ipynb #1c9ea767
+# %% ../../nbs/deploy/04_export.ipynb #4bf0157c
 class _Look(Callback):
     "Keep what a learner predicts a batch with"
 
@@ -38,7 +38,7 @@ class _Look(Callback):
             self.logits = learn.model(learn.xb.float()).detach().float()
         # with the variables, for a gate shows its weights to those only
         named = learn.model.state_dict(keep_vars=True)
-        self.state = {plain_name(name): value.detach().cpu().clone() for name, value in named.items()}
+        self.tensors = {plain_name(name): value.detach().cpu().clone() for name, value in named.items()}
         self.changes = {}
         for cb in learn.active:
             self.changes |= cb.exported(learn)
@@ -108,7 +108,7 @@ def _check_same(model, look):
             "or forwards of your own must be in make="
         )
 
-# %% ../../nbs/deploy/04_export.ipynb #e4c99e17
+# %% ../../nbs/deploy/04_export.ipynb #85c71072
 @patch
 def export(
     self: Learner,
@@ -147,7 +147,7 @@ def _rebuilt(config, look, make) -> nn.Module:
     model = build(config.architecture, make)
     apply_changes(model, config.changes)
     try:
-        model.load_state_dict(look.state)
+        model.load_state_dict(look.tensors)
     except RuntimeError as e:
         reason = str(e).splitlines()[-1].strip()
         raise ValueError(

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['onnx_session', 'run_onnx', 'labeled_images']
 
-# %% ../../nbs/deploy/02_onnx.ipynb #72a38f1f
+# %% ../../nbs/deploy/02_onnx.ipynb #cfe7097e
 import copy
 import os
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastcore.basics import patch
@@ -19,7 +20,7 @@ from fastcore.basics import patch
 from ..core.files import atomic_write
 from .classifier import Classifier, Network
 
-# %% ../../nbs/deploy/02_onnx.ipynb #fcd36d7a
+# %% ../../nbs/deploy/02_onnx.ipynb #674bacdd
 def _example_images(n_channels: int) -> list:
     "Batches of other sizes and shapes than the one that an export traces"
     generator = torch.Generator().manual_seed(0)
@@ -37,8 +38,9 @@ def _traceable(classifier) -> Network:
     return copy.deepcopy(classifier.network).cpu().float().eval()
 
 
-def _exported_program(network, n_channels):
+def _exported_program(network):
     "torch.export of the network, for any number of images of any size"
+    n_channels = len(network.preprocess.spec.mean)
     images = torch.randint(0, 256, (2, n_channels, 80, 96), dtype=torch.uint8)
     batch = torch.export.Dim('batch', min=1)
     height = torch.export.Dim('height', min=1, max=32768)
@@ -66,7 +68,7 @@ def _compare(network, run: Callable, atol: float, what: str) -> float:
         largest = max(largest, difference)
     return largest
 
-# %% ../../nbs/deploy/02_onnx.ipynb #6b5a5041
+# %% ../../nbs/deploy/02_onnx.ipynb #8f427003
 def _onnx_modules():
     try:
         import onnx
@@ -97,7 +99,7 @@ def run_onnx(
     "What the file says of images"
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
-
+# %% ../../nbs/deploy/02_onnx.ipynb #767178b8
 @patch
 def to_onnx(
     self: Classifier,
@@ -110,10 +112,10 @@ def to_onnx(
         raise ValueError(f"to_onnx: the file's name ends in .onnx, got {file}")
     onnx, _ = _onnx_modules()
     network = _traceable(self)
-    program = _exported_program(network, len(network.preprocess.spec.mean))
+    program = _exported_program(network)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        exported = torch.onnx.export(
+        exported: Any = torch.onnx.export(
             program, dynamo=True, input_names=['images'], output_names=['probabilities'], verbose=False
         )
     model = exported.model_proto
@@ -141,7 +143,7 @@ def to_torch_export(
     if file.suffix != '.pt2':
         raise ValueError(f"to_torch_export: the file's name ends in .pt2, got {file}")
     network = _traceable(self)
-    program = _exported_program(network, len(network.preprocess.spec.mean))
+    program = _exported_program(network)
     difference = _compare(network, program.module(), atol, 'to_torch_export')
     with atomic_write(file) as f:
         torch.export.save(program, f)

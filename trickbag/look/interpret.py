@@ -106,7 +106,12 @@ def _class_names(dls, n_columns, targets):
     n = max(getattr(dls, 'c', None) or n_columns, int(targets.max()) + 1)
     return [str(i) for i in range(n)]
 
-# %% ../../nbs/look/05_interpret.ipynb #ce751a62
+# %% ../../nbs/look/05_interpret.ipynb #e4d2aa57
+def _losses_of(probs, targets) -> torch.Tensor:
+    "Minus the logarithm of the probability given to the truth"
+    return -probs.gather(1, targets[:, None])[:, 0].clamp(min=1e-12).log()
+
+# %% ../../nbs/look/05_interpret.ipynb #b1c2ac10
 class ClassPredictions:
     "Predictions of a learner on one loader, beside the true classes"
 
@@ -130,8 +135,7 @@ class ClassPredictions:
         self.probs = _column_of_each(self.probs)
         self.preds = self.probs.argmax(1)
         self.files = sample_files(self.dl, self.idxs, len(self.targets))
-        # of the probability given to the truth
-        self.losses = -self.probs.gather(1, self.targets[:, None])[:, 0].clamp(min=1e-12).log()
+        self.losses = _losses_of(self.probs, self.targets)
         self.vocab = _class_names(learn.dls, self.probs.shape[1], self.targets)
 
     @property

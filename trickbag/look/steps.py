@@ -250,7 +250,14 @@ def _traced_values(cb):
             raise ValueError(f"explain: {cb.name}: traced names {name!r}, which it does not have; set self.{name}")
     return {name: _value(getattr(cb, name)) for name in cb.traced if getattr(cb, name) is not None}
 
-# %% ../../nbs/look/02_steps.ipynb #e6ca1357
+# %% ../../nbs/look/02_steps.ipynb #970b9bf8
+def _warm_seconds(
+    batches: dict,  # (epoch, batch) -> seconds
+) -> list:
+    "The first batch of an epoch warms up, so it is left out unless there is no other"
+    return [seconds for (_, i), seconds in batches.items() if i > 0] or list(batches.values())
+
+# %% ../../nbs/look/02_steps.ipynb #ce947924
 class Trace(Callback):
     "Watch every call of every other callback in one batch of a fit, time the calls in some more, then end the fit"
 
@@ -307,9 +314,7 @@ class Trace(Callback):
 
     def cost(self, name: str) -> float | None:
         "Seconds a batch that the callback took, on average over those that were timed, whether it acted in them or not"
-        batches = {place: sum(calls) for place, calls in self.times.get(name, {}).items()}
-        # the first batch of an epoch warms up, unless there is no other
-        seconds = [s for (_, i), s in batches.items() if i > 0] or list(batches.values())
+        seconds = _warm_seconds({place: sum(calls) for place, calls in self.times.get(name, {}).items()})
         return sum(seconds) / max(len(self.steps), len(seconds)) if seconds else None
 
 # %% ../../nbs/look/02_steps.ipynb #c4988a01

@@ -190,7 +190,14 @@ def refuse_targets(
     finally:
         learn.pred = ABSENT
 
-# %% ../../nbs/loop/20_defaults.ipynb #eed3a265
+# %% ../../nbs/loop/20_defaults.ipynb #cfe8c20c
+def _label_range(learn, facts) -> tuple[int, int | None] | None:
+    "(classes, ignored label), for a loss that takes class indices"
+    if not (_has_logits(learn) and facts.indices):
+        return None
+    return facts.n_classes(learn.pred.shape[1]), facts.ignore
+
+# %% ../../nbs/loop/20_defaults.ipynb #7fed3820
 class CheckTargets(Callback):
     """Before step 1, logits and targets of the first batch must fit each other and the loss; a loss that takes no
     class indices, such as BCE, gets probabilities"""
@@ -234,9 +241,7 @@ class CheckTargets(Callback):
         facts = learn.loss_facts
         y = learn.clean_yb
         # labels are held against it from here on, those of the next validation too
-        learn._label_range = None
-        if _has_logits(learn) and facts.indices:
-            learn._label_range = (facts.n_classes(learn.pred.shape[1]), facts.ignore)
+        learn._label_range = _label_range(learn, facts)
         now = {learn.training}
         self.looked_at |= now
         has_classes = y is not None and y.ndim == 1 and not y.is_floating_point()

@@ -40,7 +40,7 @@ _HARMLESS = (
     torch.Tensor.__len__,
 )
 
-# %% ../../nbs/loop/05_loss_watch.ipynb #f45f69b3
+# %% ../../nbs/loop/05_loss_watch.ipynb #de1edc77
 def _equal_values(a, b):
     "Whether two tensors hold the same numbers, whatever their shapes and types"
     if a.numel() != b.numel():
@@ -73,11 +73,19 @@ def _role(value, pred, y) -> str | None:
     return 'y' if y is not None and _equal_values(value, y) else None
 
 
+def _gives_the_same(activation, value, pred) -> bool:
+    "Whether a value is the logits, or something that was made of them and means the same"
+    try:
+        return _equal_values(activation(value.double()), activation(pred.double()))
+    except (IndexError, RuntimeError):
+        return False
+
+
 def _add_new(found: list, value):
     if value is not None and not any(value is other for other in found):
         found.append(value)
 
-# %% ../../nbs/loop/05_loss_watch.ipynb #fce800c0
+# %% ../../nbs/loop/05_loss_watch.ipynb #e072a8a1
 class Watch(TorchFunctionMode):
     "See which functions of torch a loss calls, and what they are given and give"
 
@@ -114,13 +122,7 @@ class Watch(TorchFunctionMode):
         if len(args) > 1 and self._is(args[0], 'y') and self._is(args[1], 'pred'):
             self.swapped = True
             return
-        # The argument may be the logits, or something that was made of them and means the same
-        activation = ACTIVATIONS[_ACTIVATION_OF[func]]
-        try:
-            same = _equal_values(activation(args[0].double()), activation(self.pred.double()))
-        except (IndexError, RuntimeError):
-            same = False
-        if same:
+        if _gives_the_same(ACTIVATIONS[_ACTIVATION_OF[func]], args[0], self.pred):
             self.activations.add(_ACTIVATION_OF[func])
 
     def _see_weights(self, func, args, kwargs):

@@ -172,7 +172,7 @@ def _has_phase(learn, a, b):
     if a.phase is not None:
         return f'the phase of {a.name}'
 
-# %% ../../nbs/loop/10_rules.ipynb #a7d54094
+# %% ../../nbs/loop/10_rules.ipynb #4ead79f0
 _PAIR_RULES = [
     Rule(
         'does threshold targets',
@@ -215,6 +215,10 @@ _PAIR_RULES = [
         'the head would be tuned on mixed images, which the test never shows',
         'leave the mixing out of this fit; FixRes is a fit of its own after training',
     ),
+]
+
+# %% ../../nbs/loop/10_rules.ipynb #cc2fe8c8
+_PAIR_RULES += [
     Rule(
         'does repeat images',
         'does mirror by epoch',

@@ -185,7 +185,12 @@ def _group_value(group, param):
         return group['betas'][0]
     return group.get(param)
 
-# %% ../../nbs/loop/08_schedule.ipynb #8819a323
+# %% ../../nbs/loop/08_schedule.ipynb #17c3df4c
+def _check_function(f):
+    if not callable(f):
+        raise ValueError(f"Schedule: {f!r} is not a function of the position; for a constant write sched_const({f!r})")
+
+# %% ../../nbs/loop/08_schedule.ipynb #4aa618e5
 class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
 
@@ -202,10 +207,7 @@ class Schedule(Callback):
         # `lr`, `weight_decay`, `momentum` (`betas[0]` where there are betas), or another entry of the parameter groups
         param: str = 'lr',
     ):
-        if not callable(f):
-            raise ValueError(
-                f"Schedule: {f!r} is not a function of the position; for a constant write sched_const({f!r})"
-            )
+        _check_function(f)
         self.f = f
         self.param = param
         self.owns = (f'schedule of {param}',)

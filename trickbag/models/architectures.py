@@ -6,10 +6,11 @@
 __all__ = ['LIBRARIES', 'HEADS', 'Architecture', 'find_library', 'build', 'described', 'describe', 'find_head', 'ConcatPool',
            'new_head', 'replace_head', 'first_layer', 'adapt_input']
 
-# %% ../../nbs/models/04_architectures.ipynb #da19a658
+# %% ../../nbs/models/04_architectures.ipynb #07f1f21a
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,13 +82,13 @@ def _unknown(name):
     timm = '' if _names('timm') else "; timm's networks need: pip install timm"
     return f"architecture {name!r} is not known: {hint}{timm}"
 
-# %% ../../nbs/models/04_architectures.ipynb #15499ab0
+# %% ../../nbs/models/04_architectures.ipynb #a9531c85
 def build(
     architecture: Architecture,
     make: Callable | None = None,  # for library 'own': `make(**args)` gives the network
 ) -> nn.Module:  # with random weights
     "The network of a description"
-    model = _make(architecture, make)
+    model: Any = _make(architecture, make)
     if architecture.n_in != 3:
         adapt_input(model, architecture.n_in)
     model.head_name = replace_head(model, **architecture.head) if architecture.head else None
@@ -143,7 +144,7 @@ def describe(model: nn.Module) -> Architecture | None:
     found = getattr(model, 'architecture', None)
     return found if isinstance(found, Architecture) else None
 
-# %% ../../nbs/models/04_architectures.ipynb #06923820
+# %% ../../nbs/models/04_architectures.ipynb #a09596f8
 @dataclass
 class _Call:
     "What a layer was given and gave, as shapes"
@@ -190,7 +191,7 @@ def _calls(model, size, n_in) -> tuple:
 def _kind(out):
     return f'a tensor of shape {tuple(out.shape)}' if isinstance(out, torch.Tensor) else f'a {type(out).__name__}'
 
-
+# %% ../../nbs/models/04_architectures.ipynb #620ba658
 def find_head(
     model: nn.Module,
     size: int = 224,  # side of an image that the network takes, pixels
@@ -256,7 +257,7 @@ def new_head(
         _linear(hidden, n_out),
     )
 
-# %% ../../nbs/models/04_architectures.ipynb #fe727a74
+# %% ../../nbs/models/04_architectures.ipynb #ae9d10df
 HEADS = ('linear', 'concat', 'fastai')
 
 
@@ -273,7 +274,7 @@ def replace_head(
     n_in = first_layer(model).weight.shape[1]
     calls, given = _calls(model, size, n_in)
     name = find_head(model, size, n_in)
-    old = model.get_submodule(name)
+    old: Any = model.get_submodule(name)
     if isinstance(old, nn.Conv2d):
         if kind != 'linear':
             raise ValueError(f"head: {type(model).__name__} ends in a convolution; only kind='linear' fits")
@@ -291,7 +292,7 @@ def replace_head(
         _check_width(model, size, n_in, kind)
     return name
 
-
+# %% ../../nbs/models/04_architectures.ipynb #db2e136a
 def _pooling(calls, n_features, model, kind):
     "The call that makes one number a channel from the feature map that the head sees"
     pools = [call for call in calls if _is_pooling(call, n_features)]

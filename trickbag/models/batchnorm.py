@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['has_stats', 'training_norms', 'last_batchnorm', 'update_bn']
 
-# %% ../../nbs/models/03_batchnorm.ipynb #6e5f94de
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/models/03_batchnorm.ipynb #b4249108
 import torch
 from torch import nn
 

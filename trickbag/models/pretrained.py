@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'WeightsError', 'local_weights', 'read_state', 'load_body', 'image_spec', 'pretrained_model']
 
-# %% ../../nbs/models/05_pretrained.ipynb #49d3f097
+# %% ../../nbs/models/05_pretrained.ipynb #ba352335
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,12 +108,12 @@ def load_body(
 def _some(keys, what) -> str:
     return f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); " if keys else ''
 
-# %% ../../nbs/models/05_pretrained.ipynb #da5ddd6e
+# %% ../../nbs/models/05_pretrained.ipynb #2d7f1aef
 def _torchvision_weights(name, pretrained):
     "The entry of torchvision's table of weights"
     import torchvision
 
-    table = torchvision.models.get_model_weights(name)
+    table: Any = torchvision.models.get_model_weights(name)
     if pretrained is True:
         return table.DEFAULT
     try:
@@ -131,18 +132,19 @@ def _torchvision_spec(name, pretrained) -> ImageSpec:
 
 def _timm_spec(name) -> ImageSpec:
     import timm
+    from timm.data import resolve_data_config
 
     config = timm.get_pretrained_cfg(name)
     if config is None:
         raise WeightsError(f"{name}: timm knows no weights of that name; see timm.list_pretrained()")
-    data = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
+    data = resolve_data_config({}, pretrained_cfg=config.to_dict())
     fit = 'squash' if data['crop_mode'] == 'squash' else 'crop'
     return ImageSpec(data['input_size'][-1], data['crop_pct'], data['interpolation'], fit, data['mean'], data['std'])
 
 
 def image_spec(
     name: str,  # a network, see `find_library`
-    pretrained: bool | str = True,  # which weights
+    pretrained: bool | str | Path = True,  # which weights
 ) -> ImageSpec:
     "How images are prepared for pretrained weights, as those who published them say"
     library, own_name = find_library(name)
@@ -205,7 +207,7 @@ def _state_of(model, architecture, pretrained) -> tuple:
         return _fetch_timm(model, name, pretrained, architecture.args), f'timm {name}'
     raise WeightsError(f"{name}: trickbag publishes no weights; give a file as pretrained=, or pretrained=False")
 
-# %% ../../nbs/models/05_pretrained.ipynb #d6bba63e
+# %% ../../nbs/models/05_pretrained.ipynb #e416555d
 def pretrained_model(
     name: str,  # 'resnet50', 'timm/vit_small_patch16_224', 'xresnet50', see `find_library`
     n_out: int | None = None,  # classes; None: the head of the weights is kept
@@ -225,7 +227,7 @@ def pretrained_model(
         # a ViT has a position for each patch: timm makes new ones out of those of the weights
         args['img_size'] = size
     architecture = Architecture(library, own_name, args)
-    model = build(architecture, make)
+    model: Any = build(architecture, make)
     if pretrained:
         state, where = _state_of(model, architecture, pretrained)
         _resample_positions(model, state)
@@ -233,14 +235,14 @@ def pretrained_model(
     if n_in != 3:
         adapt_input(model, n_in)
         spec = _spec_for(spec, n_in)
-    how = None
+    how: Any = None
     if n_out is not None:
         how = dict(n_out=n_out, kind=head, dropout=dropout, size=size)
         model.head_name = replace_head(model, **how)
     model.architecture = replace(architecture, n_in=n_in, head=how)
     return model, replace(spec, size=size)
 
-
+# %% ../../nbs/models/05_pretrained.ipynb #2feb49d8
 def _head_to_be_replaced(model, n_out, size):
     return None if n_out is None else find_head(model, size)
 

@@ -138,7 +138,15 @@ def _stages(expansion, layers, sizes, sa, drop_path, **switches):
         stages.append(nn.Sequential(*blocks))
     return stages, ni
 
-# %% ../../nbs/models/02_xresnet.ipynb #b32f6d94
+# %% ../../nbs/models/02_xresnet.ipynb #eef313a5
+def _draw_weights(model):
+    for m in model.modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+# %% ../../nbs/models/02_xresnet.ipynb #843130a2
 class XResNet(nn.Sequential):
     "A ResNet with the switches of Bag of Tricks (He et al. 2018): images `N c_in H W`, float, to logits `N n_out`"
 
@@ -188,11 +196,7 @@ class XResNet(nn.Sequential):
             nn.Dropout(dropout),
             nn.Linear(ni, n_out),
         )
-        for m in self.modules():
-            if isinstance(m, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(m.weight)
-                if m.bias is not None:
-                    nn.init.zeros_(m.bias)
+        _draw_weights(self)
         # what an exported classifier is built again from
         self.architecture = described('XResNet', arguments)
 

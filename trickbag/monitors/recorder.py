@@ -83,7 +83,7 @@ def _sizes_of(
     device = next((t.device for t in targets if isinstance(t, torch.Tensor)), None)
     return torch.stack([torch.as_tensor(t, dtype=torch.float32, device=device) for t in targets]).tolist()
 
-# %% ../../nbs/monitors/recorder.ipynb #8447dad2
+# %% ../../nbs/monitors/recorder.ipynb #b65f7258
 class _BatchRecord(Callback):
     "Losses, sizes and rates of all training batches of a fit"
 
@@ -144,7 +144,7 @@ class _BatchRecord(Callback):
         self._flush()
         return super().state_dict()
 
-# %% ../../nbs/monitors/recorder.ipynb #ad068bd7
+# %% ../../nbs/monitors/recorder.ipynb #3fa9e35f
 class Recorder(_BatchRecord):
     "Record loss and hyper-parameters a batch, and a row of `learn.history` an epoch"
 
@@ -167,7 +167,8 @@ class Recorder(_BatchRecord):
         # at the first batch of an epoch
         if self._facts is None:
             self._facts = learn.loss_facts
-            self._look_at_loss(self._facts, y)
+            self.is_sum = self._facts.reduction == 'sum'
+            self._sizes_vary = self._facts.varies(y) and not self.is_sum
         # of many labels a sample the targets would fill the memory, so they are counted at once
         if self._sizes_vary:
             self._new_targets.append(y if y.ndim == 1 else self._facts.size(y, n))
@@ -180,10 +181,6 @@ class Recorder(_BatchRecord):
             self.sums = [a + b for a, b in zip(self.sums, new, strict=True)] if self.sums else new
         if len(self._new_losses) == 1000:
             self._flush()
-
-    def _look_at_loss(self, facts, y):
-        self.is_sum = facts.reduction == 'sum'
-        self._sizes_vary = facts.varies(y) and not self.is_sum
 
     def after_epoch(self, learn):
         ns = self.ns[self.start :]

@@ -58,7 +58,13 @@ def _seen_again(before, now):
     again = before is not None and before[:2] == now[:2] and before[2] != now[2]
     return 'often' if again else now
 
-# %% ../../nbs/speed/04_compile.ipynb #f8fabac7
+# %% ../../nbs/speed/04_compile.ipynb #d8fa5970
+def _check_backend(backend):
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if isinstance(backend, str) and backend not in known:
+        raise ValueError(f"Compile: there is no backend {backend!r}; torch knows {', '.join(known)}")
+
+# %% ../../nbs/speed/04_compile.ipynb #b8f2cdca
 class Compile(Callback):
     "Compile the model for a fit; batches of odd sizes run uncompiled"
 
@@ -88,9 +94,7 @@ class Compile(Callback):
     def check(self, learn):
         if hasattr(learn.model, '_orig_mod'):
             raise ValueError("Compile: the model is compiled already; give model._orig_mod")
-        known = torch._dynamo.list_backends(exclude_tags=())
-        if isinstance(self.backend, str) and self.backend not in known:
-            raise ValueError(f"Compile: there is no backend {self.backend!r}; torch knows {', '.join(known)}")
+        _check_backend(self.backend)
 
     def before_fit(self, learn):
         self.seen = {}

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['half_dtype', 'MixedPrecision']
 
-# %% ../../nbs/speed/03_mixed_precision.ipynb #e7c5073e
+# %% ../../nbs/speed/03_mixed_precision.ipynb #6a174ec3
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -22,29 +23,12 @@ def half_dtype(
     with torch.cuda.device(device):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
-# %% ../../nbs/speed/03_mixed_precision.ipynb #be2682f1
-class MixedPrecision(Callback):
-    "Forward pass and loss under `torch.autocast`; with fp16, scaled losses and checked steps"
+# %% ../../nbs/speed/03_mixed_precision.ipynb #47d0be24
+class _Autocast(Callback):
+    "The forward pass and the loss in a 16-bit format"
 
-    stage = 'precision'
-    reads = ('pred', 'loss', 'grads')
-    writes = ('pred', 'grads', 'step')
-
-    def __init__(
-        self,
-        dtype: str = None,  # 'bf16' or 'fp16'; None is what `half_dtype` says
-        init_scale: float = 2.0**16,  # fp16: first scale of the loss; torch's default
-        growth_interval: int = 2000,  # fp16: steps without overflow after which the scale doubles; torch's default
-    ):
-        if dtype not in (None, 'bf16', 'fp16'):
-            raise ValueError(f"MixedPrecision: dtype is 'bf16', 'fp16' or None, got {dtype!r}")
-        # None may turn out to be fp16
-        self.owns = ('precision',) if dtype == 'bf16' else ('precision', 'opt_step')
-        self.dtype = dtype
-        self.init_scale = init_scale
-        self.growth_interval = growth_interval
-        self.scaler = None
-        self._outside = None
+    dtype: str | None  # 'bf16' or 'fp16'; None is what `half_dtype` says
+    _outside: Any = None  # the learner's own `autocast`, while this one is in its place
 
     def check(self, learn):
         if self.format(learn) == torch.float16 and any(p.dtype == torch.float16 for p in learn.model.parameters()):
@@ -69,6 +53,34 @@ class MixedPrecision(Callback):
             learn.autocast = self._outside
             self._outside = None
 
+    def after_pred(self, learn):
+        if isinstance(learn.pred, torch.Tensor):
+            learn.pred = learn.pred.float()
+
+# %% ../../nbs/speed/03_mixed_precision.ipynb #abe60f59
+class MixedPrecision(_Autocast):
+    "Forward pass and loss under `torch.autocast`; with fp16, scaled losses and checked steps"
+
+    stage = 'precision'
+    reads = ('pred', 'loss', 'grads')
+    writes = ('pred', 'grads', 'step')
+
+    def __init__(
+        self,
+        dtype: str = None,  # 'bf16' or 'fp16'; None is what `half_dtype` says
+        init_scale: float = 2.0**16,  # fp16: first scale of the loss; torch's default
+        growth_interval: int = 2000,  # fp16: steps without overflow after which the scale doubles; torch's default
+    ):
+        if dtype not in (None, 'bf16', 'fp16'):
+            raise ValueError(f"MixedPrecision: dtype is 'bf16', 'fp16' or None, got {dtype!r}")
+        # None may turn out to be fp16
+        self.owns = ('precision',) if dtype == 'bf16' else ('precision', 'opt_step')
+        self.dtype = dtype
+        self.init_scale = init_scale
+        self.growth_interval = growth_interval
+        self.scaler = None
+        self._outside = None
+
     def before_fit(self, learn):
         self.before_validate(learn)
         if self.format(learn) != torch.float16:
@@ -85,10 +97,6 @@ class MixedPrecision(Callback):
         if self.scaler:
             vars(learn).pop('opt_step', None)
         self.scaler = None
-
-    def after_pred(self, learn):
-        if isinstance(learn.pred, torch.Tensor):
-            learn.pred = learn.pred.float()
 
     def before_backward(self, learn):
         if self.scaler:

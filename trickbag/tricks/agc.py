@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['unit_norms', 'adaptive_clip', 'AGC']
 
-# %% ../../nbs/tricks/agc.ipynb #26e955a4
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/agc.ipynb #19ebfabe
 import torch
 
 from ..callback import Callback

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['decay_weights', 'DecoupledDecay']
 
-# %% ../../nbs/tricks/decoupled_decay.ipynb #2872fa6f
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/decoupled_decay.ipynb #ae76eef0
 import torch
 
 from ..callback import Callback
@@ -21,7 +19,20 @@ def decay_weights(
     if ws and fraction:
         torch._foreach_mul_(ws, 1 - fraction)
 
-# %% ../../nbs/tricks/decoupled_decay.ipynb #882a054d
+# %% ../../nbs/tricks/decoupled_decay.ipynb #38171ba5
+def _take_over_decay(groups, wd):
+    "Note the decay of each group as a fraction a step at the full rate, and leave none to the optimizer"
+    some_decay = any(group.get('weight_decay') for group in groups)
+    for group in groups:
+        own = group.get('weight_decay') or 0.0
+        if wd is None:
+            group['fit_decay'] = own * group['fit_lr']
+        else:
+            group['fit_decay'] = wd if own or not some_decay else 0.0
+        if own:
+            group['weight_decay'] = 0.0
+
+# %% ../../nbs/tricks/decoupled_decay.ipynb #7b757859
 class DecoupledDecay(Callback):
     "Before each step, weights shrink by `lr/lr0*wd` of themselves; the optimizer's own weight decay is 0 for the fit"
 
@@ -60,18 +71,8 @@ class DecoupledDecay(Callback):
     def before_epoch(self, learn):
         """After every `before_fit`: what splits groups by their decay has done so. A resumed run brings its groups
         with it"""
-        gs = learn.opt.param_groups
-        if any('fit_decay' in o for o in gs):
-            return
-        some = any(o.get('weight_decay') for o in gs)
-        for o in gs:
-            own = o.get('weight_decay') or 0.0
-            if self.wd is None:
-                o['fit_decay'] = own * o['fit_lr']
-            else:
-                o['fit_decay'] = self.wd if own or not some else 0.0
-            if own:
-                o['weight_decay'] = 0.0
+        if not any('fit_decay' in group for group in learn.opt.param_groups):
+            _take_over_decay(learn.opt.param_groups, self.wd)
 
     @torch.no_grad()
     def before_step(self, learn):

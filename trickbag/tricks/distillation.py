@@ -36,8 +36,86 @@ def distill_kl(
     log_teacher = (teacher.float() / T).log_softmax(1)
     return F.kl_div(log_p, log_teacher, reduction='batchmean', log_target=True) * T**2
 
-# %% ../../nbs/tricks/distillation.ipynb #62c6e83d
-class Distillation(Callback):
+# %% ../../nbs/tricks/distillation.ipynb #509d923c
+def _keep(outs, name, module, inp, out):
+    "A forward hook"
+    outs[name] = out
+
+
+def _keep_with_graph(outs, name, module, inp, out):
+    "A forward hook that keeps only what has a graph: nothing in validation"
+    if torch.is_grad_enabled():
+        outs[name] = out
+
+# %% ../../nbs/tricks/distillation.ipynb #82838da4
+class _TeacherAtWork(Callback):
+    "A teacher in a fit, and the outputs of named layers, the student's and its own"
+
+    def _set_up(self, teacher, layers):
+        self.teacher = teacher
+        if isinstance(layers, str):
+            layers = [layers]
+        self.layers = layers if isinstance(layers, dict) else {name: name for name in layers}
+        # images of the last batch, and what the teacher gives for them
+        self._x = None
+        self._teacher_pred: Any = None
+        # layers' outputs, by the student's names
+        self._student_outs = {}
+        self._teacher_outs = {}
+        # the hooks that take them, and the teacher's device and modes
+        self._undo = ExitStack()
+
+    def before_fit(self, learn):
+        tensors = [*self.teacher.parameters(), *self.teacher.buffers()]
+        device = next((t.device for t in tensors), learn.device)
+        self._undo.enter_context(preserve_modes(self.teacher))
+        self._undo.callback(self.teacher.to, device)
+        self.teacher.to(learn.device).eval()
+        for name, teacher_name in self.layers.items():
+            self._watch(learn.model.get_submodule(name), partial(_keep_with_graph, self._student_outs, name))
+            self._watch(self.teacher.get_submodule(teacher_name), partial(_keep, self._teacher_outs, name))
+
+    def _watch(self, module, hook):
+        self._undo.callback(module.register_forward_hook(hook).remove)
+
+    def _ask_teacher(self, x) -> torch.Tensor:
+        # else a second pass with the same images, as SAM's
+        if x is not self._x:
+            self._x = x
+            with torch.no_grad():
+                self._teacher_pred = self.teacher(x)
+        return self._teacher_pred
+
+    def after_batch(self, learn):
+        self._x = None
+        self._teacher_pred = None
+        self._student_outs.clear()
+        self._teacher_outs.clear()
+
+    def cleanup_fit(self, learn):
+        self._undo.close()
+        self.after_batch(learn)
+
+# %% ../../nbs/tricks/distillation.ipynb #87291837
+def _check_distillation(teacher, T, hard, soft, how, weight):
+    if not isinstance(teacher, nn.Module):
+        raise ValueError(f"Distillation: teacher is a {type(teacher).__name__}; give a trained nn.Module")
+    if not (T > 0 and min(hard, soft, weight) >= 0):
+        raise ValueError(
+            f"Distillation: need T > 0 and weights >= 0, got T={T}, hard={hard}, soft={soft}, weight={weight}"
+        )
+    if how not in ('mse', 'attention'):
+        raise ValueError(f"Distillation: how must be 'mse' or 'attention', got {how!r}")
+
+
+def _check_names(who, model, names):
+    for name in set(names) - set(dict(model.named_modules())):
+        raise ValueError(
+            f"Distillation: the {who} has no layer {name!r}; names are in [n for n,_ in {who}.named_modules()]"
+        )
+
+# %% ../../nbs/tricks/distillation.ipynb #7cfca4ca
+class Distillation(_TeacherAtWork):
     """Add to the loss of training batches how far the student's logits, and outputs of named layers, are from a
     teacher's"""
 
@@ -59,33 +137,15 @@ class Distillation(Callback):
         weight: float = 1.0,  # of their term, the sum over `layers`; the authors of 'attention' use 1000
     ):
         soft = 1 - hard if soft is None else soft
-        if not isinstance(teacher, nn.Module):
-            raise ValueError(f"Distillation: teacher is a {type(teacher).__name__}; give a trained nn.Module")
-        if not (T > 0 and min(hard, soft, weight) >= 0):
-            raise ValueError(
-                f"Distillation: need T > 0 and weights >= 0, got T={T}, hard={hard}, soft={soft}, weight={weight}"
-            )
-        if how not in ('mse', 'attention'):
-            raise ValueError(f"Distillation: how must be 'mse' or 'attention', got {how!r}")
-        self.teacher = teacher
+        _check_distillation(teacher, T, hard, soft, how, weight)
+        self._set_up(teacher, layers)
         self.T = T
         self.hard = hard
         self.soft = soft
         self.how = how
         self.weight = weight
-        if isinstance(layers, str):
-            layers = [layers]
-        self.layers = layers if isinstance(layers, dict) else {name: name for name in layers}
         self.kl = None
         self.distance = None
-        # images of the last batch, and what the teacher gives for them
-        self._x = None
-        self._teacher_pred: Any = None
-        # layers' outputs, by the student's names
-        self._student_outs = {}
-        self._teacher_outs = {}
-        # the hooks that take them, and the teacher's device and modes
-        self._undo = ExitStack()
         self.writes = ('loss', 'model') if self.layers else ('loss',)
 
     def n_teacher(self) -> int | None:
@@ -97,35 +157,11 @@ class Distillation(Callback):
     def check(self, learn):
         if {id(p) for p in self.teacher.parameters()} & {id(p) for p in learn.model.parameters()}:
             raise ValueError("Distillation: the teacher shares weights with the model; give copy.deepcopy(model)")
-        self._check_names('model', learn.model, self.layers)
-        self._check_names('teacher', self.teacher, self.layers.values())
-
-    def _check_names(self, who, model, names):
-        for name in set(names) - set(dict(model.named_modules())):
-            raise ValueError(
-                f"Distillation: the {who} has no layer {name!r}; names are in [n for n,_ in {who}.named_modules()]"
-            )
-
-    def before_fit(self, learn):
-        tensors = [*self.teacher.parameters(), *self.teacher.buffers()]
-        device = next((t.device for t in tensors), learn.device)
-        self._undo.enter_context(preserve_modes(self.teacher))
-        self._undo.callback(self.teacher.to, device)
-        self.teacher.to(learn.device).eval()
-        for name, teacher_name in self.layers.items():
-            self._watch(learn.model.get_submodule(name), partial(_keep_with_graph, self._student_outs, name))
-            self._watch(self.teacher.get_submodule(teacher_name), partial(_keep, self._teacher_outs, name))
-
-    def _watch(self, module, hook):
-        self._undo.callback(module.register_forward_hook(hook).remove)
+        _check_names('model', learn.model, self.layers)
+        _check_names('teacher', self.teacher, self.layers.values())
 
     def after_loss(self, learn):
-        # else a second pass with the same images, as SAM's
-        if learn.xb is not self._x:
-            self._x = learn.xb
-            with torch.no_grad():
-                self._teacher_pred = self.teacher(learn.xb)
-        kl = distill_kl(learn.pred, self._teacher_pred, self.T)
+        kl = distill_kl(learn.pred, self._ask_teacher(learn.xb), self.T)
         self.kl = kl.detach()
         learn.loss = self.hard * learn.loss + self.soft * kl
         if self.layers:
@@ -135,24 +171,3 @@ class Distillation(Callback):
             distance: Any = sum(distances)
             self.distance = distance.detach()
             learn.loss = learn.loss + self.weight * distance
-
-    def after_batch(self, learn):
-        self._x = None
-        self._teacher_pred = None
-        self._student_outs.clear()
-        self._teacher_outs.clear()
-
-    def cleanup_fit(self, learn):
-        self._undo.close()
-        self.after_batch(learn)
-
-# %% ../../nbs/tricks/distillation.ipynb #beeffef7
-# forward hooks
-def _keep(outs, name, module, inp, out):
-    outs[name] = out
-
-
-# only where the output has a graph: not in validation
-def _keep_with_graph(outs, name, module, inp, out):
-    if torch.is_grad_enabled():
-        outs[name] = out

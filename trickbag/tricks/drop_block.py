@@ -43,7 +43,47 @@ def drop_block(
 def _hook(p, scale, block, m, args, out):
     return drop_block(out, p * scale, block) if m.training else None
 
-# %% ../../nbs/tricks/drop_block.ipynb #a1128d1e
+# %% ../../nbs/tricks/drop_block.ipynb #b2981fd5
+def _norms_of_stages(model, scales) -> list:
+    "(norm, factor of the rate) in the last stages of a network, one factor a stage"
+    stages = last_stages(model, len(scales))
+    scaled = zip(stages, scales[-len(stages) :], strict=True)
+    modules = [(m, s) for blocks, s in scaled if s for block in blocks for m in block.modules()]
+    return [(m, s) for m, s in modules if isinstance(m, NORMS)]
+
+
+def _named_modules(model, names) -> list:
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"DropBlock: the model has no module {name!r}; take names from model.named_modules()")
+    return [modules[name] for name in names]
+
+
+def _check_drop_block(keep_prob, block, keep_prob_start, scales):
+    if not (0 < keep_prob < 1 and 0 < keep_prob_start <= 1):
+        raise ValueError(
+            f"DropBlock: need 0 < keep_prob < 1, 0 < keep_prob_start <= 1, got {keep_prob}, {keep_prob_start}"
+        )
+    if not isinstance(block, int) or block < 1:
+        raise ValueError(f"DropBlock: block is a side in whole values, 1 or more, got {block!r}")
+    if not scales or not all(0 <= s <= 1 for s in scales):
+        raise ValueError(f"DropBlock: scales are factors in [0,1], got {scales}")
+
+
+def _check_length(learn):
+    if learn.n_iter is None:
+        raise ValueError(
+            "DropBlock: the rate rises to the end of the run, but the training loader has no "
+            "length; give keep_prob_start=keep_prob"
+        )
+
+
+def _position(learn) -> float:
+    "In the run; its end if that is unknown"
+    return run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter) if learn.n_iter else 1.0
+
+# %% ../../nbs/tricks/drop_block.ipynb #2e15ff3b
 class DropBlock(Callback):
     """Blank squares of the feature maps of the last stages in training, at a rate that rises over the run; off again
     after the fit"""
@@ -64,14 +104,7 @@ class DropBlock(Callback):
         scales: tuple = (0.25, 1.0),
         names: tuple = None,  # names of modules after which to blank, at the full rate, in place of the stages
     ):
-        if not (0 < keep_prob < 1 and 0 < keep_prob_start <= 1):
-            raise ValueError(
-                f"DropBlock: need 0 < keep_prob < 1, 0 < keep_prob_start <= 1, got {keep_prob}, {keep_prob_start}"
-            )
-        if not isinstance(block, int) or block < 1:
-            raise ValueError(f"DropBlock: block is a side in whole values, 1 or more, got {block!r}")
-        if not scales or not all(0 <= s <= 1 for s in scales):
-            raise ValueError(f"DropBlock: scales are factors in [0,1], got {scales}")
+        _check_drop_block(keep_prob, block, keep_prob_start, scales)
         self.keep_prob = keep_prob
         self.block = block
         self.keep_prob_start = keep_prob_start
@@ -83,24 +116,14 @@ class DropBlock(Callback):
     def places(self, model) -> list:
         "(module, factor of the rate) wherever squares are blanked"
         if self.names is None:
-            stages = last_stages(model, len(self.scales))
-            scaled = zip(stages, self.scales[-len(stages) :], strict=True)
-            modules = [(m, s) for blocks, s in scaled if s for block in blocks for m in block.modules()]
-            return [(m, s) for m, s in modules if isinstance(m, NORMS)]
-        mods = dict(model.named_modules())
-        for n in self.names:
-            if n not in mods:
-                raise ValueError(f"DropBlock: the model has no module {n!r}; take names from model.named_modules()")
-        return [(mods[n], 1.0) for n in self.names]
+            return _norms_of_stages(model, self.scales)
+        return [(module, 1.0) for module in _named_modules(model, self.names)]
 
     def check(self, learn):
         if not self.places(learn.model):
             raise ValueError("DropBlock: the last stages have no norm to blank after; give modules as names")
-        if self.keep_prob_start != self.keep_prob and learn.n_iter is None:
-            raise ValueError(
-                "DropBlock: the rate rises to the end of the run, but the training loader has no "
-                "length; give keep_prob_start=keep_prob"
-            )
+        if self.keep_prob_start != self.keep_prob:
+            _check_length(learn)
 
     def before_fit(self, learn):
         # a tensor: hooks that are compiled see no new number at each step
@@ -110,8 +133,7 @@ class DropBlock(Callback):
         ]
 
     def before_batch(self, learn):
-        pos = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter) if learn.n_iter else 1.0
-        self.drop = 1 - sched_lin(self.keep_prob_start, self.keep_prob)(pos)
+        self.drop = 1 - sched_lin(self.keep_prob_start, self.keep_prob)(_position(learn))
         self._p.fill_(self.drop)
 
     def after_batch(self, learn):

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['ema_decay', 'ema_update', 'EMA']
 
-# %% ../../nbs/tricks/ema.ipynb #07d49ce2
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/ema.ipynb #14936f80
 import math
 
 import torch
@@ -35,38 +33,20 @@ def ema_update(
     with torch.no_grad():
         torch._foreach_lerp_(avg, new, 1 - decay)
 
-# %% ../../nbs/tricks/ema.ipynb #37401242
-class EMA(Callback):
-    """Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it
-    after the fit"""
+# %% ../../nbs/tricks/ema.ipynb #4cd0af8f
+def _floating_tensors(model) -> dict:
+    "Parameters and buffers, by their names in the state dict"
+    tensors = model.state_dict(keep_vars=True)
+    return {name: t for name, t in tensors.items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
 
-    stage = 'average'
-    owns = ('average',)
-    state = ('avg', 'raw', 'n', 'pos')
-    does = ('lag',)
-    reads = ('weights',)
-    writes = ('weights',)
-    traced = ('decay_used',)
 
-    def __init__(
-        self,
-        # after the warm-up, fraction of the old average at each step; timm's and fastxtend's default
-        decay: float = 0.9998,
-        # in place of `decay`: the fraction of the run in which the weight of an old value halves, say .05
-        half_life: float = None,
-        warmup_power: float = 2 / 3,  # exponent of the warm-up; 2/3 as timm, 0 for none
-    ):
-        if half_life is not None and not 0 < half_life <= 1:
-            raise ValueError(f"EMA: half_life is a fraction of the run in (0,1], got {half_life}; or give decay")
-        if not 0 <= decay < 1 or not 0 <= warmup_power <= 1:
-            raise ValueError(
-                f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup_power <= 1, got "
-                f"{decay} and {warmup_power}"
-            )
-        self.decay = decay
-        self.half_life = half_life
-        self.warmup_power = warmup_power
-        self._clear()
+def _wide_copy(tensor) -> torch.Tensor:
+    "In float32 or more: a small part of a number in half precision is rounded away"
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+
+# %% ../../nbs/tricks/ema.ipynb #beb33ba4
+class _AveragedTensors(Callback):
+    "The average of weights and floating buffers, and the exchange with the model's own in validations of a fit"
 
     def _clear(self):
         self.avg = {}
@@ -79,47 +59,22 @@ class EMA(Callback):
 
     @property
     def _own(self) -> dict:
-        return {n: d[k] for n, (d, k) in self._places.items()}
-
-    def check(self, learn):
-        if self.half_life and learn.n_iter is None:
-            raise ValueError(
-                "EMA: half_life is a fraction of the run, but the training loader has no length; give decay"
-            )
-
-    def half_life_at(self, t: int) -> float:
-        "Half-life of the average, in steps, after all `t` steps of a run"
-        d = ema_decay(t, 0.5 ** (1 / (self.half_life * t)) if self.half_life and t else self.decay, self.warmup_power)
-        return math.log(0.5) / math.log(d) if d else 0.0
+        return {name: tensors[key] for name, (tensors, key) in self._places.items()}
 
     def before_fit(self, learn):
         self._clear()
-        own = {
-            n: t
-            for n, t in learn.model.state_dict(keep_vars=True).items()
-            if isinstance(t, torch.Tensor) and t.is_floating_point()
-        }
-        self._places = found_tensors(learn.model, own)  # looked up at each step, as modules may assign other tensors
-        self.avg = {
-            n: own[n].detach().to(torch.promote_types(own[n].dtype, torch.float32), copy=True) for n in self._places
-        }
+        own = _floating_tensors(learn.model)
+        # looked up at each step, as modules may assign other tensors
+        self._places = found_tensors(learn.model, own)
+        self.avg = {name: _wide_copy(own[name]) for name in self._places}
 
-    def after_step(self, learn):
-        d = self.decay
-        if self.half_life:  # counted in batches, so that accumulation and skipped steps change nothing
-            old = self.pos
-            self.pos = learn.epoch * learn.n_iter + learn.iter + 1
-            d = 0.5 ** ((self.pos - old) / (self.half_life * learn.n_iter * learn.n_epoch))
-        self.n, self.decay_used = self.n + 1, ema_decay(self.n, d, self.warmup_power)
+    def _update(self, decay):
         if not self._lists:
-            self._lists = (
-                list(self.avg.values()),
-                list(self._places.values()),
-                any(t.dtype.itemsize < 4 for t in self._own.values()),
-            )
-        avg, places, half = self._lists
-        new = [d[k] for d, k in places]
-        ema_update(avg, [t.to(a.dtype) for a, t in zip(avg, new, strict=True)] if half else new, self.decay_used)
+            is_half = any(t.dtype.itemsize < 4 for t in self._own.values())
+            self._lists = (list(self.avg.values()), list(self._places.values()), is_half)
+        avg, places, is_half = self._lists
+        new = [tensors[key] for tensors, key in places]
+        ema_update(avg, [t.to(a.dtype) for a, t in zip(avg, new, strict=True)] if is_half else new, decay)
 
     def before_validate(self, learn):
         if self._places:
@@ -142,8 +97,75 @@ class EMA(Callback):
         super().load_state_dict(sd)
         self._lists = None
         while self.raw and self._places:
-            self._put(self.raw.popitem()[1])  # saved during a validation: the model that was loaded is the average
+            # saved during a validation: the model that was loaded is the average
+            self._put(self.raw.popitem()[1])
 
     @torch.no_grad()
     def _put(self, src):
         torch._foreach_copy_(list(self._own.values()), list(src.values()))
+
+# %% ../../nbs/tricks/ema.ipynb #f2cecb11
+def _check_ema(decay, half_life, warmup_power):
+    if half_life is not None and not 0 < half_life <= 1:
+        raise ValueError(f"EMA: half_life is a fraction of the run in (0,1], got {half_life}; or give decay")
+    if not 0 <= decay < 1 or not 0 <= warmup_power <= 1:
+        raise ValueError(
+            f"EMA: need 0 <= decay < 1 (usual are .99 to .9999) and 0 <= warmup_power <= 1, got "
+            f"{decay} and {warmup_power}"
+        )
+
+
+def _check_length(learn):
+    if learn.n_iter is None:
+        raise ValueError("EMA: half_life is a fraction of the run, but the training loader has no length; give decay")
+
+# %% ../../nbs/tricks/ema.ipynb #63930f5d
+class EMA(_AveragedTensors):
+    """Keep an exponential moving average of weights and floating buffers; validation sees it, and the model holds it
+    after the fit"""
+
+    stage = 'average'
+    owns = ('average',)
+    state = ('avg', 'raw', 'n', 'pos')
+    does = ('lag',)
+    reads = ('weights',)
+    writes = ('weights',)
+    traced = ('decay_used',)
+
+    def __init__(
+        self,
+        # after the warm-up, fraction of the old average at each step; timm's and fastxtend's default
+        decay: float = 0.9998,
+        # in place of `decay`: the fraction of the run in which the weight of an old value halves, say .05
+        half_life: float = None,
+        warmup_power: float = 2 / 3,  # exponent of the warm-up; 2/3 as timm, 0 for none
+    ):
+        _check_ema(decay, half_life, warmup_power)
+        self.decay = decay
+        self.half_life = half_life
+        self.warmup_power = warmup_power
+        self._clear()
+
+    def check(self, learn):
+        if self.half_life:
+            _check_length(learn)
+
+    def half_life_at(self, t: int) -> float:
+        "Half-life of the average, in steps, after all `t` steps of a run"
+        d = ema_decay(t, 0.5 ** (1 / (self.half_life * t)) if self.half_life and t else self.decay, self.warmup_power)
+        return math.log(0.5) / math.log(d) if d else 0.0
+
+    def _batches_passed(self, learn) -> int:
+        "Since the last step; batches, so that accumulation and skipped steps change nothing"
+        before = self.pos
+        self.pos = learn.epoch * learn.n_iter + learn.iter + 1
+        return self.pos - before
+
+    def after_step(self, learn):
+        decay = self.decay
+        if self.half_life:
+            assert learn.n_iter is not None  # as `check` made sure
+            decay = 0.5 ** (self._batches_passed(learn) / (self.half_life * learn.n_iter * learn.n_epoch))
+        self.decay_used = ema_decay(self.n, decay, self.warmup_power)
+        self.n += 1
+        self._update(self.decay_used)

@@ -9,7 +9,14 @@ __all__ = ['FixRes']
 from ..models.batchnorm import last_batchnorm
 from ..vision.at_size import AtSize
 
-# %% ../../nbs/tricks/fix_res.ipynb #22d463dc
+# %% ../../nbs/tricks/fix_res.ipynb #294a65c2
+def _check_fix_res(boxes, norm, affine):
+    if boxes not in ('center', 'shift', 'train'):
+        raise ValueError(f"FixRes: boxes must be 'center', 'shift' or 'train', got {boxes!r}")
+    if affine and not norm:
+        raise ValueError("FixRes: affine=True trains the last BatchNorm; leave norm=True")
+
+# %% ../../nbs/tricks/fix_res.ipynb #8f466fdb
 class FixRes(AtSize):
     "Train only the head and the last BatchNorm's statistics, at the test's size and with its crops"
 
@@ -27,10 +34,7 @@ class FixRes(AtSize):
         affine: bool = False,  # and train its weight and bias
     ):
         super().__init__(size)
-        if boxes not in ('center', 'shift', 'train'):
-            raise ValueError(f"FixRes: boxes must be 'center', 'shift' or 'train', got {boxes!r}")
-        if affine and not norm:
-            raise ValueError("FixRes: affine=True trains the last BatchNorm; leave norm=True")
+        _check_fix_res(boxes, norm, affine)
         self.boxes = boxes
         self.norm = norm
         self.affine = affine

@@ -13,7 +13,7 @@ from ..callback import Callback
 from ..core.modules import warn_once
 from ..models.batchnorm import has_stats
 
-# %% ../../nbs/tricks/freeze_batch_norm.ipynb #60a29ad8
+# %% ../../nbs/tricks/freeze_batch_norm.ipynb #8677a4cd
 def stat_norms(
     model: nn.Module,
 ) -> dict:  # name -> BatchNorm
@@ -34,7 +34,7 @@ def freeze_stats(
         param.requires_grad_(False)
     return stopped
 
-
+# %% ../../nbs/tricks/freeze_batch_norm.ipynb #a8bd1ef6
 class FreezeBatchNorm(Callback):
     "BatchNorms stay in eval mode during the fit, so that their running statistics are kept"
 

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['scale_grads', 'GradientAccumulation']
 
-# %% ../../nbs/tricks/grad_accumulation.ipynb #2fcdc49e
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/grad_accumulation.ipynb #e9dc6b15
 import torch
 
 from ..callback import Callback, CancelStep
@@ -23,8 +21,45 @@ def scale_grads(
     if grads and (isinstance(factor, torch.Tensor) or factor != 1):
         torch._foreach_mul_(grads, factor)
 
-# %% ../../nbs/tricks/grad_accumulation.ipynb #c4af7735
-class GradientAccumulation(Callback):
+# %% ../../nbs/tricks/grad_accumulation.ipynb #0d40e400
+class _Window(Callback):
+    "What has added up since the last step"
+
+    _params: dict  # name -> parameter, in a fit
+
+    def _clear(self):
+        # of the open window: batches, what its loss is divided by, samples in the first batch
+        self.count = 0
+        self.total = 0
+        self.first = 0
+
+    def before_fit(self, learn):
+        self._params = dict(learn.model.named_parameters())
+        self._clear()
+
+    def cleanup_fit(self, learn):
+        self._params = {}
+        self._clear()
+
+    def state_dict(self) -> dict:
+        grads = {name: p.grad for name, p in self._params.items() if self.count and p.grad is not None}
+        return super().state_dict() | dict(grads=grads)
+
+    def load_state_dict(self, sd: dict):
+        super().load_state_dict(sd)
+        for name, grad in sd['grads'].items():
+            if name in self._params:
+                self._params[name].grad = torch.empty_like(self._params[name]).copy_(grad)
+
+
+def _check_n_acc(n_acc):
+    if not isinstance(n_acc, int) or n_acc < 1:
+        raise ValueError(
+            f"GradientAccumulation: n_acc is a whole number of batches >= 1, got {n_acc!r}; it does not count samples"
+        )
+
+# %% ../../nbs/tricks/grad_accumulation.ipynb #1816cdd9
+class GradientAccumulation(_Window):
     "Step once every `n_acc` batches, on the gradient of the loss of all their samples together"
 
     stage = 'accumulate'
@@ -38,25 +73,11 @@ class GradientAccumulation(Callback):
         self,
         n_acc: int,  # batches a step
     ):
-        if not isinstance(n_acc, int) or n_acc < 1:
-            raise ValueError(
-                f"GradientAccumulation: n_acc is a whole number of batches >= 1, got {n_acc!r}; it "
-                "does not count samples"
-            )
+        _check_n_acc(n_acc)
         self.n_acc = n_acc
         self._params = {}
         self._flushing = False
         self._size = 0
-        self._clear()
-
-    def _clear(self):
-        # of the open window: batches, what its loss is divided by, samples in the first batch
-        self.count = 0
-        self.total = 0
-        self.first = 0
-
-    def before_fit(self, learn):
-        self._params = dict(learn.model.named_parameters())
         self._clear()
 
     def before_backward(self, learn):
@@ -94,18 +115,3 @@ class GradientAccumulation(Callback):
             self._flushing = False
 
     after_epoch = after_train  # where `CancelEpoch` left the training loop
-
-    def cleanup_fit(self, learn):
-        self._params = {}
-        self._flushing = False
-        self._clear()
-
-    def state_dict(self) -> dict:
-        grads = {n: p.grad for n, p in self._params.items() if self.count and p.grad is not None}
-        return super().state_dict() | dict(grads=grads)
-
-    def load_state_dict(self, sd: dict):
-        super().load_state_dict(sd)
-        for n, g in sd['grads'].items():
-            if n in self._params:
-                self._params[n].grad = torch.empty_like(self._params[n]).copy_(g)

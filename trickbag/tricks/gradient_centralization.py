@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['centralize', 'GradientCentralization']
 
-# %% ../../nbs/tricks/gradient_centralization.ipynb #92b8ffd0
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/gradient_centralization.ipynb #7be80c94
 import torch
 
 from ..callback import Callback

@@ -6,14 +6,12 @@
 __all__ = ['add_pull', 'L2SP']
 
 # %% ../../nbs/tricks/l2_sp.ipynb #7997b655
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
 import torch
 
 from ..callback import Callback
 from ..core.arguments import check_number
 
-# %% ../../nbs/tricks/l2_sp.ipynb #e14828bd
+# %% ../../nbs/tricks/l2_sp.ipynb #3a520343
 @torch.no_grad()
 def add_pull(
     params: list,  # parameters with their gradients, which are changed in place
@@ -25,7 +23,7 @@ def add_pull(
         distances = params if towards is None else torch._foreach_sub(params, towards)
         torch._foreach_add_([p.grad for p in params], distances, alpha=strength)
 
-
+# %% ../../nbs/tricks/l2_sp.ipynb #e7a24fa8
 class L2SP(Callback):
     "Draw the body to where the fit began, the head to 0; the optimizer's own weight decay is 0 for the fit"
 

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['lamb_ratios', 'LAMB']
 
-# %% ../../nbs/tricks/lamb.ipynb #fee93eee
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/lamb.ipynb #cd10d3c2
 import torch
 
 from ..callback import Callback

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['lars_ratios', 'LARS']
 
-# %% ../../nbs/tricks/lars.ipynb #ad420be5
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/lars.ipynb #e6f9b7f3
 import torch
 
 from ..callback import Callback

@@ -14,7 +14,7 @@ from ..callback import Callback
 from ..core.arguments import check_number
 from ..models.depth import layer_depths
 
-# %% ../../nbs/tricks/layer_decay.ipynb #a417eefe
+# %% ../../nbs/tricks/layer_decay.ipynb #15f082a5
 def layer_scales(
     model: torch.nn.Module,
     decay: float = 0.75,  # factor from one layer to the one before it; timm's default
@@ -40,7 +40,7 @@ def split_rates(
         result += [dict(group, params=parts[s], lr=group['lr'] * s, lr_scale=s) for s in sorted(parts)]
     return result
 
-
+# %% ../../nbs/tricks/layer_decay.ipynb #8ca33fb9
 class LayerDecay(Callback):
     "Learning rates that fall by `decay` from each layer to the one before it; the factors are in `scales`, by name"
 

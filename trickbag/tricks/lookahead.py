@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['lookahead', 'Lookahead']
 
-# %% ../../nbs/tricks/lookahead.ipynb #3299b6a6
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/lookahead.ipynb #63948339
 import torch
 
 from ..callback import Callback
@@ -26,8 +24,49 @@ def lookahead(
     torch._foreach_lerp_(slow, fast, alpha)
     torch._foreach_copy_(fast, slow)
 
-# %% ../../nbs/tricks/lookahead.ipynb #68b9c0eb
-class Lookahead(Callback):
+# %% ../../nbs/tricks/lookahead.ipynb #7c46a010
+class _SlowWeights(Callback):
+    "A second set of weights, which the optimizer's are drawn back to"
+
+    def _clear(self):
+        self.slow = {}
+        self._fast = {}
+        # steps in this cycle, position of the last one in the run, its alpha if it closed a cycle
+        self.n = 0
+        self.at = 0.0
+        self.went = None
+        self.begun = False
+
+    def before_fit(self, learn):
+        self._clear()
+        self._fast = dict(learn.model.named_parameters())
+        self.slow = {name: p.detach().clone() for name, p in self._fast.items()}
+
+    def before_batch(self, learn):
+        if self.begun or not learn.training:
+            return
+        # inside `During`, not at the start of the fit
+        self.begun = True
+        for name, p in self._fast.items():
+            self.slow[name].copy_(p.detach())
+
+    def _go_back(self, alpha):
+        names = [name for name, p in self._fast.items() if p.requires_grad]
+        lookahead([self.slow[name] for name in names], [self._fast[name] for name in names], alpha)
+
+    def cleanup_fit(self, learn):
+        self._clear()
+
+
+def _check_lookahead(k, alpha, alpha_end):
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"Lookahead: k is a whole number of steps >= 1, got {k!r}")
+    for name, value in (('alpha', alpha), ('alpha_end', alpha_end)):
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"Lookahead: {name} must be in (0,1], got {value}; 1 changes nothing")
+
+# %% ../../nbs/tricks/lookahead.ipynb #c434d550
+class Lookahead(_SlowWeights):
     "Every `k` steps, and at the end of each epoch, go back part of the way that the optimizer went"
 
     stage = 'weights'
@@ -43,24 +82,11 @@ class Lookahead(Callback):
         # fraction at the end of the run, approached as the cube of the position in it; None keeps `alpha`
         alpha_end: float = None,
     ):
-        if not isinstance(k, int) or k < 1:
-            raise ValueError(f"Lookahead: k is a whole number of steps >= 1, got {k!r}")
-        for n, a in (('alpha', alpha), ('alpha_end', alpha_end)):
-            if a is not None and not 0 < a <= 1:
-                raise ValueError(f"Lookahead: {n} must be in (0,1], got {a}; 1 changes nothing")
+        _check_lookahead(k, alpha, alpha_end)
         self.k = k
         self.alpha = alpha
         self.alpha_end = alpha_end
         self._clear()
-
-    def _clear(self):
-        self.slow = {}
-        self._fast = {}
-        # steps in this cycle, position of the last one in the run, its alpha if it closed a cycle
-        self.n = 0
-        self.at = 0.0
-        self.went = None
-        self.begun = False
 
     def check(self, learn):
         if self.alpha_end is not None and learn.n_iter is None:
@@ -69,22 +95,11 @@ class Lookahead(Callback):
                 "leave alpha_end out"
             )
 
-    def before_fit(self, learn):
-        self._clear()
-        self._fast = dict(learn.model.named_parameters())
-        self.slow = {n: p.detach().clone() for n, p in self._fast.items()}
-
-    def before_batch(self, learn):
-        if self.begun or not learn.training:
-            return
-        self.begun = True  # inside `During`, not at the start of the fit
-        for n, p in self._fast.items():
-            self.slow[n].copy_(p.detach())
-
     def after_step(self, learn):
         self.n = self.n + 1
         self.went = None
         if self.alpha_end is not None:
+            assert learn.n_iter is not None  # as `check` made sure
             self.at = run_position(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter)
         if self.n == self.k:
             self._close()
@@ -94,13 +109,10 @@ class Lookahead(Callback):
             return
         self.n = 0
         self.went = self.alpha if self.alpha_end is None else self.alpha + (self.alpha_end - self.alpha) * self.at**3
-        names = [n for n, p in self._fast.items() if p.requires_grad]
-        lookahead([self.slow[n] for n in names], [self._fast[n] for n in names], self.went)
+        self._go_back(self.went)
 
     def after_train(self, learn):
         self._close()
 
-    after_epoch = after_fit = after_train  # where `CancelEpoch` or `CancelFit` left the training loop
-
-    def cleanup_fit(self, learn):
-        self._clear()
+    # where `CancelEpoch` or `CancelFit` left the training loop
+    after_epoch = after_fit = after_train

@@ -45,8 +45,94 @@ def size_at(
         jumps = [start + (end - start) * i / (n_jumps - 1) for i in range(n_jumps)]
     return sizes[bisect_right(jumps, p)]
 
-# %% ../../nbs/tricks/progressive_resize.ipynb #43814f12
-class ProgressiveResize(Callback):
+# %% ../../nbs/tricks/progressive_resize.ipynb #3ebce28e
+def _joined(parts):
+    "Tensors as one, on the last one's device, as a checkpoint moves what it carries; None where there are none"
+    if parts[0] is None:
+        return None
+    return torch.cat([part.to(parts[-1].device) for part in parts])
+
+
+class _HeldBatches(Callback):
+    "Batches that wait for others of their size"
+
+    held: list
+
+    def _hold(
+        self,
+        learn,
+        enough: int,  # batches that make one
+        last: bool,  # whether none of this size will follow in this epoch
+    ):
+        "Keep the batch back, or give all that are there as one"
+        before = self.held if learn.iter else []
+        self.held = [*before, (learn.xb, learn.yb, learn.clean_yb, learn.idx)]
+        if len(self.held) < enough and not last:
+            raise CancelBatch
+        learn.xb, learn.yb, learn.clean_yb, learn.idx = map(_joined, zip(*self.held, strict=True))
+        self.held = []
+
+    def cleanup_fit(self, learn):
+        self.held = []
+
+# %% ../../nbs/tricks/progressive_resize.ipynb #0a8dce13
+class _AskedSizes(Callback):
+    "The size that the crop is asked for"
+
+    start: float
+    end: float
+    # full size and that of the last batch, not known before the first
+    full: Any
+    size: Any
+
+    def before_fit(self, learn):
+        # None: that of the first batch
+        self.full = getattr(active_crop(learn), 'size', None)
+
+    def _wanted(self, learn, epoch, iter):
+        p = run_position(epoch, iter, learn.n_epoch, learn.n_iter)
+        return size_at(p, self.all_sizes(self.full), self.start, self.end)
+
+    def before_train(self, learn):
+        if active_crop(learn):
+            learn.crop_settings = {**learn.crop_settings, 'size': self._wanted(learn, *learn.position)}
+
+    # for the next batch: `position` is already there
+    after_batch = before_train
+
+    def before_validate(self, learn):
+        # between the epochs of a fit validation is at full size; the learner puts the setting back
+        if learn.fitting:
+            learn.crop_settings = {name: v for name, v in learn.crop_settings.items() if name != 'size'}
+
+    def all_sizes(self, full: int) -> list:
+        raise NotImplementedError
+
+# %% ../../nbs/tricks/progressive_resize.ipynb #9e87bb78
+def _check_arguments(initial, start, end, step, sizes):
+    if not (0 <= start < end <= 1 and initial > 0 and step >= 1):
+        raise ValueError(
+            f"ProgressiveResize: need 0 <= start < end <= 1, initial > 0, step >= 1, got {start}, "
+            f"{end}, {initial}, {step}"
+        )
+    if sizes is not None and (not sizes or sorted(set(sizes)) != list(sizes) or sizes[0] < 1):
+        raise ValueError(f"ProgressiveResize: sizes must grow, got {sizes}")
+
+
+def _check_length(learn):
+    if learn.n_iter is None:
+        raise ValueError(
+            "ProgressiveResize: the training loader has no length, so the end of the run is unknown; give it a __len__"
+        )
+
+
+def _with_full(sizes, full) -> list:
+    if sizes[-1] > full:
+        raise ValueError(f"ProgressiveResize: size {sizes[-1]} is above the full size {full}; remove it")
+    return [*sizes, full] if sizes[-1] < full else [*sizes]
+
+# %% ../../nbs/tricks/progressive_resize.ipynb #b01aa518
+class ProgressiveResize(_AskedSizes, _HeldBatches):
     "Train on images that grow from `initial` to full size; validate at full size"
 
     stage = 'resize'
@@ -68,22 +154,15 @@ class ProgressiveResize(Callback):
         sizes: list = None,
         join: bool = False,  # while images are small, make one batch of as many as have the pixels of one at full size
     ):
-        if not (0 <= start < end <= 1 and initial > 0 and step >= 1):
-            raise ValueError(
-                f"ProgressiveResize: need 0 <= start < end <= 1, initial > 0, step >= 1, got {start}, "
-                f"{end}, {initial}, {step}"
-            )
-        if sizes is not None and (not sizes or sorted(set(sizes)) != list(sizes) or sizes[0] < 1):
-            raise ValueError(f"ProgressiveResize: sizes must grow, got {sizes}")
+        _check_arguments(initial, start, end, step, sizes)
         self.initial = initial
         self.start = start
         self.end = end
         self.step = step
         self.sizes = sizes
         self.join = join
-        # full size and that of the last batch, not known before the first
-        self.full: Any = None
-        self.size: Any = None
+        self.full = None
+        self.size = None
         self.held = []
         if join:
             self.writes = ('size', 'x', 'samples')
@@ -92,31 +171,12 @@ class ProgressiveResize(Callback):
         "Every size of a run with that full size"
         if self.sizes is None:
             return growing_sizes(full, self.initial, self.step)
-        if self.sizes[-1] > full:
-            raise ValueError(f"ProgressiveResize: size {self.sizes[-1]} is above the full size {full}; remove it")
-        return [*self.sizes, full] if self.sizes[-1] < full else [*self.sizes]
+        return _with_full(self.sizes, full)
 
     def check(self, learn):
-        if learn.n_iter is None:
-            raise ValueError(
-                "ProgressiveResize: the training loader has no length, so the end of the run is "
-                "unknown; give it a __len__"
-            )
+        _check_length(learn)
         if crop := active_crop(learn):
             self.all_sizes(crop.size)
-
-    def before_fit(self, learn):
-        self.full = getattr(active_crop(learn), 'size', None)  # None: that of the first batch
-
-    def _wanted(self, learn, epoch, iter):
-        p = run_position(epoch, iter, learn.n_epoch, learn.n_iter)
-        return size_at(p, self.all_sizes(self.full), self.start, self.end)
-
-    def before_train(self, learn):
-        if active_crop(learn):
-            learn.crop_settings = {**learn.crop_settings, 'size': self._wanted(learn, *learn.position)}
-
-    after_batch = before_train  # for the next batch: `position` is already there
 
     def before_batch(self, learn):
         self.full = self.full or learn.xb.shape[-1]
@@ -124,33 +184,7 @@ class ProgressiveResize(Callback):
         if learn.xb.shape[-1] > self.size:
             learn.xb = resize_batch(learn.xb, self.size)
         if self.join:
-            self._hold(learn)
-
-    def _hold(self, learn):
-        # keep the batch back until there are enough, or no more of its size will come in this epoch; then give all as
-        # one
-        before = self.held if learn.iter else []
-        self.held = [*before, (learn.xb, learn.yb, learn.clean_yb, learn.idx)]
-        following = learn.iter + 1
-        last = following == learn.n_iter or self._wanted(learn, learn.epoch, following) != self.size
-        # as many as have the pixels of one at full size
-        enough = int((self.full / self.size) ** 2)
-        if len(self.held) < enough and not last:
-            raise CancelBatch
-        learn.xb, learn.yb, learn.clean_yb, learn.idx = map(_joined, zip(*self.held, strict=True))
-        self.held = []
-
-    def before_validate(self, learn):
-        # between the epochs of a fit validation is at full size; the learner puts the setting back
-        if learn.fitting:
-            learn.crop_settings = {name: v for name, v in learn.crop_settings.items() if name != 'size'}
-
-    def cleanup_fit(self, learn):
-        self.held = []
-
-# %% ../../nbs/tricks/progressive_resize.ipynb #97631144
-def _joined(parts):
-    "Tensors as one, on the last one's device, as a checkpoint moves what it carries; None where there are none"
-    if parts[0] is None:
-        return None
-    return torch.cat([part.to(parts[-1].device) for part in parts])
+            following = learn.iter + 1
+            last = following == learn.n_iter or self._wanted(learn, learn.epoch, following) != self.size
+            # as many as have the pixels of one at full size
+            self._hold(learn, int((self.full / self.size) ** 2), last)

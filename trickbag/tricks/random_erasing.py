@@ -49,7 +49,7 @@ def erase(
         x = torch.where(box_mask(b, x), f, x, out=torch.empty_like(x))  # else laid out in memory as the noise is
     return x
 
-# %% ../../nbs/tricks/random_erasing.ipynb #d94cdacb
+# %% ../../nbs/tricks/random_erasing.ipynb #df9e50d0
 class RandomErasing(Callback):
     "Fill random boxes of training images, after they were normalized"
 
@@ -93,7 +93,7 @@ class RandomErasing(Callback):
             torch.rand(n, 1, generator=g, device=g.device) < self.p
         )
         shape = dict(pixel=(1, *x.shape), color=(k, n, c, 1, 1), const=(1,))[self.mode]
-        kw = dict(generator=g, device=x.device, dtype=x.dtype)
+        kw: dict = dict(generator=g, device=x.device, dtype=x.dtype)
         if self.mode == 'const':
             fill = x.new_zeros(shape)
         else:

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['ascend', 'SAM']
 
-# %% ../../nbs/tricks/sam.ipynb #1d41c435
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/sam.ipynb #70ae6403
 import torch
 from torch.nn.utils import get_total_norm
 
@@ -28,7 +26,40 @@ def ascend(
     torch._foreach_add_(params, torch._foreach_mul(grads, rho / (norm + eps)))
     return norm
 
-# %% ../../nbs/tricks/sam.ipynb #db7b9541
+# %% ../../nbs/tricks/sam.ipynb #a493cb8d
+# `iter`, so that `learn.rng` gives what it gave in the first pass
+_BATCH = ('xb', 'yb', 'clean_yb', 'idx', 'iter')
+
+
+def _size_in_mean(learn):
+    "What the loss of the batch was divided by; None: by nothing"
+    facts = learn.loss_facts
+    return None if facts.reduction == 'sum' else facts.size(learn.clean_yb, len(learn.xb))
+
+
+def _second_pass(
+    learn,
+    window,  # batches since the last step, each followed by its size in their mean, or None
+):
+    "Gradients of the window's batches at the point where the weights are now"
+    learn.opt.zero_grad()
+    sizes = [size for *_, size in window if size is not None]
+    total = sum(sizes) if len(window) > 1 else None
+    for *batch, size in window:
+        vars(learn).update(zip(_BATCH, batch, strict=True))
+        learn.forward()
+        # of a mean over the window each batch has its part
+        loss = learn.loss if size is None or total is None else learn.loss * ratio(size, total)
+        loss.backward()
+
+
+def _check_sam(rho, interval):
+    if not rho > 0:
+        raise ValueError(f"SAM: rho must be > 0, got {rho}; leave SAM out for none")
+    if not isinstance(interval, int) or interval < 1:
+        raise ValueError(f"SAM: interval is a whole number of steps >= 1, got {interval!r}")
+
+# %% ../../nbs/tricks/sam.ipynb #9557391d
 class SAM(Callback):
     "Step with the gradient at the point `rho` up the slope (sharpness-aware minimization)"
 
@@ -44,10 +75,7 @@ class SAM(Callback):
         rho: float = 0.05,  # radius; the paper's and Composer's default
         interval: int = 1,  # every how many steps; the others are plain. Composer: `rho` in proportion, .5 for 10
     ):
-        if not rho > 0:
-            raise ValueError(f"SAM: rho must be > 0, got {rho}; leave SAM out for none")
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"SAM: interval is a whole number of steps >= 1, got {interval!r}")
+        _check_sam(rho, interval)
         self.rho = rho
         self.interval = interval
         self.ascended = False
@@ -60,17 +88,11 @@ class SAM(Callback):
         self.window = []
         self._mean = any('accumulate' in cb.owns for cb in learn.active)
 
-    def cleanup_fit(self, learn):
-        self.window = []
-
     def after_backward(self, learn):
         self.ascended = False
         if (learn.step + 1) % self.interval:
             return
-        facts = learn.loss_facts
-        size = None
-        if self._mean and facts.reduction != 'sum':
-            size = facts.size(learn.clean_yb, len(learn.xb))
+        size = _size_in_mean(learn) if self._mean else None
         self.window.append([*(getattr(learn, name) for name in _BATCH), size])
 
     def before_step(self, learn):
@@ -87,27 +109,13 @@ class SAM(Callback):
                 self.norm = ascend(params, self.rho)
                 self.ascended = True
                 with interrupts_released():
-                    self._passes(learn)
+                    _second_pass(learn, self.window)
             finally:
                 with torch.no_grad():
                     torch._foreach_copy_(moved, was)
                 vars(learn).update(batch)
 
-    def _passes(self, learn):
-        "The window's batches once more, at the point where the weights are now"
-        learn.opt.zero_grad()
-        sizes = [size for *_, size in self.window if size is not None]
-        total = sum(sizes) if len(self.window) > 1 else None
-        for *batch, size in self.window:
-            vars(learn).update(zip(_BATCH, batch, strict=True))
-            learn.forward()
-            # of a mean over the window each batch has its part
-            loss = learn.loss if size is None or total is None else learn.loss * ratio(size, total)
-            loss.backward()
-
     def after_step(self, learn):
         self.window = []
 
-# %% ../../nbs/tricks/sam.ipynb #595c50df
-# `iter`, so that `learn.rng` gives what it gave in the first pass
-_BATCH = ('xb', 'yb', 'clean_yb', 'idx', 'iter')
+    cleanup_fit = after_step

@@ -29,7 +29,44 @@ def pick_hard(
     top = ((1 / keep - 1) * rank.log() + gumbel).topk(max(int(keep * n), 1))[1]
     return losses.argsort(stable=True)[top]
 
-# %% ../../nbs/tricks/selective_backprop.ipynb #7b7f999b
+# %% ../../nbs/tricks/selective_backprop.ipynb #e331a5eb
+def _sample_losses(learn, loss_func, scale) -> torch.Tensor:
+    x = learn.xb
+    y = learn.yb
+    if scale < 1:
+        x = F.interpolate(x, scale_factor=scale, mode='bilinear', antialias=True)
+    with torch.no_grad(), preserve_modes(learn.model), learn.autocast():
+        pred = learn.model.eval()(x)
+        if pred.dtype != torch.float64:
+            pred = pred.float()
+        return loss_func(pred, y if learn.loss_facts.indices else soft_targets(y, pred.shape[1]))
+
+
+def _keep_samples(learn, i):
+    learn.xb = learn.xb[i]
+    learn.yb = learn.yb[i]
+    learn.clean_yb = learn.clean_yb[i]
+    if learn.idx is not None:
+        learn.idx = torch.as_tensor(learn.idx).to(i.device, non_blocking=True)[i]
+
+
+def _check_selective(keep, start, end, interrupt, scale):
+    if not (0 < keep < 1 and 0 <= start < end <= 1):
+        raise ValueError(f"SelectiveBackprop: need 0 < keep < 1 and 0 <= start < end <= 1, got {keep}, {start}, {end}")
+    if not (isinstance(interrupt, int) and (interrupt == 0 or interrupt > 1)):
+        raise ValueError(f"SelectiveBackprop: interrupt is 0 or a whole number > 1, got {interrupt}")
+    if not 0 < scale <= 1:
+        raise ValueError(f"SelectiveBackprop: scale must be in (0,1], got {scale}")
+
+
+def _check_length(learn):
+    if learn.n_iter is None:
+        raise ValueError(
+            "SelectiveBackprop: the training loader has no length, so the phases of the run are "
+            "unknown; give it a __len__"
+        )
+
+# %% ../../nbs/tricks/selective_backprop.ipynb #e5892f1a
 class SelectiveBackprop(Callback):
     "In a phase of the run, train on the fraction `keep` of each batch, hard samples first"
 
@@ -50,14 +87,7 @@ class SelectiveBackprop(Callback):
         interrupt: int = 2,  # every so many batches of an epoch one stays whole; 0 for none
         scale: float = 1.0,  # size of the images of the choosing pass, as a factor
     ):
-        if not (0 < keep < 1 and 0 <= start < end <= 1):
-            raise ValueError(
-                f"SelectiveBackprop: need 0 < keep < 1 and 0 <= start < end <= 1, got {keep}, {start}, {end}"
-            )
-        if not (isinstance(interrupt, int) and (interrupt == 0 or interrupt > 1)):
-            raise ValueError(f"SelectiveBackprop: interrupt is 0 or a whole number > 1, got {interrupt}")
-        if not 0 < scale <= 1:
-            raise ValueError(f"SelectiveBackprop: scale must be in (0,1], got {scale}")
+        _check_selective(keep, start, end, interrupt, scale)
         self.keep = keep
         self.start = start
         self.end = end
@@ -67,52 +97,31 @@ class SelectiveBackprop(Callback):
         self.count = 0
 
     def check(self, learn):
-        if learn.n_iter is None:
-            raise ValueError(
-                "SelectiveBackprop: the training loader has no length, so the phases of the run are "
-                "unknown; give it a __len__"
-            )
+        _check_length(learn)
         unreduced(learn.loss_func, self.name)
 
     def before_fit(self, learn):
         self.count = 0
 
-    def before_train(self, learn):
-        self.count = 0
+    before_train = before_fit
 
     def on(self, epoch: int, iter: int, n_epoch: int, n_iter: int, count: int = None) -> bool:
         """Whether samples of that batch are dropped; `count` is its number among those of the epoch, from 1, where
         some were joined"""
-        p = run_position(epoch, iter, n_epoch, n_iter)
-        return (
-            self.start <= p
-            and (p < self.end or self.end == 1)
-            and not (self.interrupt and (count or iter + 1) % self.interrupt == 0)
-        )
+        position = run_position(epoch, iter, n_epoch, n_iter)
+        interrupted = self.interrupt and (count or iter + 1) % self.interrupt == 0
+        return self.start <= position and (position < self.end or self.end == 1) and not interrupted
 
     def losses(self, learn) -> torch.Tensor:
         "Loss of each sample of the batch, in evaluation mode, without gradients"
-        x = learn.xb
-        y = learn.yb
-        if self.scale < 1:
-            x = F.interpolate(x, scale_factor=self.scale, mode='bilinear', antialias=True)
-        with torch.no_grad(), preserve_modes(learn.model), learn.autocast():
-            pred = learn.model.eval()(x)
-            if pred.dtype != torch.float64:
-                pred = pred.float()
-            return unreduced(learn.loss_func, self.name)(
-                pred, y if learn.loss_facts.indices else soft_targets(y, pred.shape[1])
-            )
+        return _sample_losses(learn, unreduced(learn.loss_func, self.name), self.scale)
 
     def before_batch(self, learn):
-        self.kept = n = len(learn.xb)
+        self.kept = len(learn.xb)
         self.count += 1
-        if not self.on(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter, self.count) or n < 2:
+        assert learn.n_iter is not None  # as `check` made sure
+        if not self.on(learn.epoch, learn.iter, learn.n_epoch, learn.n_iter, self.count) or self.kept < 2:
             return
-        i = pick_hard(self.losses(learn), self.keep, learn.rng(self))
-        self.kept = len(i)
-        learn.xb = learn.xb[i]
-        learn.yb = learn.yb[i]
-        learn.clean_yb = learn.clean_yb[i]
-        if learn.idx is not None:
-            learn.idx = torch.as_tensor(learn.idx).to(i.device, non_blocking=True)[i]
+        hard = pick_hard(self.losses(learn), self.keep, learn.rng(self))
+        self.kept = len(hard)
+        _keep_samples(learn, hard)

@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['wide_convs', 'squeeze_excite', 'SqueezeExcite']
 
-# %% ../../nbs/tricks/squeeze_excite.ipynb #a7665a63
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/squeeze_excite.ipynb #8b1aece8
 from typing import Any
 
 import torch
@@ -50,15 +48,51 @@ def squeeze_excite(
 
     return undo
 
-# %% ../../nbs/tricks/squeeze_excite.ipynb #d1add36a
-class SqueezeExcite(Callback):
+# %% ../../nbs/tricks/squeeze_excite.ipynb #d1c98f81
+def _new_gate(learn, name, conv, latent) -> ChannelGate:
+    # a stream for each convolution: another one more or less changes no gate's start
+    seed = fold_in(learn.seed, name_key(name))
+    return ChannelGate(conv.out_channels, latent, seed).to(learn.device)
+
+
+def _empty_gate(w1, b1, w2, b2):
+    "A gate of the shapes of those parameters"
+    latent, n = w1.shape
+    return ChannelGate(n, latent).to(w1.device)
+
+
+class _SavedGates(Callback):
+    "Gates that checkpoints and exported networks carry"
+
+    gates: dict  # name of a convolution -> `ChannelGate`
+    # takes the gates off; None: they are off
+    _undo = None
+    # the model that they were made for
+    _model = None
+
+    def exported(self, learn):
+        return dict(squeeze_excite={name: len(gate.b1) for name, gate in self.gates.items()})
+
+    def state_dict(self) -> dict:
+        return {name: [p.detach() for p in gate.parameters()] for name, gate in self.gates.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, sd: dict):
+        if not self._undo:
+            self.gates = {name: _empty_gate(*params) for name, params in sd.items()}
+            self._model = None
+        for name, params in sd.items():
+            torch._foreach_copy_(list(self.gates[name].parameters()), params)
+
+# %% ../../nbs/tricks/squeeze_excite.ipynb #fbf672aa
+class SqueezeExcite(_SavedGates):
     "Squeeze-and-excitation after wide convolutions, whenever the learner runs the model"
 
     stage = 'surgery'
     reads = ('model',)
     writes = ('model', 'groups')
     does = ('add layers',)
-    _undo = _model = _from = None
+    _from = None
 
     def __init__(
         self,
@@ -90,13 +124,8 @@ class SqueezeExcite(Callback):
         self._model = learn.model
         self._from = learn._loaded
         convs = wide_convs(learn.model, self.min_channels)
-        self.gates = {n: self.gates.get(n) or self._new_gate(learn, n, conv) for n, conv in convs.items()}
+        self.gates = {n: self.gates.get(n) or _new_gate(learn, n, conv, self.latent) for n, conv in convs.items()}
         self._undo = squeeze_excite(learn.model, self.gates, hidden=True)
-
-    def _new_gate(self, learn, name, conv):
-        # a stream for each convolution: another one more or less changes no gate's start
-        seed = fold_in(learn.seed, name_key(name))
-        return ChannelGate(conv.out_channels, self.latent, seed).to(learn.device)
 
     def before_fit(self, learn):
         self.before_validate(learn)
@@ -111,23 +140,3 @@ class SqueezeExcite(Callback):
             self._undo = self._undo()
 
     cleanup_fit = cleanup_validate
-
-    def exported(self, learn):
-        return dict(squeeze_excite={name: len(gate.b1) for name, gate in self.gates.items()})
-
-    def state_dict(self) -> dict:
-        return {name: [p.detach() for p in gate.parameters()] for name, gate in self.gates.items()}
-
-    @torch.no_grad()
-    def load_state_dict(self, sd: dict):
-        if not self._undo:
-            self.gates = {name: _empty_gate(*params) for name, params in sd.items()}
-            self._model = None
-        for name, params in sd.items():
-            torch._foreach_copy_(list(self.gates[name].parameters()), params)
-
-# %% ../../nbs/tricks/squeeze_excite.ipynb #5f06f22e
-def _empty_gate(w1, b1, w2, b2):
-    "A gate of the shapes of those parameters"
-    latent, n = w1.shape
-    return ChannelGate(n, latent).to(w1.device)

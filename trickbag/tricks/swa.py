@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['swa_update', 'SWA']
 
-# %% ../../nbs/tricks/swa.ipynb #76a05251
-# torch has no public names for `_foreach_*`: one kernel for a list of tensors
-# pyright: reportPrivateImportUsage=false
+# %% ../../nbs/tricks/swa.ipynb #c3883880
 import torch
 
 from ..callback import Callback
@@ -23,8 +21,68 @@ def swa_update(
     "Take one more into an equal average (Izmailov et al. 2018)"
     torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a, b in zip(avg, new, strict=True)], 1 / (n + 1))
 
-# %% ../../nbs/tricks/swa.ipynb #725d9fac
-class SWA(Callback):
+# %% ../../nbs/tricks/swa.ipynb #cb39afce
+class _EqualAverage(Callback):
+    "The mean of the snapshots of a fit"
+
+    def _clear(self):
+        self.avg = {}
+        self._own = {}
+        self._ratios = []
+        self.n = 0
+        self.steps = 0
+        self.done = False
+
+    def _take(self):
+        if self.n:
+            swa_update(list(self.avg.values()), list(self._own.values()), self.n)
+        else:
+            self.avg = {
+                n: p.detach().to(torch.float32 if p.dtype.itemsize < 4 else p.dtype, copy=True)
+                for n, p in self._own.items()
+            }
+        self.n += 1
+
+    @torch.no_grad()
+    def after_fit(self, learn):
+        if self.done or not self.n:
+            return
+        own: list[torch.Tensor] = list(self._own.values())
+        was = [t.clone() for t in own]
+        with interrupts_held():
+            try:
+                torch._foreach_copy_(own, [self.avg[n] for n in self._own])
+                update_bn(learn)
+                self.done = True
+            except BaseException:
+                # average and statistics, or neither; `update_bn` sees to the latter
+                torch._foreach_copy_(own, was)
+                raise
+
+    def cleanup_fit(self, learn):
+        self._clear()
+
+# %% ../../nbs/tricks/swa.ipynb #1e949c14
+def _check_swa(start, every, lr):
+    if not 0 <= start < 1:
+        raise ValueError(f"SWA: start is a fraction of the run in [0,1), got {start}")
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise ValueError(f"SWA: every is a whole number of steps >= 1 or None, got {every!r}")
+    if lr is not None and not lr > 0:
+        raise ValueError(f"SWA: lr must be > 0, got {lr}; None leaves it to the schedule")
+
+
+def _check_run(learn, every):
+    if hasattr(learn.dls.train, '__next__') and any(map(has_stats, learn.model.modules())):
+        raise ValueError(
+            "SWA: the training data is an iterator, read only once, but BatchNorm's statistics "
+            "need it again; give a list or a loader"
+        )
+    if every and not learn.n_iter:
+        raise ValueError("SWA: the training loader has no length, so the end of the run is unknown; leave every out")
+
+# %% ../../nbs/tricks/swa.ipynb #b627f931
+class SWA(_EqualAverage):
     """Average the weights at the end of each epoch from `start` on; the model holds the average at the end, with
     BatchNorm statistics of its own"""
 
@@ -40,12 +98,7 @@ class SWA(Callback):
         # learning rate from `start` on, for the fastest parameter group; None leaves it to the schedule
         lr: float = None,
     ):
-        if not 0 <= start < 1:
-            raise ValueError(f"SWA: start is a fraction of the run in [0,1), got {start}")
-        if every is not None and (not isinstance(every, int) or every < 1):
-            raise ValueError(f"SWA: every is a whole number of steps >= 1 or None, got {every!r}")
-        if lr is not None and not lr > 0:
-            raise ValueError(f"SWA: lr must be > 0, got {lr}; None leaves it to the schedule")
+        _check_swa(start, every, lr)
         self.start = start
         self.every = every
         self.lr = lr
@@ -54,24 +107,8 @@ class SWA(Callback):
         self.writes = ('weights', *also)
         self._clear()
 
-    def _clear(self):
-        self.avg = {}
-        self._own = {}
-        self._ratios = []
-        self.n = 0
-        self.steps = 0
-        self.done = False
-
     def check(self, learn):
-        if hasattr(learn.dls.train, '__next__') and any(map(has_stats, learn.model.modules())):
-            raise ValueError(
-                "SWA: the training data is an iterator, read only once, but BatchNorm's statistics "
-                "need it again; give a list or a loader"
-            )
-        if self.every and not learn.n_iter:
-            raise ValueError(
-                "SWA: the training loader has no length, so the end of the run is unknown; leave every out"
-            )
+        _check_run(learn, self.every)
 
     def before_fit(self, learn):
         self._clear()
@@ -90,42 +127,17 @@ class SWA(Callback):
                 g['lr'] = self.lr * r
 
     def after_step(self, learn):
+        if not self.every:
+            return
+        assert learn.n_iter is not None  # as `check` made sure
         # the weights that this step has made: the first snapshot is what the model is at `start`
-        if self.every and learn.epoch * learn.n_iter + learn.iter + 1 >= self.start * learn.n_epoch * learn.n_iter:
+        if learn.epoch * learn.n_iter + learn.iter + 1 >= self.start * learn.n_epoch * learn.n_iter:
             if self.steps % self.every == 0:
                 self._take()
             self.steps += 1
-
-    def _take(self):
-        if self.n:
-            swa_update(list(self.avg.values()), list(self._own.values()), self.n)
-        else:
-            self.avg = {
-                n: p.detach().to(torch.float32 if p.dtype.itemsize < 4 else p.dtype, copy=True)
-                for n, p in self._own.items()
-            }
-        self.n += 1
 
     def after_train(self, learn):
         if not self.every and not self.done and (learn.epoch + 1) / learn.n_epoch >= self.start:
             self._take()
         if learn.epoch + 1 == learn.n_epoch:
             self.after_fit(learn)
-
-    @torch.no_grad()
-    def after_fit(self, learn):
-        if self.done or not self.n:
-            return
-        ts = list(self._own.values())
-        was = [t.clone() for t in ts]
-        with interrupts_held():
-            try:
-                torch._foreach_copy_(ts, [self.avg[n] for n in self._own])
-                update_bn(learn)
-                self.done = True
-            except BaseException:  # average and statistics, or neither; `update_bn` sees to the latter
-                torch._foreach_copy_(ts, was)
-                raise
-
-    def cleanup_fit(self, learn):
-        self._clear()

@@ -51,7 +51,34 @@ def first_conv(model: nn.Module) -> nn.Conv2d:
         raise ValueError(f"Whiten: {type(model).__name__} has no nn.Conv2d; leave Whiten out")
     return conv
 
-# %% ../../nbs/tricks/whiten.ipynb #e1933977
+# %% ../../nbs/tricks/whiten.ipynb #9a5a59e1
+def _check_first_conv(conv):
+    n = conv.weight[0].numel()
+    if conv.groups != 1:
+        raise ValueError(f"Whiten: the first convolution has {conv.groups} groups; use a model where it has one")
+    if 'weight' not in conv._parameters:
+        raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
+    if conv.out_channels < n:
+        raise ValueError(
+            f"Whiten: patches of {n} values need {n} filters, the first convolution has "
+            f"{conv.out_channels}; use a smaller kernel or more"
+        )
+
+
+def _check_images(conv, channels, height, width):
+    if channels != conv.in_channels:
+        raise ValueError(
+            f"Whiten: images have {channels} channels, the first convolution {conv.in_channels}; "
+            "use a model for such images"
+        )
+    # from the first to the last pixel of a patch
+    spans = [dilation * (kernel - 1) for kernel, dilation in zip(conv.kernel_size, conv.dilation, strict=True)]
+    if height <= spans[0] or width <= spans[1]:
+        raise ValueError(
+            f"Whiten: images of {height} x {width} are smaller than the first convolution's kernel; use larger images"
+        )
+
+# %% ../../nbs/tricks/whiten.ipynb #44e73728
 class Whiten(Callback):
     "At the first batch of a new training, set the first convolution to whitening filters; it is frozen during the fit"
 
@@ -77,17 +104,7 @@ class Whiten(Callback):
         self._off = None
 
     def check(self, learn):
-        conv = first_conv(learn.model)
-        n = conv.weight[0].numel()
-        if conv.groups != 1:
-            raise ValueError(f"Whiten: the first convolution has {conv.groups} groups; use a model where it has one")
-        if 'weight' not in conv._parameters:
-            raise ValueError("Whiten: the first convolution's weight is parametrized; remove its parametrization")
-        if conv.out_channels < n:
-            raise ValueError(
-                f"Whiten: patches of {n} values need {n} filters, the first convolution has "
-                f"{conv.out_channels}; use a smaller kernel or more"
-            )
+        _check_first_conv(first_conv(learn.model))
         if not learn.step and trained_norms(learn.model):
             raise ValueError(
                 "Whiten: the model's norms are trained already, and other filters would undo that; leave Whiten out"
@@ -105,19 +122,7 @@ class Whiten(Callback):
             return
         self.done = True
         conv = first_conv(learn.model)
-        channels, height, width = learn.xb.shape[1:]
-        if channels != conv.in_channels:
-            raise ValueError(
-                f"Whiten: images have {channels} channels, the first convolution {conv.in_channels}; "
-                "use a model for such images"
-            )
-        # from the first to the last pixel of a patch
-        spans = [dilation * (kernel - 1) for kernel, dilation in zip(conv.kernel_size, conv.dilation, strict=True)]
-        if height <= spans[0] or width <= spans[1]:
-            raise ValueError(
-                f"Whiten: images of {height} x {width} are smaller than the first convolution's kernel; "
-                "use larger images"
-            )
+        _check_images(conv, *learn.xb.shape[1:])
         filters, self.variances = whitening_filters(
             learn.xb, conv.kernel_size, self.eps, stride=conv.stride, dilation=conv.dilation
         )

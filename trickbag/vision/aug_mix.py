@@ -11,7 +11,7 @@ import torch
 from ..callback import Callback
 from .ops import apply_ops, check_images, host_stream, magnitudes, pick_ops, to_device
 
-# %% ../../nbs/vision/aug_mix.ipynb #7ea6a6c0
+# %% ../../nbs/vision/aug_mix.ipynb #e8e231ca
 def augmix_ops(
     n: int,  # number of images
     h: int,
@@ -45,7 +45,7 @@ def augmix_ops(
     op = torch.where(torch.arange(longest)[:, None, None] <= last, op, 0)
     shape = torch.full((2 + width, n), float(alpha), dtype=torch.float64)
     # torch's public distributions take no generator
-    gamma = torch._standard_gamma(shape, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    gamma = torch._standard_gamma(shape, generator=generator)
     gamma.clamp_(min=1e-300)
     m = gamma[0] / gamma[:2].sum(0)
     ws = gamma[2:] / gamma[2:].sum(0)

@@ -16,7 +16,7 @@ imagenet_eigval = (0.2175, 0.0188, 0.0045)
 # a row a channel, a column a direction
 imagenet_eigvec = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
-# %% ../../nbs/vision/pca_lighting.ipynb #719c0470
+# %% ../../nbs/vision/pca_lighting.ipynb #de116f62
 def lighting(
     alpha: torch.Tensor,  # strength of the three directions, N x 3
     eigval: tuple = imagenet_eigval,  # how much colors vary in each direction, for values in [0,1]
@@ -65,7 +65,8 @@ class PCALighting(Callback):
                 f"PCALighting: needs floating images N x 3 x H x W, got {x.dtype} {tuple(x.shape)}; "
                 "add Normalize() to cbs, leave PCALighting out for other data"
             )
-        std = self.std or next((cb.std for cb in learn.active if 'normalize' in cb.owns), (1.0, 1.0, 1.0))
+        normalize: Any = next((cb for cb in learn.active if 'normalize' in cb.owns), None)
+        std = self.std or (normalize.std if normalize else (1.0, 1.0, 1.0))
         # one deviation is that of every channel, as in `normalize`
         std = tuple(std) * 3 if len(std) == 1 else std
         alpha = torch.randn(len(x), 3, generator=g, device=g.device) * self.noise

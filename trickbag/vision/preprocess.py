@@ -136,9 +136,12 @@ def resize_and_crop(
     narrow = (x.float() @ columns.T).clamp(0, 255)
     return (rows @ narrow).clamp(0, 255)
 
-# %% ../../nbs/vision/preprocess.ipynb #774265af
+# %% ../../nbs/vision/preprocess.ipynb #8912eb82
 class Preprocess(nn.Module):
     "uint8 photographs of one size, N x C x H x W, become what the network takes: float32, N x C x size x size"
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, spec: ImageSpec):
         super().__init__()
