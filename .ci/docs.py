@@ -204,6 +204,7 @@ def process(src, dst):
     class in_order(P.add_show_docs):  # nbdev shows the symbols of one cell last to first
         def begin(self):
             super().begin()
+            self.without_docs_of_shown_source()
             cells = self.nb.cells
             i = 0
             while i < len(cells):
@@ -212,6 +213,15 @@ def process(src, dst):
                     j += 1
                 cells[i:j] = cells[i:j][::-1]
                 i = j + 1
+
+        def without_docs_of_shown_source(self):
+            "The source of a cell with `#| exports` is on the page, and has all that its symbols' docs would say"
+            shown = False
+            for cell in list(self.nb.cells):
+                if not getattr(cell, 'has_sd', 0):
+                    shown = 'exports' in getattr(cell, 'directives_', {})
+                elif shown:
+                    self.nb.cells.remove(cell)
 
     class lean(P.exec_show_docs):  # nbdev runs every cell that has an import in it, tests as well
         def __call__(self, cell):
@@ -230,7 +240,10 @@ def process(src, dst):
             if md := join(o.get('data', {}).get('text/markdown', '')):
                 o['data']['text/markdown'] = linkify(md, names_parameters=True)
 
-    swap = {'add_show_docs': in_order, 'exec_show_docs': lean, 'add_links': add_links}
+    def as_it_stands(cell):
+        "In place of `add_fold`, which puts the source of `#| exports` under a line to click on"
+
+    swap = {'add_show_docs': in_order, 'exec_show_docs': lean, 'add_links': add_links, 'add_fold': as_it_stands}
 
     class Filter(P.FilterDefaults):
         def base_procs(self):
