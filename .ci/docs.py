@@ -199,12 +199,13 @@ def links():
 def process(src, dst):
     """Notebook `src` as the site shows it: hidden cells out, `show_doc` run for each export, names in backticks
     linked; gives what failed"""
-    from fastcore.nbio import read_nb, write_nb
+    from fastcore.nbio import mk_cell, read_nb, write_nb
     from nbdev import processors as P
 
     class in_order(P.add_show_docs):  # nbdev shows the symbols of one cell last to first
         def begin(self):
             super().begin()
+            self.without_docs_of_shown_source()
             cells = self.nb.cells
             i = 0
             while i < len(cells):
@@ -213,6 +214,17 @@ def process(src, dst):
                     j += 1
                 cells[i:j] = cells[i:j][::-1]
                 i = j + 1
+
+        def without_docs_of_shown_source(self):
+            "The source of `#| exports` has all that its symbols' docs would say; links to them go to the source"
+            cells = self.nb.cells
+            for cell in [c for c in cells if 'exports' in getattr(c, 'directives_', {})]:
+                i = cells.index(cell)
+                names = []
+                while i + 1 < len(cells) and getattr(cells[i + 1], 'has_sd', 0):
+                    names.append(re.sub(r'show_doc\((.+)\)', r'\1', cells.pop(i + 1).source).lower())
+                anchors = join(f'<a id="{name}"></a>' for name in dict.fromkeys(reversed(names)))
+                cells.insert(i, mk_cell(anchors, 'markdown'))
 
     class lean(P.exec_show_docs):  # nbdev runs every cell that has an import in it, tests as well
         def __call__(self, cell):
@@ -231,7 +243,11 @@ def process(src, dst):
             if md := join(o.get('data', {}).get('text/markdown', '')):
                 o['data']['text/markdown'] = linkify(md, names_parameters=True)
 
+    def as_it_stands(cell):
+        "In place of what folds the source of `#| exports` under a line to click on, and moves it behind the docs"
+
     swap = {'add_show_docs': in_order, 'exec_show_docs': lean, 'add_links': add_links}
+    swap |= {'add_fold': as_it_stands, 'mv_exports': as_it_stands}
 
     class Filter(P.FilterDefaults):
         def base_procs(self):

@@ -14,6 +14,7 @@ import torch
 from trickbag.all import (
     EMA,
     TTA,
+    CSVLogger,
     DataLoaders,
     Fast,
     Interpretation,
@@ -45,7 +46,7 @@ def run_demo(
     dls = DataLoaders.from_folder(path, size=size, bs=bs)
     print(f"toy set in {path}, {time.perf_counter() - start:.0f} s\n{dls}")
     # compiling would take longer than it saves
-    cbs = [LabelSmoothing(), EMA(half_life=0.05), NoBiasDecay(), Fast(compile=False, verbose=False)]
+    cbs = [LabelSmoothing(), EMA(half_life=0.05), NoBiasDecay(), Fast(compile=False, verbose=False), CSVLogger()]
     torch.manual_seed(seed)  # the first weights
     learn = Learner(dls, xresnet18(n_out=dls.c), metrics=accuracy, cbs=cbs, path=out, seed=seed)
     print(learn.explain(), '\n')
@@ -56,7 +57,7 @@ def run_demo(
     tta = learn.validate(cbs=[TTA()])['accuracy']
     n = sum(learn.cb(Recorder).ns)
     # the weights alone: a checkpoint has the optimizer's state as well, twice as much again
-    files = save_pictures(learn, out) + [learn.save('model.safetensors')]
+    files = [*save_pictures(learn, out), out / 'history.csv', learn.save('model.safetensors')]
     it = Interpretation(learn)
     print(
         f"\n{it.report()}\n\naccuracy {plain:.4f}, with TTA {tta:.4f}; {n} training images in {secs:.0f} s, "
