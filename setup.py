@@ -28,7 +28,7 @@ setup(
             'pytest',
             'pytest-xdist',
             'ruff==0.17.6',  # notebooks and tests
-            'pyright[nodejs]==1.1.414',  # types of the package
+            'basedpyright==1.40.2',  # types of the package; pyright that needs no npm
             'timm',
             'torchmetrics',
             'scikit-learn',  # references that the tests compare with

@@ -17,6 +17,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -524,14 +525,14 @@ def _in_threads(f, jobs, threads):
 
 
 def find_bad(
-    files: list,  # paths, or a folder: all images in it, see `find_images`
+    files: list | str | Path,  # paths, or a folder: all images in it, see `find_images`
     threads: int = None,  # None: one a core
 ) -> list:  # (path, message) of the files that cannot be decoded
     "Decode every file and list those that fail"
     if isinstance(files, (str, os.PathLike)):
         if not os.path.isdir(files):
             raise TypeError(f"find_bad: takes a list of paths or a folder, got {files}; write [{os.fspath(files)!r}]")
-        files = find_images(files)
+        files = find_images(os.fspath(files))
 
     def message(path):
         try:

@@ -183,6 +183,8 @@ class Recorder(_BatchRecord):
             self._flush()
 
     def after_epoch(self, learn):
+        # what a canceled epoch left on the device
+        self._flush()
         ns = self.ns[self.start :]
         row: dict = dict(epoch=learn.epoch)
         row['train_loss'] = _mean_loss(self.losses[self.start :], self.sizes or ns, self.is_sum)
