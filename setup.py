@@ -2,7 +2,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=['trickbag', 'trickbag.*']),
-    package_data={'trickbag': ['py.typed']},
+    package_data={'trickbag': ['py.typed', 'notebooks/*.ipynb']},
     install_requires=[
         'fastcore>=2.2.22',
         'fastprogress>=1.0.3,<1.1',  # 1.1 brings 26 packages for the one bar that is used here

@@ -193,6 +193,23 @@ def facade():
     write_imports(nb_functional, imports, [n for ns in pure.values() for n in ns])
 
 
+def tutorials():
+    "The tutorials without their outputs, for `trickbag notebooks`"
+    goal = root / 'trickbag' / 'notebooks'
+    written = set()
+    for p in sorted((root / 'nbs' / 'tutorials').glob('*.ipynb')):
+        nb = load(p)
+        for c in nb['cells']:
+            if c['cell_type'] == 'code':
+                c['outputs'] = []
+                c['execution_count'] = None
+        write(goal / p.name, json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n')
+        written.add(p.name)
+    for p in goal.glob('*.ipynb'):
+        if p.name not in written:
+            p.unlink()
+
+
 if __name__ == '__main__':
     os.chdir(root)
     from nbdev.doclinks import nbdev_export
@@ -203,4 +220,5 @@ if __name__ == '__main__':
     facade()
     nbdev_export.__wrapped__()
     write(root / 'trickbag' / 'py.typed', '')  # the package has types
+    tutorials()
     docs()
