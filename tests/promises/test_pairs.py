@@ -36,5 +36,6 @@ def test_pairs(a):
     for b in NAMES[NAMES.index(a) + 1 :]:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # some pairs are legal with a warning
-            err = prove_pair(a, b)
+            # to compile takes a second a fit; that its place in the list changes nothing is held by the promises' tests
+            err = prove_pair(a, b, both_orders='Compile' not in (a, b))
         assert bool(err) == (frozenset((a, b)) in REFUSED), f"{a} and {b}: {err or 'not refused'}"
