@@ -83,11 +83,13 @@ def test_new_tensors_in_place_of_the_old_are_right():
     prove_data_kept(lambda: [Anew()])
 
 
-def test_a_monitor_that_trains_is_proved_wrong():
+def test_a_monitor_that_trains_is_proved_wrong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError, match='^Shrinks says monitor = True, but without it the weights differ'):
         prove(Shrinks, at=[(0, 0)], events=['before_batch'])
     for monitor in (SaveBest, Recorder, TerminateOnNaN):
         prove(monitor, at=[(0, 0)], events=['before_batch'])
+    assert not list(tmp_path.iterdir())  # what SaveBest writes is not left here
 
 
 def test_a_monitor_writes_nothing():
