@@ -245,13 +245,6 @@ MODELS = [
         page('tricks/squeeze_excite'),
         'ignored',
     ),
-    Bug(
-        'tricks/squeeze_excite.py',
-        ': learn.opt.state.pop(p, None)',
-        ': pass',
-        page('tricks/squeeze_excite'),
-        'no reset',
-    ),
     Bug('tricks/whiten.py', 'square/n-mean[:, None]*mean', 'square/n', page('tricks/whiten'), 'formula'),
     Bug(
         'tricks/whiten.py',

@@ -165,7 +165,7 @@ def test_csv_and_a_full_disk(tmp_path, monkeypatch):
     def full(f, rows):
         if 1 <= learn.epoch <= 2:
             raise OSError(errno.ENOSPC, 'No space left on device')
-        put(f, rows)
+        return put(f, rows)
 
     monkeypatch.setattr(csv_logger, '_put', full)
     with warnings.catch_warnings(record=True) as told:

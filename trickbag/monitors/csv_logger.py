@@ -9,6 +9,7 @@ __all__ = ['CSVLogger']
 import csv
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from ..callback import Callback
@@ -20,20 +21,20 @@ def _note(path):
     return path.with_name(f'.{path.name}-before')
 
 
-def _number_and_size(path):
-    "None if there is no such file"
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_size
+def _mark(f):
+    """What tells an open file, as it is now, from every other: each rewriting gives the name to a file with another
+    number. It is asked of the open file, for between two looks at a name another process may have taken the name"""
+    stat = os.fstat(f.fileno())
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _put(f, rows):
+    "Write rows to the end; the mark of the file that this leaves"
     rows = [[v.tolist() if hasattr(v, 'tolist') else v for v in row] for row in rows]
     csv.writer(f, lineterminator='\n').writerows(rows)
     f.flush()
     os.fsync(f.fileno())
+    return _mark(f)
 
 
 def _read(path):
@@ -46,11 +47,11 @@ def _read(path):
 
 
 def _put_all(path, rows):
-    "Write the file anew; its columns"
+    "Write the file anew; its columns and its mark"
     columns = dict.fromkeys(name for row in rows for name in row)
     with atomic_write(path, text=True) as f:
-        _put(f, [columns, *([row.get(name, '') for name in columns] for row in rows)])
-    return columns
+        mark = _put(f, [columns, *([row.get(name, '') for name in columns] for row in rows)])
+    return columns, mark
 
 # %% ../../nbs/monitors/csv_logger.ipynb #b5f8c233
 class _HistoryFile(Callback):
@@ -73,21 +74,24 @@ class _HistoryFile(Callback):
         return len(_read(path))
 
     def _write(self, path, history):
-        row = history[-1]
-        columns = self._columns
-        is_ours = columns is not None and _number_and_size(path) == self._left
-        if columns is not None and not is_ours:
-            self._warn_once(
-                f"something else writes to {path} as well; it is written anew. Give each run a file of its own"
-            )
-        if columns is not None and is_ours and columns.keys() >= row.keys():
-            with open(path, 'a', newline='', encoding='utf-8') as f:
-                _put(f, [[row.get(name, '') for name in columns]])
-        else:
-            self._columns = _put_all(path, _read(path)[: self.old] + history[self.first :])
+        if not self._append_row(path, history[-1]):
+            self._columns, self._left = _put_all(path, _read(path)[: self.old] + history[self.first :])
             if self.append:
                 _note(path).write_text(str(self.old))
-        self._left = _number_and_size(path)
+
+    def _append_row(self, path, row):
+        "False if the file has to be written anew: it is another, or the row has a column that the file has not"
+        if self._columns is None:
+            return False
+        with suppress(FileNotFoundError), open(path, 'r+', newline='', encoding='utf-8') as f:
+            if self._left == _mark(f):
+                if not self._columns.keys() >= row.keys():
+                    return False
+                f.seek(0, os.SEEK_END)
+                self._left = _put(f, [[row.get(name, '') for name in self._columns]])
+                return True
+        self._warn_once(f"something else writes to {path} as well; it is written anew. Give each run a file of its own")
+        return False
 
     def _warn_once(self, text):
         if text not in self._warned:
@@ -115,7 +119,7 @@ class CSVLogger(_HistoryFile):
         # columns of the file; rows of history when the epoch began
         self._columns = None
         self._n_rows = 0
-        # the file as it was left: its number and size; what was warned of
+        # the mark of the file as it was left; what was warned of
         self._left = None
         self._warned = set()
 

@@ -131,9 +131,6 @@ class SqueezeExcite(_SavedGates):
         self.before_validate(learn)
         params = [p for gate in self.gates.values() for p in gate.parameters()]
         learn.opt.param_groups.append(dict(learn.opt.param_groups[-1], params=params))
-        # what is left of an earlier fit goes: a file that was saved after it has none either
-        for p in params:
-            learn.opt.state.pop(p, None)
 
     def cleanup_validate(self, learn):
         if self._undo and not learn.fitting and learn.depth < 2:
