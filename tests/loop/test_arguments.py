@@ -17,6 +17,11 @@ def test_optimizers_that_need_a_closure():
     one_line(lambda: tiny_learner(opt_func=torch.optim.LBFGS).fit(1), 'LBFGS needs a closure')
 
 
+def test_optimizers_of_second_order():
+    adahessian = pytest.importorskip('timm.optim').Adahessian
+    one_line(lambda: tiny_learner(opt_func=adahessian).fit(1), 'Adahessian needs a backward pass')
+
+
 def test_no_epoch_with_an_average_of_no_steps():
     tiny_learner([EMA(half_life=0.1)]).fit(0)
 

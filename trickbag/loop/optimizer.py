@@ -170,7 +170,7 @@ def made_opt(
 def _noted(opt, opt_func):
     "The optimizer, of which it is known from now on who made it"
     _makers[opt] = opt_func
-    _check_closure(opt)
+    _check_what_it_asks(opt)
     return opt
 
 # %% ../../nbs/loop/07_optimizer.ipynb #de9c4780
@@ -198,12 +198,19 @@ def _same_groups(groups, old_groups) -> list:
     return pairs
 
 
-def _check_closure(opt):
-    "ValueError for an optimizer such as LBFGS, which computes the loss several times a step"
+def _check_what_it_asks(opt):
+    """ValueError for an optimizer that asks more of the loop than gradients: LBFGS computes the loss several times a
+    step, Adahessian wants second derivatives"""
     closure = inspect.signature(opt.step).parameters.get('closure')
     if closure and closure.default is closure.empty:
         raise ValueError(
             f"Learner: {type(opt).__name__} needs a closure, which this loop does not give; use another optimizer"
+        )
+    # timm's optimizers say so
+    if getattr(opt, 'is_second_order', False):
+        raise ValueError(
+            f"Learner: {type(opt).__name__} needs a backward pass that can itself be differentiated, which this loop "
+            "does not make; use another optimizer"
         )
 
 
