@@ -3,14 +3,19 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from trickbag.all import load_classifier, xresnet18
 from trickbag.cli import main
+from trickbag.commands import has_checkpoint, make_data, resume, write_run
 from trickbag.data.toy import toy_set
 
 
@@ -50,12 +55,23 @@ def wait_for(file, process):
         time.sleep(0.05)
 
 
-def test_from_photographs_to_onnx(place):
+def here(place, monkeypatch, capsys, *argv):
+    "What a command prints that runs in this process: a new one loads torch first"
+    monkeypatch.chdir(place)
+    monkeypatch.setenv('TRICKBAG_CACHE', str(place / 'cache'))
+    main(list(argv))
+    return capsys.readouterr().out
+
+
+def test_from_photographs_to_onnx(place, monkeypatch, capsys):
     # a kill after the first checkpoint
     training = start(place, 'train', 'photographs', '--epochs', '3', *RUN)
     wait_for(place / 'run' / 'last.pt', training)
     training.send_signal(signal.SIGKILL)
     training.communicate()
+    with pytest.raises(SystemExit):
+        here(place, monkeypatch, capsys, 'predict', 'run', 'photographs')
+    assert 'trickbag resume run' in capsys.readouterr().err
 
     code, out, err = shell(place, 'resume', 'run')
     assert code == 0, err
@@ -64,21 +80,108 @@ def test_from_photographs_to_onnx(place):
     assert [row['epoch'] for row in rows] == [str(i) for i in range(3)]
     for name in ('batch.png', 'loss.png', 'confusion.png', 'worst.png', 'run.json', 'classifier/config.json'):
         assert (place / 'run' / name).exists(), name
+    assert len(json.loads((place / 'run' / 'run.json').read_text())['started']) == 2
 
-    code, out, err = shell(place, 'evaluate', 'run', 'test', '--tta')
-    assert code == 0, err
+    # the same as a run that nobody disturbed
+    here(place, monkeypatch, capsys, 'train', 'photographs', '--epochs', '3', *RUN[:-1], 'undisturbed')
+    weights, undisturbed = (
+        load_file(place / name / 'classifier' / 'model.safetensors') for name in ('run', 'undisturbed')
+    )
+    assert weights.keys() == undisturbed.keys()
+    assert all(weights[name].equal(undisturbed[name]) for name in weights)
+
+    out = here(place, monkeypatch, capsys, 'evaluate', 'run', 'test', '--tta')
     assert '12 images' in out
 
     images = sorted(str(file.relative_to(place)) for file in (place / 'test').rglob('*.jpg'))[:2]
-    code, out, err = shell(place, 'predict', 'run', *images, '--json')
-    assert code == 0, err
+    out = here(place, monkeypatch, capsys, 'predict', 'run', *images, '--json')
     found = [json.loads(line) for line in out.splitlines()]
     assert [row['file'] for row in found] == images
     assert all(abs(sum(row['probabilities'].values()) - 1) < 1e-4 for row in found)
 
-    code, out, err = shell(place, 'export', 'run', '--onnx', 'photographs.onnx')
-    assert code == 0, err
-    assert (place / 'photographs.onnx').stat().st_size > 2**20
+    here(place, monkeypatch, capsys, 'export', 'run', '--onnx', '--torch', 'photographs.pt2')
+    assert (place / 'run' / 'model.onnx').stat().st_size > 2**20
+    assert (place / 'photographs.pt2').stat().st_size > 2**20
+
+
+def test_predict_a_folder_with_a_damaged_file(place, monkeypatch, capsys):
+    here(place, monkeypatch, capsys, 'train', 'test', '--epochs', '1', *RUN[:-1], 'short')
+    folder = place / 'mixed'
+    folder.mkdir()
+    for i, file in enumerate(sorted((place / 'test').rglob('*.jpg'))[:3]):
+        (folder / f'{i}.jpg').write_bytes(file.read_bytes())
+    (folder / 'damaged.jpg').write_bytes(b'no image')
+    with pytest.raises(SystemExit):
+        here(place, monkeypatch, capsys, 'predict', 'short', 'mixed', '--csv')
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(captured.out.splitlines()))
+    assert [row['file'].split('/')[-1] for row in rows] == ['0.jpg', '1.jpg', '2.jpg']
+    assert 'damaged.jpg' in captured.err and '1 of 4 images' in captured.err
+    classifier = load_classifier(place / 'short' / 'classifier')
+    for row in rows:
+        one = classifier.predict(place / row['file'])
+        assert row['label'] == one.label and row['sure'] == 'True'
+        assert abs(float(row['probability']) - one.probability) < 2e-6
+
+
+def test_weights_in_a_file_and_a_rate_that_is_found(place, monkeypatch, capsys):
+    torch.manual_seed(0)
+    save_file(xresnet18(n_out=7).state_dict(), place / 'seven.safetensors')
+    how = ('--size', '32', '--bs', '8', '--seed', '1')
+    out = here(
+        place,
+        monkeypatch,
+        capsys,
+        'train',
+        'photographs',
+        '--weights',
+        'seven.safetensors',
+        '--epochs',
+        '1',
+        '--lr',
+        'auto',
+        *how,
+        '--out',
+        'tuned',
+    )
+    assert 'found by lr_find' in out
+    about = json.loads((place / 'tuned' / 'run.json').read_text())
+    assert about['arguments']['pretrained'] == str((place / 'seven.safetensors').resolve())
+    assert isinstance(about['arguments']['lr'], float)
+    rows = list(csv.DictReader((place / 'tuned' / 'history.csv').open()))
+    # head first, then all
+    assert len(rows) == 2
+    # from another folder, what is done is done
+    out = here(place / 'tuned', monkeypatch, capsys, 'resume', '../tuned')
+    assert 'accuracy' in out
+    assert float(here(place, monkeypatch, capsys, 'find-lr', 'photographs', *how).split()[1]) > 0
+    assert 'MixUp' in here(place, monkeypatch, capsys, 'explain', 'photographs', '--tricks', 'MixUp()', *how)
+
+
+def test_a_split_by_the_folders_names(place, monkeypatch, capsys):
+    split = place / 'split'
+    for name, part in (('Training', 'photographs'), ('dev', 'test'), ('test', 'test')):
+        shutil.copytree(place / part, split / name)
+    found = make_data(dict(data=str(split), size=32, bs=8, valid_pct=None, seed=1))
+    assert f'validates on {split / "dev"}' in capsys.readouterr().out
+    assert (len(found.train.labels), len(found.valid.labels)) == (60, 12)
+    with pytest.raises(ValueError, match='has its own split'):
+        make_data(dict(data=str(split), size=32, bs=8, valid_pct=0.3, seed=1))
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew(place, monkeypatch, capsys):
+    write_run(place / 'test', dict(epochs=1))
+    with pytest.raises(FileNotFoundError, match='starts it anew'):
+        resume(place / 'test')
+    assert not has_checkpoint(place / 'test')
+    (place / 'test' / 'run.json').unlink()
+
+
+def test_copied_notebooks(tmp_path, monkeypatch, capsys):
+    assert 'notebooks in' in here(tmp_path, monkeypatch, capsys, 'notebooks', 'pages')
+    assert (tmp_path / 'pages' / 'own_photographs.ipynb').exists()
+    with pytest.raises(SystemExit):
+        main(['notebooks', str(tmp_path / 'pages')])
 
 
 MISTAKES = [
@@ -91,6 +194,7 @@ MISTAKES = [
     (['evaluate', 'nowhere', 'test'], 'no folder'),
     (['predict', 'nowhere', 'a.jpg'], 'no folder'),
     (['export', 'nowhere', '--onnx', 'a.onnx'], 'no folder'),
+    (['predict', 'test', 'a.jpg'], 'config.json'),
     (['fly'], 'invalid choice'),
 ]
 

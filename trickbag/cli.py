@@ -89,13 +89,8 @@ def _add_run_arguments(parser):
     parser.add_argument(
         '--arch', default='xresnet18', help="network: xresnet18, resnet50, timm/vit_small_patch16_224 ..."
     )
-    parser.add_argument(
-        '--pretrained',
-        nargs='?',
-        const=True,
-        default=False,
-        help='begin with published weights, or with those in a file',
-    )
+    parser.add_argument('--pretrained', action='store_true', help='begin with the weights that the library recommends')
+    parser.add_argument('--weights', help='begin with these: their name (IMAGENET1K_V1, a1_in1k), or a file')
     parser.add_argument('--epochs', type=_whole(1), default=5, help='epochs to train (5)')
     parser.add_argument(
         '--size', type=_whole(1), default=128, help='pixels that the network sees, height and width (128)'
@@ -104,7 +99,7 @@ def _add_run_arguments(parser):
     parser.add_argument('--lr', type=_rate_or_auto, default=2e-3, help="learning rate, or 'auto' for lr_find (2e-3)")
     parser.add_argument('--tricks', default='', help='"MixUp(.2), EMA()"; `trickbag tricks` lists them')
     parser.add_argument(
-        '--valid-pct', type=_fraction, default=0.2, help='fraction that validates, if nothing else does (.2)'
+        '--valid-pct', type=_fraction, help='fraction that validates, of a folder without a split of its own (.2)'
     )
     parser.add_argument('--seed', type=_whole(None), default=42, help='of all randomness (42)')
 
@@ -152,7 +147,13 @@ def _add_use(commands):
     form.add_argument('--csv', action='store_const', dest='form', const='csv', help='a table with all probabilities')
     one = _command(commands, 'export', 'write the classifier in other forms', 'trickbag export run --onnx model.onnx')
     one.add_argument('model', help=of)
-    one.add_argument('--onnx', metavar='FILE', help='ONNX, the preprocessing included')
+    one.add_argument(
+        '--onnx',
+        metavar='FILE',
+        nargs='?',
+        const=True,
+        help='ONNX, the preprocessing included (model.onnx in the folder of the model)',
+    )
     one.add_argument('--torch', metavar='FILE', help='torch.export, ends in .pt2')
 
 # %% ../nbs/05_cli.ipynb #fb40c8e8
@@ -175,6 +176,12 @@ def _add_others(commands):
     one.add_argument('--lr', type=_rate, default=4e-3, help='highest learning rate (4e-3)')
 
 # %% ../nbs/05_cli.ipynb #eb82c265
+def _made_of(args) -> dict:
+    "The arguments that a run is made of"
+    arguments = {name: value for name, value in vars(args).items() if name not in ('cmd', 'out', 'weights')}
+    return arguments | dict(pretrained=args.weights or args.pretrained)
+
+
 def _run(args):
     "The command that was asked for"
     if args.cmd == 'cache':
@@ -186,16 +193,15 @@ def _run(args):
         return None
     from trickbag import commands
 
-    made_of = {name: value for name, value in vars(args).items() if name not in ('cmd', 'out')}
     match args.cmd:
         case 'train':
-            commands.train(made_of, args.out)
+            commands.train(_made_of(args), args.out)
         case 'resume':
             commands.resume(args.run)
         case 'find-lr':
-            commands.find_lr(made_of)
+            commands.find_lr(_made_of(args))
         case 'explain':
-            commands.explain(made_of)
+            commands.explain(_made_of(args))
         case 'evaluate':
             commands.evaluate(args.model, args.data, args.tta)
         case 'predict':

@@ -807,8 +807,8 @@ DATA = [
     ),
     Bug(
         'data/store.py',
-        '        images._stamps[i] = 0',
-        '        pass',
+        'images._stamps[i] = 0',
+        'pass',
         some('data/store', 'being_replaced'),
         'order',
     ),
