@@ -1,6 +1,6 @@
 """A pretrained network fine-tuned on real photographs, beside the same fine-tuning in fastai, in one run.
 
-    python -m tests.bench.fine_tune --data FOLDER [--size 96] [--seeds 3] [--json FILE]
+    python -m tests.bench.fine_tune --data FOLDER [--size 80] [--seeds 3] [--json FILE]
     python -m tests.bench.fine_tune --table
 
 FOLDER has clothing-small, stanford-cars-160 (the first `--car-classes` folders are taken) and weights/. Needs the
@@ -27,7 +27,7 @@ LIBRARIES = ('trickbag', 'fastai')
 NETWORKS = dict(lite0='timm/tf_efficientnet_lite0', mobilenet='mobilenet_v2')
 WEIGHTS = dict(lite0='efficientnet_lite0_imagenet1k_fp16', mobilenet='mobilenet_v2_imagenet1k_features_fp16')
 # folder of validation images; epochs with the whole network, after one with the head alone
-SETS = dict(clothing=('test', 3), cars=('test', 8))
+SETS = dict(clothing=('test', 1), cars=('test', 4))
 MEAN_AND_STD = dict(lite0=((0.5,) * 3, (0.5,) * 3), mobilenet=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -153,10 +153,10 @@ def table(rows):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--data', type=Path)
-    ap.add_argument('--size', type=int, default=96)
+    ap.add_argument('--size', type=int, default=80)
     ap.add_argument('--seeds', type=int, default=3)
     ap.add_argument('--lr', type=float, default=4e-3)
-    ap.add_argument('--car-classes', type=int, default=30)
+    ap.add_argument('--car-classes', type=int, default=20)
     ap.add_argument('--json', type=Path, default=RESULTS)
     ap.add_argument('--table', action='store_true')
     ap.add_argument('--library', choices=LIBRARIES, help='only this')

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from trickbag.testing.pairs import BAG, prove_pair
+from trickbag.testing.pairs import BAG, prove_pair, refused_pairs
 
 NAMES = sorted(BAG)
 ALONE = [  # of each of these there can be one
@@ -39,3 +39,10 @@ def test_pairs(a):
             # to compile takes a second a fit; that its place in the list changes nothing is held by the promises' tests
             err = prove_pair(a, b, both_orders='Compile' not in (a, b))
         assert bool(err) == (frozenset((a, b)) in REFUSED), f"{a} and {b}: {err or 'not refused'}"
+
+
+def test_what_is_refused_is_known_without_training():
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        found = refused_pairs(NAMES)
+    assert {frozenset(pair) for pair, message in found.items() if message} == REFUSED
