@@ -85,8 +85,8 @@ def _check_channels(dls, n_in):
     has_three = _of_kind(cbs, Crop) is not None or normalize is not None and len(normalize.mean) == 3
     if has_three and n_in != 3:
         raise ValueError(
-            f"vision_learner: these DataLoaders give images of 3 channels (gray ones three times the same), n_in={n_in} "
-            f"takes others; leave n_in out, or give loaders of your own whose images have {n_in}"
+            "vision_learner: these DataLoaders give images of 3 channels, gray ones three times the same, and not of "
+            f"n_in={n_in}; leave n_in out, or give loaders of your own whose images have {n_in}"
         )
 
 # %% ../../nbs/runs/06_vision_learner.ipynb #549de221

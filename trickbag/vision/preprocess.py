@@ -29,8 +29,8 @@ class ImageSpec:
     # the square as a fraction of the resized image's shorter side; .875 = 224/256, as torchvision and timm have it
     crop_fraction: float = 0.875
     interpolation: str = 'bilinear'  # 'bilinear' or 'bicubic', antialiased
-    # 'crop': the shorter side is resized, the aspect stays; 'squash': both sides are, the aspect is lost; then the central
-    # square is cut out
+    # before the central square is cut out, 'crop' resizes the shorter side and keeps the aspect, 'squash' resizes both
+    # sides and loses it
     fit: str = 'crop'
     mean: tuple = imagenet_mean  # a channel, for values in [0,1]
     std: tuple = imagenet_std
