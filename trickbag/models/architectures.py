@@ -145,7 +145,7 @@ def _make(architecture, make):
 
             return timm.create_model(name, pretrained=False, **args)
 
-
+# %% ../../nbs/models/04_architectures.ipynb #4d6348e8
 def described(
     name: str,  # of a function or class of `trickbag.models.xresnet`
     arguments: dict,  # what it was called with

@@ -54,7 +54,7 @@ def local_weights(
     files = [one / (stem + suffix) for one in folders for suffix in SUFFIXES]
     return next((file for file in files if file.is_file()), None)
 
-
+# %% ../../nbs/models/05_pretrained.ipynb #8b9108a7
 def read_state(
     source: dict | str | Path,  # a state dict; .safetensors; a file of `learn.save`, `SaveBest` or `torch.save`
 ) -> tuple:  # name -> tensor, on the CPU if it comes from a file; class names or None
@@ -194,7 +194,7 @@ class FoundWeights:
             "if that is wrong give images=ImageSpec(...)"
         )
 
-
+# %% ../../nbs/models/05_pretrained.ipynb #38c213b2
 def find_weights(
     name: str,  # a network, see `find_library`
     pretrained: bool | str | Path = True,  # which weights

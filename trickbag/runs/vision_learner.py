@@ -61,7 +61,7 @@ def _normalize_for(spec, is_known, dls, cbs) -> list:
     print(f"Normalize: mean {spec.mean} and deviation {spec.std}, as {'the' if is_known else 'such'} weights want it")
     return [wanted]
 
-
+# %% ../../nbs/runs/06_vision_learner.ipynb #abb78134
 def _say_crop(spec, dls):
     "Print where the validation's images differ from those that the weights were published with"
     crop = _of_kind(getattr(dls, 'cbs', ()), Crop)
