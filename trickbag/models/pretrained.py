@@ -8,6 +8,7 @@ __all__ = ['SUFFIXES', 'AUXILIARY', 'WeightsError', 'local_weights', 'read_state
 
 # %% ../../nbs/models/05_pretrained.ipynb #ba352335
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,7 +208,7 @@ def find_weights(
     if is_named:
         tag = pretrained
     is_named = bool(tag)
-    if _is_file(pretrained):
+    if not isinstance(pretrained, bool) and _is_file(pretrained):
         try:
             tag, spec = _published(library, name, tag, images)
         except WeightsError:  # a network for which nothing was published
@@ -376,7 +377,7 @@ def _fitted(model, library, state) -> dict:
         return state
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    return interpolate_embeddings(model.image_size, model.patch_size, state)
+    return interpolate_embeddings(model.image_size, model.patch_size, OrderedDict(state))
 
 
 def _with_timm_positions(model, state) -> dict:

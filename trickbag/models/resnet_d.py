@@ -7,6 +7,7 @@ __all__ = ['strided_shortcuts', 'resnet_d']
 
 # %% ../../nbs/models/07_resnet_d.ipynb #28089b47
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -28,7 +29,8 @@ def _drops_pixels(shortcut) -> bool:
 
 
 def resnet_d(
-    model: nn.Module,  # changed; with its weights, or before they are loaded from a file that was written after it
+    # changed, with its weights; those of a file that was written before are loaded first
+    model: Any,
 ) -> nn.Module:  # the same
     "Turn a ResNet's shortcuts into those of ResNet-D: a 2 x 2 mean, then the same convolution with stride 1"
     blocks = strided_shortcuts(model)
