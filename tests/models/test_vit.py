@@ -9,6 +9,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from trickbag.all import *
 from trickbag.models.pretrained import pretrained_model
+from trickbag.models.resnet_d import resnet_d
 
 SMALL = dict(depth=2, embed_dim=24, num_heads=2)
 NAMES = ['timm/vit_tiny_patch16_224', 'vit_tiny_for_tests']
@@ -118,3 +119,31 @@ def test_random_weights_at_any_size(name):
     assert spec.size == own
     model, spec = pretrained_model(name, 3, False, size=448 if 'swin' in name else 32, **small)
     assert model(torch.zeros(1, 3, spec.size, spec.size)).shape == (1, 3)
+
+
+def test_a_resnet_d_is_exported_as_one(dls, tmp_path):
+    small = dict(channels=[8, 8, 16, 16])
+    learn = vision_learner(dls, 'timm/resnet18', pretrained=False, model_args=small, path=tmp_path)
+    resnet_d(learn.model)
+    classifier = learn.export(tmp_path / 'd')
+    again = load_classifier(tmp_path / 'd')
+    assert again.config.architecture.d_variant
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(again.network.model(x), classifier.network.model(x))
+
+
+def test_gray_networks_on_colored_data_are_refused_before(dls):
+    with pytest.raises(ValueError, match='leave n_in out'):
+        vision_learner(dls, 'timm/resnet18', pretrained=False, n_in=1)
+
+
+def test_a_crop_unlike_that_of_the_weights_is_said(dls, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TRICKBAG_DATA', str(tmp_path))
+    (tmp_path / 'weights').mkdir()
+    published = timm.create_model('vit_tiny_patch16_224', img_size=32, **SMALL)
+    torch.save(published.state_dict(), tmp_path / 'weights' / 'vit_tiny_patch16_224.augreg_in21k_ft_in1k.pth')
+    vision_learner(dls, 'vit_tiny_patch16_224', model_args=dict(SMALL))
+    said = capsys.readouterr().out
+    assert 'central 0.875 of the shorter side, the weights were published with 0.9' in said and 'bicubic' in said
+    assert 'Normalize: mean (0.5, 0.5, 0.5)' in said and 'does not say how' not in said
