@@ -60,7 +60,7 @@ from .vision.gaussian_blur import gaussian_blur
 from .vision.grayscale import grayscale
 from .vision.pad_crop import shift
 from .vision.pca_lighting import imagenet_eigval, imagenet_eigvec, lighting
-from .vision.preprocess import centered, resize_and_crop, resize_weights, resized
+from .vision.preprocess import centered, central_square, resize_weights, resized
 from .vision.rand_augment import rand_ops, rand_space
 from .vision.random_affine import draw_affine
 from .vision.repeated_augmentation import repeat_samples
@@ -80,6 +80,6 @@ __all__ = [
     'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'keep_lines', 'hue',
     'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
     'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
-    'centered', 'resize_and_crop', 'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine',
+    'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine',
     'repeat_samples', 'trivial_ops', 'wide_space'
 ]

@@ -28,6 +28,7 @@ class Architecture:
     args: dict = field(default_factory=dict)  # passed to the function that builds it; JSON has room for them
     n_in: int = 3  # channels of the images, see `adapt_input`
     head: dict | None = None  # arguments of `replace_head`; None: the network ends as its library makes it
+    d_variant: bool = False  # whether `resnet_d` changed its shortcuts
 
     def __post_init__(self):
         if self.library not in LIBRARIES:
@@ -42,11 +43,12 @@ def find_library(
     name: str,  # 'resnet50', 'timm/resnet50', 'resnet50.a1_in1k', 'xresnet50'
 ) -> tuple:  # library, name without the library
     "Whose network that is; ValueError with names that are near, if nobody has it"
-    library, slash, rest = name.partition('/')
-    if slash and library in LIBRARIES[:3]:
-        return library, rest
+    library, slash, own_name = name.partition('/')
     if slash:
-        raise ValueError(f"architecture {name!r}: before the slash stands one of {LIBRARIES[:3]}, not {library!r}")
+        if library not in LIBRARIES[:3]:
+            raise ValueError(f"architecture {name!r}: before the slash stands one of {LIBRARIES[:3]}, not {library!r}")
+        _check_known(library, own_name)
+        return library, own_name
     for library in LIBRARIES[:3]:
         if name in _names(library):
             return library, name
@@ -64,12 +66,28 @@ def _names(library) -> list:
     if library == 'torchvision':
         import torchvision
 
-        return [name for name in torchvision.models.list_models() if '/' not in name and '_raft' not in name]
+        # the classifiers: detectors, segmentation and video have modules of their own
+        return torchvision.models.list_models(module=torchvision.models)
     if importlib.util.find_spec('timm') is None:
         return []
     import timm
 
     return timm.list_models()
+
+
+def _check_known(library, name):
+    "An error with the remedy unless the library has a network of that name"
+    if library == 'timm':
+        if importlib.util.find_spec('timm') is None:
+            raise ModuleNotFoundError(f"{name} is a network of timm: pip install timm")
+        import timm
+
+        # also names that timm has given up
+        is_known = timm.is_model(name)
+    else:
+        is_known = name in _names(library)
+    if not is_known:
+        raise ValueError(_unknown(f'timm/{name}' if library == 'timm' else name))
 
 
 def _unknown(name):
@@ -91,6 +109,10 @@ def build(
     model: Any = _make(architecture, make)
     if architecture.n_in != 3:
         adapt_input(model, architecture.n_in)
+    if architecture.d_variant:
+        from trickbag.models.resnet_d import resnet_d
+
+        resnet_d(model)
     model.head_name = replace_head(model, **architecture.head) if architecture.head else None
     model.architecture = architecture  # what it was built from, for `describe`
     return model
@@ -118,13 +140,12 @@ def _make(architecture, make):
 
             return torchvision.models.get_model(name, weights=None, **args)
         case _:
-            if importlib.util.find_spec('timm') is None:
-                raise ModuleNotFoundError(f"{name} is a network of timm: pip install timm")
+            _check_known('timm', name)
             import timm
 
             return timm.create_model(name, pretrained=False, **args)
 
-
+# %% ../../nbs/models/04_architectures.ipynb #4d6348e8
 def described(
     name: str,  # of a function or class of `trickbag.models.xresnet`
     arguments: dict,  # what it was called with
@@ -147,21 +168,21 @@ def describe(model: nn.Module) -> Architecture | None:
 # %% ../../nbs/models/04_architectures.ipynb #a09596f8
 @dataclass
 class _Call:
-    "What a layer was given and gave, as shapes"
+    "What a layer took and gave"
 
     name: str
     module: nn.Module
-    taken: tuple
-    given: tuple
+    taken: torch.Tensor
+    given: torch.Tensor
 
 
 def _calls(model, size, n_in) -> tuple:
-    "Calls of the layers without children, in the order in which they ran, and the shape of what the model gives"
+    "Calls of the layers without children, in the order in which they ran, and what the model gives"
     calls = []
 
     def note(name, module, args, out):
         if args and isinstance(args[0], torch.Tensor) and isinstance(out, torch.Tensor):
-            calls.append(_Call(name, module, tuple(args[0].shape), tuple(out.shape)))
+            calls.append(_Call(name, module, args[0], out))
 
     def hook(name):
         return lambda module, args, out: note(name, module, args, out)
@@ -170,11 +191,19 @@ def _calls(model, size, n_in) -> tuple:
     hooks = [module.register_forward_hook(hook(name)) for name, module in leaves]
     modes = [(m, m.training) for m in model.modules()]
     parameter = next(model.parameters())
-    image = torch.zeros(1, n_in, size, size, device=parameter.device, dtype=parameter.dtype)
+    # noise, for of a black image many layers make the same zeros; a generator of its own disturbs no other draws
+    noise = torch.randn(1, n_in, size, size, generator=torch.Generator().manual_seed(0))
+    image = noise.to(parameter.device, parameter.dtype)
     try:
         model.eval()
         with torch.no_grad():
             out = model(image)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as e:
+        reason = f'{e}'.strip().partition('\n')[0] or type(e).__name__
+        raise ValueError(
+            f"{type(model).__name__}: it does not take an image of {n_in} x {size} x {size} ({reason}); give the size "
+            "that it is made for, or another network"
+        ) from None
     finally:
         for one in hooks:
             one.remove()
@@ -185,7 +214,7 @@ def _calls(model, size, n_in) -> tuple:
             f"{type(model).__name__}: it gives {_kind(out)} for images, not logits N x C; such a network has no "
             "head that could be exchanged"
         )
-    return calls, tuple(out.shape)
+    return calls, out
 
 
 def _kind(out):
@@ -198,14 +227,38 @@ def find_head(
     n_in: int = 3,  # its channels
 ) -> str:  # name of a `nn.Linear` or a 1 x 1 `nn.Conv2d` in the model
     "The layer that makes the logits"
-    calls, given = _calls(model, size, n_in)
-    heads = [call for call in calls if _makes_logits(call, given[1])]
-    if not heads:
+    calls, out = _calls(model, size, n_in)
+    return _head_call(model, calls, out).name
+
+
+def _head_call(model, calls, out) -> _Call:
+    path = _path_back(calls, out)
+    if not path or not _makes_logits(path[-1], out.shape[1]):
         raise ValueError(
-            f"{type(model).__name__}: none of its layers makes the {given[1]} logits; exchange the head by hand "
-            "and give the model to Learner"
+            f"{type(model).__name__}: its output is not what one linear layer or 1 x 1 convolution makes: it gives "
+            "features, joins several heads, or changes the logits; exchange the head by hand and give the model to "
+            "Learner"
         )
-    return heads[-1].name
+    return path[-1]
+
+
+def _path_back(calls, tensor) -> list:
+    "The calls that a tensor comes from, the last first: through layers without parameters, to one that has some"
+    path = []
+    for call in reversed(calls):
+        if _is_same(call.given, tensor):
+            path.append(call)
+            if next(call.module.parameters(), None) is not None:
+                break
+            tensor = call.taken
+    return path
+
+
+def _is_same(one, other) -> bool:
+    "Whether two tensors hold the same numbers in whatever shape; NaNs are equal to nothing, memory is"
+    if one.numel() != other.numel():
+        return False
+    return one.data_ptr() == other.data_ptr() or torch.equal(one.flatten(), other.flatten())
 
 
 def _makes_logits(call, n_out) -> bool:
@@ -268,57 +321,77 @@ def replace_head(
     dropout: float = 0.0,
     size: int = 224,  # side of an image that the network takes, pixels
 ) -> str:  # name of the new head in the model
-    "Give a network a new head for `n_out` classes"
+    "Give a network a new head for `n_out` classes; one that is refused stays as it was"
     if kind not in HEADS:
         raise ValueError(f"head: kind is one of {HEADS}, got {kind!r}")
     n_in = first_layer(model).weight.shape[1]
-    calls, given = _calls(model, size, n_in)
-    name = find_head(model, size, n_in)
-    old: Any = model.get_submodule(name)
+    calls, out = _calls(model, size, n_in)
+    head = _head_call(model, calls, out)
+    new = _new_layers(model, calls, head, n_out, kind, dropout)
+    parameter = next(head.module.parameters())
+    old = {name: model.get_submodule(name) for name in new}
+    try:
+        for name, layer in new.items():
+            model.set_submodule(name, layer.to(parameter.device, parameter.dtype))
+        _check_width(model, size, n_in, n_out, kind)
+    except Exception:
+        for name, layer in old.items():
+            model.set_submodule(name, layer)
+        raise
+    return head.name
+
+
+def _new_layers(model, calls, head, n_out, kind, dropout) -> dict:
+    "The layers that take others' places, by name"
+    old: Any = head.module
     if isinstance(old, nn.Conv2d):
         if kind != 'linear':
             raise ValueError(f"head: {type(model).__name__} ends in a convolution; only kind='linear' fits")
-        new = nn.Conv2d(old.in_channels, n_out, 1)
-    else:
-        n_features = old.in_features
-        if kind != 'linear':
-            pool = _pooling(calls, n_features, type(model).__name__, kind)
-            model.set_submodule(pool.name, ConcatPool(flatten=len(pool.given) == 2))
-            n_features *= 2
-        new = new_head(n_features, n_out, kind, dropout)
-    parameter = old.weight
-    model.set_submodule(name, new.to(parameter.device, parameter.dtype))
-    if kind != 'linear':
-        _check_width(model, size, n_in, kind)
-    return name
+        conv = nn.Conv2d(old.in_channels, n_out, 1)
+        return {head.name: nn.Sequential(nn.Dropout(dropout), conv) if dropout else conv}
+    if kind == 'linear':
+        return {head.name: new_head(old.in_features, n_out, kind, dropout)}
+    pool = _pooling(calls, head, type(model).__name__, kind)
+    return {
+        pool.name: ConcatPool(flatten=pool.given.ndim == 2),
+        head.name: new_head(2 * old.in_features, n_out, kind, dropout),
+    }
 
 # %% ../../nbs/models/04_architectures.ipynb #db2e136a
-def _pooling(calls, n_features, model, kind):
+def _pooling(calls, head, model, kind) -> _Call:
     "The call that makes one number a channel from the feature map that the head sees"
-    pools = [call for call in calls if _is_pooling(call, n_features)]
-    if not pools:
+    path = _path_back(calls, head.taken)
+    pools = [call for call in path if _is_pooling(call, head.module.in_features)]
+    if pools:
+        return pools[0]
+    if any('Pool' in type(call.module).__name__ and call.taken.shape[2:] == (1, 1) for call in path):
         raise ValueError(
-            f"head: kind={kind!r} needs a network that pools its last feature map in a layer of its own, which "
-            f"{model} does not; use kind='linear'"
+            f"head: kind={kind!r} is the mean and the maximum of a feature map, and for images of this size that of "
+            f"{model} is 1 x 1; use larger images, or kind='linear'"
         )
-    return pools[0]
+    raise ValueError(
+        f"head: kind={kind!r} needs a network that pools its last feature map in a layer of its own, straight before "
+        f"its head, which {model} does not; use kind='linear'"
+    )
 
 
 def _is_pooling(call, n_features) -> bool:
-    is_map = len(call.taken) == 4 and call.taken[1] == n_features and max(call.taken[2:]) > 1
-    is_vector = call.given[1:] in ((n_features,), (n_features, 1, 1))
+    is_map = call.taken.ndim == 4 and call.taken.shape[1] == n_features and max(call.taken.shape[2:]) > 1
+    is_vector = tuple(call.given.shape[1:]) in ((n_features,), (n_features, 1, 1))
     return is_map and is_vector and not list(call.module.parameters())
 
 
-def _check_width(model, size, n_in, kind):
-    "The new pool and the head fit only if nothing else lies between them"
+def _check_width(model, size, n_in, n_out, kind):
+    "What the new layers were put into must give `n_out` numbers"
     try:
-        _calls(model, size, n_in)
-    except RuntimeError as e:
+        _, out = _calls(model, size, n_in)
+    except ValueError as e:
+        raise ValueError(f"head: kind={kind!r} does not fit {type(model).__name__} ({e}); use kind='linear'") from None
+    if out.shape[1] != n_out:
         raise ValueError(
-            f"head: kind={kind!r} does not fit {type(model).__name__}: layers between its pool and its head expect "
-            f"the mean alone ({e}); use kind='linear'"
-        ) from None
+            f"head: with a head of {n_out} outputs {type(model).__name__} gives {out.shape[1]}; exchange the head by "
+            "hand and give the model to Learner"
+        )
 
 # %% ../../nbs/models/04_architectures.ipynb #92612844
 def first_layer(model: nn.Module) -> nn.Conv2d:

@@ -15,9 +15,10 @@ import trickbag.runs.one_cycle  # what one does with such a learner: fine_tune
 import trickbag.runs.predictions  # noqa: F401
 from ..core.basics import flatten
 from ..learner import Learner
-from ..models.pretrained import pretrained_model
+from ..models.pretrained import find_weights, pretrained_model
 from ..vision.basic import Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
+from ..vision.preprocess import ImageSpec
 
 # %% ../../nbs/runs/06_vision_learner.ipynb #93dd3c99
 def split_at(
@@ -41,7 +42,7 @@ def _size_of(dls) -> int | None:
     return crop and crop.size
 
 
-def _normalize_for(spec, dls, cbs) -> list:
+def _normalize_for(spec, is_known, dls, cbs) -> list:
     "The callbacks that give the network the numbers of its weights: none, if the data's own do"
     given = _of_kind(cbs, Normalize) or _of_kind(getattr(dls, 'cbs', ()), Normalize)
     if given is None:
@@ -51,12 +52,42 @@ def _normalize_for(spec, dls, cbs) -> list:
         return []
     is_default = (given.mean, given.std) == (imagenet_mean, imagenet_std)
     if not is_default or _of_kind(cbs, Normalize):
+        if not is_known:
+            return []
         raise ValueError(
             f"vision_learner: the weights want Normalize({spec.mean}, {spec.std}), and the data have "
             f"Normalize({given.mean}, {given.std}); leave mean and std out of DataLoaders, or give those of the weights"
         )
-    print(f'Normalize: mean {spec.mean} and deviation {spec.std}, as the weights want it')
+    print(f"Normalize: mean {spec.mean} and deviation {spec.std}, as {'the' if is_known else 'such'} weights want it")
     return [wanted]
+
+# %% ../../nbs/runs/06_vision_learner.ipynb #abb78134
+def _say_crop(spec, dls):
+    "Print where the validation's images differ from those that the weights were published with"
+    crop = _of_kind(getattr(dls, 'cbs', ()), Crop)
+    if crop is None:
+        return
+    if spec.fit == 'crop' and abs(crop.crop_pct - spec.crop_fraction) > 1e-6:
+        print(
+            f'Crop: validation sees the central {crop.crop_pct:.4g} of the shorter side, the weights were published '
+            f'with {spec.crop_fraction:.4g}; DataLoaders take crop_pct='
+        )
+    if spec.fit == 'squash':
+        print('Crop: validation cuts out a square, the weights were published with images squashed to one')
+    if spec.interpolation != 'bilinear':
+        print(f'Crop: images are resized bilinearly, the weights were published with {spec.interpolation} ones')
+
+
+def _check_channels(dls, n_in):
+    "ValueError if the data's images have three channels and the network is to have others"
+    cbs = getattr(dls, 'cbs', ())
+    normalize = _of_kind(cbs, Normalize)
+    has_three = _of_kind(cbs, Crop) is not None or normalize is not None and len(normalize.mean) == 3
+    if has_three and n_in != 3:
+        raise ValueError(
+            "vision_learner: these DataLoaders give images of 3 channels, gray ones three times the same, and not of "
+            f"n_in={n_in}; leave n_in out, or give loaders of your own whose images have {n_in}"
+        )
 
 # %% ../../nbs/runs/06_vision_learner.ipynb #549de221
 def vision_learner(
@@ -70,6 +101,7 @@ def vision_learner(
     size: int | None = None,  # side of the images, pixels; None: that of the data's `Crop`, else that of the weights
     cbs=(),  # callbacks, as for `Learner`
     model_args: dict | None = None,  # passed to the library's function, as `dict(drop_path_rate=.1)`
+    images: ImageSpec | None = None,  # how the images of the weights were prepared, for a file that does not say it
     **kw,  # passed to `Learner`: metrics, loss_func, opt_func, lr, path, seed, splitter
 ) -> Learner:
     "A learner with a network by name"
@@ -77,10 +109,15 @@ def vision_learner(
         n_out = getattr(dls, 'c', None)
     if not n_out:
         raise ValueError("vision_learner: the data do not say how many classes there are; give n_out=")
+    _check_channels(dls, n_in)
     size = size or _size_of(dls)
-    model, spec = pretrained_model(name, n_out, pretrained, n_in, head, dropout, size, **(model_args or {}))
+    args = model_args or {}
+    model, spec = pretrained_model(name, n_out, pretrained, n_in, head, dropout, size, images=images, **args)
     if pretrained:
-        cbs = [*_normalize_for(spec, dls, cbs), *flatten(cbs)]
+        is_known = find_weights(name, pretrained, images).is_known
+        cbs = [*_normalize_for(spec, is_known, dls, cbs), *flatten(cbs)]
+        if is_known:
+            _say_crop(spec, dls)
     if 'splitter' not in kw:
         kw['splitter'] = partial(split_at, head=model.head_name)
     return Learner(dls, model, cbs=cbs, **kw)
