@@ -9,6 +9,7 @@ __all__ = []
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastcore.basics import patch
@@ -135,7 +136,7 @@ def _check_images_known(look):
 def _check_images_same(learn, loader, classifier):
     "ValueError unless original images come to the network as under the learner; nothing, where there are none"
     spec = classifier.config.images
-    source = getattr(getattr(loader, 'store', None), 'source', None)
+    source: Any = getattr(getattr(loader, 'store', None), 'source', None)
     if spec is None or not hasattr(source, 'viewed'):
         return
     try:

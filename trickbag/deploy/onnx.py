@@ -138,10 +138,11 @@ def run_onnx(
 def _onnx_model(network) -> Any:
     "The network as ONNX's graph"
     program = _exported_program('to_onnx', network)
-    names = dict(input_names=['images'], output_names=['probabilities'])
     try:
         with _quiet():
-            exported: Any = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+            exported: Any = torch.onnx.export(
+                program, dynamo=True, input_names=['images'], output_names=['probabilities'], verbose=False
+            )
     except Exception as e:
         refusal = _refusal('to_onnx', network, e)
     else:
