@@ -353,6 +353,8 @@ def test_without_a_preparation_there_are_tensors_only(tmp_path):
     for wrong in ('a.jpg', Image.new('RGB', (9, 9))):
         with pytest.raises(TypeError, match='prepared tensors C x H x W, got a .*images=ImageSpec'):
             classifier.predict(wrong)
+    elsewhere = Classifier(nn.Flatten(), classifier.config, 'meta')
+    assert elsewhere.prepare(batch[0][0]).device.type == 'meta'
     for f in (classifier.latency, lambda: classifier.to_onnx(tmp_path / 'x.onnx')):
         with pytest.raises(ValueError, match='images=ImageSpec'):
             f()
