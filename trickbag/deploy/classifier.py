@@ -82,7 +82,7 @@ class ClassifierConfig:
             'changes': self.changes,
         }
 
-
+# %% ../../nbs/deploy/01_classifier.ipynb #5639b8fc
 def _plain_thresholds(given, config) -> list:
     "A finite number a class, or None where no probability is enough"
     values = given.tolist() if hasattr(given, 'tolist') else given
@@ -230,6 +230,12 @@ class _ImageNetwork:
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
 
+    def __repr__(self):
+        name = f'{self.config.architecture.library}/{self.config.architecture.name}'
+        spec = self.config.images
+        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
+        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
+
     @property
     def config(self) -> ClassifierConfig:
         return self.network.config
@@ -296,6 +302,17 @@ def _prediction(config, item, probabilities) -> Prediction:
     )
 
 
+def _changed(config, temperature, thresholds) -> ClassifierConfig:
+    "With other numbers, where these are not None"
+    if temperature is not None and thresholds is None and config.thresholds is not None:
+        raise ValueError(
+            f"with_: the thresholds are for probabilities of temperature {config.temperature:g}; give thresholds= for "
+            "the new one, too"
+        )
+    given = dict(temperature=temperature, thresholds=thresholds)
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
 def _row(prediction, classes) -> dict:
     "A row of a table"
     row = dict(file=prediction.file, label=prediction.label, probability=prediction.probability, sure=prediction.sure)
@@ -307,12 +324,6 @@ class Classifier(_ImageNetwork):
 
     if TYPE_CHECKING:  # their module puts these here when it is imported
         from trickbag.deploy.onnx import _probabilities_of, evaluate, latency, quantize, to_onnx, to_torch_export
-
-    def __repr__(self):
-        name = f'{self.config.architecture.library}/{self.config.architecture.name}'
-        spec = self.config.images
-        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
-        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
 
     def probabilities(
         self,
@@ -366,17 +377,8 @@ class Classifier(_ImageNetwork):
         thresholds=None,  # a class, see `threshold_for`; None: as they are
     ) -> 'Classifier':  # of the same network
         "A classifier with another temperature or other thresholds; this one stays as it is"
-        changed = {}
-        if temperature is not None:
-            if thresholds is None and self.config.thresholds is not None:
-                raise ValueError(
-                    f"with_: the thresholds are for probabilities of temperature {self.config.temperature:g}; give "
-                    "thresholds= for the new one, too"
-                )
-            changed['temperature'] = temperature
-        if thresholds is not None:
-            changed['thresholds'] = thresholds
-        return Classifier(self.network.model, replace(self.config, **changed), self.device)
+        config = _changed(self.config, temperature, thresholds)
+        return Classifier(self.network.model, config, self.device)
 
 # %% ../../nbs/deploy/01_classifier.ipynb #1bb65b25
 def load_classifier(

@@ -116,7 +116,7 @@ def _classes_of(learn, classes, n_out, activation) -> list:
         )
     return [str(name) for name in classes]
 
-
+# %% ../../nbs/deploy/04_export.ipynb #74707834
 def _check_images_known(look):
     "ValueError for preparation that the classifier would not have, a warning if it has none"
     if look.unknown:

@@ -47,7 +47,7 @@ def _traceable(who, classifier) -> Network:
     _channels(who, classifier)
     return copy.deepcopy(classifier.network).cpu().float().eval()
 
-
+# %% ../../nbs/deploy/02_onnx.ipynb #0a388f6a
 @contextmanager
 def _quiet():
     "Without warnings of the exporters' own parts, and without the pages that torch.export prints when it fails"
@@ -223,7 +223,7 @@ def _calibration(images, n_channels):
 
     return Reader()
 
-
+# %% ../../nbs/deploy/02_onnx.ipynb #2a7de416
 @patch
 def quantize(
     self: Classifier,
