@@ -377,8 +377,7 @@ class Classifier(_ImageNetwork):
         thresholds=None,  # a class, see `threshold_for`; None: as they are
     ) -> 'Classifier':  # of the same network
         "A classifier with another temperature or other thresholds; this one stays as it is"
-        config = _changed(self.config, temperature, thresholds)
-        return Classifier(self.network.model, config, self.device)
+        return Classifier(self.network.model, _changed(self.config, temperature, thresholds), self.device)
 
 # %% ../../nbs/deploy/01_classifier.ipynb #1bb65b25
 def load_classifier(
