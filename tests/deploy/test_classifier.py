@@ -1,16 +1,19 @@
 """A classifier that stands alone gives what its learner gave: in another process, in onnxruntime, for any image."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from trickbag.all import *
+from trickbag.deploy.calibration import fit_temperature, threshold_for
 from trickbag.deploy.classifier import Classifier, ClassifierConfig
 from trickbag.deploy.onnx import onnx_session, run_onnx
 from trickbag.models.architectures import Architecture, build
@@ -18,11 +21,11 @@ from trickbag.models.architectures import Architecture, build
 CLASSES = ['ant', 'bee', 'wasp']
 
 
-def trained_norms(model):
+def trained_norms(model, n_in=3):
     "Statistics that are not those of a new network"
     model.train()
     for _ in range(3):
-        model(torch.randn(8, 3, 32, 32))
+        model(torch.randn(8, n_in, 32, 32))
     return model.eval()
 
 
@@ -42,30 +45,36 @@ def folder(classifier, tmp_path_factory):
     return folder
 
 
-def pictures(place):
-    "Files of odd shapes and modes"
+MODES = ['RGB', 'L', 'CMYK', 'RGBA', 'P', '1', 'I;16', 'LA']
+SHAPES = [(40, 60), (60, 40), (1, 50), (50, 1), (20, 100), (100, 20), (33, 33), (7, 5), (151, 150)]
+
+
+def pictures(place, n=24):
+    "Files of unusual shapes and modes, turned by EXIF; each with what Pillow shows, where its rules leave no choice"
     generator = np.random.default_rng(0)
-    shapes = [(40, 60), (60, 40), (1, 50), (50, 1), (20, 100), (100, 20), (33, 33), (7, 5), (301, 300)]
-    files = []
-    for i, (height, width) in enumerate(shapes * 3):
+    files = {}
+    for i in range(n):
+        height, width = SHAPES[generator.integers(len(SHAPES))]
         rgb = Image.fromarray(generator.integers(0, 256, (height, width, 3), 'uint8'))
-        mode = ['RGB', 'L', 'CMYK', 'RGBA', 'P', '1', 'I;16', 'LA'][i % 8]
-        image = rgb if mode == 'RGB' else rgb.convert('L').convert('I;16') if mode == 'I;16' else rgb.convert(mode)
+        mode = MODES[i % len(MODES)]
+        image = rgb.convert('L').convert('I;16') if mode == 'I;16' else rgb.convert(mode)
         suffix = 'jpg' if mode in ('RGB', 'L', 'CMYK') else 'png'
         exif = Image.Exif()
-        exif[0x0112] = 1 + i % 8  # the orientation
-        files.append(place / f'{i}.{suffix}')
-        image.save(files[-1], exif=exif)
+        exif[0x0112] = int(generator.integers(1, 9))  # the orientation
+        file = place / f'{i:03}.{suffix}'
+        image.save(file, exif=exif)
+        shown = ImageOps.exif_transpose(Image.open(file)).convert('RGB')
+        files[file] = np.array(shown) if mode in ('RGB', 'L', 'P', '1') else None
     return files
 
 
-def test_onnxruntime_gives_the_same_for_images_of_every_shape_and_mode(classifier, folder, tmp_path):
+def test_onnxruntime_gives_the_same_for_photographs_of_every_shape_and_mode(classifier, folder, tmp_path):
+    files = pictures(tmp_path, 200)
     session = onnx_session(folder / 'model.onnx')
-    for file in pictures(tmp_path):
-        image = decoded(file)
-        expected = classifier.predict(file).probabilities
-        found = run_onnx(session, image[None])[0]
-        assert (found - expected).abs().max() < 1e-4, file
+    probabilities = classifier.probabilities(list(files))
+    for (file, shown), expected in zip(files.items(), probabilities):
+        image = decoded(file) if shown is None else torch.from_numpy(shown).permute(2, 0, 1)
+        assert (run_onnx(session, image[None])[0] - expected).abs().max() < 1e-4, file
 
 
 def decoded(file):
@@ -83,20 +92,20 @@ def test_a_batch_gives_what_its_images_give_alone(classifier, folder):
 
 
 def test_another_process_needs_neither_data_nor_training(classifier, folder, tmp_path):
-    file = pictures(tmp_path)[0]
+    files = list(map(str, pictures(tmp_path)))
     code = f"""
 import sys, json
 from trickbag.deploy.classifier import load_classifier
-found = load_classifier({str(folder)!r}).predict({str(file)!r})
+found = load_classifier({str(folder)!r}).predict({files!r})
 rooms = ('trickbag.loop', 'trickbag.learner', 'trickbag.monitors', 'trickbag.runs', 'trickbag.look')
 modules = [name for name in sys.modules if name.startswith(rooms)]
 data = [name for name in sys.modules if name.startswith('trickbag.data.')]
-print(json.dumps([found.probabilities.tolist(), modules, data]))
+print(json.dumps([[one.probabilities.tolist() for one in found], modules, data]))
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     probabilities, modules, data = json.loads(done.stdout)
-    assert np.abs(np.array(probabilities) - classifier.predict(file).probabilities.numpy()).max() < 1e-6
+    assert np.abs(np.array(probabilities) - classifier.probabilities(files).numpy()).max() < 1e-6
     assert not modules
     # what opens and finds images, and nothing that trains on them
     assert set(data) <= {'trickbag.data.decode', 'trickbag.data.jpeg', 'trickbag.data.files'}
@@ -165,5 +174,187 @@ def test_one_output_means_two_classes(tmp_path):
     classifier = Classifier(One(), config)
     assert classifier.predict(torch.full((3, 4, 4), 2.0)).label == 'yes'
     assert classifier.predict(torch.full((3, 4, 4), -2.0)).label == 'no'
-    probability = classifier.predict(torch.full((3, 4, 4), 2.0)).probability
-    assert abs(probability - torch.sigmoid(torch.tensor(2.0)).item()) < 1e-6
+    one = classifier.predict(torch.full((3, 4, 4), 2.0))
+    assert abs(one.probability - 1 / (1 + np.exp(-2))) < 1e-6
+    assert one.sure and one.labels == ['yes']
+    # one number, as `threshold_for` gives it for one output, is the threshold of the second class
+    strict = classifier.with_(thresholds=threshold_for([0.2, 0.95], [0, 1], precision=0.9))
+    assert strict.config.thresholds == [0.5, 0.95]
+    one = strict.predict(torch.full((3, 4, 4), 2.0))
+    assert (one.label, one.labels, one.sure) == ('yes', [], False)
+    with pytest.raises(ValueError, match='one threshold for 3 classes'):
+        replace(config, classes=CLASSES, thresholds=0.5)
+
+
+# thresholds and temperature
+
+
+class Given(nn.Module):
+    "A network whose logits are its input"
+
+    def forward(self, x):
+        return x
+
+
+def given(logits, **config):
+    "Predictions of a classifier with these logits"
+    classifier = Classifier(Given(), ClassifierConfig(Architecture('own', 'given'), CLASSES, None, **config))
+    return classifier.predict(list(torch.tensor(logits)))
+
+
+def test_softmax_has_one_label_and_only_if_it_is_sure():
+    logits = np.log([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
+    assert [one.labels for one in given(logits)] == [['ant'], ['ant']]
+    found = given(logits, thresholds=np.array([0.5, 0.1, np.inf], 'float32'))
+    assert [(one.label, one.sure, one.labels) for one in found] == [('ant', True, ['ant']), ('ant', False, [])]
+    (never,) = given(np.log([[0.01, 0.01, 0.98]]), thresholds=[0.5, 0.1, None])
+    assert (never.label, never.sure, never.labels) == ('wasp', False, [])
+
+
+def test_sigmoid_has_every_label_that_reaches_its_threshold():
+    logits = [[0.1, -0.1, 3.0], [-1.0, -2.0, -3.0], [2.0, 1.0, 0.5]]
+    assert [one.labels for one in given(logits, activation='sigmoid')] == [['ant', 'wasp'], [], CLASSES]
+    thresholds = torch.tensor([0.9, 0.2, 0.6], dtype=torch.float64)
+    expected = [
+        [name for name, p, t in zip(CLASSES, 1 / (1 + np.exp(-np.array(row))), thresholds.tolist()) if p >= t]
+        for row in logits
+    ]
+    assert [one.labels for one in given(logits, activation='sigmoid', thresholds=thresholds)] == expected
+    assert [one.sure for one in given(logits, activation='sigmoid')] == [True, False, True]
+
+
+def test_what_calibration_gives_survives_export_and_load(tmp_path):
+    learn = small_learner([], tmp_path)
+    files = [learn.dls.valid.name(i) for i in range(30)]
+    plain = learn.export(None)
+    logits = plain.logits(files)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.multinomial((logits / 2).softmax(1), 1, generator=generator)[:, 0]
+    temperature = torch.tensor(fit_temperature(logits, labels))
+    calibrated = plain.with_(temperature=temperature)
+    thresholds = threshold_for(calibrated.probabilities(files), labels, precision=0.9, unreachable=math.inf)
+    learn.export(tmp_path / 'out', temperature=temperature, thresholds=thresholds)
+
+    def refuse(name):
+        raise AssertionError(f'{name} is no JSON')
+
+    json.loads((tmp_path / 'out' / 'config.json').read_text(), parse_constant=refuse)
+    again = load_classifier(tmp_path / 'out')
+    assert again.config == calibrated.with_(thresholds=thresholds).config
+    assert plain.config.temperature == 1
+    scaled = np.exp(logits.double().numpy() / float(temperature))
+    expected = scaled / scaled.sum(1, keepdims=True)
+    assert np.abs(again.probabilities(files).numpy() - expected).max() < 1e-6
+    sure = expected.max(1) >= thresholds.numpy()[expected.argmax(1)] + 1e-6
+    assert {one.sure for one, it_is in zip(again.predict(files), sure) if it_is} <= {True}
+    with pytest.raises(ValueError, match='temperature'):
+        again.with_(temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    'wrong', [dict(temperature=math.inf), dict(temperature=0), dict(thresholds=[0, 0, math.nan]), dict(thresholds=[0])]
+)
+def test_numbers_that_no_classifier_can_have(wrong):
+    with pytest.raises(ValueError, match='^config: '):
+        ClassifierConfig(Architecture('own', 'given'), CLASSES, None, **wrong)
+
+
+def test_a_classifier_that_cannot_be_written_leaves_what_was_there(classifier, folder, tmp_path, monkeypatch):
+    config = ClassifierConfig(Architecture('own', 'given', dict(act=nn.SiLU)), CLASSES, None)
+    with pytest.raises(ValueError, match='SiLU.*numbers, text and lists'):
+        Classifier(Given(), config).save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    before = classifier.save(tmp_path) / 'config.json'
+    text = before.read_text()
+
+    def disk_is_full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('trickbag.deploy.classifier.write_weights', disk_is_full)
+    with pytest.raises(OSError):
+        classifier.with_(temperature=9.0).save(tmp_path)
+    assert before.read_text() == text
+
+
+# channels, and images that are prepared already
+
+
+def gray_classifier():
+    torch.manual_seed(0)
+    arguments = dict(expansion=1, layers=[1, 1], n_out=3, widen=0.25)
+    architecture = Architecture('trickbag', 'XResNet', arguments, n_in=1)
+    spec = ImageSpec(32, mean=(0.5,), std=(0.25,))
+    return Classifier(trained_norms(build(architecture), 1), ClassifierConfig(architecture, CLASSES, spec))
+
+
+def test_one_channel_is_the_luminance_of_pillow(tmp_path):
+    gray = gray_classifier()
+    folders = tmp_path / 'images'
+    for name in CLASSES:
+        (folders / name).mkdir(parents=True)
+    files = pictures(tmp_path)
+    for file, shown in files.items():
+        if shown is None:
+            continue
+        luminance = torch.from_numpy(np.array(Image.fromarray(shown).convert('L')))[None]
+        expected = gray.predict(luminance).probabilities
+        for same in (file, Image.fromarray(shown), shown):
+            assert torch.equal(gray.predict(same).probabilities, expected), file
+        file.rename(folders / CLASSES[int(file.stem) % 3] / file.name)
+    with pytest.raises(ValueError, match='uint8'):
+        gray.predict(torch.rand(1, 40, 40))
+    gray.to_onnx(tmp_path / 'gray.onnx')
+    rows = gray.quantize(tmp_path / 'gray.onnx', tmp_path / 'int8.onnx', str(folders), folders)
+    expected = gray.evaluate(folders)
+    assert rows[0]['images'] == rows[1]['images'] == expected['images'] > 3
+    assert abs(rows[0]['loss'] - expected['loss']) < 1e-5
+
+
+def test_other_channels_are_given_as_tensors():
+    config = ClassifierConfig(Architecture('own', 'mean'), CLASSES[:2], ImageSpec(8, mean=(0.5,) * 2, std=(1.0,) * 2))
+    classifier = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), config)
+    image = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None].expand(2, 9, 9)
+    assert torch.allclose(classifier.logits([image]), torch.tensor([[-0.5, 0.5]]))
+    for wrong in (image / 255, image[:1], np.zeros((9, 9, 3), 'uint8')):
+        with pytest.raises(TypeError, match='uint8 tensors 2 x H x W'):
+            classifier.predict(wrong)
+
+
+def test_squash_is_pillows_resize(tmp_path):
+    spec = ImageSpec(32, 1.0, fit='squash')
+    config = ClassifierConfig(Architecture('own', 'corner'), CLASSES, spec)
+    corner = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 3))
+    classifier = Classifier(corner, config)
+    classifier.to_onnx(tmp_path / 'squash.onnx')
+    session = onnx_session(tmp_path / 'squash.onnx')
+    mean = torch.tensor(spec.mean)[:, None, None]
+    std = torch.tensor(spec.std)[:, None, None]
+    for file, shown in pictures(tmp_path).items():
+        if shown is None or min(shown.shape[:2]) < 5:
+            continue
+        small = np.array(Image.fromarray(shown).resize((32, 32), Image.Resampling.BILINEAR))
+        found = classifier.prepare(file)[0] * std + mean
+        # Pillow rounds to whole levels twice
+        assert (found * 255 - torch.from_numpy(small).permute(2, 0, 1)).abs().max() < 1.01
+        image = torch.from_numpy(shown).permute(2, 0, 1)[None]
+        assert (run_onnx(session, image)[0] - classifier.predict(file).probabilities).abs().max() < 1e-5
+
+
+def test_without_a_preparation_there_are_tensors_only(tmp_path):
+    torch.manual_seed(0)
+    batch = (torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2]))
+    learn = Learner(DataLoaders([batch], [batch]), XResNet(1, [1, 1], n_out=3), path=tmp_path)
+    with pytest.warns(UserWarning, match='prepared tensors C x H x W, and no files'):
+        learn.export(tmp_path / 'out', classes=CLASSES)
+    classifier = load_classifier(tmp_path / 'out')
+    expected, _ = learn.get_preds()
+    assert (classifier.probabilities(list(batch[0])) - expected).abs().max() < 1e-6
+    assert (classifier.predict(batch[0][0].numpy()).probabilities - expected[0]).abs().max() < 1e-6
+    for wrong in ('a.jpg', Image.new('RGB', (9, 9))):
+        with pytest.raises(TypeError, match='prepared tensors C x H x W, got a .*images=ImageSpec'):
+            classifier.predict(wrong)
+    elsewhere = Classifier(nn.Flatten(), classifier.config, 'meta')
+    assert elsewhere.prepare(batch[0][0]).device.type == 'meta'
+    for f in (classifier.latency, lambda: classifier.to_onnx(tmp_path / 'x.onnx')):
+        with pytest.raises(ValueError, match='images=ImageSpec'):
+            f()

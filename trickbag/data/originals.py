@@ -6,8 +6,6 @@
 __all__ = ['resize_and_crop', 'OriginalsLoader']
 
 # %% ../../nbs/data/14_originals.ipynb #d8b85332
-import math
-
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -16,6 +14,7 @@ from ..core.threads import lone_threads
 from .image_loader import ImageLoader
 from .loaders import DataLoaders
 from ..vision.crop import Crop
+from ..vision.preprocess import ImageSpec
 
 # %% ../../nbs/data/14_originals.ipynb #9c957fbe
 def resize_and_crop(
@@ -25,7 +24,7 @@ def resize_and_crop(
 ) -> torch.Tensor:  # uint8, 3 x size x size
     "Resize the shorter side, crop the center: what comes before a deployed model"
     height, width, _ = x.shape
-    short = math.floor(size / crop_pct)
+    short = ImageSpec(size, crop_pct).shorter_side
     # torchvision's rounding: the longer side is cut off to whole pixels, the crop begins at the nearest one
     long = int(short * max(height, width) / min(height, width))
     new_height, new_width = (short, long) if height <= width else (long, short)
@@ -83,8 +82,9 @@ class OriginalsLoader:
             yield images.contiguous(memory_format=torch.channels_last), labels, idx
 
     def __repr__(self):
+        shorter_side = ImageSpec(self.size, self.crop_pct).shorter_side
         return (
-            f"OriginalsLoader: {len(self.source):,} images, shorter side {math.floor(self.size / self.crop_pct)}, "
+            f"OriginalsLoader: {len(self.source):,} images, shorter side {shorter_side}, "
             f"center {self.size} x {self.size}, decoded at each pass"
         )
 

@@ -8,13 +8,16 @@ __all__ = ['FORMAT', 'ACTIVATIONS', 'ClassifierConfig', 'read_config', 'apply_ch
 
 # %% ../../nbs/deploy/01_classifier.ipynb #3c226097
 import json
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 import trickbag
@@ -41,17 +44,29 @@ class ClassifierConfig:
     images: ImageSpec | None  # how images are prepared; None: the network is given what it takes
     activation: str = 'softmax'  # 'softmax', 'sigmoid' (each logit by itself) or 'none'
     temperature: float = 1.0  # logits are divided by it, see `fit_temperature`
-    thresholds: list | None = None  # a class: below it a prediction is not `sure`; None: one half for 'sigmoid', else 0
+    # one a class, from a list, an array or a tensor; `sure` is False below it. A class whose threshold is None, or
+    # infinite, is never sure. One number, for two classes: that of the second, as one output has it.
+    # None: .5 for 'sigmoid', else 0, which every probability reaches
+    thresholds: list | None = None
     changes: dict = field(default_factory=dict)  # what tricks left in the network, see `apply_changes`
     version: str = trickbag.__version__  # of the trickbag that wrote it
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"config: activation is one of {ACTIVATIONS}, got {self.activation!r}")
-        if not 0 < self.temperature < float('inf'):
-            raise ValueError(f"config: temperature is a finite number above 0, got {self.temperature!r}")
-        if self.thresholds is not None and len(self.thresholds) != len(self.classes):
-            raise ValueError(f"config: {len(self.thresholds)} thresholds for {len(self.classes)} classes")
+        temperature = float(self.temperature)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"config: temperature is a finite number above 0, got {temperature!r}")
+        # what came from JSON is equal to what was written
+        object.__setattr__(self, 'classes', list(self.classes))
+        object.__setattr__(self, 'temperature', temperature)
+        if self.thresholds is not None:
+            object.__setattr__(self, 'thresholds', _plain_thresholds(self.thresholds, self))
+
+    @property
+    def usual_threshold(self) -> float:
+        "Of a class for which none was given"
+        return 0.5 if self.activation == 'sigmoid' else 0.0
 
     def to_dict(self) -> dict:
         "For JSON"
@@ -67,7 +82,36 @@ class ClassifierConfig:
             'changes': self.changes,
         }
 
+# %% ../../nbs/deploy/01_classifier.ipynb #5639b8fc
+def _plain_thresholds(given, config) -> list:
+    "A finite number a class, or None where no probability is enough"
+    values = given.tolist() if hasattr(given, 'tolist') else given
+    n_classes = len(config.classes)
+    if isinstance(values, (int, float)):
+        if n_classes != 2:
+            raise ValueError(f"config: one threshold for {n_classes} classes; give one a class")
+        values = [config.usual_threshold, values]
+    if len(values) != n_classes:
+        raise ValueError(f"config: {len(values)} thresholds for {n_classes} classes")
+    # JSON has no infinity
+    plain = [None if value is None or float(value) == math.inf else float(value) for value in values]
+    if not all(value is None or math.isfinite(value) for value in plain):
+        raise ValueError(f"config: thresholds are finite numbers, or None for a class that is never sure, got {plain}")
+    return plain
 
+
+def _json_of(config) -> bytes:
+    "What config.json holds; ValueError for what does not come back from JSON"
+
+    def refuse(value):
+        raise ValueError(
+            f"save: config.json cannot hold {value!r}; arguments of the network must be numbers, text and lists of "
+            "them: give names in place of classes, for `make` to look up"
+        )
+
+    return json.dumps(config.to_dict(), indent=2, ensure_ascii=False, allow_nan=False, default=refuse).encode()
+
+# %% ../../nbs/deploy/01_classifier.ipynb #4accb3dc
 def read_config(
     file: str | Path,  # config.json
 ) -> ClassifierConfig:
@@ -117,13 +161,12 @@ class Network(nn.Module):
         super().__init__()
         self.preprocess = Preprocess(config.images) if config.images else nn.Identity()
         self.model = model
-        self.activation = config.activation
-        self.temperature = config.temperature
+        self.config = config
 
     def head(self, logits: torch.Tensor) -> torch.Tensor:
         "Probabilities of logits"
-        logits = logits.float() / self.temperature
-        match self.activation:
+        logits = logits.float() / self.config.temperature
+        match self.config.activation:
             case 'softmax':
                 return logits.softmax(1)
             case 'sigmoid':
@@ -142,11 +185,37 @@ class Prediction:
     index: int  # its number
     probability: float
     probabilities: torch.Tensor  # of all classes
-    labels: list  # the classes at or above their threshold, for networks that can give several
-    sure: bool  # whether the most probable class is at or above its threshold
+    labels: list  # the classes whose probability reaches their threshold; of softmax the label alone, if it is sure
+    sure: bool  # whether the probability of `label` reaches its threshold
     file: str | None = None  # where the image is from, if it is from a file
 
 # %% ../../nbs/deploy/01_classifier.ipynb #9724f312
+def _prepared(item) -> torch.Tensor:
+    "An image of which nobody knows how it is prepared"
+    if not isinstance(item, (torch.Tensor, np.ndarray)):
+        raise TypeError(
+            f"predict: this classifier takes prepared tensors C x H x W, got a {type(item).__name__}; for files and "
+            "pictures give images=ImageSpec(...) to learn.export"
+        )
+    return torch.as_tensor(item)
+
+
+def _pixels(
+    item,  # as for `predict`
+    n_channels: int,  # that the network takes
+) -> torch.Tensor:  # uint8, C x H x W
+    "An image of any kind in its own size"
+    if n_channels == 3:
+        return viewed(item).permute(2, 0, 1)
+    if n_channels == 1:
+        # Pillow's luminance, which leaves gray as it is
+        gray = Image.fromarray(viewed(item).numpy()).convert('L')
+        return torch.from_numpy(np.array(gray))[None]
+    if not isinstance(item, torch.Tensor) or item.ndim != 3 or len(item) != n_channels or item.dtype != torch.uint8:
+        raise TypeError(f"predict: this network takes uint8 tensors {n_channels} x H x W")
+    return item
+
+# %% ../../nbs/deploy/01_classifier.ipynb #62f6e5a0
 class _ImageNetwork:
     "A network that takes images of every kind and gives logits"
 
@@ -156,11 +225,20 @@ class _ImageNetwork:
         config: ClassifierConfig,
         device: str | torch.device = 'cpu',
     ):
-        self.config = config
         self.device = torch.device(device)
         self.network = Network(model, config).eval().to(self.device)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
+
+    def __repr__(self):
+        name = f'{self.config.architecture.library}/{self.config.architecture.name}'
+        spec = self.config.images
+        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
+        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
+
+    @property
+    def config(self) -> ClassifierConfig:
+        return self.network.config
 
     @property
     def classes(self) -> list:
@@ -173,16 +251,10 @@ class _ImageNetwork:
         "One image as the network takes it"
         spec = self.config.images
         if spec is None:
-            return torch.as_tensor(item)[None].float()
-        n_channels = len(spec.mean)
-        if n_channels != 3:
-            if not isinstance(item, torch.Tensor) or item.ndim != 3 or len(item) != n_channels:
-                raise TypeError(f"predict: this network takes uint8 tensors {n_channels} x H x W")
-            image = item
-        else:
-            image = viewed(item).permute(2, 0, 1)
+            return _prepared(item)[None].to(self.device).float()
+        image = _pixels(item, len(spec.mean))[None].to(self.device)
         with torch.inference_mode():
-            return self.network.preprocess(image[None].to(self.device))
+            return self.network.preprocess(image)
 
     def logits(
         self,
@@ -215,15 +287,30 @@ def _listed(items) -> tuple:
 
 def _prediction(config, item, probabilities) -> Prediction:
     file = os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
-    thresholds = config.thresholds or [0.5 if config.activation == 'sigmoid' else 0.0] * len(config.classes)
+    thresholds = config.thresholds or [config.usual_threshold] * len(config.classes)
     if len(probabilities) == 1 and len(config.classes) == 2:
         # one output: the probability of the second class
         probabilities = torch.cat([1 - probabilities, probabilities])
     index = int(probabilities.argmax())
-    above = [name for name, p, t in zip(config.classes, probabilities.tolist(), thresholds, strict=True) if p >= t]
-    probability = float(probabilities[index])
-    label = config.classes[index]
-    return Prediction(label, index, probability, probabilities, above, label in above, file)
+    reached = [t is not None and p >= t for p, t in zip(probabilities.tolist(), thresholds, strict=True)]
+    if config.activation == 'softmax':
+        # one class excludes the others, however low their thresholds
+        reached = [it_is and i == index for i, it_is in enumerate(reached)]
+    labels = [name for name, it_is in zip(config.classes, reached) if it_is]
+    return Prediction(
+        config.classes[index], index, float(probabilities[index]), probabilities, labels, reached[index], file
+    )
+
+
+def _changed(config, temperature, thresholds) -> ClassifierConfig:
+    "With other numbers, where these are not None"
+    if temperature is not None and thresholds is None and config.thresholds is not None:
+        raise ValueError(
+            f"with_: the thresholds are for probabilities of temperature {config.temperature:g}; give thresholds= for "
+            "the new one, too"
+        )
+    given = dict(temperature=temperature, thresholds=thresholds)
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def _row(prediction, classes) -> dict:
@@ -238,17 +325,11 @@ class Classifier(_ImageNetwork):
     if TYPE_CHECKING:  # their module puts these here when it is imported
         from trickbag.deploy.onnx import _probabilities_of, evaluate, latency, quantize, to_onnx, to_torch_export
 
-    def __repr__(self):
-        name = f'{self.config.architecture.library}/{self.config.architecture.name}'
-        spec = self.config.images
-        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
-        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
-
     def probabilities(
         self,
         items,  # as for `predict`
         bs: int = 64,  # images a batch
-    ) -> torch.Tensor:  # N x classes, float32, on the CPU
+    ) -> torch.Tensor:  # N x classes, for one output N x 1; float32, on the CPU
         "Probabilities of images"
         items, _ = _listed(items)
         return self.network.head(self.logits(items, bs))
@@ -282,11 +363,21 @@ class Classifier(_ImageNetwork):
     ) -> Path:
         "Write model.safetensors and config.json"
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(self.network.model.state_dict(), folder / 'model.safetensors', self.classes)
+        text = _json_of(self.config)
         with atomic_write(folder / 'config.json') as f:
-            f.write(json.dumps(self.config.to_dict(), indent=2, ensure_ascii=False).encode())
+            f.write(text)
+            f.flush()
+            # the two take their places one right after the other, and neither does if one cannot be written
+            write_weights(self.network.model.state_dict(), folder / 'model.safetensors', self.classes)
         return folder
+
+    def with_(
+        self,
+        temperature: float | None = None,  # see `fit_temperature`; None: as it is
+        thresholds=None,  # a class, see `threshold_for`; None: as they are
+    ) -> 'Classifier':  # of the same network
+        "A classifier with another temperature or other thresholds; this one stays as it is"
+        return Classifier(self.network.model, _changed(self.config, temperature, thresholds), self.device)
 
 # %% ../../nbs/deploy/01_classifier.ipynb #1bb65b25
 def load_classifier(

@@ -6,19 +6,26 @@
 __all__ = []
 
 # %% ../../nbs/deploy/04_export.ipynb #64d0b8fc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastcore.basics import patch
 from torch import nn
 
 from ..callback import Callback, CancelValidate
+from ..core.basics import preserve_attrs
+from ..core.modules import user_level
+from ..data.decode import ImageError
+from ..data.originals import OriginalsLoader
 from .classifier import Classifier, ClassifierConfig, apply_changes
 from ..learner import Learner
 from ..loop.loss_facts import ACTIVATIONS
 from ..loop.same_fit import plain_name
 from ..models.architectures import Architecture, build, describe
+from ..vision.at_size import AtSize
 from ..vision.basic import Normalize
 from ..vision.crop import Crop
 from ..vision.preprocess import ImageSpec
@@ -43,6 +50,7 @@ class _Look(Callback):
         for cb in learn.active:
             self.changes |= cb.exported(learn)
         self.images = _image_spec(learn)
+        self.unknown = [cb.name for cb in learn.active if _changes_images(cb)]
         self.activation = learn.loss_facts.activation
 
     def after_batch(self, learn):
@@ -50,8 +58,22 @@ class _Look(Callback):
             raise CancelValidate
 
 
+def _look(learn, loader) -> _Look:
+    "At the first batch of a loader, as the learner predicts it without test-time augmentation"
+    look = _Look()
+    with preserve_attrs(learn, 'cbs'):
+        learn.cbs = [cb for cb in learn.cbs if 'views' not in cb.owns]
+        learn.validate(loader, cbs=look, ordered=False)
+    return look
+
+
+def _changes_images(cb) -> bool:
+    "In validation, too, and as no `ImageSpec` says it"
+    return 'x' in cb.writes and not cb.train_only and not isinstance(cb, (Crop, Normalize, AtSize))
+
+
 def _image_spec(learn) -> ImageSpec | None:
-    "How the learner prepares images for its validation; None if its loaders give prepared ones"
+    "How the learner prepares images; None without Crop and Normalize: then `predict` takes prepared tensors only"
     crop = next((cb for cb in learn.active if isinstance(cb, Crop)), None)
     normalize = next((cb for cb in learn.active if isinstance(cb, Normalize)), None)
     if crop is None or normalize is None:
@@ -94,7 +116,45 @@ def _classes_of(learn, classes, n_out, activation) -> list:
         )
     return [str(name) for name in classes]
 
+# %% ../../nbs/deploy/04_export.ipynb #74707834
+def _check_images_known(look):
+    "ValueError for preparation that the classifier would not have, a warning if it has none"
+    if look.unknown:
+        raise ValueError(
+            f"export: {', '.join(look.unknown)} changes images in validation, too, and the classifier would not; set "
+            "train_only = True if that is meant for training, build it into the network, or give images=ImageSpec(...) "
+            "to export without it"
+        )
+    if look.images is None:
+        warnings.warn(
+            "export: without Crop and Normalize it is not known how images are prepared, so that the classifier takes "
+            "prepared tensors C x H x W, and no files; give images=ImageSpec(...)",
+            stacklevel=user_level(),
+        )
 
+
+def _check_images_same(learn, loader, classifier):
+    "ValueError unless original images come to the network as under the learner; nothing, where there are none"
+    spec = classifier.config.images
+    source: Any = getattr(getattr(loader, 'store', None), 'source', None)
+    if spec is None or not hasattr(source, 'viewed'):
+        return
+    try:
+        expected = _look(learn, OriginalsLoader(source, spec.size, spec.crop_fraction, bs=4)).x.float()
+        originals = [source.viewed(i).permute(2, 0, 1) for i in range(len(expected))]
+    except (ImageError, OSError):  # the store is there, the files are gone
+        return
+    found = torch.cat([classifier.prepare(image) for image in originals])
+    levels = 255 * torch.tensor(spec.std, device=found.device)[:, None, None]
+    difference = float(((found - expected).abs() * levels).max())
+    # both passes of the learner's resize round
+    if not difference <= 3:
+        raise ValueError(
+            f"export: the classifier prepares images otherwise than the learner, by {difference:.0f} of 255 levels; "
+            "a callback changes them in validation, too: give images=ImageSpec(...) to export without it"
+        )
+
+# %% ../../nbs/deploy/04_export.ipynb #caa39e43
 def _check_same(model, look):
     "ValueError unless the rebuilt network gives the learner's logits"
     x = look.x.float()
@@ -119,13 +179,14 @@ def export(
     images: ImageSpec | None = None,  # how images are prepared; None: as the learner's callbacks do it
     activation: str | None = None,  # 'softmax', 'sigmoid' or 'none'; None: what fits the loss
     temperature: float = 1.0,  # see `fit_temperature`
-    thresholds: list | None = None,  # a class, see `threshold_for`
+    thresholds=None,  # a class: list, array or tensor, see `threshold_for`
 ) -> Classifier:
     "Write a classifier that stands alone: model.safetensors and config.json"
     architecture = _architecture_of(self, make, args)
-    look = _Look()
     loader = self.dls.valid if self.dls.valid is not None else self.dls.train
-    self.validate(loader, cbs=look, ordered=False)
+    look = _look(self, loader)
+    if images is None:
+        _check_images_known(look)
     activation = activation or _activation_name(look.activation)
     config = ClassifierConfig(
         architecture,
@@ -138,6 +199,8 @@ def export(
     )
     model = _rebuilt(config, look, make)
     classifier = Classifier(model, config, self.device)
+    if images is None:
+        _check_images_same(self, loader, classifier)
     if folder is not None:
         classifier.save(folder)
     return classifier

@@ -7,10 +7,14 @@ __all__ = ['onnx_session', 'run_onnx', 'labeled_images']
 
 # %% ../../nbs/deploy/02_onnx.ipynb #cfe7097e
 import copy
+import io
+import logging
+import math
 import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.files import atomic_write
-from .classifier import Classifier, Network
+from .classifier import Classifier, Network, _listed, _pixels
 
 # %% ../../nbs/deploy/02_onnx.ipynb #674bacdd
 def _example_images(n_channels: int) -> list:
@@ -28,17 +32,47 @@ def _example_images(n_channels: int) -> list:
     return [torch.randint(0, 256, (n, n_channels, h, w), generator=generator, dtype=torch.uint8) for n, h, w in sizes]
 
 
-def _traceable(classifier) -> Network:
-    "A copy on the CPU in plain float32, as what is exported should not depend on where the classifier lives"
+def _channels(who, classifier) -> int:
+    "Channels of the images that it takes; ValueError for one that takes prepared ones"
     if classifier.config.images is None:
         raise ValueError(
-            "export: this classifier takes prepared images, and its file would not say how they are prepared; give "
+            f"{who}: this classifier takes prepared images, and does not know how they are prepared; give "
             "images=ImageSpec(...) to learn.export"
         )
+    return len(classifier.config.images.mean)
+
+
+def _traceable(who, classifier) -> Network:
+    "A copy on the CPU in plain float32, as what is exported should not depend on where the classifier lives"
+    _channels(who, classifier)
     return copy.deepcopy(classifier.network).cpu().float().eval()
 
+# %% ../../nbs/deploy/02_onnx.ipynb #0a388f6a
+@contextmanager
+def _quiet():
+    "Without warnings of the exporters' own parts, and without the pages that torch.export prints when it fails"
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(level)
 
-def _exported_program(network):
+
+def _refusal(who, network, e) -> ValueError:
+    "One line about what an exporter raised: it raises of everything, and says why in the first cause"
+    while e.__cause__ is not None:
+        e = e.__cause__
+    reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    return ValueError(
+        f"{who}: the exporter cannot follow {type(network.model).__name__} ({reason}); its forward must be made of "
+        "torch's operations, and decide nothing by values of tensors"
+    )
+
+
+def _exported_program(who, network):
     "torch.export of the network, for any number of images of any size"
     n_channels = len(network.preprocess.spec.mean)
     images = torch.randint(0, 256, (2, n_channels, 80, 96), dtype=torch.uint8)
@@ -46,11 +80,12 @@ def _exported_program(network):
     height = torch.export.Dim('height', min=1, max=32768)
     width = torch.export.Dim('width', min=1, max=32768)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of the exporter's own parts
+        with _quiet():
             return torch.export.export(network, (images,), dynamic_shapes=({0: batch, 2: height, 3: width},))
-    except Exception as e:  # it raises of everything, and names the operation
-        raise ValueError(f"export: torch.export cannot follow {type(network.model).__name__}: {e}") from e
+    except Exception as e:
+        refusal = _refusal(who, network, e)
+    # out here, so that the exporter's own traceback is not printed before this one
+    raise refusal
 
 
 def _compare(network, run: Callable, atol: float, what: str) -> float:
@@ -100,6 +135,21 @@ def run_onnx(
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
 # %% ../../nbs/deploy/02_onnx.ipynb #767178b8
+def _onnx_model(network) -> Any:
+    "The network as ONNX's graph"
+    program = _exported_program('to_onnx', network)
+    try:
+        with _quiet():
+            exported: Any = torch.onnx.export(
+                program, dynamo=True, input_names=['images'], output_names=['probabilities'], verbose=False
+            )
+    except Exception as e:
+        refusal = _refusal('to_onnx', network, e)
+    else:
+        return exported.model_proto
+    raise refusal
+
+
 @patch
 def to_onnx(
     self: Classifier,
@@ -111,14 +161,8 @@ def to_onnx(
     if file.suffix != '.onnx':
         raise ValueError(f"to_onnx: the file's name ends in .onnx, got {file}")
     onnx, _ = _onnx_modules()
-    network = _traceable(self)
-    program = _exported_program(network)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        exported: Any = torch.onnx.export(
-            program, dynamo=True, input_names=['images'], output_names=['probabilities'], verbose=False
-        )
-    model = exported.model_proto
+    network = _traceable('to_onnx', self)
+    model = _onnx_model(network)
     for key, value in (('classes', '\n'.join(map(str, self.classes))), ('trickbag', self.config.version)):
         model.metadata_props.add(key=key, value=value)
     part = file.with_name(f'.{file.name}.part')
@@ -142,8 +186,8 @@ def to_torch_export(
     file = Path(file)
     if file.suffix != '.pt2':
         raise ValueError(f"to_torch_export: the file's name ends in .pt2, got {file}")
-    network = _traceable(self)
-    program = _exported_program(network)
+    network = _traceable('to_torch_export', self)
+    program = _exported_program('to_torch_export', network)
     difference = _compare(network, program.module(), atol, 'to_torch_export')
     with atomic_write(file) as f:
         torch.export.save(program, f)
@@ -157,24 +201,17 @@ def _preprocessing_nodes(model) -> list:
         scopes = [prop.value for prop in node.metadata_props if prop.key == 'namespace']
         if any('preprocess' in scope for scope in scopes):
             names.append(node.name)
+    if not names:
+        raise ValueError(
+            "quantize: the ONNX file does not say which of its nodes prepare the images, which must stay in float; "
+            "give it as to_onnx wrote it"
+        )
     return names
 
 
-@patch
-def quantize(
-    self: Classifier,
-    onnx_file: str | Path,  # as `to_onnx` wrote it
-    file: str | Path,  # goal
-    images: list,  # images for calibration, as for `predict`; a hundred or more, like those in use
-) -> Path:
-    "Write an ONNX file with weights and activations in eight bits"
-    onnx, _ = _onnx_modules()
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    from trickbag.data.decode import viewed
-
-    if not len(images):
-        raise ValueError("quantize: needs images for calibration, a hundred or more, got none")
+def _calibration(images, n_channels):
+    "The images one by one, as onnxruntime asks for them"
+    from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
         def __init__(self):
@@ -182,26 +219,51 @@ def quantize(
 
         def get_next(self):
             item = next(self.left, None)
-            return None if item is None else {'images': viewed(item).permute(2, 0, 1)[None].numpy()}
+            return None if item is None else {'images': _pixels(item, n_channels)[None].numpy()}
 
+    return Reader()
+
+# %% ../../nbs/deploy/02_onnx.ipynb #2a7de416
+@patch
+def quantize(
+    self: Classifier,
+    onnx_file: str | Path,  # as `to_onnx` wrote it
+    file: str | Path,  # goal
+    images,  # for calibration, a list or a folder as for `predict`; a hundred or more, like those in use
+    labeled: str | Path | None = None,  # a folder of images for each class, to evaluate both files on
+) -> list:  # dicts, of the float file and of the new one: what, megabytes, and what `evaluate` gives for `labeled`
+    "Write an ONNX file with weights and activations in eight bits"
+    onnx, _ = _onnx_modules()
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    n_channels = _channels('quantize', self)
+    images, _ = _listed(images)
+    if not images:
+        raise ValueError("quantize: needs images for calibration, a hundred or more, got none")
     model = onnx.load(os.fspath(onnx_file))
+    excluded = _preprocessing_nodes(model)
     part = Path(file).with_name(f'.{Path(file).name}.part')
     try:
-        quantize_static(
-            model,
-            os.fspath(part),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
-            nodes_to_exclude=_preprocessing_nodes(model),
-        )
+        with _quiet():
+            quantize_static(
+                model,
+                os.fspath(part),
+                _calibration(images, n_channels),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
+                nodes_to_exclude=excluded,
+            )
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
-    return Path(file)
+    rows = []
+    for one in (onnx_file, file):
+        row = dict(what=Path(one).name, megabytes=os.path.getsize(one) / 2**20)
+        rows.append(row | (self.evaluate(labeled, one) if labeled is not None else {}))
+    return rows
 
 # %% ../../nbs/deploy/02_onnx.ipynb #56f38a77
 def labeled_images(
@@ -235,7 +297,7 @@ def evaluate(
     folder: str | Path,  # a folder of images for each class
     onnx_file: str | Path | None = None,  # evaluate this file in place of the classifier
     flip: bool = False,  # mean of the probabilities with those of the mirrored image
-) -> dict:  # accuracy, number of images, logarithmic loss
+) -> dict:  # accuracy; number of images; loss: mean of -log of the true class's probability, NaN for activation 'none'
     "Accuracy on labeled images"
     files, targets = labeled_images(folder, self.classes)
     probabilities = self._probabilities_of(files, onnx_file, flip)
@@ -243,19 +305,20 @@ def evaluate(
         probabilities = torch.cat([1 - probabilities, probabilities], 1)
     right = (probabilities.argmax(1) == targets).float().mean()
     of_truth = probabilities.gather(1, targets[:, None]).clamp(min=1e-12)
-    return dict(accuracy=float(right), images=len(files), loss=float(-of_truth.log().mean()))
+    # outputs that no activation makes probabilities have no such loss
+    loss = math.nan if self.config.activation == 'none' else float(-of_truth.log().mean())
+    return dict(accuracy=float(right), images=len(files), loss=loss)
 
 
 @patch
 def _probabilities_of(self: Classifier, files, onnx_file, flip) -> torch.Tensor:
-    from trickbag.data.decode import viewed
-
     if onnx_file is None and not flip:
         return self.probabilities(files)
+    n_channels = _channels('evaluate', self)
     session = onnx_file and onnx_session(onnx_file)
     rows = []
     for file in files:
-        image = viewed(file).permute(2, 0, 1)[None]
+        image = _pixels(file, n_channels)[None]
         views = torch.cat([image, image.flip(3)]) if flip else image
         with torch.inference_mode():
             found = run_onnx(session, views) if session else self.network(views.to(self.device)).cpu()
@@ -284,11 +347,11 @@ def latency(
     threads: tuple = (1, None),  # None: as many as torch has
     onnx_files: tuple = (),  # ONNX files to measure beside the classifier
     seconds: float = 1.0,  # that each measurement takes, about
-) -> list:  # dicts: what, batch, threads, milliseconds an image, megabytes on disk
+) -> list:  # dicts: what, batch, threads, milliseconds an image, megabytes of the file (of torch: of the weights)
     "How long an image takes, without decoding"
-    n_channels = len(self.config.images.mean) if self.config.images else 3
+    n_channels = _channels('latency', self)
     cores = torch.get_num_threads()
-    n_bytes = sum(p.numel() * p.element_size() for p in self.network.parameters())
+    n_bytes = sum(tensor.nbytes for tensor in self.network.model.state_dict().values())
     rows = []
     for batch in batches:
         images = torch.randint(0, 256, (batch, n_channels, *size), dtype=torch.uint8)

@@ -1,0 +1,79 @@
+"An export is refused where the classifier would see other images than the learner did."
+
+import pytest
+import torch
+
+from trickbag.all import *
+from trickbag.models.xresnet import XResNet
+
+
+@pytest.fixture(scope='module')
+def dls():
+    data = toy_set(n_classes=3, n_train=24, n_valid=12)
+    return DataLoaders.from_folder(data, valid='valid', size=32, bs=12)
+
+
+def learner(dls, *cbs):
+    torch.manual_seed(0)
+    return Learner(dls, XResNet(1, [1, 1], n_out=3, widen=0.25), cbs=cbs)
+
+
+class Negative(Callback):
+    stage = 'augment'
+    reads = writes = ('x',)
+
+    def before_batch(self, learn):
+        learn.xb = 255 - learn.xb
+
+
+class Undeclared(Negative):
+    reads = writes = ()
+
+
+class ForTraining(Negative):
+    train_only = True
+
+
+class BlackBorder(Normalize):
+    def before_batch(self, learn):
+        super().before_batch(learn)
+        learn.xb[..., :3, :] = 0
+
+
+@pytest.mark.parametrize(
+    'cb, message',
+    [
+        (lambda: Negative(), 'Negative changes images in validation'),
+        (lambda: Undeclared(), 'of 255 levels'),
+        (lambda: BlackBorder(), 'of 255 levels'),
+    ],
+)
+def test_what_changes_images_in_validation(dls, cb, message, tmp_path):
+    learn = learner(dls, cb())
+    with pytest.raises(ValueError, match=message):
+        learn.export(tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+    assert learn.export(None, images=ImageSpec(32)).config.images == ImageSpec(32)
+
+
+@pytest.mark.parametrize('cbs', [[], [ForTraining()], [AtSize(40)], [ChannelsLast()], [TTA(crops=1, sizes=[1.25, 1])]])
+def test_what_the_network_is_given(dls, cbs):
+    learn = learner(dls, *cbs)
+    classifier = learn.export(None)
+    size = 40 if cbs and isinstance(cbs[0], AtSize) else 32
+    assert classifier.config.images == ImageSpec(size)
+    assert learn.cbs == cbs
+    if not any(isinstance(cb, TTA) for cb in cbs):
+        expected, _ = learn.get_preds(dls.originals(size=size))
+        found = classifier.probabilities([dls.valid.name(i) for i in range(12)])
+        assert (found - expected).abs().max() < 0.02
+
+
+def test_files_that_are_gone(tmp_path):
+    data = toy_set(tmp_path / 'toy', n_classes=3, n_train=24, n_valid=12)
+    dls = DataLoaders.from_folder(data, valid='valid', size=32, bs=12)
+    learn = learner(dls)
+    learn.validate()
+    for file in find_images(data):
+        (data / file).unlink()
+    assert learn.export(None).config.images == ImageSpec(32)

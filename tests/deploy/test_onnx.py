@@ -1,0 +1,103 @@
+"What leaves for other programs: refusals in one line, eight bits beside their accuracy, what a report counts."
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from trickbag.all import *
+from trickbag.deploy.classifier import Classifier, ClassifierConfig
+from trickbag.models.architectures import Architecture
+
+CLASSES = ['ant', 'bee', 'wasp']
+
+
+def classifier_of(model, activation='softmax'):
+    return Classifier(model, ClassifierConfig(Architecture('own', 'small'), CLASSES, ImageSpec(16), activation))
+
+
+@pytest.fixture(scope='module')
+def small():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return classifier_of(nn.Sequential(*model, nn.Linear(8, 3)))
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    "Folders of classes"
+    root = tmp_path_factory.mktemp('photographs')
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (root / name).mkdir()
+        for i in range(6):
+            Image.fromarray(generator.integers(0, 256, (20 + i, 24, 3), 'uint8')).save(root / name / f'{i}.png')
+    return root
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        return torch.ones(len(x), 3) if x.sum() > 0 else torch.zeros(len(x), 3)
+
+
+class Unknown(nn.Module):
+    "torch.export follows it, ONNX has nothing like it"
+
+    def forward(self, x):
+        return torch.linalg.eigvals(x.mean(1)).real[:, :3]
+
+
+@pytest.mark.parametrize('model', [Deciding(), Unknown()], ids=['decides', 'unknown operation'])
+def test_a_refusal_is_one_line(model, tmp_path, capfd, caplog):
+    with pytest.raises(ValueError) as caught:
+        classifier_of(model).to_onnx(tmp_path / 'a.onnx')
+    message = str(caught.value)
+    assert message.startswith(f'to_onnx: the exporter cannot follow {type(model).__name__} (')
+    assert '\n' not in message and '\x1b' not in message and len(message) < 400
+    assert caught.value.__cause__ is None
+    shown = capfd.readouterr()
+    assert 'def forward' not in shown.out + shown.err + caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_eight_bits_beside_their_accuracy(small, photographs, tmp_path):
+    small.to_onnx(tmp_path / 'float.onnx')
+    # a folder is all images in it, as for `predict`
+    rows = small.quantize(tmp_path / 'float.onnx', tmp_path / 'int8.onnx', str(photographs), labeled=photographs)
+    expected = small.evaluate(photographs)
+    assert rows[0]['accuracy'] == expected['accuracy']
+    assert rows[0]['images'] == rows[1]['images'] == 18
+    assert abs(rows[0]['loss'] - expected['loss']) < 1e-5
+    for row, file in zip(rows, ('float.onnx', 'int8.onnx')):
+        assert row['what'] == file
+        assert row['megabytes'] == (tmp_path / file).stat().st_size / 2**20
+    without = small.quantize(tmp_path / 'float.onnx', tmp_path / 'int8.onnx', find_images(photographs))
+    assert [list(row) for row in without] == [['what', 'megabytes']] * 2
+
+
+def test_a_file_of_others_would_quantize_the_preprocessing(small, photographs, tmp_path):
+    small.to_onnx(tmp_path / 'float.onnx')
+    model = onnx.load(tmp_path / 'float.onnx')
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    onnx.save(model, tmp_path / 'other.onnx')
+    with pytest.raises(ValueError, match='as to_onnx wrote it'):
+        small.quantize(tmp_path / 'other.onnx', tmp_path / 'int8.onnx', photographs)
+    with pytest.raises(ValueError, match='got none'):
+        small.quantize(tmp_path / 'float.onnx', tmp_path / 'int8.onnx', [])
+
+
+def test_logits_have_no_loss(small, photographs):
+    assert math.isnan(classifier_of(small.network.model, 'none').evaluate(photographs)['loss'])
+
+
+def test_megabytes_are_those_of_the_weights(small, tmp_path):
+    (row,) = small.latency((20, 24), (1,), (1,), seconds=0.01)
+    written = (small.save(tmp_path) / 'model.safetensors').read_bytes()
+    # the format: the header's length, the header, the numbers
+    header = int.from_bytes(written[:8], 'little')
+    assert row['megabytes'] * 2**20 == len(written) - 8 - header
