@@ -53,10 +53,13 @@ def save(p, res):
 
 
 def split(o):
-    "An output as notebooks store it: text as a list of lines, and no folder of this machine"
+    "An output as notebooks store it: text as a list of lines, no folder of this machine, temporary ones by one name"
 
     def lines(s):
-        return s.replace(str(root), '.').replace(str(Path.home()), '~').splitlines(True) if isinstance(s, str) else s
+        if not isinstance(s, str):
+            return s
+        s = s.replace(str(root), '.').replace(str(Path.home()), '~')
+        return re.sub(r'/tmp/tmp\w+', '/tmp/folder', s).splitlines(True)
 
     if 'text' in o:
         o['text'] = lines(o['text'])
