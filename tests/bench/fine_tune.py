@@ -68,10 +68,11 @@ def with_trickbag(path, valid, weights, network, a):
 def with_fastai(path, valid, weights, network, a):
     import torch
     from fastai.data.transforms import Normalize
+    from fastai.learner import Learner
     from fastai.metrics import accuracy
     from fastai.vision.augment import Flip, RandomResizedCrop
     from fastai.vision.data import ImageDataLoaders
-    from fastai.vision.learner import vision_learner
+    from fastai.vision.learner import create_vision_model, default_split, vision_learner
     from safetensors.torch import load_file
     from torch import nn
     from torchvision.models import mobilenet_v2
@@ -87,13 +88,17 @@ def with_fastai(path, valid, weights, network, a):
     torch.manual_seed(a.seed)
     features = 1280
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, dls.c))
-    arch = 'tf_efficientnet_lite0' if network == 'lite0' else mobilenet_v2
-    learn = vision_learner(dls, arch, pretrained=False, normalize=False, custom_head=head, metrics=accuracy)
     state = load_file(weights)
     if network == 'lite0':
+        learn = vision_learner(
+            dls, 'tf_efficientnet_lite0', pretrained=False, normalize=False, custom_head=head, metrics=accuracy
+        )
         said = learn.model[0].model.load_state_dict(state, strict=False)
     else:
-        said = learn.model[0][0].load_state_dict({k.removeprefix('features.'): v for k, v in state.items()})
+        # `vision_learner` looks for a layer that pools, which torchvision's MobileNetV2 does not have
+        model = create_vision_model(mobilenet_v2, dls.c, pretrained=False, cut=-1, custom_head=head)
+        said = model[0][0].load_state_dict({k.removeprefix('features.'): v for k, v in state.items()})
+        learn = Learner(dls, model, splitter=default_split, metrics=accuracy)
     assert not said.missing_keys, said.missing_keys
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(a.epochs, a.lr)

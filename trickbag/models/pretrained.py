@@ -189,9 +189,9 @@ class FoundWeights:
             return f"weights: {self.library}'s {self.name}, {self.tag}"
         if self.is_known:
             return f'weights: {self.file}'
-        others = f"{self.library}'s {self.tag}" if self.tag else 'ImageNet is used to be'
+        how = f"as for {self.library}'s {self.tag}" if self.tag else 'as is usual for ImageNet'
         return (
-            f"weights: {self.file}; it does not say how its images were prepared, so they are as for {others}; "
+            f"weights: {self.file}; it does not say how its images were prepared, so yours are prepared {how}; "
             "if that is wrong give images=ImageSpec(...)"
         )
 
