@@ -154,8 +154,9 @@ def test_weights_in_a_file_and_a_rate_that_is_found(place, monkeypatch, capsys):
     rows = list(csv.DictReader((place / 'tuned' / 'history.csv').open()))
     # head first, then all
     assert len(rows) == 2
-    # from another folder, what is done is done
-    out = here(place / 'tuned', monkeypatch, capsys, 'resume', '../tuned')
+    # from another folder, and with the photographs elsewhere
+    shutil.copytree(place / 'photographs', place / 'moved')
+    out = here(place / 'tuned', monkeypatch, capsys, 'resume', '../tuned', '--data', '../moved')
     assert 'accuracy' in out
     assert float(here(place, monkeypatch, capsys, 'find-lr', 'photographs', *how).split()[1]) > 0
     assert 'MixUp' in here(place, monkeypatch, capsys, 'explain', 'photographs', '--tricks', 'MixUp()', *how)
@@ -198,6 +199,7 @@ MISTAKES = [
     (['predict', 'nowhere', 'a.jpg'], 'no folder'),
     (['export', 'nowhere', '--onnx', 'a.onnx'], 'no folder'),
     (['predict', 'test', 'a.jpg'], 'config.json'),
+    (['explain', 'photographs', '--tricks', 'MixUp() for x in y'], 'no list of calls'),
     (['fly'], 'invalid choice'),
 ]
 

@@ -125,6 +125,7 @@ def _add_training(commands):
     one.add_argument('--out', default='run', help='folder of the run (run)')
     one = _command(commands, 'resume', 'go on with a run that was stopped, to the same bits', 'trickbag resume run')
     one.add_argument('run', help='its folder')
+    one.add_argument('--data', help='where the photographs are, if they moved')
     one = _command(commands, 'find-lr', 'suggest learning rates', 'trickbag find-lr photographs --arch resnet50')
     _add_run_arguments(one)
     one = _command(
@@ -197,7 +198,7 @@ def _run(args):
         case 'train':
             commands.train(_made_of(args), args.out)
         case 'resume':
-            commands.resume(args.run)
+            commands.resume(args.run, args.data)
         case 'find-lr':
             commands.find_lr(_made_of(args))
         case 'explain':

@@ -87,10 +87,12 @@ def parse_tricks(
     if not text.strip():
         return []
     try:
-        calls = ast.parse(f'[{text}]', mode='eval').body.elts  # pyright: ignore[reportAttributeAccessIssue]  a list
+        found = ast.parse(f'[{text}]', mode='eval').body
     except SyntaxError:
-        raise ValueError(f"--tricks: {text!r} is no list of calls; write \"MixUp(.2), EMA()\"") from None
-    return [_trick(call) for call in calls]
+        found = None
+    if not isinstance(found, ast.List):
+        raise ValueError(f"--tricks: {text!r} is no list of calls; write \"MixUp(.2), EMA()\"")
+    return [_trick(call) for call in found.elts]
 
 
 def _trick(call) -> Callback:
@@ -213,10 +215,15 @@ def finish(learn, folder: Path):
     print(f"classifier: {folder / 'classifier'}\n  trickbag predict {folder} IMAGE...")
 
 
-def resume(folder: str | Path):
+def resume(
+    folder: str | Path,  # of the run
+    data: str | None = None,  # where the photographs are, if they moved
+):
     "Go on with a run that was stopped"
     folder = Path(folder)
     arguments = read_run(folder)['arguments']
+    if data is not None:
+        arguments = {**arguments, 'data': data}
     if not has_checkpoint(folder):
         raise FileNotFoundError(
             f"{folder}: it was stopped before its first checkpoint, so nothing is lost; `trickbag train` starts it anew"

@@ -101,3 +101,20 @@ def test_megabytes_are_those_of_the_weights(small, tmp_path):
     # the format: the header's length, the header, the numbers
     header = int.from_bytes(written[:8], 'little')
     assert row['megabytes'] * 2**20 == len(written) - 8 - header
+
+
+def test_class_folders_without_images(small, tmp_path):
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+    with pytest.raises(FileNotFoundError, match='no image file under'):
+        small.evaluate(tmp_path)
+
+
+def test_a_number_of_threads_is_measured_once(small):
+    assert [row['threads'] for row in small.latency((20, 24), (1,), (1, 1, 2), seconds=0.01)] == [1, 2]
+
+
+def test_logits_of_a_folder(small, photographs):
+    files = find_images(photographs)
+    torch.testing.assert_close(small.logits(photographs), small.logits(files))
+    assert small.logits(files[0]).shape == (1, 3)

@@ -258,11 +258,12 @@ class _ImageNetwork:
 
     def logits(
         self,
-        items,  # list of images, see `prepare`
+        items,  # as for `predict`
         bs: int = 64,  # images a batch
         threads: int = 4,  # that decode
     ) -> torch.Tensor:  # N x classes, float32, on the CPU
         "What the network gives, before temperature and activation"
+        items, _ = _listed(items)
         if not len(items):
             return torch.empty(0, len(self.classes))
         pool = lone_threads('classifier', threads)

@@ -355,22 +355,22 @@ def latency(
     rows = []
     for batch in batches:
         images = torch.randint(0, 256, (batch, n_channels, *size), dtype=torch.uint8)
-        for n in threads:
+        for n in dict.fromkeys(n or cores for n in threads):
 
             def in_torch(images=images):
                 with torch.inference_mode():
                     self.network(images.to(self.device)).cpu()
 
             try:
-                torch.set_num_threads(n or cores)
+                torch.set_num_threads(n)
                 ms = _median_ms(in_torch, seconds) / batch
             finally:
                 torch.set_num_threads(cores)
-            row = dict(what='torch', batch=batch, threads=n or cores, ms=ms, megabytes=n_bytes / 2**20)
+            row = dict(what='torch', batch=batch, threads=n, ms=ms, megabytes=n_bytes / 2**20)
             rows.append(row)
             for file in onnx_files:
                 session = onnx_session(file, n)
                 ms = _median_ms(lambda s=session, x=images: run_onnx(s, x), seconds) / batch
                 megabytes = os.path.getsize(file) / 2**20
-                rows.append(dict(what=Path(file).name, batch=batch, threads=n or cores, ms=ms, megabytes=megabytes))
+                rows.append(dict(what=Path(file).name, batch=batch, threads=n, ms=ms, megabytes=megabytes))
     return rows
