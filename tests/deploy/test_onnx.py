@@ -106,7 +106,7 @@ def test_megabytes_are_those_of_the_weights(small, tmp_path):
 def test_class_folders_without_images(small, tmp_path):
     for name in CLASSES:
         (tmp_path / name).mkdir()
-    with pytest.raises(FileNotFoundError, match='no image file under'):
+    with pytest.raises(ValueError, match='no image file under'):
         small.evaluate(tmp_path)
 
 
