@@ -23,6 +23,7 @@ import trickbag
 import trickbag.all as tb
 from .callback import Callback
 from .core.files import atomic_write
+from .data.files import TRAINING_FOLDERS, VALIDATION_FOLDERS
 from .demo import save_pictures
 from .deploy.classifier import Classifier, load_classifier
 from .look.explain import Table
@@ -140,8 +141,8 @@ def make_data(a: dict) -> Any:  # arguments of `train`
 def _own_split(path: Path) -> dict:  # names of the two folders, as `DataLoaders.from_folder` takes them; or empty
     "The split that a folder's names tell: an own set for validation comes before one for tests"
     there = {child.name.lower(): child.name for child in sorted(path.iterdir()) if child.is_dir()}
-    train = [there[name] for name in ('train', 'training', 'trn') if name in there]
-    valid = [there[name] for name in ('valid', 'validation', 'val', 'dev', 'test', 'testing', 'tst') if name in there]
+    train = [there[name] for name in TRAINING_FOLDERS if name in there]
+    valid = [there[name] for name in VALIDATION_FOLDERS if name in there]
     return dict(train=train[0], valid=valid[0]) if train and valid else {}
 
 

@@ -11,13 +11,13 @@ import hashlib
 import io
 import json
 import math
-import pickle
 import struct
 import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises at damage; nothing is unpickled here
 from typing import Any
 
 import torch
@@ -325,7 +325,7 @@ def _read_checked(file, device):
         return torch.load(file, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
-    except pickle.UnpicklingError as e:
+    except UnpicklingError as e:
         raise DamagedFile(
             f"{file} holds other objects than tensors and plain values; these can run any code, so it is not loaded"
         ) from e
