@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from trickbag.all import load_classifier
 from trickbag.cli import main
-from trickbag.commands import has_checkpoint, make_data, resume, write_run
+from trickbag.commands import ARGUMENTS, has_checkpoint, make_data, resume, write_run
 from trickbag.data.toy import toy_set
 
 
@@ -79,6 +79,8 @@ def test_from_photographs_to_onnx(place, monkeypatch, capsys):
     code, out, err = shell(place, 'resume', 'run')
     assert code == 0, err
     assert 'accuracy' in out
+    # the first epoch was done
+    assert 'epoch 0 ' not in out + err and 'epoch 2 ' in out + err, out + err
     rows = list(csv.DictReader((place / 'run' / 'history.csv').open()))
     assert [row['epoch'] for row in rows] == [str(i) for i in range(3)]
     for name in ('batch.png', 'loss.png', 'confusion.png', 'worst.png', 'run.json', 'classifier/config.json'):
@@ -174,11 +176,32 @@ def test_a_split_by_the_folders_names(place, monkeypatch, capsys):
 
 
 def test_a_run_without_a_checkpoint_is_begun_anew(place, monkeypatch, capsys):
-    write_run(place / 'test', dict(epochs=1))
+    write_run(place / 'test', dict.fromkeys(ARGUMENTS))
     with pytest.raises(FileNotFoundError, match='starts it anew'):
         resume(place / 'test')
     assert not has_checkpoint(place / 'test')
     (place / 'test' / 'run.json').unlink()
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(place, monkeypatch, capsys):
+    here(place, monkeypatch, capsys, 'train', 'photographs', '--epochs', '2', *RUN[:-1], 'kept')
+    before = {file: (place / 'kept' / file).read_bytes() for file in ('run.json', 'last.pt')}
+    toy_set(place / 'other', n_classes=2, n_train=20, n_valid=8)
+    with pytest.raises(SystemExit):
+        here(place, monkeypatch, capsys, 'resume', 'kept', '--data', 'other/train')
+    assert {file: (place / 'kept' / file).read_bytes() for file in before} == before
+    (place / 'kept' / 'run.json').write_text('{"arguments": {"data": "x"}, "started": []}')
+    with pytest.raises(ValueError, match='run.json is damaged .*lacks arch'):
+        resume(place / 'kept')
+
+
+def test_predict_goes_on_beside_an_empty_folder(place, monkeypatch, capsys):
+    (place / 'empty').mkdir()
+    image = str(next((place / 'test').rglob('*.jpg')))
+    with pytest.raises(SystemExit):
+        here(place, monkeypatch, capsys, 'predict', 'run', 'empty', image)
+    captured = capsys.readouterr()
+    assert image in captured.out and 'empty' in captured.err
 
 
 def test_copied_notebooks(tmp_path, monkeypatch, capsys):
@@ -201,6 +224,9 @@ MISTAKES = [
     (['predict', 'test', 'a.jpg'], 'config.json'),
     (['explain', 'photographs', '--tricks', 'MixUp() for x in y'], 'no list of calls'),
     (['fly'], 'invalid choice'),
+    (['train', ''], 'is empty'),
+    (['evaluate', 'test', ''], 'is empty'),
+    (['train', 'photographs', '--seed', '9' * 30], 'within 64 bits'),
 ]
 
 

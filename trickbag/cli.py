@@ -28,12 +28,24 @@ def _whole(low):
 
     def whole(text):
         n = int(text)
+        if abs(n) >= 2**63:
+            raise argparse.ArgumentTypeError(f"must lie within 64 bits, got {text}")
         if low is not None and n < low:
             raise argparse.ArgumentTypeError(f"must be {low} or more, got {text}")
         return n
 
     whole.__name__ = 'whole number'  # argparse shows it
     return whole
+
+
+def _path(text):
+    "A type for argparse: a variable of the shell that is not set would mean the current folder"
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give the name of a file or folder")
+    return text
+
+
+_path.__name__ = 'path'
 
 
 def _rate(text):
@@ -84,14 +96,21 @@ _fraction.__name__ = 'number'
 def _add_run_arguments(parser):
     "What a run is made of"
     parser.add_argument(
-        'data', help='a folder with a folder of images for each class, maybe within train and valid; or toy'
+        'data', type=_path, help='a folder with a folder of images for each class, maybe within train and valid; or toy'
     )
     parser.add_argument(
         '--arch', default='xresnet18', help="network: xresnet18, resnet50, timm/vit_small_patch16_224 ..."
     )
-    parser.add_argument('--pretrained', action='store_true', help='begin with the weights that the library recommends')
-    parser.add_argument('--weights', help='begin with these: their name (IMAGENET1K_V1, a1_in1k), or a file')
-    parser.add_argument('--epochs', type=_whole(1), default=5, help='epochs to train (5)')
+    parser.add_argument(
+        '--pretrained', action='store_true', help='begin with the weights that the library recommends, the head first'
+    )
+    parser.add_argument('--weights', type=_path, help='begin with these: a name (IMAGENET1K_V1, a1_in1k), or a file')
+    parser.add_argument(
+        '--epochs',
+        type=_whole(1),
+        default=5,
+        help='epochs to train (5), with weights one more before, of the head alone',
+    )
     parser.add_argument(
         '--size', type=_whole(1), default=128, help='pixels that the network sees, height and width (128)'
     )
@@ -122,10 +141,10 @@ def _add_training(commands):
         'trickbag train photographs --arch resnet50 --pretrained --tricks "MixUp(.2), EMA()" --out run',
     )
     _add_run_arguments(one)
-    one.add_argument('--out', default='run', help='folder of the run (run)')
+    one.add_argument('--out', type=_path, default='run', help='folder of the run (run)')
     one = _command(commands, 'resume', 'go on with a run that was stopped, to the same bits', 'trickbag resume run')
-    one.add_argument('run', help='its folder')
-    one.add_argument('--data', help='where the photographs are, if they moved')
+    one.add_argument('run', type=_path, help='its folder')
+    one.add_argument('--data', type=_path, help='where the photographs are, if they moved')
     one = _command(commands, 'find-lr', 'suggest learning rates', 'trickbag find-lr photographs --arch resnet50')
     _add_run_arguments(one)
     one = _command(
@@ -137,17 +156,17 @@ def _add_training(commands):
 def _add_use(commands):
     of = 'folder of a run or of a classifier, or a name on the Hugging Face hub'
     one = _command(commands, 'evaluate', 'accuracy on labeled images', 'trickbag evaluate run test_photographs --tta')
-    one.add_argument('model', help=of)
-    one.add_argument('data', help='a folder with a folder of images for each class')
+    one.add_argument('model', type=_path, help=of)
+    one.add_argument('data', type=_path, help='a folder with a folder of images for each class')
     one.add_argument('--tta', action='store_true', help='mean of each image and its mirror image')
     one = _command(commands, 'predict', 'classify images', 'trickbag predict run a.jpg b.jpg --json')
-    one.add_argument('model', help=of)
-    one.add_argument('images', nargs='+', help='files and folders')
+    one.add_argument('model', type=_path, help=of)
+    one.add_argument('images', type=_path, nargs='+', help='files and folders')
     form = one.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_const', dest='form', const='json', default='text', help='a line an image')
     form.add_argument('--csv', action='store_const', dest='form', const='csv', help='a table with all probabilities')
     one = _command(commands, 'export', 'write the classifier in other forms', 'trickbag export run --onnx model.onnx')
-    one.add_argument('model', help=of)
+    one.add_argument('model', type=_path, help=of)
     one.add_argument(
         '--onnx',
         metavar='FILE',

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -358,3 +359,50 @@ def test_without_a_preparation_there_are_tensors_only(tmp_path):
     for f in (classifier.latency, lambda: classifier.to_onnx(tmp_path / 'x.onnx')):
         with pytest.raises(ValueError, match='images=ImageSpec'):
             f()
+
+
+def edited(folder, tmp_path, **changes):
+    "A copy of a classifier's folder with other entries in config.json"
+    copy = tmp_path / 'edited'
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    content = json.loads((copy / 'config.json').read_text())
+    (copy / 'config.json').write_text(json.dumps(content | changes))
+    return copy
+
+
+def test_config_of_another_classifier(classifier, folder, tmp_path):
+    with pytest.raises(ValueError, match='do not belong together'):
+        load_classifier(edited(folder, tmp_path, classes=list(classifier.classes)[::-1]))
+
+
+@pytest.mark.parametrize('changes', [['x'], {'squeeze_excite': {'nope': 8}}])
+def test_config_that_describes_no_network(folder, tmp_path, changes):
+    with pytest.raises(ValueError, match='config.json: no network can be built'):
+        load_classifier(edited(folder, tmp_path, changes=changes))
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    nn.init.constant_(model[2].bias, math.nan)
+    config = ClassifierConfig(Architecture('own', 'make'), ['a', 'b'], ImageSpec(8))
+    Classifier(model, config).save(tmp_path)
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        load_classifier(tmp_path, make=lambda: model)
+
+
+def test_a_threshold_decides_between_two_classes_of_one_output():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    nn.init.zeros_(model[2].weight)
+    nn.init.constant_(model[2].bias, math.log(0.4 / 0.6))
+    image = np.zeros((8, 8, 3), 'uint8')
+    for threshold, label in ((0.3, 'b'), (0.45, 'a')):
+        config = ClassifierConfig(
+            Architecture('own', 'make'), ['a', 'b'], ImageSpec(8), 'sigmoid', thresholds=threshold
+        )
+        one = Classifier(model, config).predict(image)
+        assert (one.label, one.labels, one.sure) == (label, [label], True)
+
+
+def test_thresholds_by_name_are_refused():
+    with pytest.raises(TypeError, match='a list of numbers in the order'):
+        ClassifierConfig(Architecture('own', 'make'), ['a', 'b'], None, thresholds={'a': 0.9, 'b': 0.8})

@@ -1,10 +1,14 @@
 "An export is refused where the classifier would see other images than the learner did."
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from trickbag.all import *
 from trickbag.models.xresnet import XResNet
+from trickbag.testing.proofs import tiny_learner
 
 
 @pytest.fixture(scope='module')
@@ -77,3 +81,19 @@ def test_files_that_are_gone(tmp_path):
     for file in find_images(data):
         (data / file).unlink()
     assert learn.export(None).config.images == ImageSpec(32)
+
+
+def test_the_learners_own_network_is_not_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    learn = tiny_learner(model=model).fit(1)
+    with pytest.raises(ValueError, match="the learner's own network"):
+        learn.export(None, make=lambda: model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_network_that_diverged():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    learn = tiny_learner(model=model)
+    nn.init.constant_(model[3].bias, float('nan'))
+    with pytest.raises(ValueError, match='diverged'):
+        learn.export(None, make=lambda: copy.deepcopy(model))

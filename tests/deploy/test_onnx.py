@@ -1,6 +1,7 @@
 "What leaves for other programs: refusals in one line, eight bits beside their accuracy, what a report counts."
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -118,3 +119,11 @@ def test_logits_of_a_folder(small, photographs):
     files = find_images(photographs)
     torch.testing.assert_close(small.logits(photographs), small.logits(files))
     assert small.logits(files[0]).shape == (1, 3)
+
+
+def test_a_file_of_another_classifier(small, photographs, tmp_path):
+    small.to_onnx(tmp_path / 'new folder' / 'small.onnx')
+    other = Classifier(small.network.model, replace(small.config, classes=['x\ny', 'z', 'é']))
+    with pytest.raises(ValueError, match='has other classes'):
+        other._probabilities_of(find_images(photographs)[:1], tmp_path / 'new folder' / 'small.onnx', False)
+    assert sorted(file.name for file in (tmp_path / 'new folder').iterdir()) == ['small.onnx']

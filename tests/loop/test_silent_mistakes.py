@@ -1,6 +1,7 @@
 "What trains or predicts without an error, and cannot be meant, is refused in one line that names the remedy."
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +291,13 @@ def test_lighting_with_one_deviation_for_all_channels():
     uint8 = (x * 50 + 100).clamp(0, 255).byte()
     dls = DataLoaders([(uint8, y)], cbs=[Normalize((0.5,), (0.5,))])
     assert tiny_learner(PCALighting(), dls, net()).fit(1).step == 1
+
+
+def test_a_file_to_resume_that_is_named_from_another_folder(tmp_path, monkeypatch):
+    "It would not be found, and the run would start anew over it"
+    monkeypatch.chdir(tmp_path)
+    tiny_learner([Checkpoint(file='last')], path='run').fit(2)
+    with pytest.raises(ValueError, match='relative to learn.path .*is last.pt from there'):
+        tiny_learner([Checkpoint(file='last')], path='run').fit(2, resume='run/last.pt')
+    with pytest.raises(ValueError, match='is last from there'):
+        tiny_learner([Checkpoint(file='last')], path='run').fit(2, resume=Path('run/last'))

@@ -86,6 +86,10 @@ class ClassifierConfig:
 def _plain_thresholds(given, config) -> list:
     "A finite number a class, or None where no probability is enough"
     values = given.tolist() if hasattr(given, 'tolist') else given
+    if not isinstance(values, (int, float, list, tuple)) or isinstance(values, bool):
+        raise TypeError(
+            f"config: thresholds are a list of numbers in the order of the classes, got a {type(given).__name__}"
+        )
     n_classes = len(config.classes)
     if isinstance(values, (int, float)):
         if n_classes != 2:
@@ -128,7 +132,7 @@ def read_config(
         return ClassifierConfig(**found)
     except FileNotFoundError:
         raise FileNotFoundError(f"{file}: there is no such file; is it the folder of an exported classifier?") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise ValueError(f"{file}: it is no classifier's configuration ({e})") from None
 
 # %% ../../nbs/deploy/01_classifier.ipynb #7ce55dec
@@ -234,7 +238,8 @@ class _ImageNetwork:
         name = f'{self.config.architecture.library}/{self.config.architecture.name}'
         spec = self.config.images
         size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
-        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(map(str, self.classes[:5]))}...)'
+        names = [*map(str, self.classes[:5]), *(['...'] if len(self.classes) > 5 else [])]
+        return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(names)})'
 
     @property
     def config(self) -> ClassifierConfig:
@@ -272,7 +277,11 @@ class _ImageNetwork:
             for start in range(0, len(items), bs):
                 images = torch.cat(list(pool.map(self.prepare, items[start : start + bs])))
                 found.append(self.network.model(images).float().cpu())
-        return torch.cat(found)
+        logits = torch.cat(found)
+        n_classes = len(self.classes)
+        if logits.shape[1] != n_classes and (logits.shape[1], n_classes) != (1, 2):
+            raise ValueError(f"predict: the network gives {logits.shape[1]} logits for {n_classes} classes")
+        return logits
 
 # %% ../../nbs/deploy/01_classifier.ipynb #f1b339ce
 def _listed(items) -> tuple:
@@ -289,12 +298,16 @@ def _listed(items) -> tuple:
 def _prediction(config, item, probabilities) -> Prediction:
     file = os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
     thresholds = config.thresholds or [config.usual_threshold] * len(config.classes)
-    if len(probabilities) == 1 and len(config.classes) == 2:
+    is_one_output = len(probabilities) == 1 and len(config.classes) == 2
+    if is_one_output:
         # one output: the probability of the second class
         probabilities = torch.cat([1 - probabilities, probabilities])
     index = int(probabilities.argmax())
+    if is_one_output and config.thresholds is not None:
+        # that of the second class decides between the two
+        index = int(thresholds[1] is not None and float(probabilities[1]) >= thresholds[1])
     reached = [t is not None and p >= t for p, t in zip(probabilities.tolist(), thresholds, strict=True)]
-    if config.activation == 'softmax':
+    if config.activation == 'softmax' or is_one_output:
         # one class excludes the others, however low their thresholds
         reached = [it_is and i == index for i, it_is in enumerate(reached)]
     labels = [name for name, it_is in zip(config.classes, reached) if it_is]
@@ -363,7 +376,7 @@ class Classifier(_ImageNetwork):
         folder: str | Path,  # made, if it is not there
     ) -> Path:
         "Write model.safetensors and config.json"
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         text = _json_of(self.config)
         with atomic_write(folder / 'config.json') as f:
             f.write(text)
@@ -389,9 +402,16 @@ def load_classifier(
     "Read a classifier; without training data, and without executing anything that is in its files"
     folder = _fetched(folder)
     config = read_config(folder / 'config.json')
-    model = build(config.architecture, make)
-    apply_changes(model, config.changes)
-    state, _ = read_weights(folder / 'model.safetensors')
+    model = _built(folder / 'config.json', config, make)
+    state, classes = read_weights(folder / 'model.safetensors')
+    if classes is not None and list(classes) != list(config.classes):
+        raise ValueError(
+            f"{folder}: weights and config.json do not belong together: the classes are {', '.join(classes[:5])} in "
+            f"one and {', '.join(config.classes[:5])} in the other"
+        )
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        raise ValueError(f"{folder}: {wrong[0]} has NaN or infinite values; the training that gave it had diverged")
     try:
         model.load_state_dict(state)
     except RuntimeError as e:
@@ -400,9 +420,26 @@ def load_classifier(
     return Classifier(model, config, device)
 
 
+def _built(file, config, make) -> nn.Module:
+    "The network of a configuration; ValueError with the file's name if it describes none"
+    try:
+        model = build(config.architecture, make)
+        apply_changes(model, config.changes)
+    except (TypeError, AttributeError, KeyError, RuntimeError) as e:
+        # an error of `make` is the caller's, with its traceback
+        if make is not None:
+            raise
+        raise ValueError(f"{file}: no network can be built from it ({str(e).splitlines()[0]})") from None
+    if config.images is not None and make is None and len(config.images.mean) != config.architecture.n_in:
+        raise ValueError(
+            f"{file}: images of {len(config.images.mean)} channels for a network of {config.architecture.n_in}"
+        )
+    return model
+
+
 def _fetched(folder) -> Path:
     "The folder itself, or that of a repository on the hub"
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if path.is_dir():
         return path
     if path.exists() or str(folder).count('/') != 1 or str(folder).startswith(('.', '/', '~')):

@@ -157,6 +157,11 @@ def _check_images_same(learn, loader, classifier):
 # %% ../../nbs/deploy/04_export.ipynb #caa39e43
 def _check_same(model, look):
     "ValueError unless the rebuilt network gives the learner's logits"
+    if not look.logits.isfinite().all():
+        raise ValueError(
+            "export: the network gives NaN or infinite logits; the training diverged: lower lr, or load an earlier "
+            "checkpoint"
+        )
     x = look.x.float()
     with torch.inference_mode():
         logits = model.to(x.device).eval()(x).float()
@@ -197,7 +202,7 @@ def export(
         thresholds,
         look.changes,
     )
-    model = _rebuilt(config, look, make)
+    model = _rebuilt(self, config, look, make)
     classifier = Classifier(model, config, self.device)
     if images is None:
         _check_images_same(self, loader, classifier)
@@ -206,8 +211,12 @@ def export(
     return classifier
 
 
-def _rebuilt(config, look, make) -> nn.Module:
+def _rebuilt(learn, config, look, make) -> nn.Module:
     model = build(config.architecture, make)
+    own = {id(p) for p in learn.model.parameters()}
+    if any(id(p) in own for p in model.parameters()):
+        # its parameters would be frozen for predicting
+        raise ValueError("export: make= gives the learner's own network; let it build a new one")
     apply_changes(model, config.changes)
     try:
         model.load_state_dict(look.tensors)

@@ -8,9 +8,11 @@ __all__ = ['onnx_session', 'run_onnx', 'labeled_images']
 # %% ../../nbs/deploy/02_onnx.ipynb #cfe7097e
 import copy
 import io
+import json
 import logging
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -115,7 +117,7 @@ def _onnx_modules():
 
 
 def onnx_session(
-    file: str | Path,
+    file: str | Path | bytes,  # or what would be in it
     threads: int | None = None,  # None: all cores
 ):  # `onnxruntime.InferenceSession` on the CPU
     "A file ready to run"
@@ -124,7 +126,8 @@ def onnx_session(
     options.log_severity_level = 3  # errors only
     if threads:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(os.fspath(file), options, providers=['CPUExecutionProvider'])
+    source = file if isinstance(file, bytes) else os.fspath(file)
+    return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
 
 
 def run_onnx(
@@ -160,20 +163,22 @@ def to_onnx(
     file = Path(file)
     if file.suffix != '.onnx':
         raise ValueError(f"to_onnx: the file's name ends in .onnx, got {file}")
-    onnx, _ = _onnx_modules()
+    _onnx_modules()
     network = _traceable('to_onnx', self)
     model = _onnx_model(network)
-    for key, value in (('classes', '\n'.join(map(str, self.classes))), ('trickbag', self.config.version)):
+    for key, value in (('classes', _class_names(self)), ('trickbag', self.config.version)):
         model.metadata_props.add(key=key, value=value)
-    part = file.with_name(f'.{file.name}.part')
-    try:
-        onnx.save(model, part)
-        session = onnx_session(part)
-        difference = _compare(network, lambda images: run_onnx(session, images), atol, 'to_onnx')
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    content = model.SerializeToString()
+    session = onnx_session(content)
+    difference = _compare(network, lambda images: run_onnx(session, images), atol, 'to_onnx')
+    with atomic_write(file) as f:
+        f.write(content)
     return difference
+
+
+def _class_names(classifier) -> str:
+    "As JSON, for a name may hold anything"
+    return json.dumps(list(map(str, classifier.classes)), ensure_ascii=False)
 
 
 @patch
@@ -242,12 +247,12 @@ def quantize(
         raise ValueError("quantize: needs images for calibration, a hundred or more, got none")
     model = onnx.load(os.fspath(onnx_file))
     excluded = _preprocessing_nodes(model)
-    part = Path(file).with_name(f'.{Path(file).name}.part')
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / 'model.onnx'
         with _quiet():
             quantize_static(
                 model,
-                os.fspath(part),
+                os.fspath(written),
                 _calibration(images, n_channels),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
@@ -256,9 +261,8 @@ def quantize(
                 op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
                 nodes_to_exclude=excluded,
             )
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+        with atomic_write(file) as f:
+            f.write(written.read_bytes())
     rows = []
     for one in (onnx_file, file):
         row = dict(what=Path(one).name, megabytes=os.path.getsize(one) / 2**20)
@@ -316,6 +320,11 @@ def _probabilities_of(self: Classifier, files, onnx_file, flip) -> torch.Tensor:
         return self.probabilities(files)
     n_channels = _channels('evaluate', self)
     session = onnx_file and onnx_session(onnx_file)
+    known = session.get_modelmeta().custom_metadata_map.get('classes') if session else None
+    if known is not None and known != _class_names(self):
+        raise ValueError(
+            f"evaluate: {onnx_file} has other classes, {known}, than this classifier, {_class_names(self)}"
+        )
     rows = []
     for file in files:
         image = _pixels(file, n_channels)[None]

@@ -6,6 +6,7 @@
 __all__ = ['find_point', 'compare', 'begin', 'take_rest', 'take_rest_of_epoch']
 
 # %% ../../nbs/loop/21_resume.ipynb #663418ea
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,9 @@ def find_point(
     if resume is True:
         point = learn._loaded
     elif resume:
-        point = newest_whole(learn, checkpoint_path(learn, resume))
+        file = checkpoint_path(learn, resume)
+        _check_folder(learn, resume, file)
+        point = newest_whole(learn, file)
     else:
         # the fit before was over in the file that was loaded, so this one may be in it
         point = learn._loaded if learn._passed_by else None
@@ -43,6 +46,15 @@ def find_point(
     if not saved_in_fit and (point or resume is True):
         raise ValueError(f"resume: nothing to go on from; {_why_nothing(point)}")
     return point
+
+
+def _check_folder(learn, resume, file):
+    "ValueError for a name that counts from the current folder: the run would start anew, and write over that file"
+    if not file.exists() and Path(resume).with_suffix(file.suffix).is_file():
+        raise ValueError(
+            f"resume: names of files are relative to learn.path ({learn.path}), and there is no {file}; the file "
+            f"{resume} of the current folder is {os.path.relpath(resume, learn.path)} from there"
+        )
 
 # %% ../../nbs/loop/21_resume.ipynb #b08daa03
 def _why_nothing(point) -> str:

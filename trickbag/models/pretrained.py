@@ -213,7 +213,11 @@ def find_weights(
             tag, spec = _published(library, name, tag, images)
         except WeightsError:  # a network for which nothing was published
             tag, spec = None, images or ImageSpec()
-        return FoundWeights(library, name, tag, Path(pretrained).expanduser(), spec, images is not None)
+        file = Path(pretrained).expanduser()
+        if file.is_dir():
+            # of an exported classifier
+            file = file / 'model.safetensors'
+        return FoundWeights(library, name, tag, file, spec, images is not None)
     tag, spec = _published(library, name, tag, images)
     file = local_weights(name, tag, library) if tag else None
     if file or is_named:
@@ -242,7 +246,9 @@ def image_spec(
 
 
 def _is_file(pretrained) -> bool:
-    return isinstance(pretrained, Path) or isinstance(pretrained, str) and pretrained.endswith(SUFFIXES)
+    if isinstance(pretrained, Path) or isinstance(pretrained, str) and pretrained.endswith(SUFFIXES):
+        return True
+    return isinstance(pretrained, str) and Path(pretrained).expanduser().exists()
 
 # %% ../../nbs/models/05_pretrained.ipynb #4b0815af
 def _fetch_torchvision(name, tag):
