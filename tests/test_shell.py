@@ -121,7 +121,7 @@ def test_predict_a_folder_with_a_damaged_file(place, monkeypatch, capsys):
     captured = capsys.readouterr()
     rows = list(csv.DictReader(captured.out.splitlines()))
     assert [row['file'].split('/')[-1] for row in rows] == ['0.jpg', '1.jpg', '2.jpg']
-    assert 'damaged.jpg' in captured.err and '1 of 4 images' in captured.err
+    assert 'damaged.jpg' in captured.err and '1 of 4 could not be read' in captured.err
     classifier = load_classifier(place / 'short' / 'classifier')
     for row in rows:
         one = classifier.predict(place / row['file'])

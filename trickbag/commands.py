@@ -291,6 +291,7 @@ def predict(
         except (ValueError, OSError) as e:  # a folder without images
             print(e, file=sys.stderr)
             n_bad += 1
+    n_given = len(files) + n_bad
     if form == 'csv':
         _print_csv(['file', 'label', 'probability', 'sure', *classifier.classes])
     for file, found in _predictions(classifier, files):
@@ -300,7 +301,7 @@ def predict(
         else:
             _print_prediction(file, found, classifier.classes, form)
     if n_bad:
-        raise ValueError(f"predict: {n_bad} of what was given could not be read; {len(files)} images were found")
+        raise ValueError(f"predict: {n_bad} of {n_given} could not be read, as said above")
 
 
 def _predictions(classifier, files, bs=64):

@@ -183,6 +183,9 @@ def test_one_output_means_two_classes(tmp_path):
     assert strict.config.thresholds == [0.5, 0.95]
     one = strict.predict(torch.full((3, 4, 4), 2.0))
     assert (one.label, one.labels, one.sure) == ('yes', [], False)
+    # a low one decides, and excludes the other class
+    loose = classifier.with_(thresholds=[0.5, 0.1])
+    assert [loose.predict(torch.full((3, 4, 4), logit)).labels for logit in (-1.0, -3.0)] == [['yes'], ['no']]
     with pytest.raises(ValueError, match='one threshold for 3 classes'):
         replace(config, classes=CLASSES, thresholds=0.5)
 

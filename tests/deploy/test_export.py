@@ -87,7 +87,7 @@ def test_the_learners_own_network_is_not_frozen():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     learn = tiny_learner(model=model).fit(1)
     with pytest.raises(ValueError, match="the learner's own network"):
-        learn.export(None, make=lambda: model)
+        learn.export(None, make=lambda: model, classes=list("abcd"))
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -96,4 +96,4 @@ def test_a_network_that_diverged():
     learn = tiny_learner(model=model)
     nn.init.constant_(model[3].bias, float('nan'))
     with pytest.raises(ValueError, match='diverged'):
-        learn.export(None, make=lambda: copy.deepcopy(model))
+        learn.export(None, make=lambda: copy.deepcopy(model), classes=list("abcd"))

@@ -572,6 +572,23 @@ def test_a_confusion_matrix_of_1000_classes_is_small():
     assert width * height * 4 < 50e6 and len(fig.axes[0].get_yticks()) <= 60
 
 
+def test_long_names_leave_room_for_the_cells_of_a_confusion_matrix():
+    x = torch.randn(8, 3, 8, 8)
+    vocab = [f'{i:03d} a car of the year {2000 + i}, with all that belongs to its name' for i in range(6)]
+    learn = tiny_learner(
+        dls=DataLoaders([(x, torch.arange(8) % 6)], [(x, torch.arange(8) % 6)], vocab=vocab), model=tiny_model(6)
+    )
+    fig = Interpretation(learn).plot_confusion_matrix()
+    fig.draw_without_rendering()
+    ax = fig.axes[0]
+    # six cells of .3 inches at least
+    assert ax.get_window_extent().width > 6 * 0.3 * fig.dpi
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(set(labels)) == 6 and max(map(len, labels)) <= 30 and all(label.endswith('its name') for label in labels)
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
 def test_metrics_are_looked_at_before_training():
     for m, w, e in (([accuracy, accuracy], 'two are called', ValueError), ('accuracy', 'is no function', TypeError)):
         one_line(lambda: tiny_learner(metrics=m), w, exc=e)

@@ -302,11 +302,11 @@ def _prediction(config, item, probabilities) -> Prediction:
     if is_one_output:
         # one output: the probability of the second class
         probabilities = torch.cat([1 - probabilities, probabilities])
-    index = int(probabilities.argmax())
-    if is_one_output and config.thresholds is not None:
-        # that of the second class decides between the two
-        index = int(thresholds[1] is not None and float(probabilities[1]) >= thresholds[1])
     reached = [t is not None and p >= t for p, t in zip(probabilities.tolist(), thresholds, strict=True)]
+    index = int(probabilities.argmax())
+    if is_one_output and reached[1]:
+        # its threshold decides, even where it is below a half
+        index = 1
     if config.activation == 'softmax' or is_one_output:
         # one class excludes the others, however low their thresholds
         reached = [it_is and i == index for i, it_is in enumerate(reached)]

@@ -87,8 +87,7 @@ def _rule_notes(learn) -> list:
     for rule, a, b in rule_matches(learn.active):
         pair = frozenset([a.name, getattr(b, 'name', b)])
         answer = 'a warning' if rule.warn else 'refused'
-        # what a rule finds out stands in place of the braces
-        reason = (getattr(b, 'name', b), answer, rule.why.replace('{}', '...'), rule.remedy)
+        reason = (getattr(b, 'name', b), answer, rule.reason(), rule.remedy)
         pairs = names.setdefault(reason, {})
         pairs.setdefault(pair, a.name)
     return [

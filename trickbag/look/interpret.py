@@ -194,18 +194,28 @@ def _plot_matrix(
 
     n_classes, n_columns = matrix.shape
     # a picture of all names of 1,000 classes would take 4.6 GiB, so that of more than 60 some are left out
-    side = 0.35 * min(n_classes, 60)
+    side = max(2, 0.35 * min(n_classes, 60))
     step = -(-n_classes // 60)
     rows = range(0, n_classes, step)
     columns = range(0, n_columns, step)
-    fig, ax = plt.subplots(figsize=figsize or (2.5 + side, 2 + side), layout='constrained')
+    names = {i: _short(class_name(i)) for i in {*rows, *columns}}
+    # a letter of 10 points is about .08 inches wide
+    margin = 0.9 + 0.08 * max(map(len, names.values()))
+    fig, ax = plt.subplots(figsize=figsize or (margin + side, margin + side), layout='constrained')
     ax.imshow(matrix, cmap='Blues')
     ax.set(xticks=columns, yticks=rows, xlabel='predicted', ylabel='true')
-    ax.set_xticklabels([class_name(i) for i in columns], rotation=90)
-    ax.set_yticklabels([class_name(i) for i in rows])
+    ax.set_xticklabels([names[i] for i in columns], rotation=90)
+    ax.set_yticklabels([names[i] for i in rows])
     if n_classes <= 30:
         _write_cells(ax, matrix)
     return fig
+
+
+def _short(name, most=30):
+    "A long name without its middle: beginnings and ends tell classes apart"
+    name = str(name)
+    half = most // 2 - 1
+    return name if len(name) <= most else f'{name[:half]}…{name[-half:]}'
 
 
 def _write_cells(ax, matrix):

@@ -6,6 +6,7 @@
 __all__ = ['OWNED', 'RULES', 'LEARNER', 'EXEMPT', 'Rule', 'selects', 'rule_matches', 'check_rules']
 
 # %% ../../nbs/loop/12_rules.ipynb #22e3629e
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -47,12 +48,20 @@ class Rule(NamedTuple):
 
     a: str  # selector of the first side, as `owns mix`, `does compile`, `writes y`, or several joined by ` | `
     b: str  # selector of the second, or 'the loss', 'the run', 'the model'
-    why: str  # what would go wrong; `{}` is where the detail goes
+    # what would go wrong; the detail takes the place of what stands in braces, which says the same in general
+    why: str
     remedy: str  # what to do
     # `when(learn, a, b)` -> detail (a text) if the rule is broken, else None; None: the meeting alone breaks it
     when: Callable | None = None
     warn: bool = False  # a warning, not an error
     late: bool = False  # looked at in the first batch of a fit, before its step: `when` asks `learn.loss_facts`
+
+    def reason(
+        self,
+        detail: str = None,  # what `when` found; None: not looked yet
+    ) -> str:
+        "What would go wrong, in general or in this case"
+        return re.sub(r'{(.*?)}', lambda general: general[1] if detail is None else detail, self.why)
 
 # %% ../../nbs/loop/12_rules.ipynb #e79d70b8
 def _takes_indices_only(learn, a, b):
@@ -73,7 +82,7 @@ def _one_class(learn, a, b):
 def _no_probabilities(learn, a, b):
     y = learn.clean_yb
     if y.is_floating_point() and bool(((y < 0) | (y > 1)).any()):
-        return f'{y.min().item():g} to {y.max().item():g}'
+        return f'from {y.min().item():g} to {y.max().item():g}'
 
 
 def _no_plain_mean(learn, a, b):
@@ -100,7 +109,7 @@ _LOSS_RULES = [
     Rule(
         'writes y',
         'the loss',
-        'targets become probabilities, which {} does not take',
+        'targets become probabilities, which {the loss} does not take',
         'use nn.CrossEntropyLoss() or another loss on probabilities',
         when=_takes_indices_only,
         late=True,
@@ -108,7 +117,7 @@ _LOSS_RULES = [
     Rule(
         'writes y',
         'the loss',
-        'targets become probabilities, and {} says something else of one-hot targets than of class indices',
+        'targets become probabilities, and {the loss} says something else of one-hot targets than of class indices',
         'the numbers are not comparable with those of plain training; smooth with LabelSmoothing() and not in the loss',
         when=_disagrees,
         warn=True,
@@ -117,7 +126,7 @@ _LOSS_RULES = [
     Rule(
         'does threshold targets',
         'the loss',
-        '{} takes one class an image',
+        '{the loss} takes one class an image',
         'use nn.BCEWithLogitsLoss()',
         when=_one_class,
         late=True,
@@ -125,7 +134,7 @@ _LOSS_RULES = [
     Rule(
         'owns smooth | does threshold targets',
         'the loss',
-        'targets go from {}, so they are no probabilities',
+        'targets go {below 0 or above 1}, so they are no probabilities',
         'leave it out',
         when=_no_probabilities,
         late=True,
@@ -133,7 +142,7 @@ _LOSS_RULES = [
     Rule(
         'owns distillation',
         'owns accumulate',
-        "the loss is divided by {} and the teacher's terms by samples, so that a window is not the big batch",
+        "the loss is divided by {something else} and the teacher's terms by samples: a window is not the big batch",
         'leave one out, or use a plain mean: nn.CrossEntropyLoss()',
         when=_no_plain_mean,
         late=True,
@@ -141,7 +150,7 @@ _LOSS_RULES = [
     Rule(
         'owns distillation',
         'the model',
-        'the teacher has {}',
+        'the teacher has {other classes}',
         'use a teacher of the same classes, or give it a new head',
         when=_other_classes,
     ),
@@ -155,7 +164,7 @@ def _fp16(learn, a, b):
 
 def _threshold(learn, a, b):
     if getattr(a, 'threshold', None) is not None:
-        return f'{a.threshold:g}'
+        return f'the threshold of {a.threshold:g}'
 
 
 def _needs_decay(learn, a, b):
@@ -177,7 +186,7 @@ _PAIR_RULES = [
     Rule(
         'does threshold targets',
         'owns smooth',
-        'smoothing does not survive the threshold of {}',
+        'smoothing does not survive {a threshold}',
         'remove the smoothing, or give BinaryTargets threshold=None',
         when=_threshold,
         warn=True,
@@ -191,21 +200,21 @@ _PAIR_RULES = [
     Rule(
         'owns ascent',
         'owns accumulate',
-        '{} may begin or end within a window of batches',
+        '{a phase} may begin or end within a window of batches',
         'leave During or the accumulation out',
         when=_has_phase,
     ),
     Rule(
         'owns ascent',
         'owns precision',
-        'the second gradient of SAM passes by the scaler of {}',
+        'the second gradient of SAM passes by the scaler of {fp16}',
         "use MixedPrecision('bf16')",
         when=_fp16,
     ),
     Rule(
         'does tune the head',
         'does keep statistics',
-        '{} lets the last BatchNorm follow the new size',
+        '{it} lets the last BatchNorm follow the new size',
         'leave one out, or write norm=False',
         when=_last_norm_follows,
     ),
@@ -235,7 +244,7 @@ _PAIR_RULES += [
     Rule(
         'owns trust',
         'does decay to the start',
-        "the optimizer's weight decay is 0 then, and {} scales nothing without it",
+        "the optimizer's weight decay is 0 then, and {it} scales nothing without it",
         'give it always_adapt=True',
         when=_needs_decay,
     ),
@@ -307,7 +316,7 @@ _RUN_RULES = [
     Rule(
         'owns warmup',
         'the run',
-        'a warm-up of {}',
+        'a warm-up of {most of the run}',
         'lower warmup, or train for more epochs',
         when=_long_warmup,
     ),
@@ -321,7 +330,7 @@ _RUN_RULES = [
     Rule(
         'writes model',
         'the model',
-        'it changes modules, but {} was compiled before and would not see it',
+        'it changes modules, but {a part of the model} was compiled before and would not see it',
         'give the model as it was before torch.compile, and Compile() in cbs',
         when=_compiled,
     ),
@@ -335,14 +344,14 @@ _RUN_RULES = [
     Rule(
         'owns average',
         'the run',
-        '{} averages weights by itself',
+        '{the optimizer} averages weights by itself',
         'leave the callback out',
         when=_has_two_sets_of_weights,
     ),
     Rule(
         'does add layers',
         'does restore the best',
-        'the file of the best weights lacks {}',
+        'the file of the best weights lacks {the gates}',
         'use SaveBest(restore=False) with Checkpoint, or build the model with se=True',
         when=_gates,
     ),
@@ -355,7 +364,7 @@ _RUN_RULES = [
     Rule(
         'does lag',
         'the run',
-        "the average's half-life is {}, more than a fifth of the run, so it lags behind",
+        "the average's half-life is {so many steps}, more than a fifth of the run, so it lags behind",
         'use half_life=.05, a smaller decay, or the default warmup',
         when=_lags,
         warn=True,
@@ -417,7 +426,7 @@ def check_rules(
         if detail is None:
             continue
         other = b if b is rule.b else b.name
-        text = f"cbs: {a.name} and {other}: {rule.why.format(detail)}; {rule.remedy}"
+        text = f"cbs: {a.name} and {other}: {rule.reason(detail)}; {rule.remedy}"
         if not rule.warn:
             raise ValueError(text)
         warnings.warn(text, stacklevel=user_level())
