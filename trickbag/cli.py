@@ -115,7 +115,13 @@ def _add_run_arguments(parser):
         '--size', type=_whole(1), default=128, help='pixels that the network sees, height and width (128)'
     )
     parser.add_argument('--bs', type=_whole(1), default=64, help='images a batch (64)')
-    parser.add_argument('--lr', type=_rate_or_auto, default=2e-3, help="learning rate, or 'auto' for lr_find (2e-3)")
+    parser.add_argument(
+        '--lr',
+        type=_rate_or_auto,
+        default=2e-3,
+        help="highest learning rate, or 'auto' for lr_find (2e-3); with weights that of the head alone, then all "
+        "trains with half",
+    )
     parser.add_argument('--tricks', default='', help='"MixUp(.2), EMA()"; `trickbag tricks` lists them')
     parser.add_argument(
         '--valid-pct', type=_fraction, help='fraction that validates, of a folder without a split of its own (.2)'
@@ -159,7 +165,7 @@ def _add_use(commands):
     one.add_argument('model', type=_path, help=of)
     one.add_argument('data', type=_path, help='a folder with a folder of images for each class')
     one.add_argument('--tta', action='store_true', help='mean of each image and its mirror image')
-    one = _command(commands, 'predict', 'classify images', 'trickbag predict run a.jpg b.jpg --json')
+    one = _command(commands, 'predict', 'classify images', 'trickbag predict run a.jpg photographs --csv > found.csv')
     one.add_argument('model', type=_path, help=of)
     one.add_argument('images', type=_path, nargs='+', help='files and folders')
     form = one.add_mutually_exclusive_group()

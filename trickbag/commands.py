@@ -96,10 +96,11 @@ def read_run(folder: Path) -> dict:  # 'arguments' of `train`; 'started': a dict
 
 # %% ../nbs/07_commands.ipynb #cf8a4196
 def bag() -> dict:  # name -> class
-    "The callbacks that the star import brings, but for those that only watch"
+    "The callbacks that the star import brings, but for base classes and those that only watch"
     found = {name: getattr(tb, name) for name in tb.__all__}
     kinds = {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Callback)}
-    return {name: kind for name, kind in sorted(kinds.items()) if kind is not Callback and not kind.monitor}
+    bases = (Callback, tb.BestEpoch)
+    return {name: kinds[name] for name in sorted(kinds) if kinds[name] not in bases and not kinds[name].monitor}
 
 
 def parse_tricks(
@@ -293,7 +294,7 @@ def predict(
             n_bad += 1
     n_given = len(files) + n_bad
     if form == 'csv':
-        _print_csv(['file', 'label', 'probability', 'sure', *classifier.classes])
+        _print_csv(['file', 'label', 'probability', 'sure', *(f'p({name})' for name in classifier.classes)])
     for file, found in _predictions(classifier, files):
         if isinstance(found, Exception):
             print(found, file=sys.stderr)

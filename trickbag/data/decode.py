@@ -102,7 +102,7 @@ def _open(path) -> tuple:
         if re.search(r'(^|/)(https?|ftp|s3|gs):/', os.fspath(path)):
             reason = 'is an address, not a file; download it first'
         else:
-            reason = 'no such file; were images moved since the data was listed?'
+            reason = 'no such file; is the name right, or was it moved since the data was listed?'
     except PermissionError:
         reason = 'may not be read (permission denied); change its rights or leave it out'
     except OSError as e:

@@ -185,6 +185,9 @@ def take_rest(learn: 'Learner'):
         # nothing is left: `after_fit` sees what it saw when the run ended
         learn.epoch = learn.n_epoch - 1
         learn.iter = max((learn.n_iter or 1) - 1, 0)
+    else:
+        batch = f', batch {batches}' if batches else ''
+        _say(learn, f"resume: goes on in epoch {epochs}{batch}, from {point['file']}")
     take_callbacks(point, learn.active)
 
 
