@@ -176,11 +176,45 @@ def test_a_split_by_the_folders_names(place, monkeypatch, capsys):
 
 
 def test_a_run_without_a_checkpoint_is_begun_anew(place, monkeypatch, capsys):
-    write_run(place / 'test', dict.fromkeys(ARGUMENTS))
-    with pytest.raises(FileNotFoundError, match='starts it anew'):
-        resume(place / 'test')
-    assert not has_checkpoint(place / 'test')
-    (place / 'test' / 'run.json').unlink()
+    here(place, monkeypatch, capsys, 'train', 'photographs', '--epochs', '1', *RUN[:-1], 'short of one')
+    before = load_file(place / 'short of one' / 'classifier' / 'model.safetensors')
+    # as a kill in its first epoch would leave it
+    shutil.rmtree(place / 'short of one' / 'classifier')
+    (place / 'short of one' / 'last.pt').unlink()
+    assert not has_checkpoint(place / 'short of one')
+    assert 'begins anew' in here(place, monkeypatch, capsys, 'resume', 'short of one')
+    after = load_file(place / 'short of one' / 'classifier' / 'model.safetensors')
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_photographs_that_moved(place, monkeypatch, capsys):
+    (place / 'gone').mkdir()
+    write_run(place / 'gone', dict.fromkeys(ARGUMENTS) | dict(data=str(place / 'was here')))
+    with pytest.raises(FileNotFoundError, match='if the photographs moved: trickbag resume .* --data FOLDER'):
+        resume(place / 'gone')
+
+
+def test_what_a_run_learned_begins_another(place, monkeypatch, capsys):
+    here(place, monkeypatch, capsys, 'train', 'photographs', '--epochs', '1', *RUN[:-1], 'first')
+    for weights in ('first', 'first/classifier', 'first/classifier/model.safetensors'):
+        folder = f'after {weights.count("/")}'
+        out = here(
+            place, monkeypatch, capsys, 'train', 'photographs', '--weights', weights, '--epochs', '1', *RUN[:-1], folder
+        )
+        # the configuration beside the weights says how images are prepared
+        assert 'does not say' not in out and 'head: new, for 3 classes' in out
+
+
+def test_one_trick_with_its_arguments(capsys):
+    main(['tricks', 'MixUp'])
+    out = capsys.readouterr().out
+    assert out.startswith('MixUp: Mix each image') and 'alpha=0.4' in out and 'Beta' in out
+    main(['tricks'])
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.startswith(('BestEpoch', 'Callback', 'Progress'))]
+    with pytest.raises(SystemExit):
+        main(['tricks', 'Mixup'])
+    assert 'did you mean MixUp?' in capsys.readouterr().err
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(place, monkeypatch, capsys):

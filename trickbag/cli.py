@@ -184,7 +184,8 @@ def _add_use(commands):
 
 # %% ../nbs/05_cli.ipynb #fb40c8e8
 def _add_others(commands):
-    _command(commands, 'tricks', 'the bag of tricks, a line each', 'trickbag tricks')
+    one = _command(commands, 'tricks', 'the bag of tricks, or one with its arguments', 'trickbag tricks MixUp')
+    one.add_argument('name', nargs='?', help='of one trick')
     one = _command(commands, 'notebooks', 'copy the tutorials as notebooks', 'trickbag notebooks tutorials')
     one.add_argument('folder', help='made, if it is not there')
     one = _command(
@@ -235,7 +236,7 @@ def _run(args):
         case 'export':
             commands.export(args.model, args.onnx, args.torch)
         case 'tricks':
-            commands.print_tricks()
+            commands.print_tricks(args.name)
         case 'notebooks':
             commands.copy_notebooks(args.folder)
     return None
@@ -256,6 +257,9 @@ def main(argv=None):
     parser = _parser()
     args = parser.parse_args(argv)
     wait_passively()
+    if hasattr(sys.stdout, 'reconfigure'):
+        # a file name or a class may have letters that the terminal has not
+        sys.stdout.reconfigure(errors='backslashreplace')
     if args.cmd in ('train', 'demo'):
         _make_folder(parser, args.out)
     try:
@@ -269,7 +273,8 @@ def main(argv=None):
     except _mistakes() as e:
         if os.environ.get('TRICKBAG_TRACEBACK'):
             raise
-        text = ' '.join(str(e).split()) or type(e).__name__
+        # what is called as the command names itself already
+        text = ' '.join(str(e).split()).removeprefix(f'{args.cmd}: ') or type(e).__name__
         parser.exit(1, f'trickbag {args.cmd}: {text}\n')
 
 

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['RUN_FILE', 'CHECKPOINT', 'ARGUMENTS', 'write_run', 'has_checkpoint', 'read_run', 'bag', 'parse_tricks', 'make_data',
            'make_learner', 'train', 'finish', 'resume', 'open_classifier', 'evaluate', 'predict', 'export', 'find_lr',
-           'explain', 'print_tricks', 'copy_notebooks']
+           'explain', 'print_tricks', 'docments_of', 'copy_notebooks']
 
 # %% ../nbs/07_commands.ipynb #10769e39
 import ast
 import csv
+import inspect
 import json
 import platform
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from .core.files import atomic_write
 from .data.files import TRAINING_FOLDERS, VALIDATION_FOLDERS
 from .demo import save_pictures
 from .deploy.classifier import Classifier, load_classifier
-from .look.explain import Table
 
 # %% ../nbs/07_commands.ipynb #06fafaba
 RUN_FILE = 'run.json'
@@ -251,11 +252,16 @@ def resume(
     arguments = read_run(folder)['arguments']
     if data is not None:
         arguments = {**arguments, 'data': data}
-    if not has_checkpoint(folder):
+    try:
+        _data_folder(arguments['data'])
+    except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder}: it was stopped before its first checkpoint, so nothing is lost; `trickbag train` starts it anew"
-        )
-    train(arguments, folder, resume=True)
+            f"{arguments['data']}: no such folder; if the photographs moved: trickbag resume {folder} --data FOLDER"
+        ) from None
+    is_saved = has_checkpoint(folder)
+    if not is_saved:
+        print(f"{folder}: stopped before its first checkpoint, so it begins anew")
+    train(arguments, folder, resume=is_saved)
 
 # %% ../nbs/07_commands.ipynb #c91777b2
 def open_classifier(name: str | Path) -> Classifier:
@@ -374,13 +380,36 @@ def explain(arguments: dict):
     print(make_learner(arguments, None).explain())
 
 
-def print_tricks():
-    "The bag, a line each"
-    rows = []
-    for name, kind in bag().items():
-        first_line = (kind.__doc__ or '').strip().splitlines()[0]
-        rows.append((name, kind.stage, first_line))
-    print(Table(('trick', 'stage', 'what it does'), rows))
+def print_tricks(
+    name: str | None = None,  # of one; None: all
+):
+    "The bag, or one trick with its arguments"
+    known = bag()
+    if name is not None and name not in known:
+        raise ValueError(f"there is no trick {name}{_did_you_mean(name, known)}")
+    for one, kind in known.items() if name is None else [(name, known[name])]:
+        about = ' '.join((kind.__doc__ or '').split())
+        print(textwrap.fill(f'{one}: {about}', _columns(), subsequent_indent='    '))
+    if name is not None:
+        print(docments_of(known[name]))
+
+
+def _columns() -> int:
+    return min(120, shutil.get_terminal_size().columns)
+
+
+def docments_of(kind) -> str:
+    "The arguments of a class, a line each: name, default, meaning"
+    from fastcore.docments import docments
+
+    parameters = inspect.signature(kind).parameters
+    comments = docments(kind.__init__)
+    lines = []
+    for name, parameter in parameters.items():
+        default = '' if parameter.default is parameter.empty else f'={parameter.default!r}'
+        about = ' '.join((comments.get(name) or '').split())
+        lines.append(textwrap.fill(f'  {name}{default}  {about}', _columns(), subsequent_indent='      '))
+    return '\n'.join(lines)
 
 
 def copy_notebooks(folder: str | Path):

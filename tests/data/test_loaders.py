@@ -1,6 +1,7 @@
 "Loaders: trickbag's own against torch's, and any others that give images and targets."
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,19 @@ def test_what_is_no_loader(dl):
 
 def test_a_dataset_is_no_loader():
     one_line(lambda: tiny_learner([], DataLoaders(TensorDataset(x, y))).fit(1), 'DataLoader(dataset, batch_size)')
+
+
+def test_labeled_images_of_another_folder(tmp_path):
+    dls = DataLoaders.from_folder(class_folders(tmp_path), size=16, bs=4)
+    learn = tiny_learner(dls=dls, model=tiny_model(dls.c), metrics=accuracy)
+    files = find_images(tmp_path / 'valid')
+    names = [Path(file).parent.name for file in files]
+    by_name = dls.test_dl(files, names)
+    by_number = dls.test_dl(files, [dls.vocab.index(name) for name in names])
+    assert learn.validate(by_name) == learn.validate(by_number)
+    assert Interpretation(learn, by_name).targets.tolist() == [dls.vocab.index(name) for name in names]
+    with pytest.raises(ValueError, match="'dog' is no class"):
+        dls.test_dl(files, ['dog'] * len(files))
 
 
 def test_no_targets():

@@ -1,6 +1,7 @@
 "What leaves for other programs: refusals in one line, eight bits beside their accuracy, what a report counts."
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,26 @@ def test_class_folders_without_images(small, tmp_path):
 
 def test_a_number_of_threads_is_measured_once(small):
     assert [row['threads'] for row in small.latency((20, 24), (1,), (1, 1, 2), seconds=0.01)] == [1, 2]
+
+
+def test_folders_as_a_mac_names_them(small, photographs, tmp_path):
+    # the same letter as one character, and as two
+    names = ['é', 'bee', 'wasp']
+    classifier = Classifier(small.network.model, replace(small.config, classes=names))
+    for name, folder in zip(CLASSES, ['e\u0301', 'bee', 'wasp'], strict=True):
+        shutil.copytree(photographs / name, tmp_path / folder)
+    found = classifier.evaluate(tmp_path)
+    expected = small.evaluate(photographs)
+    assert found['accuracy'] == expected['accuracy'] and abs(found['loss'] - expected['loss']) < 1e-5
+    with pytest.raises(FileNotFoundError, match='there is no folder'):
+        classifier.evaluate(tmp_path / 'nowhere')
+
+
+def test_equal_classifiers_are_equal_files(small, tmp_path):
+    files = [small.save(tmp_path / str(i)) / 'model.safetensors' for i in range(6)]
+    assert len({file.read_bytes() for file in files}) == 1
+    written = files[0].read_bytes()
+    assert int.from_bytes(written[:8], 'little') % 8 == 0
 
 
 def test_logits_of_a_folder(small, photographs):

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from trickbag.models.architectures import find_head, find_library, replace_head
@@ -122,6 +123,23 @@ def test_files_of_weights_are_those_that_were_asked_for(tmp_path, monkeypatch):
     images = ImageSpec(96, 1.0)
     found = find_weights('resnet50', images=images)
     assert found.is_known and found.spec == images
+
+
+def test_a_picture_is_no_file_of_weights(tmp_path):
+    photograph = tmp_path / 'photograph.jpg'
+    Image.new('RGB', (8, 8)).save(photograph)
+    with pytest.raises(WeightsError) as e:
+        pretrained_model('resnet18', 3, photograph)
+    one_line(e, 'no file of weights')
+    # torch advises to switch its check off
+    assert 'weights_only' not in str(e.value)
+
+
+def test_weights_of_another_architecture_are_named(tmp_path):
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / 'resnet34.pt')
+    with pytest.raises(WeightsError) as e:
+        pretrained_model('resnet18', 3, tmp_path / 'resnet34.pt')
+    one_line(e, 'are not of this network', 'are they of another architecture?')
 
 
 def test_how_timm_prepares_images():

@@ -357,8 +357,19 @@ def write_weights(
         vocab=json.dumps(vocab),
     )
     with atomic_write(file) as f:
-        f.write(save(tensors, metadata))
+        f.write(_with_sorted_metadata(save(tensors, metadata)))
     return file
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    "The same file, whose metadata is in order: safetensors writes it in a new one each time"
+    end = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:end])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+    # as safetensors does, so that tensors begin at a multiple of eight bytes
+    text += b' ' * (-len(text) % 8)
+    return len(text).to_bytes(8, 'little') + text + content[end:]
 
 
 def read_weights(

@@ -531,6 +531,8 @@ def find_bad(
     "Decode every file and list those that fail"
     if isinstance(files, (str, os.PathLike)):
         if not os.path.isdir(files):
+            if not os.path.exists(files):
+                raise FileNotFoundError(f"find_bad: there is no folder {os.fspath(files)}")
             raise TypeError(f"find_bad: takes a list of paths or a folder, got {files}; write [{os.fspath(files)!r}]")
         files = find_images(os.fspath(files))
 

@@ -84,13 +84,13 @@ def _loader(presize, keep, threads, source, bs, **kw):
     return ImageLoader(Store(source, presize, keep, threads), bs, **kw)
 
 
-def _test_loader(loader, bs, items):
+def _test_loader(loader, bs, items, labels=None):
     if isinstance(items, (str, os.PathLike)):
         is_folder = os.path.isdir(items)
         remedy = f'find_images({str(items)!r})' if is_folder else f'[{str(items)!r}]'
         given = 'a folder' if is_folder else 'one path'
         raise TypeError(f"test_dl: takes a list of images, got {given}, {items}; write {remedy}")
-    return loader(FileSource(list(items)), bs)
+    return loader(FileSource(list(items), labels), bs)
 
 # %% ../../nbs/data/13_loaders.ipynb #a5401455
 def _check_whole_numbers(size, **others):
@@ -460,6 +460,16 @@ def _one_batch_of(items) -> list:
     return [(torch.stack(tensors), None)]
 
 # %% ../../nbs/data/13_loaders.ipynb #279b6541
+def _class_numbers(labels, vocab) -> list:
+    "Numbers of classes that are given by name or number"
+    number_of = {name: i for i, name in enumerate(vocab or [])}
+    unknown = [label for label in labels if label not in number_of and not hasattr(label, '__index__')]
+    if unknown:
+        known = ', '.join(map(str, number_of)) or 'no names'
+        raise ValueError(f"test_dl: {unknown[0]!r} is no class; there are {known}")
+    return [number_of.get(label, label) for label in labels]
+
+
 class LoaderPair:
     "What a training and a validation loader can tell"
 
@@ -476,9 +486,15 @@ class LoaderPair:
         # paths, PIL images or uint8 tensors C x H x W; tensors as the model takes them, if the loaders are plain
         # iterables
         items: list,
+        # their classes, by name or number, for `validate` and `Interpretation`; None: they are not known
+        labels: list | None = None,
     ):
-        "A loader of new, unlabeled images, treated as validation images are"
-        return self._make_test(items) if self._make_test else _one_batch_of(items)
+        "A loader of new images, treated as validation images are"
+        if labels is None:
+            return self._make_test(items) if self._make_test else _one_batch_of(items)
+        if not self._make_test:
+            raise ValueError("test_dl: these loaders are plain; give validate(dl) a loader of (images, labels)")
+        return self._make_test(items, _class_numbers(labels, self.vocab))
 
     def one_batch(self, train: bool = True) -> tuple:
         "The first batch of the training (or validation) loader as it comes, before any callback"
@@ -510,8 +526,10 @@ class LoaderPair:
     def __repr__(self):
         parts = [f"DataLoaders: train {_size(self.train)}, valid {_size(self.valid)}"]
         if self.vocab:
-            some = ', '.join(map(str, self.vocab[:4]))
-            parts.append(f", {self.c} classes ({some}{', ...' if self.c > 4 else ''})")
+            # a fifth name takes no more room than the dots
+            n_shown = self.c if self.c <= 5 else 4
+            some = ', '.join(map(str, self.vocab[:n_shown]))
+            parts.append(f", {self.c} classes ({some}{', ...' if self.c > n_shown else ''})")
         if hasattr(self.train, 'store'):
             parts.append(f"; images {self.train.store.where}")
             if isinstance(self.train.store.source, FileSource):

@@ -14,6 +14,7 @@ import math
 import os
 import tempfile
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr
@@ -278,9 +279,14 @@ def labeled_images(
     from trickbag.data.files import find_images
 
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"evaluate: there is no folder {folder}")
     subfolders = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
     names = [str(name) for name in classes]
-    unknown = [name for name in subfolders if name not in names]
+    # one letter may be written as one character or as two, and a Mac's folders have two
+    number_of = {unicodedata.normalize('NFC', name): i for i, name in enumerate(names)}
+    numbers = {name: number_of.get(unicodedata.normalize('NFC', name)) for name in subfolders}
+    unknown = [name for name in subfolders if numbers[name] is None]
     if unknown or not subfolders:
         raise ValueError(
             f"evaluate: {folder} has {'no folders' if not subfolders else 'folders that are no classes: '}"
@@ -291,7 +297,7 @@ def labeled_images(
     for name in subfolders:
         found = find_images(folder / name)
         files += found
-        targets += [names.index(name)] * len(found)
+        targets += [numbers[name]] * len(found)
     return files, torch.tensor(targets)
 
 

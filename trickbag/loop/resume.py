@@ -164,8 +164,7 @@ def begin(
         learn._undo_resume = None
         _say(
             learn,
-            f"{name} is over in {point['file']}, which was saved in fit {len(point['fits']) + 1}: passed by; the "
-            "learner is where that one was, and the next fit goes on from there",
+            f"{name} is over in {point['file']}, which was saved in fit {len(point['fits']) + 1}: passed by",
         )
     # a run takes its seeds, in `before_fit` too, from the epochs that came before this fit
     trained_here = point['loop']['position'][0] if where == 'here' else 0

@@ -7,11 +7,14 @@ __all__ = ['SUFFIXES', 'AUXILIARY', 'WeightsError', 'local_weights', 'read_state
            'image_spec', 'pretrained_model']
 
 # %% ../../nbs/models/05_pretrained.ipynb #ba352335
+import json
 import os
+import textwrap
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises at damage; nothing is unpickled here
 from typing import Any
 
 import torch
@@ -67,6 +70,9 @@ def read_state(
         raise WeightsError(f"{file}: there is no such file")
     try:
         state, classes = _read_content(file)
+    except UnpicklingError:
+        # torch's own words advise to load it without a check
+        raise WeightsError(f"{file}: it is no file of weights, or holds more than tensors and plain values") from None
     except Exception as e:  # readers raise of everything at a damaged file
         raise WeightsError(f"{file}: no weights can be read from it ({str(e).splitlines()[0]})") from None
     for key in ('model', 'state_dict', 'model_state_dict'):
@@ -116,13 +122,14 @@ def load_body(
     # what is left over besides the old head is a sign of another network
     extra = [key for key in state if key not in own and not is_head(key)]
     if missing or extra:
-        raise WeightsError(f"{where}: {_some(missing, 'weights are missing')}{_some(extra, 'are not of this network')}")
+        found = [_some(missing, 'weights are missing'), _some(extra, 'are not of this network')]
+        raise WeightsError(f"{where}: {'; '.join(filter(None, found))}; are they of another architecture?")
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     model.load_state_dict(fitting, strict=False)
 
 
 def _some(keys, what) -> str:
-    return f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); " if keys else ''
+    return f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ''
 
 # %% ../../nbs/models/05_pretrained.ipynb #2d7f1aef
 def _torchvision_weights(name, pretrained):
@@ -209,14 +216,12 @@ def find_weights(
         tag = pretrained
     is_named = bool(tag)
     if not isinstance(pretrained, bool) and _is_file(pretrained):
+        file = _weights_file(Path(pretrained).expanduser())
+        images = images or _spec_beside(file)
         try:
             tag, spec = _published(library, name, tag, images)
         except WeightsError:  # a network for which nothing was published
             tag, spec = None, images or ImageSpec()
-        file = Path(pretrained).expanduser()
-        if file.is_dir():
-            # of an exported classifier
-            file = file / 'model.safetensors'
         return FoundWeights(library, name, tag, file, spec, images is not None)
     tag, spec = _published(library, name, tag, images)
     file = local_weights(name, tag, library) if tag else None
@@ -224,6 +229,22 @@ def find_weights(
         return FoundWeights(library, name, tag, file, spec, True)
     file = local_weights(name, None, library)
     return FoundWeights(library, name, tag, file, spec, file is None or images is not None)
+
+
+def _weights_file(given: Path) -> Path:
+    "The file itself, or that in the folder of an exported classifier or of a run"
+    if not given.is_dir():
+        return given
+    inside = [given / 'model.safetensors', given / 'classifier' / 'model.safetensors']
+    return next((file for file in inside if file.is_file()), inside[0])
+
+
+def _spec_beside(file: Path) -> ImageSpec | None:
+    "How images are prepared for the weights of an exported classifier, whose configuration lies beside them"
+    try:
+        return ImageSpec(**json.loads((file.parent / 'config.json').read_text(encoding='utf-8'))['images'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _published(library, name, tag, images) -> tuple:
@@ -270,7 +291,7 @@ def _fetch_timm(name, tag, args):
 
 
 def _not_to_be_had(what, e) -> str:
-    reason = str(e).splitlines()[0][:160] if str(e) else type(e).__name__
+    reason = textwrap.shorten(str(e).splitlines()[0], 160, placeholder=' ...') if str(e) else type(e).__name__
     return (
         f"weights of {what} cannot be had ({reason}); put a file into $TRICKBAG_DATA/weights, give its path as "
         "pretrained=, or begin without: pretrained=False"

@@ -114,7 +114,11 @@ def vision_learner(
     args = model_args or {}
     model, spec = pretrained_model(name, n_out, pretrained, n_in, head, dropout, size, images=images, **args)
     if pretrained:
-        is_known = find_weights(name, pretrained, images).is_known
+        found = find_weights(name, pretrained, images)
+        is_known = found.is_known
+        print(f"head: new, for {n_out} classes")
+        if is_known and size and size < found.spec.size * 2 / 3:
+            print(f"size: {size} px, and the weights saw {found.spec.size}; larger ones may do better")
         cbs = [*_normalize_for(spec, is_known, dls, cbs), *flatten(cbs)]
         if is_known:
             _say_crop(spec, dls)
