@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from trickbag.all import load_classifier
 from trickbag.cli import main
-from trickbag.commands import ARGUMENTS, has_checkpoint, make_data, resume, write_run
+from trickbag.commands import ARGUMENTS, _held, has_checkpoint, make_data, resume, write_run
 from trickbag.data.toy import toy_set
 
 
@@ -187,6 +187,37 @@ def test_a_run_without_a_checkpoint_is_begun_anew(place, monkeypatch, capsys):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_nothing_of_a_run_is_written_over(place, monkeypatch, capsys):
+    for name in ('run.json', 'last.pt', 'classifier/config.json'):
+        folder = place / 'not ours' / name.partition('.')[0]
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text('kept')
+        with pytest.raises(SystemExit):
+            here(place, monkeypatch, capsys, 'train', 'photographs', '--epochs', '1', *RUN[:-1], str(folder))
+        assert 'already' in capsys.readouterr().err and (folder / name).read_text() == 'kept'
+    # a complete run whose checkpoint was removed
+    write_run(folder, dict.fromkeys(ARGUMENTS) | dict(data=str(place / 'photographs')))
+    with pytest.raises(ValueError, match='is complete'):
+        resume(folder)
+
+
+def test_a_run_is_no_class(place, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        here(place / 'photographs', monkeypatch, capsys, 'train', '.', '--epochs', '1', *HOW)
+    assert 'whose folders are classes' in capsys.readouterr().err
+    # what was made for the start that failed is gone
+    assert not (place / 'photographs' / 'run').exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with _held(tmp_path / 'run'):
+        with pytest.raises(ValueError, match='another process trains there'):
+            with _held(tmp_path / 'run'):
+                pass
+    with _held(tmp_path / 'run'):
+        pass
+
+
 def test_photographs_that_moved(place, monkeypatch, capsys):
     (place / 'gone').mkdir()
     write_run(place / 'gone', dict.fromkeys(ARGUMENTS) | dict(data=str(place / 'was here')))
@@ -211,7 +242,7 @@ def test_one_trick_with_its_arguments(capsys):
     assert out.startswith('MixUp: Mix each image') and 'alpha=0.4' in out and 'Beta' in out
     main(['tricks'])
     lines = capsys.readouterr().out.splitlines()
-    assert not [line for line in lines if line.startswith(('BestEpoch', 'Callback', 'Progress'))]
+    assert not [line for line in lines if line.startswith(('BestEpoch:', 'Callback:', 'Progress:'))]
     with pytest.raises(SystemExit):
         main(['tricks', 'Mixup'])
     assert 'did you mean MixUp?' in capsys.readouterr().err
@@ -260,6 +291,8 @@ MISTAKES = [
     (['fly'], 'invalid choice'),
     (['train', ''], 'is empty'),
     (['evaluate', 'test', ''], 'is empty'),
+    (['notebooks', ''], 'is empty'),
+    (['export', 'test', '--onnx', ''], 'is empty'),
     (['train', 'photographs', '--seed', '9' * 30], 'within 64 bits'),
 ]
 

@@ -176,18 +176,19 @@ def _add_use(commands):
     one.add_argument(
         '--onnx',
         metavar='FILE',
+        type=_path,
         nargs='?',
         const=True,
         help='ONNX, the preprocessing included (model.onnx in the folder of the model)',
     )
-    one.add_argument('--torch', metavar='FILE', help='torch.export, ends in .pt2')
+    one.add_argument('--torch', metavar='FILE', type=_path, help='torch.export, ends in .pt2')
 
 # %% ../nbs/05_cli.ipynb #fb40c8e8
 def _add_others(commands):
     one = _command(commands, 'tricks', 'the bag of tricks, or one with its arguments', 'trickbag tricks MixUp')
     one.add_argument('name', nargs='?', help='of one trick')
     one = _command(commands, 'notebooks', 'copy the tutorials as notebooks', 'trickbag notebooks tutorials')
-    one.add_argument('folder', help='made, if it is not there')
+    one.add_argument('folder', type=_path, help='made, if it is not there')
     one = _command(
         commands, 'cache', 'list or clear the decoded images that are kept on disk', 'trickbag cache --clear all'
     )
@@ -243,13 +244,24 @@ def _run(args):
 
 # %% ../nbs/05_cli.ipynb #4e319983
 def _make_folder(parser, folder):
-    "Before the training, not after it: an error of argparse if nothing can be written there"
+    """Before the training, not after it: an error of argparse if nothing can be written there. Returns whether it is
+    new"""
+    is_new = not os.path.exists(folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as e:
         parser.error(f"argument --out: {folder} cannot be made ({e.strerror}); give another folder")
     if not os.access(folder, os.W_OK):
         parser.error(f"argument --out: {folder} cannot be written to; give another folder")
+    return is_new
+
+
+def _remove_if_empty(folder):
+    "What a start that failed has left"
+    try:
+        os.rmdir(folder)
+    except OSError:
+        pass
 
 # %% ../nbs/05_cli.ipynb #6d37a895
 def main(argv=None):
@@ -260,8 +272,7 @@ def main(argv=None):
     if hasattr(sys.stdout, 'reconfigure'):
         # a file name or a class may have letters that the terminal has not
         sys.stdout.reconfigure(errors='backslashreplace')
-    if args.cmd in ('train', 'demo'):
-        _make_folder(parser, args.out)
+    made = args.cmd in ('train', 'demo') and _make_folder(parser, args.out)
     try:
         _run(args)
     except KeyboardInterrupt:
@@ -273,6 +284,8 @@ def main(argv=None):
     except _mistakes() as e:
         if os.environ.get('TRICKBAG_TRACEBACK'):
             raise
+        if made:
+            _remove_if_empty(args.out)
         # what is called as the command names itself already
         text = ' '.join(str(e).split()).removeprefix(f'{args.cmd}: ') or type(e).__name__
         parser.exit(1, f'trickbag {args.cmd}: {text}\n')

@@ -12,12 +12,19 @@ import ast
 import csv
 import inspect
 import json
+import os
 import platform
 import shutil
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
 
 import torch
 
@@ -205,17 +212,54 @@ def train(
 ):
     "Train, evaluate, and write the folder of the run"
     folder = Path(out)
-    if not resume and has_checkpoint(folder):
+    there = [name for name in (RUN_FILE, CHECKPOINT, 'classifier') if (folder / name).exists()]
+    if not resume and there:
         raise FileExistsError(
-            f"{folder} has a run already: `trickbag resume {folder}` goes on with it; or give another --out"
+            f"{folder} has {' and '.join(there)} already: `trickbag resume {folder}` goes on with a run; or give "
+            "another --out"
         )
+    _check_outside(folder, arguments['data'])
     arguments = {**arguments, **_absolute(arguments)}
+    with _held(folder):
+        _train(arguments, folder, resume and has_checkpoint(folder))
+
+
+def _check_outside(folder, data):
+    "ValueError for a run among the classes: its pictures would be one more class the next time"
+    inside = Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve())
+    if inside and not _own_split(Path(data)):
+        raise ValueError(
+            f"--out: {folder} lies inside the photographs, {data}, whose folders are classes; give another"
+        )
+
+
+@contextmanager
+def _held(folder):
+    "A folder in which no other process trains"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not fcntl:
+        yield
+        return
+    # the operating system lets go of it if the process is killed
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process trains there; give another --out") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _train(arguments, folder, resume):
     learn = make_learner(arguments, folder)
     print(learn.dls)
     if arguments['lr'] == 'auto':
         arguments = {**arguments, 'lr': float(learn.lr_find(show_plot=False, suggest='valley').valley)}
         print(f"learning rate {arguments['lr']:.2e}, found by lr_find")
-    folder.mkdir(parents=True, exist_ok=True)
     how: dict = dict(cbs=_RunFile(folder, arguments))
     if resume:
         how['resume'] = CHECKPOINT
@@ -258,10 +302,13 @@ def resume(
         raise FileNotFoundError(
             f"{arguments['data']}: no such folder; if the photographs moved: trickbag resume {folder} --data FOLDER"
         ) from None
-    is_saved = has_checkpoint(folder)
-    if not is_saved:
+    if not has_checkpoint(folder):
+        if (folder / 'classifier').exists():
+            raise ValueError(
+                f"{folder}: this run is complete, and its checkpoint was removed; give `train` another --out"
+            )
         print(f"{folder}: stopped before its first checkpoint, so it begins anew")
-    train(arguments, folder, resume=is_saved)
+    train(arguments, folder, resume=True)
 
 # %% ../nbs/07_commands.ipynb #c91777b2
 def open_classifier(name: str | Path) -> Classifier:

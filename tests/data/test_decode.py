@@ -670,9 +670,12 @@ def test_ctrl_c_ends_find_bad(tmp_path):
     assert not process.is_alive() and 'KeyboardInterrupt' in output.read_text()
 
 
-def test_find_bad_takes_a_list():
+def test_find_bad_takes_a_list(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(b'')
     with pytest.raises(TypeError, match='takes a list'):
-        find_bad('a.jpg')
+        find_bad(tmp_path / 'a.jpg')
+    with pytest.raises(FileNotFoundError, match='there is no folder'):
+        find_bad(tmp_path / 'b')
     assert len(find_bad([None, 3])) == 2
 
 

@@ -190,6 +190,64 @@ def test_one_output_means_two_classes(tmp_path):
         replace(config, classes=CLASSES, thresholds=0.5)
 
 
+def test_files_of_two_exports_do_not_load(tmp_path):
+    torch.manual_seed(0)
+    one = Classifier(
+        xresnet18(n_out=2),
+        ClassifierConfig(Architecture('trickbag', 'xresnet18', dict(n_out=2)), ['a', 'b'], ImageSpec(32)),
+    )
+    other = Classifier(xresnet18(n_out=2), replace(one.config, images=ImageSpec(48), temperature=3.0))
+    one.save(tmp_path / 'one')
+    other.save(tmp_path / 'other')
+    assert load_classifier(tmp_path / 'one').config == one.config
+    # as a kill between the two files would leave it
+    shutil.copy(tmp_path / 'other' / 'model.safetensors', tmp_path / 'one')
+    with pytest.raises(ValueError, match='not written by the same export'):
+        load_classifier(tmp_path / 'one')
+
+
+def test_reading_a_classifier_draws_nothing(folder):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_classifier(folder)
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize(
+    'path, value, why',
+    [
+        ('architecture.n_in', 0, 'n_in is a number of channels'),
+        ('architecture.library', 'torchvision', 'did you mean|no network'),
+        ('classes', [1, 2, 3], 'names of classes are texts'),
+        ('classes', ['a', 'a', 'b'], "two classes are called 'a'"),
+        ('images.mean', [float('nan')] * 3, 'finite value'),
+        ('images.size', True, 'size is a number'),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_a_configuration_is_said_with_its_name(folder, tmp_path, path, value, why):
+    shutil.copytree(folder, tmp_path / 'copy')
+    config = json.loads((folder / 'config.json').read_text())
+    place = config
+    *outer, last = path.split('.')
+    for name in outer:
+        place = place[name]
+    place[last] = value
+    (tmp_path / 'copy' / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=why) as e:
+        load_classifier(tmp_path / 'copy')
+    assert 'config.json' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_the_same_temperature_keeps_the_thresholds():
+    config = ClassifierConfig(Architecture('own', 'given'), CLASSES, None, thresholds=[0.4, 0.4, 0.4])
+    classifier = Classifier(Given(), config)
+    assert classifier.with_(temperature=1.0).config == config
+    with pytest.raises(ValueError, match='give thresholds= for the new one'):
+        classifier.with_(temperature=2.0)
+
+
 # thresholds and temperature
 
 

@@ -136,6 +136,50 @@ def test_equal_classifiers_are_equal_files(small, tmp_path):
     assert int.from_bytes(written[:8], 'little') % 8 == 0
 
 
+def test_goals_of_eight_bits(small, photographs, tmp_path):
+    small.to_onnx(tmp_path / 'small.onnx')
+    content = (tmp_path / 'small.onnx').read_bytes()
+    for source, goal, why in (
+        ('small.onnx', 'small.onnx', 'is the float file itself'),
+        ('small.onnx', 'small.bin', 'must end in .onnx'),
+        ('other.onnx', 'int8.onnx', 'there is no file'),
+    ):
+        with pytest.raises((ValueError, OSError), match=why):
+            small.quantize(tmp_path / source, tmp_path / goal, photographs)
+    assert (tmp_path / 'small.onnx').read_bytes() == content
+    small.quantize(tmp_path / 'small.onnx', tmp_path / 'int8.onnx', photographs)
+    with pytest.raises(ValueError, match='has eight bits already'):
+        small.quantize(tmp_path / 'int8.onnx', tmp_path / 'again.onnx', photographs)
+    assert not (tmp_path / 'again.onnx').exists()
+
+
+def test_images_beside_the_classes_are_said(small, photographs, tmp_path):
+    shutil.copytree(photographs, tmp_path / 'all')
+    shutil.copy(next((photographs / 'bee').iterdir()), tmp_path / 'all' / 'lost.png')
+    with pytest.warns(UserWarning, match='1 images beside the folders'):
+        assert small.evaluate(tmp_path / 'all')['images'] == 18
+
+
+@pytest.mark.parametrize('how', [dict(size=64), dict(batches=(0,)), dict(threads=1)], ids=str)
+def test_what_cannot_be_measured(small, how):
+    with pytest.raises(ValueError, match='latency: .* is a tuple of numbers'):
+        small.latency(**how)
+
+
+def test_the_threshold_of_one_output_decides_in_evaluation_too(photographs, tmp_path):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    nn.init.zeros_(model[2].weight)
+    nn.init.constant_(model[2].bias, math.log(0.4 / 0.6))
+    for name in CLASSES[:2]:
+        shutil.copytree(photographs / name, tmp_path / 'two' / name)
+    (tmp_path / 'two' / 'ant' / '0.png').unlink()
+    config = ClassifierConfig(Architecture('own', 'one'), CLASSES[:2], ImageSpec(8), 'sigmoid', thresholds=0.3)
+    classifier = Classifier(model, config)
+    labels = [found.label for found in classifier.predict(tmp_path / 'two')]
+    assert labels == ['bee'] * 11
+    assert abs(classifier.evaluate(tmp_path / 'two')['accuracy'] - 6 / 11) < 1e-6
+
+
 def test_logits_of_a_folder(small, photographs):
     files = find_images(photographs)
     torch.testing.assert_close(small.logits(photographs), small.logits(files))

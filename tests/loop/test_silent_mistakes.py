@@ -301,3 +301,11 @@ def test_a_file_to_resume_that_is_named_from_another_folder(tmp_path, monkeypatc
         tiny_learner([Checkpoint(file='last')], path='run').fit(2, resume='run/last.pt')
     with pytest.raises(ValueError, match='is last from there'):
         tiny_learner([Checkpoint(file='last')], path='run').fit(2, resume=Path('run/last'))
+
+
+def test_the_home_folder_in_names_of_files(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    learn = tiny_learner([Checkpoint(file='last.pt')], path='~/runs').fit(2)
+    assert learn.path == tmp_path / 'runs' and (tmp_path / 'runs' / 'last.pt').is_file()
+    again = tiny_learner([Checkpoint(file='last.pt')], path=tmp_path / 'runs').fit(2, resume='~/runs/last.pt')
+    assert again.epochs_run == 2 and again.history == learn.history

@@ -7,8 +7,17 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from trickbag.all import EMA, SWA, Checkpoint, wise_ft
 from trickbag.models.architectures import find_head, find_library, replace_head
-from trickbag.models.pretrained import WeightsError, find_weights, image_spec, local_weights, pretrained_model
+from trickbag.models.pretrained import (
+    WeightsError,
+    find_weights,
+    image_spec,
+    local_weights,
+    pretrained_model,
+    read_state,
+)
+from trickbag.testing.proofs import tiny_learner, tiny_model
 from trickbag.vision.preprocess import ImageSpec
 
 TINY_VIT = dict(depth=2, embed_dim=24, num_heads=2)
@@ -172,3 +181,18 @@ def test_timm_is_named_where_it_is_missing(monkeypatch):
     with pytest.raises(ModuleNotFoundError) as e:
         pretrained_model('timm/resnet50', 3)
     one_line(e, 'pip install timm')
+
+
+def test_weights_of_a_run_with_an_average_are_those_that_it_ends_with(tmp_path):
+    for callback in (EMA(0.5), SWA(0.5)):
+        learn = tiny_learner([callback, Checkpoint(file='last.pt')], path=tmp_path).fit(3)
+        found, _ = read_state(tmp_path / 'last.pt')
+        expected = learn.model.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_weights_that_are_not_finite_do_not_go_into_a_soup():
+    good = tiny_model().state_dict()
+    bad = dict(good, **{next(iter(good)): torch.full_like(next(iter(good.values())), float('nan'))})
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        wise_ft(good, bad)

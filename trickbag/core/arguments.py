@@ -492,5 +492,5 @@ def check_path(
 ) -> Path:
     "A path"
     if _is_path(path):
-        return Path(path)
+        return Path(path).expanduser()
     raise TypeError(f"{who}: {what} must be a path, got {_given(path)}; write a text such as '.'")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain', 'plain_model', 'packed', 'unpacked', 'DamagedFile', 'check_whole', 'flipped_bit', 'content_digest',
-           'read_file', 'write_weights', 'read_weights']
+           'read_file', 'write_weights', 'read_weights', 'weights_checksum']
 
 # %% ../../nbs/core/06_plain_files.ipynb #acc010c6
 import hashlib
@@ -353,7 +353,7 @@ def write_weights(
     metadata = dict(
         format='pt',
         trickbag=trickbag.__version__,
-        crc32=str(_weights_checksum(tensors)),
+        crc32=str(weights_checksum(tensors)),
         vocab=json.dumps(vocab),
     )
     with atomic_write(file) as f:
@@ -385,7 +385,7 @@ def read_weights(
         with safe_open(file, 'pt') as f:
             state = {name: f.get_tensor(name) for name in f.keys()}
             metadata = f.metadata() or {}
-        checksum = str(_weights_checksum(state))
+        checksum = str(weights_checksum(state))
         vocab = json.loads(metadata.get('vocab', 'null'))
     except (SafetensorError, ValueError, RuntimeError) as e:
         raise DamagedFile(f"{file} is cut or damaged ({_first_line(e)})") from e
@@ -394,11 +394,13 @@ def read_weights(
     return {name: tensor.to(device) for name, tensor in state.items()}, vocab
 
 
-def _weights_checksum(tensors) -> int:
+def weights_checksum(
+    tensors: dict,  # a state dict
+) -> int:
     "A checksum of names, types, shapes and values"
     crc = 0
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         crc = zlib.crc32(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode(), crc)
         crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
     return crc

@@ -18,6 +18,7 @@ from torch import nn
 from ..callback import Callback, CancelValidate
 from ..core.basics import preserve_attrs
 from ..core.modules import user_level
+from ..core.threads import preserve_rng
 from ..data.decode import ImageError
 from ..data.originals import OriginalsLoader
 from .classifier import Classifier, ClassifierConfig, apply_changes
@@ -107,7 +108,11 @@ def _activation_name(activation) -> str:
 
 
 def _classes_of(learn, classes, n_out, activation) -> list:
-    classes = list(classes or getattr(learn.dls, 'vocab', None) or [])
+    if isinstance(classes, (str, dict)):
+        raise TypeError(
+            f"export: classes is a list of names in the order of the labels, got a {type(classes).__name__}"
+        )
+    classes = list(getattr(learn.dls, 'vocab', None) or []) if classes is None else list(classes)
     expected = 2 if n_out == 1 and activation == 'sigmoid' else n_out
     if len(classes) != expected:
         known = f'{len(classes)} class names' if classes else 'no class names'
@@ -212,7 +217,8 @@ def export(
 
 
 def _rebuilt(learn, config, look, make) -> nn.Module:
-    model = build(config.architecture, make)
+    with preserve_rng():
+        model = build(config.architecture, make)
     own = {id(p) for p in learn.model.parameters()}
     if any(id(p) in own for p in model.parameters()):
         # its parameters would be frozen for predicting

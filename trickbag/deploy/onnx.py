@@ -25,7 +25,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.files import atomic_write
-from .classifier import Classifier, Network, _listed, _pixels
+from .classifier import Classifier, Network, _listed, _pixels, decided, of_classes
 
 # %% ../../nbs/deploy/02_onnx.ipynb #674bacdd
 def _example_images(n_channels: int) -> list:
@@ -243,10 +243,13 @@ def quantize(
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     n_channels = _channels('quantize', self)
+    _check_files('quantize', onnx_file, file)
     images, _ = _listed(images)
     if not images:
         raise ValueError("quantize: needs images for calibration, a hundred or more, got none")
     model = onnx.load(os.fspath(onnx_file))
+    if any(node.op_type == 'QuantizeLinear' for node in model.graph.node):
+        raise ValueError(f"quantize: {onnx_file} has eight bits already; give the file that to_onnx wrote")
     excluded = _preprocessing_nodes(model)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / 'model.onnx'
@@ -271,12 +274,22 @@ def quantize(
     return rows
 
 # %% ../../nbs/deploy/02_onnx.ipynb #56f38a77
+def _check_files(who, source, goal):
+    "Raise for a file that is not there, and for a goal that is no ONNX file or would take its place"
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{who}: there is no file {source}; to_onnx writes one")
+    if Path(goal).suffix != '.onnx':
+        raise ValueError(f"{who}: {goal}: the name of the file must end in .onnx")
+    if Path(goal).exists() and Path(goal).samefile(source):
+        raise ValueError(f"{who}: {goal} is the float file itself; give another name for the new one")
+
+
 def labeled_images(
     folder: str | Path,  # a folder of images for each class
     classes: list,  # names of the classes
 ) -> tuple:  # files, numbers of their classes
     "The images below the folders of classes; ValueError for a folder that is no class"
-    from trickbag.data.files import find_images
+    from trickbag.data.files import find_images, image_suffixes
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -292,6 +305,9 @@ def labeled_images(
             f"evaluate: {folder} has {'no folders' if not subfolders else 'folders that are no classes: '}"
             f"{', '.join(unknown[:5])}; it needs a folder for each class, named {', '.join(names[:5])}"
         )
+    beside = [p for p in folder.iterdir() if p.suffix.lower() in image_suffixes() and p.is_file()]
+    if beside:
+        warnings.warn(f"evaluate: {len(beside)} images beside the folders of classes are left out", stacklevel=2)
     files = []
     targets = []
     for name in subfolders:
@@ -310,10 +326,9 @@ def evaluate(
 ) -> dict:  # accuracy; number of images; loss: mean of -log of the true class's probability, NaN for activation 'none'
     "Accuracy on labeled images"
     files, targets = labeled_images(folder, self.classes)
-    probabilities = self._probabilities_of(files, onnx_file, flip)
-    if probabilities.shape[1] == 1:
-        probabilities = torch.cat([1 - probabilities, probabilities], 1)
-    right = (probabilities.argmax(1) == targets).float().mean()
+    outputs = self._probabilities_of(files, onnx_file, flip)
+    probabilities = of_classes(self.config, outputs)
+    right = (decided(self.config, probabilities, outputs.shape[1] == 1) == targets).float().mean()
     of_truth = probabilities.gather(1, targets[:, None]).clamp(min=1e-12)
     # outputs that no activation makes probabilities have no such loss
     loss = math.nan if self.config.activation == 'none' else float(-of_truth.log().mean())
@@ -365,6 +380,9 @@ def latency(
 ) -> list:  # dicts: what, batch, threads, milliseconds an image, megabytes of the file (of torch: of the weights)
     "How long an image takes, without decoding"
     n_channels = _channels('latency', self)
+    for name, numbers in dict(size=size, batches=batches, threads=threads).items():
+        if not isinstance(numbers, (tuple, list)) or any(n is not None and n < 1 for n in numbers):
+            raise ValueError(f"latency: {name} is a tuple of numbers, 1 or more, got {numbers!r}")
     cores = torch.get_num_threads()
     n_bytes = sum(tensor.nbytes for tensor in self.network.model.state_dict().values())
     rows = []

@@ -33,6 +33,8 @@ class Architecture:
     def __post_init__(self):
         if self.library not in LIBRARIES:
             raise ValueError(f"Architecture: library is one of {LIBRARIES}, got {self.library!r}")
+        if isinstance(self.n_in, bool) or not isinstance(self.n_in, int) or self.n_in < 1:
+            raise ValueError(f"Architecture: n_in is a number of channels, 1 or more, got {self.n_in!r}")
 
     def to_dict(self) -> dict:
         "For JSON"
@@ -136,6 +138,8 @@ def _make(architecture, make):
                 args['act'] = getattr(nn, args['act'])
             return getattr(xresnet, name)(**args)
         case 'torchvision':
+            # torchvision has networks for other tasks, too, and some of them fetch weights
+            _check_known('torchvision', name)
             import torchvision
 
             return torchvision.models.get_model(name, weights=None, **args)

@@ -65,7 +65,7 @@ def read_state(
     "Weights; those of a checkpoint are found in it, and prefixes of wrappers are left out"
     if isinstance(source, dict):
         return source, None
-    file = Path(source).expanduser()
+    file = _weights_file(Path(source).expanduser())
     if not file.is_file():
         raise WeightsError(f"{file}: there is no such file")
     try:
@@ -95,7 +95,18 @@ def _read_content(file) -> tuple:
     # before its version 1.6 torch wrote no zip, and without it there are no checksums
     content = read_file(file) if is_zip else torch.load(file, map_location='cpu', weights_only=True)
     is_own = isinstance(content, dict) and 'trickbag' in content
-    return content, content.get('vocab') if is_own else None
+    if not is_own:
+        return content, None
+    return dict(content, model=_averaged(content)), content.get('vocab')
+
+
+def _averaged(saved: dict) -> dict:
+    "The weights that a run would end with: in mid-run a checkpoint has the raw ones beside the average of EMA"
+    weights = dict(saved['model'])
+    for state in saved.get('cbs', {}).values():
+        if isinstance(state, dict) and state.get('n') and isinstance(state.get('avg'), dict):
+            weights |= {name: value.to(weights[name].dtype) for name, value in state['avg'].items() if name in weights}
+    return weights
 
 # %% ../../nbs/models/05_pretrained.ipynb #27ff75c2
 def load_body(

@@ -56,6 +56,10 @@ def average_states(
         raise ValueError(f"average_states: {fractions} are not the fractions of {len(states)} states with the sum 1")
     for state in states[:-1]:
         _check_alike(state, states[-1])
+    for state in states:
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
+                raise ValueError(f"soup: {name} has NaN or infinite values in one of the states; leave it out")
     result = {}
     for name, last in states[-1].items():
         if not isinstance(last, torch.Tensor):

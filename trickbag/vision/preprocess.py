@@ -36,7 +36,7 @@ class ImageSpec:
     std: tuple = imagenet_std
 
     def __post_init__(self):
-        if not (isinstance(self.size, int) and self.size > 0):
+        if isinstance(self.size, bool) or not (isinstance(self.size, int) and self.size > 0):
             raise ValueError(f"ImageSpec: size is a number of pixels above 0, got {self.size!r}")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"ImageSpec: crop_fraction is in (0,1], got {self.crop_fraction!r}")
@@ -44,9 +44,10 @@ class ImageSpec:
             raise ValueError(f"ImageSpec: interpolation is one of {INTERPOLATIONS}, got {self.interpolation!r}")
         if self.fit not in FITS:
             raise ValueError(f"ImageSpec: fit is one of {FITS}, got {self.fit!r}")
-        if len(self.mean) != len(self.std) or not min(self.std) > 0:
+        are_numbers = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not are_numbers or not min(self.std) > 0:
             raise ValueError(
-                f"ImageSpec: mean and std need one value a channel, std above 0; got {self.mean}, {self.std}"
+                f"ImageSpec: mean and std need one finite value a channel, std above 0; got {self.mean}, {self.std}"
             )
         check_scale('ImageSpec', self.mean, self.std)
         # what came from JSON is equal to what was written
