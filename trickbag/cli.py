@@ -7,6 +7,7 @@ __all__ = ['wait_passively', 'main', 'show_cache']
 
 # %% ../nbs/05_cli.ipynb #b7ad6dc7
 import argparse
+import io
 import os
 import sys
 
@@ -269,7 +270,7 @@ def main(argv=None):
     parser = _parser()
     args = parser.parse_args(argv)
     wait_passively()
-    if hasattr(sys.stdout, 'reconfigure'):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         # a file name or a class may have letters that the terminal has not
         sys.stdout.reconfigure(errors='backslashreplace')
     made = args.cmd in ('train', 'demo') and _make_folder(parser, args.out)

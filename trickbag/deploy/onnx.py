@@ -230,6 +230,16 @@ def _calibration(images, n_channels):
     return Reader()
 
 # %% ../../nbs/deploy/02_onnx.ipynb #2a7de416
+def _check_files(who, source, goal):
+    "Raise for a file that is not there, and for a goal that is no ONNX file or would take its place"
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{who}: there is no file {source}; to_onnx writes one")
+    if Path(goal).suffix != '.onnx':
+        raise ValueError(f"{who}: {goal}: the name of the file must end in .onnx")
+    if Path(goal).exists() and Path(goal).samefile(source):
+        raise ValueError(f"{who}: {goal} is the float file itself; give another name for the new one")
+
+
 @patch
 def quantize(
     self: Classifier,
@@ -265,7 +275,7 @@ def quantize(
                 op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
                 nodes_to_exclude=excluded,
             )
-        with atomic_write(file) as f:
+        with atomic_write(Path(file)) as f:
             f.write(written.read_bytes())
     rows = []
     for one in (onnx_file, file):
@@ -274,16 +284,6 @@ def quantize(
     return rows
 
 # %% ../../nbs/deploy/02_onnx.ipynb #56f38a77
-def _check_files(who, source, goal):
-    "Raise for a file that is not there, and for a goal that is no ONNX file or would take its place"
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"{who}: there is no file {source}; to_onnx writes one")
-    if Path(goal).suffix != '.onnx':
-        raise ValueError(f"{who}: {goal}: the name of the file must end in .onnx")
-    if Path(goal).exists() and Path(goal).samefile(source):
-        raise ValueError(f"{who}: {goal} is the float file itself; give another name for the new one")
-
-
 def labeled_images(
     folder: str | Path,  # a folder of images for each class
     classes: list,  # names of the classes
