@@ -50,6 +50,7 @@ ROOMS = [
         ],
     ),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
+    ('Recipes', ['recipes']),
     ('Deploying', ['deploy']),
     ('Runs', ['runs']),
     ('Data', ['data']),

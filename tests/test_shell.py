@@ -261,10 +261,11 @@ def test_a_refused_resume_leaves_the_run_as_it_was(place, monkeypatch, capsys):
 
 
 def test_predict_goes_on_beside_an_empty_folder(place, monkeypatch, capsys):
+    here(place, monkeypatch, capsys, 'train', 'test', '--epochs', '1', *RUN[:-1], 'beside')
     (place / 'empty').mkdir()
     image = str(next((place / 'test').rglob('*.jpg')))
     with pytest.raises(SystemExit):
-        here(place, monkeypatch, capsys, 'predict', 'run', 'empty', image)
+        here(place, monkeypatch, capsys, 'predict', 'beside', 'empty', image)
     captured = capsys.readouterr()
     assert image in captured.out and 'empty' in captured.err
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVENTS', 'VALIDATION_BATCH_EVENTS', 'BATCH_EVENTS', 'STAGES', 'PARTS', 'Cancel', 'CancelFit', 'CancelEpoch',
            'CancelTrain', 'CancelValidate', 'CancelBatch', 'CancelBackward', 'CancelStep', 'checks_arguments',
-           'settings_of', 'Callback', 'layered', 'compose', 'class_name', 'hooks']
+           'arguments_of', 'settings_of', 'Callback', 'layered', 'compose', 'class_name', 'hooks']
 
 # %% ../nbs/01_callback.ipynb #c964f380
 import difflib
@@ -226,6 +226,23 @@ def _remember_arguments(cls):
     "Give a class a constructor that keeps what it was given, if it has one of its own"
     if '__init__' in vars(cls):
         cls.__init__ = _remembering(cls.__init__)
+
+
+def arguments_of(
+    cb: 'Callback',
+) -> dict:  # argument -> value, those left out that have their default value
+    "What a callback was made with; TypeError for one that its class's constructor did not make"
+    args, kw = vars(cb).get('_given', ((), {}))
+    signature = inspect.signature(type(cb))
+    given = signature.bind(*args, **kw).arguments
+    return {name: value for name, value in given.items() if not _same_value(value, signature.parameters[name].default)}
+
+
+def _same_value(value, default) -> bool:
+    "Whether an argument has its default value; arrays and tensors have not"
+    return (
+        value is default or type(value) is not bool and isinstance(value, (int, float, str, tuple)) and value == default
+    )
 
 
 def settings_of(

@@ -52,8 +52,13 @@ class Table:
     def _repr_html_(self):
         head = _html_row(self.head, 'th')
         body = ''.join(_html_row(row, 'td') for row in self.rows)
-        notes = ''.join(f'<p>{escape(note)}</p>' for note in self.notes)
+        notes = ''.join(_html_note(note) for note in self.notes)
         return f'<table class="dataframe">{head}{body}</table>{notes}'
+
+
+def _html_note(note):
+    "A paragraph, or an entry of a list"
+    return f'<li>{escape(note[2:])}</li>' if note.startswith('- ') else f'<p>{escape(note)}</p>'
 
 
 def _html_row(cells, tag):

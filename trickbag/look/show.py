@@ -30,7 +30,7 @@ def show_images(
     import matplotlib.pyplot as plt  # here: importing it takes longer than all of trickbag
 
     n = len(x)
-    ncols = ncols or max(1, min(8, round(n**0.5 * 1.3)))
+    ncols = ncols or _columns(n)
     nrows = -(-n // ncols)
     figsize = (imsize * ncols, (imsize + 0.25) * nrows)
     fig, axs = plt.subplots(nrows, ncols, figsize=figsize, layout='constrained', squeeze=False)
@@ -45,6 +45,13 @@ def show_images(
         if titles is not None:
             ax.set_title(titles[i], fontsize=fontsize)
     return fig
+
+
+def _columns(n) -> int:
+    "About as many columns as look square, so that the last row is as full as can be"
+    about = max(1, min(8, round(n**0.5 * 1.3)))
+    near = [columns for columns in (about, about - 1, about + 1) if 1 <= columns <= 8]
+    return min(near, key=lambda columns: -n % columns)
 
 
 def _title_size(titles, imsize):

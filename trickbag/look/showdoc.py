@@ -39,7 +39,9 @@ def _default(value):
         return 'lambda' if value.__name__ == '<lambda>' else value.__name__
     text = re.sub(r' at 0x[0-9a-f]+', '', repr(value))
     # 2/3 in four digits
-    return re.sub(r'\d+\.\d{9,}', lambda match: f'{float(match[0]):.4g}', text)
+    text = re.sub(r'\d+\.\d{9,}', lambda match: f'{float(match[0]):.4g}', text)
+    # a table of values would leave no room for what it means
+    return text if len(text) <= 100 else f'{text[:40]} ...'
 
 
 def _params(sym):
@@ -105,6 +107,13 @@ def _cell(text):
     return re.sub(r'(?<!\\)\|', r'\\|', str(text)).replace('\n', ' ')
 
 
+def _meaning(comment):
+    "A comment on a parameter as Markdown: without words for other programs, and stars are no emphasis outside of code"
+    words = re.sub(r'#?\s*(noqa|pyright|type): ?\w+.*', '', comment or '')
+    parts = words.split('`')
+    return '`'.join(part if i % 2 else re.sub(r'(?<!\\)\*', r'\\*', part) for i, part in enumerate(parts))
+
+
 def _code(text):
     return f'`{text}`' if text else ''
 
@@ -167,7 +176,7 @@ class TableRenderer:
     def parameters(self) -> str:
         "Markdown table of the parameters that have a comment, and of the result, empty if there is none"
         comments = docments(self.sym, full=True) if callable(self.sym) else {}
-        meanings = {name: comment.get('docment') or '' for name, comment in comments.items()}
+        meanings = {name: _meaning(comment.get('docment')) for name, comment in comments.items()}
         known = _params(self.sym)
         if known is None or self.prop or not any(meanings.values()):
             return ''

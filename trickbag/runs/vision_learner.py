@@ -102,7 +102,8 @@ def vision_learner(
     cbs=(),  # callbacks, as for `Learner`
     model_args: dict | None = None,  # passed to the library's function, as `dict(drop_path_rate=.1)`
     images: ImageSpec | None = None,  # how the images of the weights were prepared, for a file that does not say it
-    **kw,  # passed to `Learner`: metrics, loss_func, opt_func, lr, path, seed, splitter
+    # passed to `Learner`: metrics, loss_func, opt_func, lr, path, seed, splitter
+    **kw,
 ) -> Learner:
     "A learner with a network by name"
     if n_out is None:
