@@ -11,6 +11,7 @@ setup(
         'pillow',
         'matplotlib',
         'safetensors',
+        'tomli_w',
     ],
     extras_require={
         'dev': [

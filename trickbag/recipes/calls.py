@@ -61,20 +61,20 @@ def from_text(
     return [_made(node, names, who) for node in found.elts]
 
 
-def _made(node, names, who):
+def _made(node, names, who) -> Any:
     "What an entry of the list makes; a class may stand without its parentheses"
     found = _value(node, names, who)
     is_class = isinstance(node, ast.Name) and isinstance(found, (type, partial))
     return found() if is_class else found
 
 
-def _value(node, names, who):
+def _value(node, names, who) -> Any:
     if isinstance(node, ast.Call):
         function = _named(node.func, names, who)
         if any(keyword.arg is None for keyword in node.keywords):
             raise ValueError(f"{who}: {ast.unparse(node)}: write the arguments one by one")
         args = [_value(argument, names, who) for argument in node.args]
-        kwargs = {keyword.arg: _value(keyword.value, names, who) for keyword in node.keywords}
+        kwargs: dict[Any, Any] = {keyword.arg: _value(keyword.value, names, who) for keyword in node.keywords}
         return function(*args, **kwargs)
     if isinstance(node, ast.Name):
         return _named(node, names, who)
@@ -87,7 +87,7 @@ def _value(node, names, who):
         raise ValueError(f"{who}: {ast.unparse(node)}: arguments are numbers, text, tuples, lists and calls") from None
 
 
-def _named(node, names, who):
+def _named(node, names, who) -> Any:
     if not isinstance(node, ast.Name):
         raise ValueError(f"{who}: {ast.unparse(node)} is not a name; write MixUp(0.2)")
     if node.id == 'inf':

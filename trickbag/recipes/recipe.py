@@ -218,7 +218,8 @@ def from_toml(
         raise ValueError(f"{who}: a recipe has no {', '.join(unknown)}; it has {', '.join(known)}")
     if 'name' not in found:
         raise ValueError(f"{who}: a recipe needs a name")
-    return Recipe(**{name: None if value == 'none' else value for name, value in found.items()})
+    given: dict[str, Any] = {name: None if value == 'none' else value for name, value in found.items()}
+    return Recipe(**given)
 
 
 def recipe_hash(recipe: Recipe) -> str:  # twelve hexadecimal digits
