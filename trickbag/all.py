@@ -18,7 +18,6 @@ import trickbag.runs.predictions
 from .callback import Callback, Cancel, CancelBackward, CancelBatch, CancelEpoch, CancelFit, CancelStep
 from .callback import CancelTrain, CancelValidate
 from .learner import Learner
-from .data.beetles import toy_species
 from .data.datasets import DatasetSource
 from .data.decode import decode, find_bad, ImageError
 from .data.download import DataURL, DownloadError, untar_data, URLs
@@ -27,7 +26,7 @@ from .data.image_loader import ImageLoader
 from .data.loaders import DataLoaders
 from .data.originals import OriginalsLoader
 from .data.sources import FileSource
-from .data.store import clear_cache, Store
+from .data.store import cached_sets, clear_cache, Store
 from .data.toy import toy_set
 from .deploy.classifier import load_classifier
 from .look.interpret import Interpretation
@@ -125,9 +124,9 @@ from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
-    'CancelValidate', 'Learner', 'toy_species', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL',
-    'DownloadError', 'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders',
-    'OriginalsLoader', 'FileSource', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation',
+    'CancelValidate', 'Learner', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL', 'DownloadError',
+    'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader',
+    'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation',
     'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'metric_name',
     'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
     'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
