@@ -239,10 +239,11 @@ def arguments_of(
 
 
 def _same_value(value, default) -> bool:
-    "Whether an argument has its default value; arrays and tensors have not"
-    return (
-        value is default or type(value) is not bool and isinstance(value, (int, float, str, tuple)) and value == default
-    )
+    "Whether an argument has its default value; True is not 1, and an array or a tensor is never a default"
+    if value is default:
+        return True
+    can_be_compared = isinstance(value, (int, float, str, tuple)) and not isinstance(value, bool)
+    return can_be_compared and value == default
 
 
 def settings_of(

@@ -97,3 +97,18 @@ def test_a_network_that_diverged():
     nn.init.constant_(model[3].bias, float('nan'))
     with pytest.raises(ValueError, match='diverged'):
         learn.export(None, make=lambda: copy.deepcopy(model), classes=list("abcd"))
+
+
+def test_exporting_draws_nothing(dls):
+    "Also where layers that a trick added are built again"
+    learn = learner(dls, SqueezeExcite(min_channels=8))
+    learn.validate()
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        if states:
+            learn.export(None)
+        else:
+            learn.validate()
+        states.append(torch.rand(4))
+    assert torch.equal(*states)

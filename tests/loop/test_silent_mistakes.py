@@ -301,6 +301,10 @@ def test_a_file_to_resume_that_is_named_from_another_folder(tmp_path, monkeypatc
         tiny_learner([Checkpoint(file='last')], path='run').fit(2, resume='run/last.pt')
     with pytest.raises(ValueError, match='is last from there'):
         tiny_learner([Checkpoint(file='last')], path='run').fit(2, resume=Path('run/last'))
+    # of v1.2 the 2 is no suffix
+    tiny_learner([Checkpoint(file='v1.2')], path='run').fit(2)
+    with pytest.raises(ValueError, match='relative to learn.path'):
+        tiny_learner([Checkpoint(file='v1.2')], path='run').fit(2, resume='run/v1.2')
 
 
 def test_the_home_folder_in_names_of_files(tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from trickbag.all import *
-from trickbag.recipes.calls import arguments_of, callback_names, from_text, to_text
+from trickbag.callback import arguments_of
+from trickbag.recipes.calls import callback_names, from_text, optimizer_names, to_text
 from trickbag.recipes.published import RECIPES, get_recipe
 from trickbag.recipes.recipe import curves, from_toml, recipe_hash
 from trickbag.testing.pairs import SmallImages
@@ -89,9 +90,9 @@ ARGUMENTS = [
 
 
 def trick(recipe, name):
-    from trickbag.recipes.recipe import _made
-
-    (found,) = [cb for cb in map(_made, recipe.tricks) if type(cb).__name__ == name]
+    names = callback_names() | dict(teacher=torch.nn.Identity())
+    made = [cb for call in recipe.tricks for cb in from_text(call, names, recipe.name)]
+    (found,) = [cb for cb in made if type(cb).__name__ == name]
     return found
 
 
@@ -104,8 +105,6 @@ def test_numbers_are_those_of_the_sources(name):
     recipe = RECIPES[name]
     bs, epochs, lr, momentum, decay, size, valid_size = TABLE[name]
     model = torch.nn.Linear(2, 2)
-    from trickbag.recipes.calls import optimizer_names
-
     (group,) = from_text(recipe.opt, optimizer_names(), name)[0](model.parameters(), lr=lr).param_groups
     assert (recipe.bs, recipe.epochs, recipe.lr) == (bs, epochs, lr)
     assert group.get('momentum') == momentum and group['weight_decay'] == decay
@@ -179,3 +178,13 @@ def test_a_name_that_is_none():
     with pytest.raises(ValueError, match='did you mean mosaic_mild'):
         get_recipe('mosaic_mil')
     assert arguments_of(EMA(0.9)) == dict(decay=0.9)
+
+
+def test_what_acts_on_new_weights_does_not_stand_in_the_way_of_a_later_phase():
+    recipe = small(RECIPES['fixres'])
+    recipe = recipe + 'ZeroGamma()' + 'StochasticDepth(0.1)' + 'BlurPool()'
+    learn = recipe.learner(small_data(), cbs=TwoSteps(), device='cpu')
+    recipe.fit(learn)
+    assert len(learn.fits) == 2
+    # layers that stay are exported
+    assert 'blur_pool' in learn.export(None).config.changes

@@ -223,7 +223,8 @@ def _rebuilt(learn, config, look, make) -> nn.Module:
     if any(id(p) in own for p in model.parameters()):
         # its parameters would be frozen for predicting
         raise ValueError("export: make= gives the learner's own network; let it build a new one")
-    apply_changes(model, config.changes)
+    with preserve_rng():
+        apply_changes(model, config.changes)
     try:
         model.load_state_dict(look.tensors)
     except RuntimeError as e:

@@ -25,6 +25,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.files import atomic_write
+from ..core.modules import user_level
 from .classifier import Classifier, Network, _listed, _pixels, decided, of_classes
 
 # %% ../../nbs/deploy/02_onnx.ipynb #674bacdd
@@ -307,7 +308,8 @@ def labeled_images(
         )
     beside = [p for p in folder.iterdir() if p.suffix.lower() in image_suffixes() and p.is_file()]
     if beside:
-        warnings.warn(f"evaluate: {len(beside)} images beside the folders of classes are left out", stacklevel=2)
+        said = f"evaluate: {len(beside)} images beside the folders of classes are left out"
+        warnings.warn(said, stacklevel=user_level())
     files = []
     targets = []
     for name in subfolders:

@@ -109,7 +109,7 @@ def _cell(text):
 
 def _meaning(comment):
     "A comment on a parameter as Markdown: without words for other programs, and stars are no emphasis outside of code"
-    words = re.sub(r'#?\s*(noqa|pyright|type): ?\w+.*', '', comment or '')
+    words = re.sub(r'#?\s*(noqa|pyright: ignore|type: ignore).*', '', comment or '')
     parts = words.split('`')
     return '`'.join(part if i % 2 else re.sub(r'(?<!\\)\*', r'\\*', part) for i, part in enumerate(parts))
 

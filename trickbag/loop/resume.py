@@ -50,7 +50,7 @@ def find_point(
 
 def _check_folder(learn, resume, file):
     "ValueError for a name that counts from the current folder: the run would start anew, and write over that file"
-    if not file.exists() and Path(resume).with_suffix(file.suffix).is_file():
+    if not file.exists() and Path(resume).with_name(file.name).is_file():
         raise ValueError(
             f"resume: names of files are relative to learn.path ({learn.path}), and there is no {file}; the file "
             f"{resume} of the current folder is {os.path.relpath(resume, learn.path)} from there"
