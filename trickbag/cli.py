@@ -99,31 +99,28 @@ def _add_run_arguments(parser):
     parser.add_argument(
         'data', type=_path, help='a folder with a folder of images for each class, maybe within train and valid; or toy'
     )
-    parser.add_argument(
-        '--arch', default='xresnet18', help="network: xresnet18, resnet50, timm/vit_small_patch16_224 ..."
-    )
+    # what is not given is the recipe's, or else the usual, which `commands.USUAL` holds
+    parser.add_argument('--recipe', type=_path, help='train as this says: a name of `trickbag recipes`, or a TOML file')
+    parser.add_argument('--arch', help="network (xresnet18): resnet50, timm/vit_small_patch16_224 ...")
     parser.add_argument(
         '--pretrained', action='store_true', help='begin with the weights that the library recommends, the head first'
     )
     parser.add_argument('--weights', type=_path, help='begin with these: a name (IMAGENET1K_V1, a1_in1k), or a file')
     parser.add_argument(
-        '--epochs',
-        type=_whole(1),
-        default=5,
-        help='epochs to train (5), with weights one more before, of the head alone',
+        '--epochs', type=_whole(1), help='epochs to train (5), with weights one more before, of the head alone'
     )
-    parser.add_argument(
-        '--size', type=_whole(1), default=128, help='pixels that the network sees, height and width (128)'
-    )
-    parser.add_argument('--bs', type=_whole(1), default=64, help='images a batch (64)')
+    parser.add_argument('--size', type=_whole(1), help='pixels that the network sees, height and width (128)')
+    parser.add_argument('--bs', type=_whole(1), help='images a batch (64)')
     parser.add_argument(
         '--lr',
         type=_rate_or_auto,
-        default=2e-3,
         help="highest learning rate, or 'auto' for lr_find (2e-3); with weights that of the head alone, then all "
         "trains with half",
     )
-    parser.add_argument('--tricks', default='', help='"MixUp(.2), EMA()"; `trickbag tricks` lists them')
+    parser.add_argument(
+        '--tricks', help='"MixUp(.2), EMA()"; `trickbag tricks` lists them; with a recipe, these are added to its own'
+    )
+    parser.add_argument('--without', metavar='TRICKS', help='"MixUp, EMA": tricks of the recipe that are left out')
     parser.add_argument(
         '--valid-pct', type=_fraction, help='fraction that validates, of a folder without a split of its own (.2)'
     )
@@ -188,6 +185,11 @@ def _add_use(commands):
 def _add_others(commands):
     one = _command(commands, 'tricks', 'the bag of tricks, or one with its arguments', 'trickbag tricks MixUp')
     one.add_argument('name', nargs='?', help='of one trick')
+    one = _command(
+        commands, 'recipes', 'published recipes, or one of them', 'trickbag recipes rsb_a3 --toml my_recipe.toml'
+    )
+    one.add_argument('name', nargs='?', help='of one recipe, or a TOML file')
+    one.add_argument('--toml', metavar='FILE', type=_path, help='write it to this file, to change it there')
     one = _command(commands, 'notebooks', 'copy the tutorials as notebooks', 'trickbag notebooks tutorials')
     one.add_argument('folder', type=_path, help='made, if it is not there')
     one = _command(
@@ -239,6 +241,8 @@ def _run(args):
             commands.export(args.model, args.onnx, args.torch)
         case 'tricks':
             commands.print_tricks(args.name)
+        case 'recipes':
+            commands.print_recipes(args.name, args.toml)
         case 'notebooks':
             commands.copy_notebooks(args.folder)
     return None

@@ -142,15 +142,18 @@ def take_results(learn: 'Learner'):
 @checked_arguments
 def fit(
     learn: 'Learner',
-    n_epoch: int,  # epochs to train
+    n_epoch: int = None,  # epochs to train; None is those of `recipe`
     lr=None,  # learning rate: number, slice or list, see `discriminative_lrs`; None is `learn.lr`
     cbs=(),  # further callbacks for this fit only
     # True: go on from the checkpoint that `load` read. A file: load it if it exists and go on, else start
     resume: bool | str | Path = False,
     # True: go on, with a warning, although the checkpoint was saved in a fit that was not the same
     resume_anyway: bool = False,
+    recipe=None,  # a `Recipe`: train as it says, with its epochs, rate, optimizer, loss and tricks
 ) -> 'Learner':  # itself
     "Train for `n_epoch` epochs, validating after each"
+    if recipe is not None:
+        return checks.check_recipe(recipe, n_epoch, lr).fit(learn, resume, cbs=cbs, resume_anyway=resume_anyway)
     n_epoch, lr = checks.check_fit(learn, n_epoch, lr)
     learn.resume_asked = bool(resume)
     point = find_point(learn, resume)
@@ -222,11 +225,9 @@ class Learner(LearnerMethods):
         lr: float | slice = 1e-3,  # learning rate where `fit` is given none
         metrics=(),  # one or a list: functions `(pred, yb)` -> mean over samples, or torchmetrics-like objects
         cbs=(),  # callbacks, in any order; lists of them may stand in the list
-        # `splitter(model)` -> lists of parameters, input side first; None is body and head (`split_head`)
-        splitter=None,
+        splitter=None,  # `splitter(model)` -> lists of parameters, input side first; None is `split_head`
         path: str | Path = '.',  # where relative file names of `save`, `load` and loggers start
-        # all randomness of a fit is a function of it; the model's first weights are yours: `torch.manual_seed` before
-        # you make it
+        # of all randomness of a fit; the model's first weights are yours: `torch.manual_seed` before you make it
         seed: int = 42,
         device=None,  # None is the CUDA device if there is one, else the CPU
     ):

@@ -188,7 +188,9 @@ class Bar(_TimedScreen):
         row: dict,  # name -> number; 'time' is in seconds
     ):
         "Add a row to the table"
-        self._add_row({name: format_time(v) if name == 'time' else format_value(v) for name, v in row.items()})
+        # a text, such as the hash of a recipe, is for files
+        numbers = {name: value for name, value in row.items() if not isinstance(value, str)}
+        self._add_row({name: format_time(v) if name == 'time' else format_value(v) for name, v in numbers.items()})
         if self.how != 'kernel':
             return
         self.line = ''

@@ -44,12 +44,19 @@ _efficient = replace(
     hours=8.8,
 )
 _cosine = replace(
-    _efficient + 'Cosine(warmup=5, warmup_start=0.0)' - 'StepDecay', name='bag_of_tricks_cosine', accuracy=0.7791
+    _efficient + 'Cosine(warmup=5, warmup_start=0.0)' - 'StepDecay',
+    name='bag_of_tricks_cosine',
+    accuracy=0.7791,
+    hardware='8 V100',
 )
-_smoothing = replace(_cosine + 'LabelSmoothing(0.1)', name='bag_of_tricks_smoothing', accuracy=0.7831)
-_distilled = replace(_smoothing + 'Distillation(teacher, T=20)', name='bag_of_tricks_distilled', accuracy=0.7867)
-_mixed = replace(_smoothing + 'MixUp(0.2)', name='bag_of_tricks_mixup', epochs=200, accuracy=0.7915)
-_bag_full = replace(_mixed + 'Distillation(teacher, T=20)', name='bag_of_tricks', accuracy=0.7929)
+_smoothing = replace(
+    _cosine + 'LabelSmoothing(0.1)', name='bag_of_tricks_smoothing', accuracy=0.7831, hardware='8 V100'
+)
+_distilled = replace(
+    _smoothing + 'Distillation(teacher, T=20)', name='bag_of_tricks_distilled', accuracy=0.7867, hardware='8 V100'
+)
+_mixed = replace(_smoothing + 'MixUp(0.2)', name='bag_of_tricks_mixup', epochs=200, accuracy=0.7915, hardware='8 V100')
+_bag_full = replace(_mixed + 'Distillation(teacher, T=20)', name='bag_of_tricks', accuracy=0.7929, hardware='8 V100')
 
 # %% ../../nbs/recipes/03_published.ipynb #b5a3cd11
 _torchvision_v2 = Recipe(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'Phase', 'Recipe', 'to_dict', 'to_toml', 'from_toml', 'recipe_hash', 'with_trick', 'without_trick', 'diff',
-           'as_table', 'rescaled', 'FromRecipe', 'data_for', 'learner_for', 'train', 'curves', 'plot']
+           'as_table', 'rescaled', 'StampRecipe', 'data_for', 'learner_for', 'train', 'fit_callbacks', 'curves', 'plot']
 
 # %% ../../nbs/recipes/02_recipe.ipynb #6fe1216e
 import hashlib
 import json
 import tomllib
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from .calls import Given, callback_names, from_text, loss_names, one_form, optim
 from ..runs.vision_learner import vision_learner
 from ..tricks.drop_block import DropBlock
 from ..tricks.ema import EMA, ema_decay
+from ..tricks.fix_res import FixRes
 from ..tricks.lamb import LAMB
 from ..tricks.linear_scaling import LinearScaling
 from ..tricks.progressive_resize import ProgressiveResize, size_at
@@ -123,8 +125,8 @@ class Recipe:
     def learner(self, dls, **kw) -> Learner:
         return learner_for(self, dls, **kw)
 
-    def fit(self, learn: Learner, resume=False, teacher: nn.Module | None = None) -> Learner:
-        return train(self, learn, resume, teacher)
+    def fit(self, learn: Learner, resume=False, teacher: nn.Module | None = None, **kw) -> Learner:
+        return train(self, learn, resume, teacher, **kw)
 
     def plot(self):
         return plot(self)
@@ -235,6 +237,10 @@ def recipe_hash(recipe: Recipe) -> str:  # twelve hexadecimal digits
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../../nbs/recipes/02_recipe.ipynb #9e58584b
+# the published figure is not that of a variant
+_UNPUBLISHED: dict[str, Any] = dict(accuracy=None, hardware='', hours=None)
+
+
 def _name_of(call: str) -> str:
     "Of the callback that a call makes, also within `During`"
     return call.removeprefix('During(').partition('(')[0]
@@ -247,7 +253,7 @@ def with_trick(
     "A recipe with one trick more"
     call = to_text(trick) if isinstance(trick, Callback) else one_form(trick, _names_in_calls(), '+')
     others = tuple(other for other in recipe.tricks if _name_of(other) != _name_of(call))
-    return replace(recipe, name=f'{recipe.name} + {call}', tricks=(*others, call))
+    return replace(recipe, name=f'{recipe.name} + {call}', tricks=(*others, call), **_UNPUBLISHED)
 
 
 def without_trick(
@@ -259,7 +265,7 @@ def without_trick(
     if len(others) == len(recipe.tricks):
         have = ', '.join(map(_name_of, recipe.tricks)) or 'none'
         raise ValueError(f"Recipe {recipe.name!r} has no {name}; its tricks: {have}")
-    return replace(recipe, name=f'{recipe.name} - {name}', tricks=others)
+    return replace(recipe, name=f'{recipe.name} - {name}', tricks=others, **_UNPUBLISHED)
 
 
 def diff(
@@ -280,6 +286,10 @@ def diff(
     return rows
 
 # %% ../../nbs/recipes/02_recipe.ipynb #2e56f907
+def _phase_text(phase) -> str:
+    return f'{phase.epochs} epochs, rate {phase.lr:g}: {", ".join(phase.tricks)}'
+
+
 def as_table(recipe: Recipe) -> Table:
     "A recipe as people read it"
     hours = f', {recipe.hours:g} hours' if recipe.hours else ''
@@ -297,8 +307,7 @@ def as_table(recipe: Recipe) -> Table:
         ('loss', recipe.loss),
         *(('tricks' if i == 0 else '', trick) for i, trick in enumerate(recipe.tricks)),
     ]
-    for phase in recipe.phases:
-        rows.append((f'then {phase.name}', f'{phase.epochs} epochs, rate {phase.lr:g}: {", ".join(phase.tricks)}'))
+    rows += [(f'then {phase.name}', _phase_text(phase)) for phase in recipe.phases]
     rows.append(('published', published))
     return Table(('what', 'how'), rows, [f'Differs from its source: {text}.' for text in recipe.deviations])
 
@@ -311,13 +320,16 @@ def rescaled(
     recipe: Recipe,
     **changes,  # fields and their new values
 ) -> Recipe:
-    "A recipe with other fields; what depends on `epochs`, `bs` and `n_images` is changed with them, and printed"
-    new = replace(recipe, **changes)
-    if 'lr' not in changes:
-        new = replace(new, lr=_rate_for(recipe, new))
-    if 'tricks' not in changes:
-        new = replace(new, tricks=tuple(_call_for(call, recipe, new) for call in recipe.tricks))
+    "A recipe with other fields; what depends on epochs, batch, images and size changes with them, and is printed"
+    new = replace(recipe, **_UNPUBLISHED | changes)
+    if new.bs != recipe.bs and 'devices' not in changes:
+        new = replace(new, devices=1)
+    dependent = dict(lr=_rate_for, tricks=_tricks_for, phases=_phases_for, valid_size=_valid_size_for)
+    found = {name: f(recipe, new) for name, f in dependent.items() if name not in changes}
+    new = replace(new, **found)
     for what, before, after in diff(recipe, new):
+        if what == 'phases':
+            before, after = (', then '.join(map(_phase_text, phases)) for phases in (before, after))
         if what not in changes:
             say(f'{recipe.name}: {what} {before} -> {after}')
     return new
@@ -330,25 +342,52 @@ def _made(call, given=None) -> Callback:
 
 def _rate_for(recipe, new) -> float:
     "The rate that belongs to another batch"
+    return recipe.lr * _rate_ratio(recipe, new)
+
+
+def _rate_ratio(recipe, new) -> float:
     kinds = [_made(call) for call in recipe.tricks]
     if any(isinstance(cb, LinearScaling) for cb in kinds):
-        return recipe.lr
+        return 1.0
     ratio = new.bs / recipe.bs
     is_adaptive = recipe.opt.startswith(('Adam', 'NAdam', 'RAdam')) or any(isinstance(cb, LAMB) for cb in kinds)
-    return recipe.lr * (ratio**0.5 if is_adaptive else ratio)
+    return ratio**0.5 if is_adaptive else ratio
 
 
-def _call_for(call, recipe, new) -> str:
-    "A trick for a run of another length"
+def _tricks_for(recipe, new) -> tuple:
+    return tuple(_call_for(call, recipe, new, new.epochs / recipe.epochs) for call in recipe.tricks)
+
+
+def _phases_for(recipe, new) -> tuple:
+    "Later trainings, as many times longer or shorter as the first"
+    phases = []
+    for phase in recipe.phases:
+        epochs = max(1, round(phase.epochs * new.epochs / recipe.epochs))
+        tricks = tuple(_call_for(call, recipe, new, epochs / phase.epochs) for call in phase.tricks)
+        phases.append(replace(phase, epochs=epochs, lr=phase.lr * _rate_ratio(recipe, new), tricks=tricks))
+    return tuple(phases)
+
+
+def _valid_size_for(recipe, new) -> int | None:
+    return recipe.valid_size and round(recipe.valid_size * new.size / recipe.size)
+
+
+def _call_for(call, recipe, new, ratio) -> str:
+    "A trick for a run of `ratio` times its length, and of another size"
     cb = _made(call)
     arguments = arguments_of(cb)
     changed = dict(arguments)
-    ratio = new.epochs / recipe.epochs
     if isinstance(cb, Schedule):
         # defaults count epochs, too
         changed |= {name: _fewer(getattr(cb, name), ratio) for name in _IN_EPOCHS if hasattr(cb, name)}
     elif isinstance(cb, EMA) and not cb.half_life:
         changed['decay'] = cb.decay ** (_steps(recipe) / _steps(new))
+    elif isinstance(cb, FixRes):
+        changed['size'] = round(cb.size * new.size / recipe.size)
+    elif isinstance(cb, ProgressiveResize):
+        # a float is a fraction of the full size
+        pixels = {name: getattr(cb, name) for name in ('initial', 'sizes', 'step')}
+        changed |= {name: _fewer(n, new.size / recipe.size) for name, n in pixels.items() if not isinstance(n, float)}
     made = type(cb)(**changed)
     if cb.phase is None:
         return to_text(made)
@@ -359,11 +398,11 @@ def _call_for(call, recipe, new) -> str:
     return to_text(During(made, start, stop, in_epochs))
 
 
-def _fewer(epochs, ratio):
-    "A number of epochs, or a list of them, in a shorter run; texts are fractions of the run already"
-    if isinstance(epochs, (list, tuple)):
-        return type(epochs)(_fewer(one, ratio) for one in epochs)
-    return epochs if isinstance(epochs, str) or not epochs else max(1, round(epochs * ratio))
+def _fewer(count, ratio):
+    "A number of epochs or pixels, or a list of them, of another run; texts are fractions of the run already"
+    if isinstance(count, (list, tuple)):
+        return type(count)(_fewer(one, ratio) for one in count)
+    return count if isinstance(count, str) or not count else max(1, round(count * ratio))
 
 
 def _steps(recipe) -> float:
@@ -371,9 +410,10 @@ def _steps(recipe) -> float:
     return recipe.epochs * recipe.n_images / recipe.bs
 
 # %% ../../nbs/recipes/02_recipe.ipynb #32afa355
-class FromRecipe(Callback):
-    "Says in checkpoints which recipe a run is of"
+class StampRecipe(Callback):
+    "Says in checkpoints, and in each row of `learn.history` and of its file, which recipe a run is of"
 
+    # after the Recorder, which makes the row: those of one stage run by name
     stage = 'monitor'
     monitor = True
     state = ('recipe', 'hash')
@@ -385,6 +425,14 @@ class FromRecipe(Callback):
     ):
         self.recipe = recipe
         self.hash = hash
+
+    def before_fit(self, learn):
+        self._n_rows = len(learn.history)
+
+    def after_epoch(self, learn):
+        # an epoch that was broken off has no row
+        if len(learn.history) > self._n_rows:
+            learn.history[-1]['recipe'] = self.hash
 
 
 def data_for(
@@ -415,21 +463,27 @@ def learner_for(
     """A learner as the recipe says, for `recipe.fit`; ValueError where the data do not fit it. Tricks whose layers stay
     and those that predict are the learner's own, the others come with the fit"""
     _check_data(recipe, dls)
-    own = [cb for cb in _callbacks(recipe, recipe.tricks, teacher) if _belongs_to_learner(cb)]
-    (opt_func,) = from_text(recipe.opt, optimizer_names(), recipe.name)
-    (loss_func,) = from_text(recipe.loss, loss_names(), recipe.name)
-    learn = vision_learner(
+    return vision_learner(
         dls,
         recipe.arch,
         recipe.pretrained,
-        cbs=[*own, *_crop(recipe, dls), FromRecipe(recipe.name, recipe_hash(recipe)), *flatten(cbs)],
+        cbs=[*_own_callbacks(recipe, dls, teacher), *flatten(cbs)],
         model_args=dict(recipe.arch_args),
-        opt_func=opt_func,
-        loss_func=loss_func,
         lr=recipe.lr,
-        **{'metrics': accuracy, **kw},
+        **{**_opt_and_loss(recipe), 'metrics': accuracy, **kw},
     )
-    return learn
+
+
+def _own_callbacks(recipe, dls, teacher) -> list:
+    "Those of a recipe that work after the fit, too: the learner's own"
+    tricks = [cb for cb in _callbacks(recipe, recipe.tricks, teacher) if _belongs_to_learner(cb)]
+    return [*tricks, *_crop(recipe, dls)]
+
+
+def _opt_and_loss(recipe) -> dict:  # arguments of `Learner`
+    (opt_func,) = from_text(recipe.opt, optimizer_names(), recipe.name)
+    (loss_func,) = from_text(recipe.loss, loss_names(), recipe.name)
+    return dict(opt_func=opt_func, loss_func=loss_func)
 
 
 def _callbacks(recipe, calls, teacher) -> list:
@@ -471,16 +525,54 @@ def _check_data(recipe, dls):
 
 def train(
     recipe: Recipe,
-    learn: Learner,  # of `recipe.learner`
+    learn: Learner,  # of `recipe.learner`, or any: it keeps its network, and takes the rest from the recipe
     resume=False,  # as in `fit`
     teacher: nn.Module | None = None,  # as for `recipe.learner`
+    cbs=(),  # further callbacks
+    resume_anyway: bool = False,  # as in `fit`
 ) -> Learner:  # itself
-    "The recipe's training, then its phases"
-    tricks = [cb for cb in _callbacks(recipe, recipe.tricks, teacher) if not _belongs_to_learner(cb)]
-    learn.fit(recipe.epochs, recipe.lr, cbs=tricks, resume=resume)
-    for phase in recipe.phases:
-        learn.fit(phase.epochs, phase.lr, cbs=_callbacks(recipe, phase.tricks, teacher), resume=resume)
+    "The recipe's training, then its phases, each a fit"
+    fits = [(recipe.epochs, recipe.lr, fit_callbacks(recipe, teacher))]
+    fits += [(phase.epochs, phase.lr, _callbacks(recipe, phase.tricks, teacher)) for phase in recipe.phases]
+    with _as_recipe_says(learn, recipe, teacher):
+        for n_epoch, lr, tricks in fits:
+            others = [StampRecipe(recipe.name, recipe_hash(recipe)), *flatten(cbs)]
+            learn.fit(n_epoch, lr, cbs=[*tricks, *others], resume=resume, resume_anyway=resume_anyway)
     return learn
+
+
+def fit_callbacks(
+    recipe: Recipe,
+    teacher: nn.Module | None = None,  # as for `recipe.learner`
+) -> list:  # of callbacks
+    "The tricks of a recipe that come with its fit; the others are the learner's own"
+    return [cb for cb in _callbacks(recipe, recipe.tricks, teacher) if not _belongs_to_learner(cb)]
+
+
+@contextmanager
+def _as_recipe_says(learn, recipe, teacher):
+    """A learner with the recipe's optimizer and loss, which are put back, and with those of its callbacks that are a
+    learner's own, which stay"""
+    _check_data(recipe, learn.dls)
+    callbacks = learn.cbs
+    before = dict(opt_func=learn.opt_func, loss_func=learn.loss_func)
+    kinds = tuple(type(cb) for cb in callbacks)
+    added = [cb for cb in _own_callbacks(recipe, learn.dls, teacher) if not isinstance(cb, kinds)]
+    steps = learn.step
+    learn.cbs = [*callbacks, *added]
+    learn.opt_func, learn.loss_func = _opt_and_loss(recipe).values()
+    if added:
+        say(f'fit: the learner has {", ".join(cb.name for cb in added)} of recipe {recipe.name} from now on')
+    try:
+        yield
+    except Exception:
+        # refused before its first step: the network has none of these layers
+        if learn.step == steps:
+            learn.cbs = callbacks
+        raise
+    finally:
+        for name, value in before.items():
+            setattr(learn, name, value)
 
 # %% ../../nbs/recipes/02_recipe.ipynb #558a2fde
 def curves(

@@ -1,0 +1,197 @@
+"A recipe at work: with any learner, resumed, from the shell; and what changes with its length, batch and size."
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.recipes.test_published import small_data
+from trickbag.all import *
+from trickbag.cli import main
+from trickbag.commands import _RunFile
+from trickbag.data.toy import toy_set
+from trickbag.recipes.published import RECIPES, get_recipe
+from trickbag.recipes.recipe import Phase, Recipe, from_toml, to_toml
+from trickbag.testing.proofs import weights
+
+TWO_PHASES = Recipe(
+    'two phases',
+    arch='xresnet18',
+    size=32,
+    bs=8,
+    epochs=2,
+    lr=0.02,
+    n_images=26,
+    opt='SGD(momentum=0.8)',
+    loss='CrossEntropyLoss()',
+    tricks=('Cosine(warmup=1)', 'BlurPool(min_channels=8)', 'MixUp()', 'EMA(0.9)'),
+    phases=(Phase('more', 2, 0.01, ('CutMix()',)),),
+)
+
+
+def network():
+    torch.manual_seed(0)
+    return xresnet18(n_out=4)
+
+
+def plain_learner(cbs=(), **kw):
+    learn = Learner(small_data(), network(), cbs=cbs, device='cpu', **kw)
+    learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
+    return learn
+
+
+def test_any_learner_trains_as_the_recipes_own_does():
+    torch.manual_seed(0)
+    own = TWO_PHASES.learner(small_data(), cbs=NoOrder(), device='cpu')
+    own.model.load_state_dict(network().state_dict())
+    TWO_PHASES.fit(own)
+    other = plain_learner()
+    optimizer, loss = other.opt_func, other.loss_func
+    assert other.fit(recipe=TWO_PHASES) is other
+    assert torch.equal(weights(own), weights(other))
+    # optimizer and loss are the learner's again, the layers stay
+    assert other.opt_func is optimizer and other.loss_func is loss
+    assert [cb.name for cb in other.cbs] == ['BlurPool', 'Crop']
+    assert {row['recipe'] for row in other.history} == {TWO_PHASES.hash}
+    assert len(other.history) == 4
+
+
+class NoOrder(Callback):
+    "A callback that does nothing"
+
+    monitor = True
+
+
+def test_a_refused_recipe_leaves_the_learner_as_it_was():
+    learn = plain_learner()
+    with pytest.raises(ValueError, match='Cosine'):
+        learn.fit(recipe=TWO_PHASES + 'OneCycle()')
+    assert not learn.cbs and not learn.history
+    with pytest.raises(ValueError, match=r'its rate is for 16 images a step, the data give 8; .*with_\(bs=8\)'):
+        learn.fit(recipe=replace(TWO_PHASES, bs=16))
+    with pytest.raises(ValueError, match='a recipe has its own epochs'):
+        learn.fit(3, recipe=TWO_PHASES)
+    with pytest.raises(TypeError, match="recipe is 'rsb_a3'; give a Recipe"):
+        learn.fit(recipe='rsb_a3')
+    with pytest.raises(ValueError, match=r'fit: for how many epochs\? fit\(5\), or fit\(recipe=...\)'):
+        learn.fit()
+
+
+class StopAt(Callback):
+    "Ctrl-C after so many steps of all fits together"
+
+    stage = 'stop'
+    monitor = True
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def after_step(self, learn):
+        if learn.step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('step', [2, 6, 9, 14])
+def test_resumed_in_each_phase_to_the_bit(tmp_path, step):
+    whole = plain_learner().fit(recipe=TWO_PHASES)
+    saved = dict(cbs=[Checkpoint(every_batches=1, file='last.pt')], path=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        plain_learner(**saved).fit(recipe=TWO_PHASES, cbs=StopAt(step))
+    assert (tmp_path / "last.pt").exists()
+    resumed = plain_learner(**saved).fit(recipe=TWO_PHASES, resume='last.pt')
+    assert torch.equal(weights(whole), weights(resumed)) and len(resumed.history) == 4
+
+
+def test_another_length_batch_and_size(capsys):
+    fixres = RECIPES['fixres'].with_(epochs=30, bs=256, size=112)
+    (phase,) = fixres.phases
+    assert fixres.tricks == ('StepDecay(milestones=8)',)
+    assert (fixres.lr, fixres.devices) == (0.1, 1)
+    assert phase == Phase('fixres', 14, 0.004, ('FixRes(size=192)', 'StepDecay(milestones=8)'))
+    ffcv = RECIPES['ffcv_rn50_16'].with_(size=96)
+    assert ffcv.valid_size == 128
+    assert 'ProgressiveResize(initial=80, start=0.74, end=0.805, step=16)' in ffcv.tricks
+    # whoever names a field has it as he gave it
+    assert RECIPES['ffcv_rn50_16'].with_(size=96, valid_size=100).valid_size == 100
+    said = capsys.readouterr().out
+    assert 'fixres: lr 0.2 -> 0.1' in said and 'ffcv_rn50_16: valid_size 256 -> 128' in said
+    # what was published is not of these
+    assert fixres.accuracy is None and (RECIPES['fixres'] + 'EMA()').accuracy is None
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp('recipes')
+    toy_set(place / 'toy', n_classes=3, n_train=60, n_valid=12)
+    recipe = Recipe(
+        'mine',
+        arch='timm/test_resnet',
+        size=32,
+        bs=8,
+        epochs=2,
+        n_images=60,
+        lr=4e-3,
+        tricks=('Cosine(warmup=1)', 'MixUp()', 'LabelSmoothing()'),
+    )
+    to_toml(recipe, place / 'mine.toml')
+    return place
+
+
+def shell(place, monkeypatch, capsys, *argv):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv('TRICKBAG_CACHE', str(place / 'cache'))
+    main(list(argv))
+    return capsys.readouterr().out
+
+
+def test_from_the_shell(place, monkeypatch, capsys):
+    train = ('train', 'toy', '--recipe', 'mine.toml', '--without', 'MixUp', '--tricks', 'EMA(.9)')
+    out = shell(place, monkeypatch, capsys, *train, '--out', 'whole')
+    trained = from_toml(place / 'whole' / 'recipe.toml')
+    assert trained.tricks == ('Cosine(warmup=1)', 'LabelSmoothing()', 'EMA(decay=0.9)')
+    assert trained.hash in out and trained.hash in (place / 'whole' / 'run.json').read_text()
+    assert trained.hash in (place / 'whole' / 'history.csv').read_text()
+
+    def stop(self, learn):
+        if learn.epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_RunFile, 'before_epoch', stop, raising=False)
+        with pytest.raises(SystemExit) as e:
+            shell(place, monkeypatch, capsys, *train, '--out', 'stopped')
+    assert e.value.code == 130
+    # resume reads the recipe where the run is
+    (place / 'mine.toml').rename(place / 'moved.toml')
+    shell(place, monkeypatch, capsys, 'resume', 'stopped')
+    (place / 'moved.toml').rename(place / 'mine.toml')
+    whole, resumed = (load_file(place / run / 'classifier' / 'model.safetensors') for run in ('whole', 'stopped'))
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_recipes_in_the_shell(place, monkeypatch, capsys):
+    listed = shell(place, monkeypatch, capsys, 'recipes')
+    assert all(name in listed for name in RECIPES)
+    out = shell(place, monkeypatch, capsys, 'recipes', 'rsb_a3', '--toml', 'rsb.toml')
+    assert out.startswith('what') and get_recipe(place / 'rsb.toml') == RECIPES['rsb_a3']
+    assert 'MixUp' in shell(place, monkeypatch, capsys, 'explain', 'toy', '--recipe', 'mine.toml')
+
+
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        (['recipes', 'rsb_a4'], 'did you mean rsb_a'),
+        (['recipes', '--toml', 'x.toml'], 'which one'),
+        (['train', 'toy', '--without', 'EMA'], 'there is no --recipe'),
+        (['train', 'toy', '--recipe', 'mine.toml', '--lr', 'auto'], 'a recipe has its rate'),
+        (['train', 'toy', '--recipe', 'mine.toml', '--without', 'EMA'], 'has no EMA; its tricks: Cosine, MixUp'),
+        (['train', 'toy', '--recipe', 'bag_of_tricks', '--size', '32', '--bs', '8'], '--without Distillation'),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, list) else 'message',
+)
+def test_a_mistake_is_said_in_a_line(place, monkeypatch, capsys, argv, message):
+    with pytest.raises(SystemExit) as e:
+        shell(place, monkeypatch, capsys, *argv)
+    assert e.value.code == 1
+    assert message in capsys.readouterr().err
