@@ -155,6 +155,29 @@ def _add_training(commands):
         commands, 'explain', 'what the tricks of a run do, in order', 'trickbag explain toy --tricks "MixUp(), EMA()"'
     )
     _add_run_arguments(one)
+    _add_ablation(commands)
+
+
+def _add_ablation(commands):
+    one = _command(
+        commands,
+        'ablate',
+        'what each trick of a recipe brings, over several seeds; begun again, it goes on',
+        'trickbag ablate photographs --recipe recipe.toml --base OneCycle --seeds 5 --out ablation',
+    )
+    _add_run_arguments(one)
+    one.add_argument('--base', default='', metavar='TRICKS', help='"OneCycle, Flip": what the base keeps (nothing)')
+    one.add_argument('--seeds', type=_whole(1), default=3, help='trainings of each row (3)')
+    one.add_argument(
+        '--rows', default='alone, ladder, without', help='which rows there are beside the base (alone, ladder, without)'
+    )
+    one.add_argument(
+        '--budget', type=_rate, metavar='MINUTES', help='train no longer than this, and say what is missing'
+    )
+    one.add_argument('--processes', type=_whole(1), default=1, help='trainings at once (1)')
+    one.add_argument('--halving', action='store_true', help='drop the worse half of the tricks after each seed')
+    one.add_argument('--unconfirmed', action='store_true', help='do not train the best row again with fresh seeds')
+    one.add_argument('--out', type=_path, default='ablation', help='folder of log, table and pictures (ablation)')
 
 
 def _add_use(commands):
@@ -209,7 +232,8 @@ def _add_others(commands):
 # %% ../nbs/05_cli.ipynb #eb82c265
 def _made_of(args) -> dict:
     "The arguments that a run is made of"
-    arguments = {name: value for name, value in vars(args).items() if name not in ('cmd', 'out', 'weights')}
+    others = ('cmd', 'out', 'weights', 'budget')
+    arguments = {name: value for name, value in vars(args).items() if name not in others}
     return arguments | dict(pretrained=args.weights or args.pretrained)
 
 
@@ -233,6 +257,8 @@ def _run(args):
             commands.find_lr(_made_of(args))
         case 'explain':
             commands.explain(_made_of(args))
+        case 'ablate':
+            commands.ablate(_made_of(args), args.out, args.budget)
         case 'evaluate':
             commands.evaluate(args.model, args.data, args.tta)
         case 'predict':
@@ -277,7 +303,7 @@ def main(argv=None):
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a file name or a class may have letters that the terminal has not
         sys.stdout.reconfigure(errors='backslashreplace')
-    made = args.cmd in ('train', 'demo') and _make_folder(parser, args.out)
+    made = args.cmd in ('train', 'demo', 'ablate') and _make_folder(parser, args.out)
     try:
         _run(args)
     except KeyboardInterrupt:

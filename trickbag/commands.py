@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_FILE', 'CHECKPOINT', 'RECIPE_FILE', 'ARGUMENTS', 'USUAL', 'write_run', 'has_checkpoint', 'read_run', 'bag',
            'parse_tricks', 'completed', 'make_data', 'make_learner', 'recipe_of', 'recipe_learner', 'train', 'finish',
-           'resume', 'open_classifier', 'evaluate', 'predict', 'export', 'find_lr', 'explain', 'print_recipes',
-           'print_tricks', 'docments_of', 'copy_notebooks']
+           'resume', 'open_classifier', 'evaluate', 'predict', 'export', 'ablate', 'find_lr', 'explain',
+           'print_recipes', 'print_tricks', 'docments_of', 'copy_notebooks']
 
 # %% ../nbs/07_commands.ipynb #10769e39
 import csv
@@ -18,6 +18,7 @@ import shutil
 import sys
 import textwrap
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from .data.files import TRAINING_FOLDERS, VALIDATION_FOLDERS
 from .demo import save_pictures
 from .deploy.classifier import Classifier, load_classifier
 from .look.explain import Table
+from .recipes.ablation import Ablation, folder_data
 from .recipes.calls import callback_names, did_you_mean, from_text
 from .recipes.published import RECIPES, get_recipe
 from .recipes.recipe import Recipe, fit_callbacks, from_toml, recipe_hash, to_toml
@@ -457,6 +459,41 @@ def export(
     for file, write in goals.items():
         difference = write(file)
         print(f"{file}: {Path(file).stat().st_size / 2**20:.1f} MB; probabilities differ by {difference:.1e} at most")
+
+# %% ../nbs/07_commands.ipynb #69cc8b0a
+def ablate(
+    arguments: dict,  # of the command line, see `trickbag ablate --help`
+    out: str | Path,  # folder
+    budget: float | None = None,  # minutes
+):
+    "Train the rows of an ablation that are missing, and write its table and pictures"
+    a = {**arguments, **_absolute(arguments)}
+    if a['recipe'] is None:
+        raise ValueError("--recipe: an ablation is of a recipe; `trickbag recipes` lists some, --toml writes one")
+    path, split = _split_of(a)
+    recipe = recipe_of(a)
+    recipe = recipe.with_(n_images=len(recipe.data(path, **split).train.labels))
+    folder = Path(out)
+    ablation = Ablation(
+        recipe,
+        a['base'],
+        partial(folder_data, path=path, **split),
+        a['seeds'],
+        log=folder / 'log.jsonl',
+        rows=[kind.strip() for kind in a['rows'].split(',')],
+        confirm=not a['unconfirmed'],
+        halving=a['halving'],
+        processes=a['processes'],
+        first_seed=a['seed'],
+    )
+    with _held(folder):
+        table = ablation.run(budget)
+    with atomic_write(folder / 'table.txt', text=True) as f:
+        f.write(f'{table}\n')
+    print(table)
+    ablation.plot().savefig(folder / 'gains.png', dpi=120)
+    ablation.plot_curves().savefig(folder / 'curves.png', dpi=120)
+    print(f"{folder}: log.jsonl, table.txt, gains.png, curves.png")
 
 # %% ../nbs/07_commands.ipynb #d551d3cf
 def find_lr(arguments: dict):
