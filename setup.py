@@ -37,10 +37,12 @@ setup(
             'onnxruntime',
             'onnxscript',
             'torchcodec',
+            'optuna',
         ],
         'timm': ['timm'],
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'hub': ['huggingface_hub'],
+        'tune': ['optuna'],  # proposes settings
         'torchcodec': ['torchcodec'],  # decodes JPEGs once torchvision has lost its decoders
         'bench': ['fastai', 'timm', 'lightning'],
     },

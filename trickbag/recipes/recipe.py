@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'ABOUT', 'Phase', 'Recipe', 'to_dict', 'to_toml', 'from_toml', 'recipe_hash', 'trick_name', 'with_trick',
-           'without_trick', 'diff', 'as_table', 'rescaled', 'StampRecipe', 'data_for', 'learner_for', 'train',
-           'fit_callbacks', 'curves', 'plot']
+           'without_trick', 'diff', 'as_table', 'rescaled', 'made_trick', 'StampRecipe', 'data_for', 'learner_for',
+           'train', 'fit_callbacks', 'curves', 'plot']
 
 # %% ../../nbs/recipes/02_recipe.ipynb #6fe1216e
 import hashlib
@@ -336,7 +336,7 @@ def rescaled(
     return new
 
 
-def _made(call, given=None) -> Callback:
+def made_trick(call, given=None) -> Callback:
     (made,) = from_text(call, _names_in_calls(given), 'recipe')
     return made
 
@@ -347,7 +347,7 @@ def _rate_for(recipe, new) -> float:
 
 
 def _rate_ratio(recipe, new) -> float:
-    kinds = [_made(call) for call in recipe.tricks]
+    kinds = [made_trick(call) for call in recipe.tricks]
     if any(isinstance(cb, LinearScaling) for cb in kinds):
         return 1.0
     ratio = new.bs / recipe.bs
@@ -375,7 +375,7 @@ def _valid_size_for(recipe, new) -> int | None:
 
 def _call_for(call, recipe, new, ratio) -> str:
     "A trick for a run of `ratio` times its length, and of another size"
-    cb = _made(call)
+    cb = made_trick(call)
     arguments = arguments_of(cb)
     changed = dict(arguments)
     if isinstance(cb, Schedule):
@@ -491,7 +491,7 @@ def _callbacks(recipe, calls, teacher) -> list:
     if missing := [name for name in recipe.needs if teacher is None]:
         raise ValueError(f"Recipe {recipe.name!r} needs {missing[0]}=, a trained network")
     given = {} if teacher is None else dict(teacher=teacher)
-    return [_made(call, given) for call in calls]
+    return [made_trick(call, given) for call in calls]
 
 
 def _belongs_to_learner(cb) -> bool:
@@ -584,7 +584,7 @@ def curves(
     positions = [i / (n - 1) for i in range(n)]
     n_iter = max(1, round(recipe.n_images / recipe.bs))
     found = {'learning rate': [recipe.lr] * n}
-    for cb in map(_made, recipe.tricks):
+    for cb in map(made_trick, recipe.tricks):
         for name, values in _curves_of(cb, recipe, positions, n_iter).items():
             is_factor = name in found
             found[name] = [a * b for a, b in zip(found[name], values, strict=True)] if is_factor else values
