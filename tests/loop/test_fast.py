@@ -28,7 +28,7 @@ class Faults(Callback):
 
 
 def faults(heap):
-    f, xs = Faults(), [(torch.randn(2, 3, 256, 256), torch.zeros(2, dtype=torch.long))] * 12
+    f, xs = Faults(), [(torch.randn(8, 3, 256, 256), torch.zeros(8, dtype=torch.long))] * 12
     convs = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)]
     m = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     from types import SimpleNamespace
