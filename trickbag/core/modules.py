@@ -287,7 +287,7 @@ def check_lazy(model: nn.Module):
     for path, module in model.named_modules():
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
-                if is_lazy(tensor):
+                if tensor is not None and is_lazy(tensor):
                     name = f'{path}.{key}' if path else key
                     raise ValueError(f"Learner: {name} has no shape yet; show the model a batch before: model(xb)")
 
