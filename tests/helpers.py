@@ -177,6 +177,7 @@ processes.set_forkserver_preload(
         'timm',
         'torchmetrics',
         'sklearn.metrics',
+        'tests.preload',
     ]
 )
 

@@ -1,20 +1,21 @@
 "What Progress shows in a real kernel, a terminal, IPython in a terminal, and a pipe."
 
 import fcntl
-import json
 import os
 import pty
 import re
 import select
+import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
+import traceback
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
+
+from tests.helpers import processes
 
 COLS = 90
 LEARNER = '''
@@ -89,8 +90,9 @@ except ValueError as e:
 part('interrupt')
 if sys.stdout.isatty():
 
+    # Ctrl-C is pressed when the first of 30 blocks is seen
     class Long:
-        train, valid = Slow(10_000), None
+        train, valid = Slow(1000), None
 
     try:
         Learner(Long, tiny_model(), device='cpu').fit(1)
@@ -100,20 +102,9 @@ part('end')
 '''
 )
 
-# One process loads torch and forks for each test: that is the same to the child, and much quicker
-ZYGOTE = """
-import fcntl, json, os, sys, termios
-import torch
 
-torch.set_num_threads(1)
-torch.optim.AdamW([torch.zeros(1)]).zero_grad()  # what is loaded late
-import trickbag.testing.proofs
-
-for line in sys.stdin:
-    job = json.loads(line)
-    if pid := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-        continue
+def run_job(job):
+    "In a process of its own, with its own terminal or pipe: `script.py`, or IPython with some arguments"
     os.setsid()
     for n, f in enumerate((job['stdin'], job['out'], job['out'])):
         fd = os.open(f, os.O_WRONLY if n else os.O_RDONLY)
@@ -121,10 +112,9 @@ for line in sys.stdin:
         os.close(fd)
     if os.isatty(1):
         fcntl.ioctl(1, termios.TIOCSCTTY, 0)  # so that it gets Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ways = ((0, 'r'), (1, 'w'), (2, 'w'))
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(n, m, encoding='utf-8', buffering=-1 if n < 2 else 1) for n, m in ways
-    )
+    sys.stdin, sys.stdout, sys.stderr = (open(n, m, encoding='utf-8', buffering=-1 if n < 2 else 1) for n, m in ways)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     for k in ('TRICKBAG_PROGRESS', 'IN_TEST', 'COLUMNS', 'LINES', 'PYTHONSTARTUP', 'TERM'):
         os.environ.pop(k, None)
@@ -141,38 +131,26 @@ for line in sys.stdin:
     except SystemExit:
         pass
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
     os._exit(code)
-"""
+
+
 IPYTHON = ['--no-banner', '--colors=NoColor', '--simple-prompt', '--HistoryManager.enabled=False', '--no-confirm-exit']
 
 
-@pytest.fixture(scope='module')
-def zygote():
-    p = subprocess.Popen(
-        [sys.executable, '-c', ZYGOTE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        start_new_session=True,
-    )
-    yield p
-    p.stdin.close()
-    p.wait(timeout=20)
-
-
-def start(zygote, script, cwd, out, stdin='/dev/null', **kw):
+def start(script, cwd, out, stdin='/dev/null', **kw):
+    "A process that runs the script, forked from one that has torch loaded: that is the same to it, and much quicker"
     (cwd / 'script.py').write_text(script)
     env = dict(TERM='xterm', IPYTHONDIR=str(cwd / 'ipython'))
-    zygote.stdin.write(json.dumps(dict(out=str(out), stdin=str(stdin), cwd=str(cwd), env=env, **kw)) + '\n')
+    job = dict(out=str(out), stdin=str(stdin), cwd=str(cwd), env=env, **kw)
+    process = processes.Process(target=run_job, args=(job,))
+    process.start()
+    return process
 
 
-def on_terminal(zygote, script, cwd, stdin=None, limit=120, **kw):
+def on_terminal(script, cwd, stdin=None, limit=120, **kw):
     "Run `script` on a pseudo-terminal, press Ctrl-C when the bar of the part 'interrupt' is seen; all that was written"
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 40, COLS, 0, 0))
@@ -181,9 +159,9 @@ def on_terminal(zygote, script, cwd, stdin=None, limit=120, **kw):
     sent = False
     end = time.monotonic() + limit
     try:
-        start(zygote, script, cwd, tty, stdin or tty, **kw)
+        process = start(script, cwd, tty, stdin or tty, **kw)
         # it runs, or there is more
-        while not select.select([zygote.stdout], [], [], 0)[0] or select.select([master], [], [], 0)[0]:
+        while process.is_alive() or select.select([master], [], [], 0)[0]:
             assert time.monotonic() < end, out.decode(errors='replace')[-2000:]
             if not select.select([master], [], [], 0.1)[0]:
                 continue
@@ -191,7 +169,7 @@ def on_terminal(zygote, script, cwd, stdin=None, limit=120, **kw):
             if not sent and '█' in out.decode(errors='ignore').partition('== interrupt')[2]:
                 os.write(master, b'\x03')
                 sent = True
-        assert zygote.stdout.readline() == '0\n', out.decode(errors='replace')[-2000:]
+        assert process.exitcode == 0, out.decode(errors='replace')[-2000:]
     finally:
         os.close(slave)
         os.close(master)
@@ -252,25 +230,24 @@ def check_terminal(s):
     assert screen(p['interrupt'])[-1] == 'stopped' and len(screen(p['interrupt'])) == 2
 
 
-def test_terminal(zygote, tmp_path):
-    check_terminal(on_terminal(zygote, SCRIPT, tmp_path))
+def test_terminal(tmp_path):
+    check_terminal(on_terminal(SCRIPT, tmp_path))
 
 
-def test_ipython_in_a_terminal(zygote, tmp_path):
+def test_ipython_in_a_terminal(tmp_path):
     check = 'assert type(get_ipython()).__name__=="TerminalInteractiveShell"\n'
-    check_terminal(on_terminal(zygote, check + SCRIPT, tmp_path, ipython=[*IPYTHON, 'script.py']))
+    check_terminal(on_terminal(check + SCRIPT, tmp_path, ipython=[*IPYTHON, 'script.py']))
 
 
-def test_typed_into_ipython(zygote, tmp_path):
+def test_typed_into_ipython(tmp_path):
     (tmp_path / 'typed').write_text("%run script.py\nprint('=='+' fit'); learner().fit(1); print('=='+' end')\nexit\n")
-    s = parts(on_terminal(zygote, LEARNER, tmp_path, stdin=tmp_path / 'typed', ipython=IPYTHON))['fit']
+    s = parts(on_terminal(LEARNER, tmp_path, stdin=tmp_path / 'typed', ipython=IPYTHON))['fit']
     assert '<' not in s and '\repoch 0 of 1  train |' in s and len(screen(s)) == 2, s
 
 
-def test_terminal_that_is_told_otherwise(zygote, tmp_path):
+def test_terminal_that_is_told_otherwise(tmp_path):
     p = parts(
         on_terminal(
-            zygote,
             LEARNER
             + """
 for env in ({'TRICKBAG_PROGRESS': '0'}, {'TRICKBAG_PROGRESS': 'plain'}, {'TERM': 'dumb'}):
@@ -279,7 +256,7 @@ for env in ({'TRICKBAG_PROGRESS': '0'}, {'TRICKBAG_PROGRESS': 'plain'}, {'TERM':
     print('==', *env.values())
     learner().fit(1)
     say('a word')
-    learner().validate(Slow(30, 0.04))
+    learner().validate(Slow(40, 0.04))
 """,
             tmp_path,
         )
@@ -290,15 +267,16 @@ for env in ({'TRICKBAG_PROGRESS': '0'}, {'TRICKBAG_PROGRESS': 'plain'}, {'TERM':
         assert re.fullmatch(line, p[k]), p[k]
 
 
-def test_pipe(zygote, tmp_path):
+def test_pipe(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
-    start(zygote, SCRIPT, tmp_path, tmp_path / 'pipe')
+    process = start(SCRIPT, tmp_path, tmp_path / 'pipe')
     with open(tmp_path / 'pipe', encoding='utf-8', newline='') as f:
         first = [f.readline() for _ in range(2)]
         # while it trains
-        assert not select.select([zygote.stdout], [], [], 0)[0] and first[1].startswith('epoch 0  train_loss'), first
+        assert process.is_alive() and first[1].startswith('epoch 0  train_loss'), first
         s = ''.join(first) + f.read()
-    assert zygote.stdout.readline() == '0\n' and '\r' not in s and '█' not in s
+    process.join()
+    assert process.exitcode == 0 and '\r' not in s and '█' not in s
     p = parts(s)
     _, rows = numbers(p['history'])
     lines = p['fit'].splitlines()

@@ -28,10 +28,17 @@ from .streams import Streams, fold_in, name_key
 # %% ../../nbs/core/02_draws.ipynb #70574012
 def is_generator(o) -> bool:
     "Whether `o` is a generator of random numbers with a state of its own: torch's, numpy's or Python's"
-    if isinstance(o, (torch.Generator, random.Random)):
+    return _makes_generators(type(o))
+
+
+# asked for everything that hangs on a model, and torch's classes take long to answer. What was no generator stays
+# none: numpy's classes are there only when numpy is
+@lru_cache(4096)
+def _makes_generators(cls) -> bool:
+    if issubclass(cls, (torch.Generator, random.Random)):
         return True
     np = sys.modules.get('numpy')
-    return np is not None and isinstance(o, (np.random.Generator, np.random.RandomState, np.random.BitGenerator))
+    return np is not None and issubclass(cls, (np.random.Generator, np.random.RandomState, np.random.BitGenerator))
 
 
 def _bit_generator(g):

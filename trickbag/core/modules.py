@@ -283,9 +283,13 @@ def snapshot_modules(
 # %% ../../nbs/core/08_modules.ipynb #8a4ce312
 def check_lazy(model: nn.Module):
     "Raise ValueError if the model has layers that do not know their shape yet"
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(f"Learner: {name} has no shape yet; show the model a batch before: model(xb)")
+    # each fit asks several times, and of the tables themselves it is quick to know
+    for path, module in model.named_modules():
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                if tensor is not None and is_lazy(tensor):
+                    name = f'{path}.{key}' if path else key
+                    raise ValueError(f"Learner: {name} has no shape yet; show the model a batch before: model(xb)")
 
 
 def found_tensors(

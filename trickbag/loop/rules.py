@@ -9,6 +9,7 @@ __all__ = ['OWNED', 'RULES', 'LEARNER', 'EXEMPT', 'Rule', 'selects', 'rule_match
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -387,11 +388,15 @@ def selects(
 
     if EXEMPT in cb.does:
         return False
-    for one in side.split('|'):
-        what, _, thing = one.strip().partition(' ')
-        if what in ('owns', 'does', 'reads', 'writes') and thing in getattr(cb, what):
-            return True
-    return False
+    return any(thing in getattr(cb, what) for what, thing in _alternatives(side))
+
+
+# read once: each fit asks every rule about each of its callbacks
+@cache
+def _alternatives(side: str) -> tuple:  # (attribute of a callback, what must be in it)
+    "A selector's parts"
+    parts = (one.strip().partition(' ') for one in side.split('|'))
+    return tuple((what, thing) for what, _, thing in parts if what in ('owns', 'does', 'reads', 'writes'))
 
 
 def rule_matches(

@@ -182,13 +182,14 @@ def _fit_once(names, bag):
         message = str(e)
     after = found(learn)
     assert after == before, f"{names} left a trace: {[k for k in before if before[k] != after[k]]}"
-    untouched = torch.equal(weights(learn), first_weights)
+    last_weights = weights(learn)
+    untouched = torch.equal(last_weights, first_weights)
     if message:
         complete = all(name in message for name in names) and ';' in message
         assert learn.step == 0 and untouched and complete, f"{names}: {message}"
     else:
-        assert weights(learn).isfinite().all() and not untouched, f"{names} did not train"
-    return weights(learn), message
+        assert last_weights.isfinite().all() and not untouched, f"{names} did not train"
+    return last_weights, message
 
 
 def prove_pair(
