@@ -49,10 +49,14 @@ STAR = {
     'deploy.classifier': 'load_classifier',
     'vision.preprocess': 'ImageSpec',
     'runs.vision_learner': 'vision_learner',
-    'models.xresnet': 'XResNet xresnet* xresnext* xse_resnet* xse_resnext*',
+    # fastai's deep and deeper ones come from the module
+    'models.xresnet': 'XResNet xresnet?? xresnet??? xresnext?? xresnext??? xse_resnet?? xse_resnet??? xse_resnext?? xse_resnext???',
     'monitors.early_stopping': 'monitor_mode',
     'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',
+    'recipes.recipe': 'Recipe',
+    'recipes.ablation': 'Ablation folder_data',
+    'recipes.tune': 'tune',
     'tricks.muon': 'Muon',
 }
 # the pure functions of these rooms are in `trickbag.functional`

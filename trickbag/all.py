@@ -40,19 +40,19 @@ from .loop.schedule import combine_scheds, Cosine, FlatCos, Linear, OneCycle, pl
 from .loop.schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, StepDecay, Warmup
 from .loop.targets import soft_targets
 from .models.batchnorm import update_bn
-from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
-from .models.xresnet import xresnet34, xresnet34_deep, xresnet34_deeper, xresnet50, xresnet50_deep
-from .models.xresnet import xresnet50_deeper, xresnext101, xresnext18, xresnext34, xresnext50, xse_resnet101
-from .models.xresnet import xse_resnet152, xse_resnet18, xse_resnet34, xse_resnet50, xse_resnext101
-from .models.xresnet import xse_resnext18, xse_resnext18_deep, xse_resnext18_deeper, xse_resnext34
-from .models.xresnet import xse_resnext34_deep, xse_resnext34_deeper, xse_resnext50, xse_resnext50_deep
-from .models.xresnet import xse_resnext50_deeper
+from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet34, xresnet50, xresnext101
+from .models.xresnet import xresnext18, xresnext34, xresnext50, xse_resnet101, xse_resnet152, xse_resnet18
+from .models.xresnet import xse_resnet34, xse_resnet50, xse_resnext101, xse_resnext18, xse_resnext34
+from .models.xresnet import xse_resnext50
 from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import BestEpoch, EarlyStopping, monitor_mode
 from .monitors.progress import Progress
 from .monitors.recorder import Recorder
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
+from .recipes.ablation import Ablation, folder_data
+from .recipes.recipe import Recipe
+from .recipes.tune import tune
 from .runs.soups import greedy_soup, wise_ft
 from .runs.tta import TTA
 from .runs.vision_learner import vision_learner
@@ -131,19 +131,18 @@ __all__ = [
     'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
     'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
     'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
-    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
-    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
+    'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
     'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
-    'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
-    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'greedy_soup', 'wise_ft',
-    'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col',
-    'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation',
-    'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation',
-    'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay',
-    'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM',
-    'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
-    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
-    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
-    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'monitor_mode', 'Progress',
+    'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data', 'Recipe', 'tune',
+    'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
+    'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
+    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
+    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
+    'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
+    'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',
+    'RepeatedAugmentation', 'TrivialAugment'
 ]
