@@ -120,6 +120,7 @@ from .vision.preprocess import ImageSpec
 from .vision.rand_augment import RandAugment
 from .vision.random_affine import RandomAffine
 from .vision.repeated_augmentation import RepeatedAugmentation
+from .vision.three_augment import ThreeAugment
 from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
@@ -145,5 +146,6 @@ __all__ = [
     'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
     'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
     'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
-    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment',
+    'TrivialAugment'
 ]
