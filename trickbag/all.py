@@ -32,7 +32,7 @@ from .deploy.classifier import load_classifier
 from .look.interpret import Interpretation
 from .look.show import show_images
 from .look.steps import trace_step
-from .loop.losses import bce_sum, focal_loss, FocalLoss
+from .loop.losses import bce_sum, focal_loss, FocalLoss, poly1_loss, Poly1Loss
 from .loop.metrics import accuracy, error_rate, metric_name, top_5
 from .loop.optimizer import adamw, split_head
 from .loop.phase import During
@@ -120,6 +120,7 @@ from .vision.preprocess import ImageSpec
 from .vision.rand_augment import RandAugment
 from .vision.random_affine import RandomAffine
 from .vision.repeated_augmentation import RepeatedAugmentation
+from .vision.three_augment import ThreeAugment
 from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
@@ -127,14 +128,14 @@ __all__ = [
     'CancelValidate', 'Learner', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL', 'DownloadError',
     'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader',
     'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation',
-    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'metric_name',
-    'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
-    'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
-    'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
-    'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
-    'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
-    'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'monitor_mode', 'Progress',
-    'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data', 'Recipe', 'tune',
+    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'poly1_loss', 'Poly1Loss', 'accuracy',
+    'error_rate', 'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos',
+    'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly',
+    'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101',
+    'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
+    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
+    'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'monitor_mode',
+    'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data', 'Recipe', 'tune',
     'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
     'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
     'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
@@ -144,5 +145,5 @@ __all__ = [
     'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
     'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
     'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',
-    'RepeatedAugmentation', 'TrivialAugment'
+    'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
 ]

@@ -64,6 +64,7 @@ from .vision.preprocess import centered, central_square, resize_weights, resized
 from .vision.rand_augment import rand_ops, rand_space
 from .vision.random_affine import draw_affine
 from .vision.repeated_augmentation import repeat_samples
+from .vision.three_augment import three_augment
 from .vision.trivial_augment import trivial_ops, wide_space
 
 __all__ = [
@@ -81,5 +82,5 @@ __all__ = [
     'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
     'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
     'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine',
-    'repeat_samples', 'trivial_ops', 'wide_space'
+    'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]

@@ -4,11 +4,14 @@ import copy
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from trickbag.all import *
 from trickbag.models.xresnet import XResNet
 from trickbag.testing.proofs import tiny_learner
+from trickbag.vision.basic import imagenet_mean, imagenet_std
 
 
 @pytest.fixture(scope='module')
@@ -71,6 +74,27 @@ def test_what_the_network_is_given(dls, cbs):
         expected, _ = learn.get_preds(dls.originals(size=size))
         found = classifier.probabilities([dls.valid.name(i) for i in range(12)])
         assert (found - expected).abs().max() < 0.02
+
+
+def test_a_bicubic_crop_is_bicubic_in_use(tmp_path):
+    "In the configuration, in what is checked at the export, and in what predicts from files"
+    data = toy_set(tmp_path / 'toy', n_classes=3, n_train=24, n_valid=12)
+    dls = DataLoaders.from_folder(data, valid='valid', size=32, bs=12, presize=64, interpolation='bicubic')
+    learn = learner(dls)
+    learn.export(tmp_path / 'out')
+    again = load_classifier(tmp_path / 'out')
+    assert again.config.images == ImageSpec(32, interpolation='bicubic')
+    assert dls.originals().interpolation == 'bicubic'
+    expected, _ = learn.get_preds(dls.originals())
+    found = again.probabilities([dls.valid.name(i) for i in range(12)])
+    bilinear, _ = learn.get_preds(dls.originals(interpolation='bilinear'))
+    assert (found - expected).abs().max() < (found - bilinear).abs().max() / 3
+    # the prepared image is the one that torchvision makes of the file
+    photograph = v2.functional.pil_to_tensor(Image.open(dls.valid.name(0)))
+    resize = v2.Compose([v2.Resize(36, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(32)])
+    shown = again.prepare(photograph) * torch.tensor(imagenet_std)[:, None, None]
+    shown = (shown + torch.tensor(imagenet_mean)[:, None, None]) * 255
+    assert (shown - resize(photograph).float()).abs().max() <= 1.5
 
 
 def test_files_that_are_gone(tmp_path):

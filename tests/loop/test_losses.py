@@ -21,9 +21,11 @@ from trickbag.all import (
     GradientAccumulation,
     LabelSmoothing,
     MixUp,
+    Poly1Loss,
     RepeatedAugmentation,
     SelectiveBackprop,
     focal_loss,
+    poly1_loss,
     soft_targets,
 )
 from trickbag.callback import Callback
@@ -291,6 +293,7 @@ OTHERS = dict(
     masked=masked,
     factors=factors,
     focal=FocalLoss(weight=WEIGHT),
+    poly1=Poly1Loss(2.0, weight=WEIGHT),
     asserts_width=asserts_width,
     smoothing=nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1),
 )
@@ -513,6 +516,8 @@ ACTS = [
     (lambda p, y: F.mse_loss(p.softmax(1), y), 'softmax'),
     (partial(F.cross_entropy, weight=torch.ones(5).double()), 'softmax'),
     (focal_loss, 'softmax'),
+    (poly1_loss, 'softmax'),
+    (Poly1Loss(2.0), 'softmax'),
     (partial(focal_loss, gamma=1.0), 'softmax'),
     (FocalLoss(sigmoid=True), 'sigmoid'),
     (lambda p, y: F.softplus(-p * (2 * y - 1)).mean(), None),

@@ -11,7 +11,7 @@ NAMES = sorted(BAG)
 ALONE = [  # of each of these there can be one
     {'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'StepDecay'},
     {'CutMix', 'FMix', 'MixOrCut', 'MixUp', 'ResizeMix', 'FixRes'},
-    {'AugMix', 'AutoAugment', 'RandAugment', 'TrivialAugment'},
+    {'AugMix', 'AutoAugment', 'RandAugment', 'ThreeAugment', 'TrivialAugment'},
     {'AGC', 'GradientClip'},
     {'AlternatingFlip', 'Flip'},
     {'EMA', 'SWA'},

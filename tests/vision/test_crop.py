@@ -4,6 +4,8 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import ten_crop
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop
 
 from tests.helpers import Levels, one_line
 from trickbag.all import *
@@ -72,3 +74,33 @@ def test_boxes_reach_the_last_row_and_column():
     "A box of 3 x 3 in an image of 4 x 4 has four places, as in torchvision"
     boxes = random_boxes(torch.full((400, 2), 4), (9 / 16, 9 / 16), (1.0, 1.0), torch.Generator().manual_seed(0))
     assert {tuple(b) for b in boxes.tolist()} == {(x, y, 3, 3) for x in (0, 1) for y in (0, 1)}
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_training_and_validation_are_resized_alike(training, interpolation):
+    "Both cut central squares here, which torchvision cuts and resizes, too"
+
+    class Look(Callback):
+        stage = 'augment'
+
+        def before_batch(self, learn):
+            if learn.training == training:
+                seen.append(learn.xb.clone())
+
+    class Named(Levels):
+        labels = torch.arange(8) % 4
+
+        def get(self, i, P):
+            return pixels[i], (P, P)
+
+    seen = []
+    pixels = torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    loader = ImageLoader(Store(Named(8), 16, keep='memory', threads=1), 8)
+    crop = Crop(10, scale=None, crop_pct=0.75, interpolation=interpolation)
+    tiny_learner([Look()], DataLoaders(loader, loader, [crop, Normalize()], list('abcd'))).fit(1)
+    assert len(seen) == 1
+    expected = resized_crop(
+        pixels.permute(0, 3, 1, 2), 2, 2, 12, 12, [10, 10], InterpolationMode(interpolation), antialias=True
+    )
+    assert (seen[0].int() - expected.int()).abs().max() <= 1

@@ -51,6 +51,7 @@ def from_sources(
     presize: int = None,  # side of the stored square; None: 1.5 x size, rounded up to a multiple of 8
     scale: tuple = (0.35, 1.0),  # area of the training crop, see `random_boxes`; None: central squares
     crop_pct: float = 0.875,  # see `center_boxes`
+    interpolation: str = 'bilinear',  # or 'bicubic', how crops are resized; the stored square is made bilinearly
     flip: bool = True,  # mirror training images at random
     mean: tuple = imagenet_mean,
     std: tuple = imagenet_std,  # see `Normalize`
@@ -71,7 +72,8 @@ def from_sources(
             "then enlarged; leave presize out",
             stacklevel=1,
         )
-    cbs = [Crop(size, scale, crop_pct=crop_pct), *([Flip()] if flip else []), Normalize(mean, std)]
+    crop = Crop(size, scale, crop_pct=crop_pct, interpolation=interpolation)
+    cbs = [crop, *([Flip()] if flip else []), Normalize(mean, std)]
     loader = partial(_loader, presize, keep, threads)
     train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
     valid_bs = valid_bs or 2 * bs

@@ -21,6 +21,7 @@ def resize_and_crop(
     x: torch.Tensor,  # one image, uint8, height x width x 3
     size: int,  # side of the square that is cut out
     crop_pct: float = 0.875,  # that side as a fraction of the shorter side of the resized image; .875 = 224/256
+    interpolation: str = 'bilinear',  # or 'bicubic'
 ) -> torch.Tensor:  # uint8, 3 x size x size
     "Resize the shorter side, crop the center: what comes before a deployed model"
     height, width, _ = x.shape
@@ -28,7 +29,7 @@ def resize_and_crop(
     # torchvision's rounding: the longer side is cut off to whole pixels, the crop begins at the nearest one
     long = int(short * max(height, width) / min(height, width))
     new_height, new_width = (short, long) if height <= width else (long, short)
-    y = F.interpolate(x.permute(2, 0, 1)[None], (new_height, new_width), mode='bilinear', antialias=True)[0]
+    y = F.interpolate(x.permute(2, 0, 1)[None], (new_height, new_width), mode=interpolation, antialias=True)[0]
     top = round((new_height - size) / 2)
     left = round((new_width - size) / 2)
     return y[:, top : top + size, left : left + size]
@@ -46,6 +47,7 @@ class OriginalsLoader:
         crop_pct: float = 0.875,
         bs: int = 64,  # images a batch
         threads: int = 4,  # decoding threads
+        interpolation: str = 'bilinear',  # or 'bicubic'
     ):
         if not hasattr(source, 'viewed'):
             raise ValueError(
@@ -54,11 +56,14 @@ class OriginalsLoader:
             )
         if size < 1 or not 0 < crop_pct <= 1:
             raise ValueError(f"originals: need size >= 1 and crop_pct in (0,1], got {size} and {crop_pct}")
+        # `ImageSpec` refuses another interpolation
+        ImageSpec(size, crop_pct, interpolation)
         self.source = source
         self.size = size
         self.crop_pct = crop_pct
         self.bs = bs
         self.threads = threads
+        self.interpolation = interpolation
 
     @property
     def labels(self):
@@ -72,7 +77,7 @@ class OriginalsLoader:
         return -(-len(self.source) // self.bs)
 
     def _one(self, i):
-        return resize_and_crop(self.source.viewed(i), self.size, self.crop_pct)
+        return resize_and_crop(self.source.viewed(i), self.size, self.crop_pct, self.interpolation)
 
     def __iter__(self):
         pool = lone_threads('originals', self.threads)
@@ -95,6 +100,7 @@ def originals(
     dl: ImageLoader = None,  # loader whose images are taken; None is `dls.valid`
     size: int = None,  # pixels; None: those of `Crop` in validation
     crop_pct: float = None,  # None: that of `Crop`
+    interpolation: str = None,  # None: that of `Crop`, or bilinear without one
 ) -> OriginalsLoader:
     "The images of a loader as a deployed model gets them: `learn.validate(dls.originals())`"
     loader = self.valid if dl is None else dl
@@ -105,6 +111,8 @@ def originals(
     if crop is not None:
         size = size or crop.valid_size or crop.size
         crop_pct = crop_pct or crop.crop_pct
+        interpolation = interpolation or crop.interpolation
     elif size is None or crop_pct is None:
         raise ValueError("originals: these DataLoaders have no Crop; give size and crop_pct")
-    return OriginalsLoader(loader.store.source, size, crop_pct, loader.bs, loader.store.threads)
+    how = interpolation or 'bilinear'
+    return OriginalsLoader(loader.store.source, size, crop_pct, loader.bs, loader.store.threads, how)

@@ -79,7 +79,8 @@ def _image_spec(learn) -> ImageSpec | None:
     normalize = next((cb for cb in learn.active if isinstance(cb, Normalize)), None)
     if crop is None or normalize is None:
         return None
-    return ImageSpec(learn.xb.shape[-1], crop.crop_pct, 'bilinear', 'crop', normalize.mean, normalize.std)
+    size = learn.xb.shape[-1]
+    return ImageSpec(size, crop.crop_pct, crop.interpolation, 'crop', normalize.mean, normalize.std)
 
 # %% ../../nbs/deploy/04_export.ipynb #4fd2824b
 def _architecture_of(learn, make, args) -> Architecture:
@@ -145,7 +146,8 @@ def _check_images_same(learn, loader, classifier):
     if spec is None or not hasattr(source, 'viewed'):
         return
     try:
-        expected = _look(learn, OriginalsLoader(source, spec.size, spec.crop_fraction, bs=4)).x.float()
+        files = OriginalsLoader(source, spec.size, spec.crop_fraction, bs=4, interpolation=spec.interpolation)
+        expected = _look(learn, files).x.float()
         originals = [source.viewed(i).permute(2, 0, 1) for i in range(len(expected))]
     except (ImageError, OSError):  # the store is there, the files are gone
         return

@@ -500,10 +500,11 @@ def _belongs_to_learner(cb) -> bool:
 
 
 def _crop(recipe, dls) -> list:
-    "The recipe's crops, in place of the data's own"
-    if not any(isinstance(cb, Crop) for cb in getattr(dls, 'cbs', ())):
+    "The recipe's crops, in place of the data's own, of which they keep the interpolation"
+    own = next((cb for cb in getattr(dls, 'cbs', ()) if isinstance(cb, Crop)), None)
+    if own is None:
         return []
-    return [Crop(recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, recipe.valid_size)]
+    return [Crop(recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, recipe.valid_size, own.interpolation)]
 
 
 def _check_data(recipe, dls):

@@ -74,8 +74,11 @@ def _say_crop(spec, dls):
         )
     if spec.fit == 'squash':
         print('Crop: validation cuts out a square, the weights were published with images squashed to one')
-    if spec.interpolation != 'bilinear':
-        print(f'Crop: images are resized bilinearly, the weights were published with {spec.interpolation} ones')
+    if spec.interpolation != crop.interpolation:
+        print(
+            f'Crop: images are resized by {crop.interpolation} interpolation, the weights were published with '
+            f'{spec.interpolation} ones; DataLoaders take interpolation='
+        )
 
 
 def _check_channels(dls, n_in):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from ..callback import Callback
 from ..core.threads import one_thread
 from .ops import host_stream, to_device
+from .preprocess import FILTERS, INTERPOLATIONS
 
 # %% ../../nbs/vision/crop.ipynb #1d2dda54
 def random_boxes(
@@ -107,15 +108,23 @@ def resize_boxes(
     boxes: torch.Tensor,
     size: int,  # height and width of the result
     matmul: bool = None,  # True: batched matrix products; None: only off the CPU, where they are of 16-bit floats
+    interpolation: str = 'bilinear',  # or 'bicubic'
 ) -> torch.Tensor:  # N x C x size x size, uint8
-    "Cut a box from each image and resize it with antialiased bilinear interpolation"
+    "Cut a box from each image and resize it with antialiased bilinear or bicubic interpolation"
+    _check_interpolation('resize_boxes', interpolation)
     edges = _edges(boxes, width=x.shape[3], height=x.shape[2])
     if matmul is None:
         matmul = x.device.type != 'cpu'
     if not matmul:
-        return _one_by_one(x, edges, size)
+        return _one_by_one(x, edges, size, interpolation)
     edges = to_device(edges, x.device)
-    return _products(x, edges, size, torch.float32 if x.device.type == 'cpu' else torch.float16)
+    products = _products if interpolation == 'bilinear' else _clipped_products
+    return products(x, edges, size, torch.float32 if x.device.type == 'cpu' else torch.float16)
+
+
+def _check_interpolation(who, interpolation):
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"{who}: interpolation is one of {INTERPOLATIONS}, got {interpolation!r}")
 
 
 def _edges(boxes, width, height):
@@ -134,23 +143,27 @@ def _inside(first, last, length):
     return first, last
 
 
-def _one_by_one(x, edges, size):
+def _one_by_one(x, edges, size, interpolation):
     "torch's own kernel for each image: the fast way on a CPU"
     out = torch.empty(len(x), x.shape[1], size, size, dtype=x.dtype, memory_format=torch.channels_last)
     with one_thread():
         for i, (left, top, right, bottom) in enumerate(edges.int().tolist()):
             box = x[i : i + 1, :, top:bottom, left:right]
-            out[i : i + 1] = F.interpolate(box, (size, size), mode='bilinear', antialias=True)
+            out[i : i + 1] = F.interpolate(box, (size, size), mode=interpolation, antialias=True)
     return out
 
 # %% ../../nbs/vision/crop.ipynb #ed0149bd
+# how far each filter reaches, in pixels of the image, or of the result where that has fewer
+_RADII = {'bilinear': 1, 'bicubic': 2}
+
+
 def _products(x, edges, size, dtype):
     "All images at once: a product with the weights of the rows, then one with those of the columns"
     n, channels, height, width = x.shape
     out = torch.empty(n, channels, size, size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     left, top, right, bottom = edges.unbind(1)
-    across = _triangles(left, right, width, size, dtype)
-    down = _triangles(top, bottom, height, size, dtype)
+    across = _weights(left, right, width, size, dtype)
+    down = _weights(top, bottom, height, size, dtype)
     rows = x.permute(0, 2, 3, 1).reshape(n, height, width * channels).to(dtype)
     # width, channel, new height
     resized = torch.bmm(rows.transpose(1, 2), down.transpose(1, 2)).view(n, width, channels * size)
@@ -160,25 +173,41 @@ def _products(x, edges, size, dtype):
     return out.copy_(resized.add_(0.5))
 
 
-def _triangles(first, last, length, size, dtype):
-    "Weights N x size x length of an antialiased bilinear resize of pixels `first` to `last` (without it) to `size`"
+def _weights(first, last, length, size, dtype, interpolation='bilinear'):
+    "Weights N x size x length of an antialiased resize of pixels `first` to `last` (without it) to `size`"
     # old pixels a new one; centers of the new pixels, counted in old ones
     step = ((last - first) / size)[:, None]
     center = first[:, None] + (torch.arange(size, device=first.device) + 0.5) * step - 0.5
     # an image that is enlarged is interpolated between neighbors
-    radius = step.clamp(min=1)
-    # Most weights are 0. So they are computed for the `reach` pixels around a center that the widest triangle there
+    unit = step.clamp(min=1)
+    radius = _RADII[interpolation]
+    # Most weights are 0. So they are computed for the `reach` pixels around a center that the widest filter there
     # can be covers, N x size x reach, and put in their places. The number is the same for all boxes: it depends on
     # shapes alone, for which nothing has to wait.
-    reach = min(math.ceil(2 * max(length / size, 1)), length)
-    start = ((center - radius).floor() + 1).clamp(0, length - reach)
+    reach = min(math.ceil(2 * radius * max(length / size, 1)), length)
+    start = ((center - radius * unit).floor() + 1).clamp(0, length - reach)
     pixel = start[..., None] + torch.arange(reach, device=first.device)
-    weight = (1 - (pixel - center[..., None]).abs() / radius[..., None]).clamp(min=0)
+    weight = FILTERS[interpolation]((pixel - center[..., None]).abs() / unit[..., None])
     weight = weight * ((pixel >= first[:, None, None]) & (pixel < last[:, None, None]))
-    # at the border of a box a part of the triangle is cut off
+    # at the border of a box a part of the filter is cut off
     weight = weight / weight.sum(2, keepdim=True)
     weights = torch.zeros(len(first), size, length, dtype=dtype, device=first.device)
     return weights.scatter_(2, pixel.long(), weight.to(dtype))
+
+
+def _clipped_products(x, edges, size, dtype):
+    "Bicubic: columns, then rows, each cut off to 0..255 as in the kernel that resizes one by one"
+    n, channels, height, width = x.shape
+    left, top, right, bottom = edges.unbind(1)
+    across = _weights(left, right, width, size, dtype, 'bicubic')
+    down = _weights(top, bottom, height, size, dtype, 'bicubic')
+    columns = x.permute(0, 3, 2, 1).to(dtype).reshape(n, width, height * channels)
+    # new width, height, channel
+    narrow = torch.bmm(across, columns).clamp_(0, 255).view(n, size, height, channels)
+    rows = narrow.transpose(1, 2).reshape(n, height, size * channels)
+    # new height, new width, channel
+    resized = torch.bmm(down, rows).clamp_(0, 255).view(n, size, size, channels)
+    return resized.add_(0.5).to(x.dtype).permute(0, 3, 1, 2)
 
 # %% ../../nbs/vision/crop.ipynb #f5ae03c8
 class Crop(Callback):
@@ -196,16 +225,19 @@ class Crop(Callback):
         ratio: tuple = (3 / 4, 4 / 3),  # of `random_boxes`
         crop_pct: float = 0.875,  # of `center_boxes`, to evaluate
         valid_size: int = None,  # to evaluate; None is `size`
+        interpolation: str = 'bilinear',  # or 'bicubic', in training and evaluation; antialiased
     ):
         if size < 1 or (scale and not 0 < scale[0] <= scale[1] <= 1):
             raise ValueError(f"Crop: need size >= 1 and 0 < scale[0] <= scale[1] <= 1, got {size}, {scale}")
         if not 0 < crop_pct <= 1:
             raise ValueError(f"Crop: crop_pct is a fraction of the shorter side, in (0,1], got {crop_pct}")
+        _check_interpolation('Crop', interpolation)
         self.size = size
         self.scale = scale
         self.ratio = ratio
         self.crop_pct = crop_pct
         self.valid_size = valid_size
+        self.interpolation = interpolation
 
     def before_batch(self, learn):
         # as `dls.originals()` gives them
@@ -221,7 +253,8 @@ class Crop(Callback):
         size = learn.crop_settings.get('size') or own_size
         boxes = self._boxes(learn, wh)
         # from the original geometry to the square that is stored
-        learn.xb = resize_boxes(learn.xb, boxes * (learn.xb.shape[-1] / wh).repeat(1, 2), size)
+        boxes = boxes * (learn.xb.shape[-1] / wh).repeat(1, 2)
+        learn.xb = resize_boxes(learn.xb, boxes, size, interpolation=self.interpolation)
 
     def _boxes(self, learn, wh):
         # on the CPU: 50 small operations, and one copy
