@@ -36,8 +36,9 @@ from .loop.losses import bce_sum, focal_loss, FocalLoss
 from .loop.metrics import accuracy, error_rate, metric_name, top_5
 from .loop.optimizer import adamw, split_head
 from .loop.phase import During
-from .loop.schedule import combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, sched_const
-from .loop.schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, StepDecay, Warmup
+from .loop.schedule import combine_scheds, Cooldown, Cosine, FlatCos, Linear, OneCycle, plot_schedule
+from .loop.schedule import sched_const, sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule
+from .loop.schedule import StepDecay, Warmup
 from .loop.targets import soft_targets
 from .models.batchnorm import update_bn
 from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet18_deep, xresnet18_deeper
@@ -128,22 +129,23 @@ __all__ = [
     'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader',
     'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation',
     'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'accuracy', 'error_rate', 'metric_name',
-    'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos', 'Linear', 'OneCycle',
-    'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule',
-    'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18',
-    'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper', 'xresnet50',
-    'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50', 'xse_resnet101',
-    'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101', 'xse_resnext18',
-    'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep', 'xse_resnext34_deeper',
-    'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'greedy_soup', 'wise_ft',
-    'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col',
-    'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation',
-    'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation',
-    'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay',
-    'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM',
-    'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
-    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
-    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
-    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
+    'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown', 'Cosine', 'FlatCos', 'Linear',
+    'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step',
+    'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152',
+    'xresnet18', 'xresnet18_deep', 'xresnet18_deeper', 'xresnet34', 'xresnet34_deep', 'xresnet34_deeper',
+    'xresnet50', 'xresnet50_deep', 'xresnet50_deeper', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
+    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
+    'xse_resnext18', 'xse_resnext18_deep', 'xse_resnext18_deeper', 'xse_resnext34', 'xse_resnext34_deep',
+    'xse_resnext34_deeper', 'xse_resnext50', 'xse_resnext50_deep', 'xse_resnext50_deeper', 'CSVLogger', 'BestEpoch',
+    'EarlyStopping', 'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
+    'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
+    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
+    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
+    'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
+    'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',
+    'RepeatedAugmentation', 'TrivialAugment'
 ]

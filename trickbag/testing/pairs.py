@@ -74,7 +74,7 @@ bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 
 # %% ../../nbs/testing/02_pairs.ipynb #8df2e9bf
 _WITH_DEFAULTS = '''
-AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
+AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut Cooldown CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
 GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling MixedPrecision
 MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RepeatedAugmentation ResizeMix SAM
 StochasticDepth SyncBatchNorm TrivialAugment TTA ZeroGamma
