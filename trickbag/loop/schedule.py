@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_position', 'as_fraction', 'sched_lin', 'sched_cos', 'sched_exp', 'sched_const', 'sched_poly', 'sched_step',
-           'combine_scheds', 'Schedule', 'Warmup', 'Cosine', 'Linear', 'Cooldown', 'FlatCos', 'OneCycle', 'StepDecay',
-           'schedule_values', 'plot_schedule']
+           'check_annealing', 'annealed', 'combine_scheds', 'Schedule', 'Warmup', 'Cosine', 'Linear', 'Cooldown',
+           'FlatCos', 'OneCycle', 'StepDecay', 'schedule_values', 'plot_schedule']
 
 # %% ../../nbs/loop/08_schedule.ipynb #5d7e112e
 import math
@@ -150,6 +150,26 @@ def sched_step(
     return partial(_steps, milestones, gamma)
 
 # %% ../../nbs/loop/08_schedule.ipynb #a2ab58b9
+def check_annealing(who, lr, epochs, shape):
+    "ValueError for arguments of a callback with which `annealed` cannot work"
+    check_number(who, 'anneal_epochs', epochs, low=0)
+    if shape not in ('cos', 'linear'):
+        raise ValueError(f"{who}: anneal_shape is 'cos' or 'linear', got {shape!r}")
+    if epochs and lr is None:
+        raise ValueError(f"{who}: anneal_epochs leads to lr, which is not given; give lr, or leave anneal_epochs out")
+
+
+def annealed(
+    rates: list,  # learning rates of the groups where the way begins
+    goals: list,  # where it ends
+    way: float,  # the part that is done; beyond 1 the goals stay
+    shape: str = 'cos',  # 'cos': half a cosine wave; 'linear': a straight line
+) -> list:
+    "Learning rates on the way to others, as by `torch.optim.swa_utils.SWALR`"
+    sched = sched_cos if shape == 'cos' else sched_lin
+    return [sched(rate, goal)(way) for rate, goal in zip(rates, goals, strict=True)]
+
+
 def combine_scheds(
     fractions: list,  # fraction of the run of each function, >= 0; sum 1 up to rounding
     funcs: list,  # functions of a position in [0,1]; each gets the position within its own stretch
