@@ -95,6 +95,7 @@ from .tricks.no_bias_decay import NoBiasDecay
 from .tricks.ohem import OHEM
 from .tricks.progressive_resize import ProgressiveResize
 from .tricks.random_erasing import RandomErasing
+from .tricks.rate_factors import RateFactors
 from .tricks.resize_mix import ResizeMix
 from .tricks.sam import SAM
 from .tricks.selective_backprop import SelectiveBackprop
@@ -143,7 +144,7 @@ __all__ = [
     'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
     'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
     'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
-    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RateFactors', 'ResizeMix', 'SAM',
     'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
     'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
     'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',

@@ -103,6 +103,7 @@ _WITH_ARGUMENTS = dict(
     PadCrop=lambda: tb.PadCrop(2),
     ProgressiveResize=lambda: tb.ProgressiveResize(0.5, step=2),
     RandomAffine=lambda: tb.RandomAffine(30),
+    RateFactors=lambda: tb.RateFactors(biases=4, head=0.5),
     SelectiveBackprop=lambda: tb.SelectiveBackprop(start=0, interrupt=0),
     SqueezeExcite=lambda: tb.SqueezeExcite(min_channels=8, latent=4),
     StepDecay=lambda: tb.StepDecay(['50%']),
