@@ -41,8 +41,8 @@ STAR = {
     'loop.optimizer': 'adamw split_head',
     'loop.phase': 'During',
     'loop.schedule': (
-        'Cosine FlatCos Linear OneCycle Schedule StepDecay Warmup combine_scheds plot_schedule sched_const sched_cos '
-        'sched_exp sched_lin sched_poly sched_step'
+        'Cooldown Cosine FlatCos Linear OneCycle Schedule StepDecay Warmup combine_scheds plot_schedule sched_const '
+        'sched_cos sched_exp sched_lin sched_poly sched_step'
     ),
     'loop.targets': 'soft_targets',
     'models.batchnorm': 'update_bn',

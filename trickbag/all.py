@@ -36,8 +36,9 @@ from .loop.losses import bce_sum, focal_loss, FocalLoss, poly1_loss, Poly1Loss
 from .loop.metrics import accuracy, error_rate, metric_name, top_5
 from .loop.optimizer import adamw, split_head
 from .loop.phase import During
-from .loop.schedule import combine_scheds, Cosine, FlatCos, Linear, OneCycle, plot_schedule, sched_const
-from .loop.schedule import sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule, StepDecay, Warmup
+from .loop.schedule import combine_scheds, Cooldown, Cosine, FlatCos, Linear, OneCycle, plot_schedule
+from .loop.schedule import sched_const, sched_cos, sched_exp, sched_lin, sched_poly, sched_step, Schedule
+from .loop.schedule import StepDecay, Warmup
 from .loop.targets import soft_targets
 from .models.batchnorm import update_bn
 from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet34, xresnet50, xresnext101
@@ -94,6 +95,7 @@ from .tricks.no_bias_decay import NoBiasDecay
 from .tricks.ohem import OHEM
 from .tricks.progressive_resize import ProgressiveResize
 from .tricks.random_erasing import RandomErasing
+from .tricks.rate_factors import RateFactors
 from .tricks.resize_mix import ResizeMix
 from .tricks.sam import SAM
 from .tricks.selective_backprop import SelectiveBackprop
@@ -129,19 +131,19 @@ __all__ = [
     'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader',
     'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation',
     'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'poly1_loss', 'Poly1Loss', 'accuracy',
-    'error_rate', 'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cosine', 'FlatCos',
-    'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly',
-    'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101',
-    'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
-    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
-    'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'monitor_mode',
-    'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data', 'Recipe', 'tune',
-    'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast',
-    'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
+    'error_rate', 'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown', 'Cosine',
+    'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin',
+    'sched_poly', 'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet',
+    'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34',
+    'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
+    'xse_resnext101', 'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
+    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data',
+    'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends',
+    'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
     'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
     'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
     'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
-    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
+    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RateFactors', 'ResizeMix', 'SAM',
     'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
     'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
     'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',

@@ -183,6 +183,11 @@ def test_what_makes_no_optimizer(opt_func, says):
     [
         lambda v: Cosine(warmup=v),
         lambda v: Cosine(end=v),
+        lambda v: Cosine(cycles=v),
+        lambda v: Cosine(cycles=2, cycle_mult=v),
+        lambda v: Cosine(cycles=2, cycle_decay=v),
+        lambda v: Cooldown(v),
+        lambda v: Cooldown(end=v),
         lambda v: Linear(end=v),
         lambda v: Warmup(warmup_start=v),
         lambda v: StepDecay(1, gamma=v),

@@ -9,7 +9,7 @@ from trickbag.testing.pairs import BAG, prove_pair, refused_pairs
 
 NAMES = sorted(BAG)
 ALONE = [  # of each of these there can be one
-    {'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'StepDecay'},
+    {'Cooldown', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'StepDecay'},
     {'CutMix', 'FMix', 'MixOrCut', 'MixUp', 'ResizeMix', 'FixRes'},
     {'AugMix', 'AutoAugment', 'RandAugment', 'ThreeAugment', 'TrivialAugment'},
     {'AGC', 'GradientClip'},

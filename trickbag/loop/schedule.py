@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_position', 'as_fraction', 'sched_lin', 'sched_cos', 'sched_exp', 'sched_const', 'sched_poly', 'sched_step',
-           'combine_scheds', 'Schedule', 'Warmup', 'Cosine', 'Linear', 'FlatCos', 'OneCycle', 'StepDecay',
-           'schedule_values', 'plot_schedule']
+           'check_annealing', 'annealed', 'combine_scheds', 'Schedule', 'Warmup', 'Cosine', 'Linear', 'Cooldown',
+           'FlatCos', 'OneCycle', 'StepDecay', 'schedule_values', 'plot_schedule']
 
 # %% ../../nbs/loop/08_schedule.ipynb #5d7e112e
 import math
@@ -13,7 +13,7 @@ from bisect import bisect_right
 from functools import partial
 
 from ..callback import Callback
-from ..core.arguments import as_number, check_number
+from ..core.arguments import as_number, check_number, check_whole
 from ..core.streams import InBlocks
 
 # %% ../../nbs/loop/08_schedule.ipynb #49ae2be9
@@ -84,6 +84,13 @@ def _under_ramp(fraction, first, f, p):
     return _lin(p / fraction, first, 1) if p < fraction else f(p)
 
 
+def _waves(starts, ends, tops, end, p):
+    "Half a cosine wave in each stretch, from its top"
+    # a position that is a start but for rounding is one
+    i = bisect_right(starts, p + 1e-12) - 1
+    return _cos(_clamp((p - starts[i]) / (ends[i] - starts[i])), tops[i], end)
+
+
 def _steps(milestones, gamma, p):
     return gamma ** bisect_right(milestones, p)
 
@@ -143,6 +150,26 @@ def sched_step(
     return partial(_steps, milestones, gamma)
 
 # %% ../../nbs/loop/08_schedule.ipynb #a2ab58b9
+def check_annealing(who, lr, epochs, shape):
+    "ValueError for arguments of a callback with which `annealed` cannot work"
+    check_number(who, 'anneal_epochs', epochs, low=0)
+    if shape not in ('cos', 'linear'):
+        raise ValueError(f"{who}: anneal_shape is 'cos' or 'linear', got {shape!r}")
+    if epochs and lr is None:
+        raise ValueError(f"{who}: anneal_epochs leads to lr, which is not given; give lr, or leave anneal_epochs out")
+
+
+def annealed(
+    rates: list,  # learning rates of the groups where the way begins
+    goals: list,  # where it ends
+    way: float,  # the part that is done; beyond 1 the goals stay
+    shape: str = 'cos',  # 'cos': half a cosine wave; 'linear': a straight line
+) -> list:
+    "Learning rates on the way to others, as by `torch.optim.swa_utils.SWALR`"
+    sched = sched_cos if shape == 'cos' else sched_lin
+    return [sched(rate, goal)(way) for rate, goal in zip(rates, goals, strict=True)]
+
+
 def combine_scheds(
     fractions: list,  # fraction of the run of each function, >= 0; sum 1 up to rounding
     funcs: list,  # functions of a position in [0,1]; each gets the position within its own stretch
@@ -312,7 +339,8 @@ class Warmup(_WithWarmup):
 
 # %% ../../nbs/loop/08_schedule.ipynb #6c0265b1
 class Cosine(_WithWarmup):
-    "Half a cosine wave from the full learning rate to `end` times it, after an optional warm-up"
+    """Half a cosine wave from the full learning rate to `end` times it, after an optional warm-up; or several waves
+    (warm restarts)"""
 
     def __init__(
         self,
@@ -321,12 +349,32 @@ class Cosine(_WithWarmup):
         end: float = 0.0,  # factor at the last batch
         # the wave begins after the warm-up; False, timm's default: the ramp stands in for its beginning
         warmup_prefix: bool = True,
+        cycles: int = 1,  # waves one after the other, which together take the run (SGDR, Loshchilov and Hutter 2017)
+        cycle_mult: float = 1.0,  # length of each wave over that of the one before; torch's `T_mult`
+        cycle_decay: float = 1.0,  # factor on the rate at each restart, in (0,1]; timm's `cycle_decay`
     ):
         super().__init__(warmup, warmup_start, warmup_prefix)
         self.end = check_number(self.name, 'end', end, low=0)
+        self.cycles = check_whole(self.name, 'cycles', cycles, low=1)
+        self.cycle_mult = check_number(self.name, 'cycle_mult', cycle_mult, above=0)
+        self.cycle_decay = check_number(self.name, 'cycle_decay', cycle_decay, above=0, high=1)
+        if cycles == 1 and (cycle_mult, cycle_decay) != (1, 1):
+            raise ValueError(
+                "Cosine: there is one wave, so cycle_mult and cycle_decay do nothing; give cycles=2 or more"
+            )
 
     def funcs(self, n_epoch, n_iter):
-        return self.warmed(sched_cos(1, self.end), n_epoch, n_iter)
+        return self.warmed(self._wave() if self.cycles == 1 else self._waves(), n_epoch, n_iter)
+
+    def _wave(self):
+        return sched_cos(1, self.end)
+
+    def _waves(self):
+        lengths = [self.cycle_mult**i for i in range(self.cycles)]
+        total = sum(lengths)
+        cuts = [sum(lengths[:i]) / total for i in range(1, self.cycles)]
+        tops = [self.cycle_decay**i for i in range(self.cycles)]
+        return partial(_waves, [0.0, *cuts], [*cuts, 1.0], tops, self.end)
 
 
 class Linear(_WithWarmup):
@@ -349,6 +397,45 @@ class Linear(_WithWarmup):
         return self.warmed(sched_lin(1, self.end), n_epoch, n_iter)
 
 # %% ../../nbs/loop/08_schedule.ipynb #956d563d
+class Cooldown(_WithWarmup):
+    "The full learning rate, then down to `end` times it in the last part of the run, after an optional warm-up (WSD)"
+
+    def __init__(
+        self,
+        cooldown: float
+        | str = '20%',  # the last part: a number of epochs, or a fraction of the run; 10 to 20 % is usual
+        # '1-sqrt': the part of the way done is the root of the time passed (Hägele et al. 2024); 'linear'; 'cos'
+        shape: str = '1-sqrt',
+        end: float = 0.0,  # factor at the last batch
+        warmup: float | str = 0,  # linear warm-up: a number of epochs, or a fraction of the run like '5%'
+        warmup_start: float = 0.01,  # factor at the first batch
+    ):
+        super().__init__(warmup, warmup_start)
+        if not as_fraction(_check_time(self.name, 'cooldown', cooldown), 1, 1):
+            raise ValueError(f"Cooldown: cooldown must be > 0, got {cooldown}; for a constant rate leave Cooldown out")
+        if shape not in _COOLDOWNS:
+            raise ValueError(f"Cooldown: shape is one of {', '.join(map(repr, _COOLDOWNS))}, got {shape!r}")
+        self.cooldown = cooldown
+        self.shape = shape
+        self.end = check_number(self.name, 'end', end, low=0)
+
+    def funcs(self, n_epoch, n_iter):
+        warm = self.fraction(n_epoch, n_iter)
+        down = as_fraction(self.cooldown, n_epoch, n_iter)
+        # all epochs of a run are a little more than 1, as its last batch is at 1
+        if warm + down > as_fraction(n_epoch, n_epoch, n_iter) + 1e-9:
+            both = f'a warm-up of {_time_text(self.warmup)} and a cooldown of {_time_text(self.cooldown)}'
+            raise ValueError(
+                f"Cooldown: {both} do not fit into the run of {n_epoch} epochs; lower them, or train for more epochs"
+            )
+        down = min(down, 1 - warm)
+        parts = [sched_lin(self.warmup_start, 1), sched_const(1), _COOLDOWNS[self.shape](1, self.end)]
+        return {'lr': combine_scheds([warm, max(1 - warm - down, 0.0), down], parts)}
+
+
+_COOLDOWNS = {'1-sqrt': partial(sched_poly, power=0.5), 'linear': sched_lin, 'cos': sched_cos}
+
+# %% ../../nbs/loop/08_schedule.ipynb #4e983ec9
 class FlatCos(Schedule):
     "The full learning rate, then half a cosine wave down"
 

@@ -74,7 +74,7 @@ bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 
 # %% ../../nbs/testing/02_pairs.ipynb #8df2e9bf
 _WITH_DEFAULTS = '''
-AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
+AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut Cooldown CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
 GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling MixedPrecision
 MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RepeatedAugmentation ResizeMix SAM
 StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
@@ -103,6 +103,7 @@ _WITH_ARGUMENTS = dict(
     PadCrop=lambda: tb.PadCrop(2),
     ProgressiveResize=lambda: tb.ProgressiveResize(0.5, step=2),
     RandomAffine=lambda: tb.RandomAffine(30),
+    RateFactors=lambda: tb.RateFactors(biases=4, head=0.5),
     SelectiveBackprop=lambda: tb.SelectiveBackprop(start=0, interrupt=0),
     SqueezeExcite=lambda: tb.SqueezeExcite(min_channels=8, latent=4),
     StepDecay=lambda: tb.StepDecay(['50%']),

@@ -19,10 +19,15 @@ def ascend(
     params: list,  # parameters, moved in place; each has a gradient
     rho: float = 0.05,  # how far
     eps: float = 1e-12,  # added to the norm, as in davda54/sam
-) -> torch.Tensor:  # norm of all gradients together, a scalar on the parameters' device
+    adaptive: bool = False,  # True: relative to the size of each weight (Kwon et al. 2021)
+) -> torch.Tensor:  # norm of all gradients together, each times its weight if adaptive; a scalar on their device
     "Move weights by `rho` up the gradient (Foret et al. 2021)"
     grads = [p.grad for p in params]
+    if adaptive:
+        grads = torch._foreach_mul(grads, torch._foreach_abs(params))
     norm = get_total_norm(grads)
+    if adaptive:
+        grads = torch._foreach_mul(grads, torch._foreach_abs(params))
     torch._foreach_add_(params, torch._foreach_mul(grads, rho / (norm + eps)))
     return norm
 
@@ -72,12 +77,14 @@ class SAM(Callback):
 
     def __init__(
         self,
-        rho: float = 0.05,  # radius; the paper's and Composer's default
+        rho: float = 0.05,  # radius; the paper's and Composer's default. With `adaptive` .5 to 2 are usual
         interval: int = 1,  # every how many steps; the others are plain. Composer: `rho` in proportion, .5 for 10
+        adaptive: bool = False,  # True: ASAM, the radius is relative to the size of each weight
     ):
         _check_sam(rho, interval)
         self.rho = rho
         self.interval = interval
+        self.adaptive = adaptive
         self.ascended = False
         self.norm = None
         # batches since the last step, if the next one ascends; whether their mean counts, not their sum
@@ -106,7 +113,7 @@ class SAM(Callback):
         # Ctrl-C or not, the weights go down again
         with interrupts_held():
             try:
-                self.norm = ascend(params, self.rho)
+                self.norm = ascend(params, self.rho, adaptive=self.adaptive)
                 self.ascended = True
                 with interrupts_released():
                     _second_pass(learn, self.window)

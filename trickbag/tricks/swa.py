@@ -8,9 +8,9 @@ __all__ = ['swa_update', 'SWA']
 # %% ../../nbs/tricks/swa.ipynb #c3883880
 import torch
 
-from ..callback import Callback
-from ..core.interrupts import interrupts_held
-from ..models.batchnorm import has_stats, update_bn
+from ..loop.schedule import annealed, check_annealing
+from ..models.batchnorm import has_stats
+from ..models.equal_average import EqualAverage
 
 # %% ../../nbs/tricks/swa.ipynb #aa0a3a95
 def swa_update(
@@ -21,74 +21,48 @@ def swa_update(
     "Take one more into an equal average (Izmailov et al. 2018)"
     torch._foreach_lerp_(avg, [b.detach().to(a.dtype) for a, b in zip(avg, new, strict=True)], 1 / (n + 1))
 
-# %% ../../nbs/tricks/swa.ipynb #cb39afce
-class _EqualAverage(Callback):
-    "The mean of the snapshots of a fit"
-
-    def _clear(self):
-        self.avg = {}
-        self._own = {}
-        self._ratios = []
-        self.n = 0
-        self.steps = 0
-        self.done = False
-
-    def _take(self):
-        if self.n:
-            swa_update(list(self.avg.values()), list(self._own.values()), self.n)
-        else:
-            self.avg = {
-                n: p.detach().to(torch.float32 if p.dtype.itemsize < 4 else p.dtype, copy=True)
-                for n, p in self._own.items()
-            }
-        self.n += 1
-
-    @torch.no_grad()
-    def after_fit(self, learn):
-        if self.done or not self.n:
-            return
-        own: list[torch.Tensor] = list(self._own.values())
-        was = [t.clone() for t in own]
-        with interrupts_held():
-            try:
-                torch._foreach_copy_(own, [self.avg[n] for n in self._own])
-                update_bn(learn)
-                self.done = True
-            except BaseException:
-                # average and statistics, or neither; `update_bn` sees to the latter
-                torch._foreach_copy_(own, was)
-                raise
-
-    def cleanup_fit(self, learn):
-        self._clear()
-
 # %% ../../nbs/tricks/swa.ipynb #1e949c14
-def _check_swa(start, every, lr):
+def _check_swa(start, every, lr, end):
     if not 0 <= start < 1:
         raise ValueError(f"SWA: start is a fraction of the run in [0,1), got {start}")
+    if not start < end <= 1:
+        raise ValueError(f"SWA: end is a fraction of the run in (start,1], got {end}")
     if every is not None and (not isinstance(every, int) or every < 1):
         raise ValueError(f"SWA: every is a whole number of steps >= 1 or None, got {every!r}")
     if lr is not None and not lr > 0:
         raise ValueError(f"SWA: lr must be > 0, got {lr}; None leaves it to the schedule")
 
 
-def _check_run(learn, every):
+def _check_run(learn, needs_length):
     if hasattr(learn.dls.train, '__next__') and any(map(has_stats, learn.model.modules())):
         raise ValueError(
             "SWA: the training data is an iterator, read only once, but BatchNorm's statistics "
             "need it again; give a list or a loader"
         )
-    if every and not learn.n_iter:
-        raise ValueError("SWA: the training loader has no length, so the end of the run is unknown; leave every out")
+    if needs_length and not learn.n_iter:
+        raise ValueError(
+            f"SWA: the training loader has no length, so the end of the run is unknown; leave {needs_length} out"
+        )
+
+
+def _check_window(learn, start, end, every):
+    "ValueError if nothing of the run ends between `start` and `end`, so that there is no snapshot"
+    moments = learn.n_epoch * learn.n_iter if every else learn.n_epoch
+    if moments and not any(start * moments <= i and _is_until(end, i, moments) for i in range(moments + 1)):
+        what = 'step' if every else 'epoch'
+        raise ValueError(f"SWA: no {what} of {moments} ends between {start} and {end} of the run; raise end")
+
+
+def _is_until(end, done, total) -> bool:
+    # 9 of 10 is .9, whatever the rounding
+    return done <= end * total + 1e-9
 
 # %% ../../nbs/tricks/swa.ipynb #b627f931
-class SWA(_EqualAverage):
+class SWA(EqualAverage):
     """Average the weights at the end of each epoch from `start` on; the model holds the average at the end, with
     BatchNorm statistics of its own"""
 
-    stage = 'average'
     state = ('avg', 'n', 'steps', 'done')
-    reads = ('weights', 'x')
     traced = ('n',)
 
     def __init__(
@@ -97,18 +71,37 @@ class SWA(_EqualAverage):
         every: int = None,  # take one at `start`, and again every so many steps; None is at the end of each epoch
         # learning rate from `start` on, for the fastest parameter group; None leaves it to the schedule
         lr: float = None,
+        anneal_epochs: float = 0,  # epochs from the rate at `start` to `lr`; 0 jumps. SWALR's default is 10
+        anneal_shape: str = 'cos',  # 'cos' or 'linear'; SWALR's `anneal_strategy`
+        end: float = 1.0,  # fraction of the run after which no more snapshots are taken; Composer's is .97
     ):
-        _check_swa(start, every, lr)
+        _check_swa(start, every, lr, end)
+        check_annealing('SWA', lr, anneal_epochs, anneal_shape)
         self.start = start
         self.every = every
         self.lr = lr
+        self.anneal_epochs = anneal_epochs
+        self.anneal_shape = anneal_shape
+        self.end = end
+        if anneal_epochs:
+            self.state = (*self.state, 'from_rates', 'from_batch')
         also = () if lr is None else ('lr',)
         self.owns = ('average', *also)
         self.writes = ('weights', *also)
         self._clear()
 
+    def _clear(self):
+        super()._clear()
+        self._ratios = []
+        # steps since the first snapshot; the rates at `start`, and the batch of the run
+        self.steps = 0
+        self.from_rates = []
+        self.from_batch = 0
+
     def check(self, learn):
-        _check_run(learn, self.every)
+        _check_run(learn, 'every' if self.every else 'anneal_epochs' if self.anneal_epochs else None)
+        if self.end < 1:
+            _check_window(learn, self.start, self.end, self.every)
 
     def before_fit(self, learn):
         self._clear()
@@ -123,21 +116,43 @@ class SWA(_EqualAverage):
     def before_backward(self, learn):
         # later than schedules, which set rates in `before_batch`, and before those that read them
         if self.lr is not None and self._begun(learn):
-            for g, r in zip(learn.opt.param_groups, self._ratios, strict=False):
-                g['lr'] = self.lr * r
+            rates = [self.lr * r for r in self._ratios]
+            if self.anneal_epochs:
+                rates = self._annealed(learn, rates)
+            for g, lr in zip(learn.opt.param_groups, rates, strict=False):
+                g['lr'] = lr
+
+    def _annealed(self, learn, goals):
+        batch = learn.position[0] * learn.n_iter + learn.position[1]
+        if not self.from_rates:
+            self.from_rates = [g['lr'] for g in learn.opt.param_groups]
+            self.from_batch = batch
+        way = (batch - self.from_batch) / (self.anneal_epochs * learn.n_iter)
+        return annealed(self.from_rates, goals, way, self.anneal_shape)
+
+    def _take(self):
+        if self.n:
+            swa_update(list(self.avg.values()), list(self._own.values()), self.n)
+        else:
+            self.avg = self._copy()
+        self.n += 1
 
     def after_step(self, learn):
         if not self.every:
             return
         assert learn.n_iter is not None  # as `check` made sure
         # the weights that this step has made: the first snapshot is what the model is at `start`
-        if learn.epoch * learn.n_iter + learn.iter + 1 >= self.start * learn.n_epoch * learn.n_iter:
+        done = learn.epoch * learn.n_iter + learn.iter + 1
+        begun = done >= self.start * learn.n_epoch * learn.n_iter
+        if begun and _is_until(self.end, done, learn.n_epoch * learn.n_iter):
             if self.steps % self.every == 0:
                 self._take()
             self.steps += 1
 
     def after_train(self, learn):
-        if not self.every and not self.done and (learn.epoch + 1) / learn.n_epoch >= self.start:
+        done = learn.epoch + 1
+        begun = done / learn.n_epoch >= self.start
+        if not self.every and not self.done and begun and _is_until(self.end, done, learn.n_epoch):
             self._take()
-        if learn.epoch + 1 == learn.n_epoch:
+        if done == learn.n_epoch:
             self.after_fit(learn)
