@@ -190,5 +190,5 @@ def tune(
 
 def _confirming(log, n_seeds) -> float:  # seconds
     "That the confirmation will need"
-    longest = max((run['seconds'] for run in log.runs.values()), default=0.0)
+    longest = max((run['all_seconds'] for run in log.runs.values()), default=0.0)
     return 2 * n_seeds * longest
