@@ -54,7 +54,7 @@ STAR = {
     'monitors.early_stopping': 'monitor_mode',
     'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',
-    'recipes.recipe': 'Recipe',
+    'recipes.recipe': 'Recipe get_recipe',
     'recipes.ablation': 'Ablation folder_data',
     'recipes.tune': 'tune',
     'tricks.muon': 'Muon',

@@ -39,8 +39,8 @@ from .deploy.classifier import Classifier, load_classifier
 from .look.explain import Table
 from .recipes.ablation import Ablation, folder_data
 from .recipes.calls import callback_names, did_you_mean, from_text
-from .recipes.published import RECIPES, get_recipe
-from .recipes.recipe import Recipe, fit_callbacks, from_toml, recipe_hash, to_toml
+from .recipes.published import RECIPES
+from .recipes.recipe import Recipe, fit_callbacks, from_toml, get_recipe, recipe_hash, to_toml
 
 # %% ../nbs/07_commands.ipynb #06fafaba
 RUN_FILE = 'run.json'

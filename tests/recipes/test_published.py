@@ -8,8 +8,8 @@ import torch
 from trickbag.all import *
 from trickbag.callback import arguments_of
 from trickbag.recipes.calls import callback_names, from_text, optimizer_names, to_text
-from trickbag.recipes.published import RECIPES, get_recipe
-from trickbag.recipes.recipe import curves, from_toml, recipe_hash
+from trickbag.recipes.published import RECIPES
+from trickbag.recipes.recipe import curves, from_toml, get_recipe, recipe_hash
 from trickbag.testing.pairs import SmallImages
 
 # as read in the sources: batch of all devices, epochs, highest rate, momentum, decay, sizes in training and test

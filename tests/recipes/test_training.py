@@ -11,8 +11,8 @@ from trickbag.all import *
 from trickbag.cli import main
 from trickbag.commands import _RunFile
 from trickbag.data.toy import toy_set
-from trickbag.recipes.published import RECIPES, get_recipe
-from trickbag.recipes.recipe import Phase, Recipe, from_toml, to_toml
+from trickbag.recipes.published import RECIPES
+from trickbag.recipes.recipe import Phase, Recipe, from_toml, get_recipe, to_toml
 from trickbag.testing.proofs import weights
 
 TWO_PHASES = Recipe(
