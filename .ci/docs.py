@@ -39,6 +39,7 @@ ROOMS = [
             'tutorials/deploy.ipynb',
             'tutorials/imagenette.ipynb',
             'tutorials/recipes.ipynb',
+            'tutorials/ablation.ipynb',
             'tutorials/optimizers.ipynb',
             'tutorials/gallery.ipynb',
             'tutorials/your_own_trick.ipynb',
