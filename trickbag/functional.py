@@ -51,7 +51,7 @@ from .vision.at_size import apparent_size_ratio, mean_crop_side
 from .vision.aug_mix import augmix, augmix_ops
 from .vision.auto_augment import auto_ops, imagenet_policy
 from .vision.basic import flip, imagenet_mean, imagenet_std, memory_format_of, normalize
-from .vision.boxes import box_mask, cut_boxes
+from .vision.boxes import box_mask, cut_boxes, sized_boxes
 from .vision.col_out import col_out, keep_lines
 from .vision.color_jitter import hue, jitter
 from .vision.crop import active_crop, center_boxes, random_boxes, resize_batch, resize_boxes, tta_views
@@ -78,9 +78,9 @@ __all__ = [
     'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update', 'sync_batch_norm',
     'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits', 'apparent_size_ratio',
     'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip', 'imagenet_mean',
-    'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'keep_lines', 'hue',
-    'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
-    'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
-    'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine',
-    'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
+    'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'sized_boxes', 'col_out',
+    'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes',
+    'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval',
+    'imagenet_eigvec', 'lighting', 'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops',
+    'rand_space', 'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]
