@@ -79,6 +79,7 @@ from .tricks.grad_accumulation import GradientAccumulation
 from .tricks.grad_clip import GradientClip
 from .tricks.gradient_centralization import GradientCentralization
 from .tricks.head_bias import HeadBias
+from .tricks.jensen_shannon import JensenShannon
 from .tricks.l2_sp import L2SP
 from .tricks.label_smoothing import LabelSmoothing
 from .tricks.lamb import LAMB
@@ -94,6 +95,7 @@ from .tricks.no_bias_decay import NoBiasDecay
 from .tricks.ohem import OHEM
 from .tricks.progressive_resize import ProgressiveResize
 from .tricks.random_erasing import RandomErasing
+from .tricks.reg_mixup import RegMixUp
 from .tricks.resize_mix import ResizeMix
 from .tricks.sam import SAM
 from .tricks.selective_backprop import SelectiveBackprop
@@ -141,11 +143,11 @@ __all__ = [
     'TerminateOnNaN', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends',
     'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
     'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
-    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
-    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
-    'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'ResizeMix', 'SAM',
-    'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
-    'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
-    'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',
-    'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon',
+    'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead',
+    'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RegMixUp',
+    'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
+    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
+    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment',
+    'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
 ]
