@@ -80,6 +80,7 @@ from .tricks.grad_accumulation import GradientAccumulation
 from .tricks.grad_clip import GradientClip
 from .tricks.gradient_centralization import GradientCentralization
 from .tricks.head_bias import HeadBias
+from .tricks.jensen_shannon import JensenShannon
 from .tricks.l2_sp import L2SP
 from .tricks.label_smoothing import LabelSmoothing
 from .tricks.lamb import LAMB
@@ -96,6 +97,7 @@ from .tricks.ohem import OHEM
 from .tricks.progressive_resize import ProgressiveResize
 from .tricks.random_erasing import RandomErasing
 from .tricks.rate_factors import RateFactors
+from .tricks.reg_mixup import RegMixUp
 from .tricks.resize_mix import ResizeMix
 from .tricks.sam import SAM
 from .tricks.selective_backprop import SelectiveBackprop
@@ -142,10 +144,11 @@ __all__ = [
     'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool',
     'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
     'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization',
-    'HeadBias', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling',
-    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
-    'RateFactors', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA',
-    'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip',
-    'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting',
-    'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
+    'HeadBias', 'JensenShannon', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing',
+    'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize',
+    'RandomErasing', 'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
+    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
+    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
+    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment',
+    'TrivialAugment'
 ]

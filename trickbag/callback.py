@@ -103,6 +103,7 @@ STAGES = dict(  # in the order in which callbacks run at every event
     size='size and crop of this batch are chosen',
     crop='images are cut and resized',
     augment='flips, colors, geometry (uint8)',
+    views='changed views of images are put beside them (uint8)',
     normalize='uint8 becomes float',
     resize='float images change size',
     erase='parts of the normalized image are blanked',

@@ -22,6 +22,7 @@ from .tricks.grad_accumulation import scale_grads
 from .tricks.grad_clip import clip_gradients
 from .tricks.gradient_centralization import centralize
 from .tricks.head_bias import head_bias
+from .tricks.jensen_shannon import jensen_shannon
 from .tricks.l2_sp import add_pull
 from .tricks.label_smoothing import label_smoothing
 from .tricks.lamb import lamb_ratios
@@ -38,6 +39,7 @@ from .tricks.ohem import hardest
 from .tricks.progressive_resize import growing_sizes, size_at
 from .tricks.random_erasing import erase, erase_boxes
 from .tricks.rate_factors import factored, kinds_of_parameters
+from .tricks.reg_mixup import reg_mixup
 from .tricks.resize_mix import resize_mix, shrunk_boxes
 from .tricks.sam import ascend
 from .tricks.selective_backprop import pick_hard
@@ -52,7 +54,7 @@ from .vision.at_size import apparent_size_ratio, mean_crop_side
 from .vision.aug_mix import augmix, augmix_ops
 from .vision.auto_augment import auto_ops, imagenet_policy
 from .vision.basic import flip, imagenet_mean, imagenet_std, memory_format_of, normalize
-from .vision.boxes import box_mask, cut_boxes
+from .vision.boxes import box_mask, cut_boxes, sized_boxes
 from .vision.col_out import col_out, keep_lines
 from .vision.color_jitter import hue, jitter
 from .vision.crop import active_crop, center_boxes, random_boxes, resize_batch, resize_boxes, tta_views
@@ -72,17 +74,17 @@ __all__ = [
     'adaptive_clip', 'unit_norms', 'binary_targets', 'binomial_kernel', 'blur', 'blur_pool', 'strided', 'cutmix',
     'decay_weights', 'dirac_init', 'inner_convs', 'distill_kl', 'drop_block', 'ema_decay', 'ema_update',
     'profile_decay', 'profile_power', 'brightest', 'fmix', 'fourier_noise', 'freeze_stats', 'stat_norms',
-    'ghost_batch_norm', 'ghost_chunks', 'scale_grads', 'clip_gradients', 'centralize', 'head_bias', 'add_pull',
-    'label_smoothing', 'lamb_ratios', 'lars_ratios', 'layer_scales', 'split_rates', 'frozen_fraction',
-    'param_layers', 'lr_factor', 'samples_a_batch', 'lookahead', 'mix_or_cut', 'mixup', 'muon', 'split_hidden',
-    'split_decay', 'hardest', 'growing_sizes', 'size_at', 'erase', 'erase_boxes', 'factored', 'kinds_of_parameters',
-    'resize_mix', 'shrunk_boxes', 'ascend', 'pick_hard', 'squeeze_excite', 'wide_convs', 'branch_ends',
-    'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update', 'sync_batch_norm', 'first_conv',
-    'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits', 'apparent_size_ratio', 'mean_crop_side',
-    'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip', 'imagenet_mean', 'imagenet_std',
-    'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'col_out', 'keep_lines', 'hue', 'jitter',
-    'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
-    'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting',
-    'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine',
-    'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
+    'ghost_batch_norm', 'ghost_chunks', 'scale_grads', 'clip_gradients', 'centralize', 'head_bias',
+    'jensen_shannon', 'add_pull', 'label_smoothing', 'lamb_ratios', 'lars_ratios', 'layer_scales', 'split_rates',
+    'frozen_fraction', 'param_layers', 'lr_factor', 'samples_a_batch', 'lookahead', 'mix_or_cut', 'mixup', 'muon',
+    'split_hidden', 'split_decay', 'hardest', 'growing_sizes', 'size_at', 'erase', 'erase_boxes', 'factored',
+    'kinds_of_parameters', 'reg_mixup', 'resize_mix', 'shrunk_boxes', 'ascend', 'pick_hard', 'squeeze_excite',
+    'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update', 'sync_batch_norm',
+    'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits', 'apparent_size_ratio',
+    'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip', 'imagenet_mean',
+    'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'sized_boxes', 'col_out',
+    'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes',
+    'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval',
+    'imagenet_eigvec', 'lighting', 'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops',
+    'rand_space', 'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]

@@ -10,8 +10,8 @@ from trickbag.testing.pairs import BAG, prove_pair, refused_pairs
 NAMES = sorted(BAG)
 ALONE = [  # of each of these there can be one
     {'Cooldown', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'StepDecay'},
-    {'CutMix', 'FMix', 'MixOrCut', 'MixUp', 'ResizeMix', 'FixRes'},
-    {'AugMix', 'AutoAugment', 'RandAugment', 'ThreeAugment', 'TrivialAugment'},
+    {'CutMix', 'FMix', 'MixOrCut', 'MixUp', 'RegMixUp', 'ResizeMix', 'FixRes'},
+    {'AugMix', 'AutoAugment', 'JensenShannon', 'RandAugment', 'ThreeAugment', 'TrivialAugment'},
     {'AGC', 'GradientClip'},
     {'AlternatingFlip', 'Flip'},
     {'EMA', 'SWA'},
@@ -27,6 +27,10 @@ ALONE = [  # of each of these there can be one
     {'Cosine', 'Warmup'},
     {'OneCycle', 'Warmup'},
     {'GradientAccumulation', 'SelectiveBackprop'},
+    {'OHEM', 'RegMixUp'},
+    # an image and its views in one batch
+    *({'JensenShannon', other} for other in ('CutMix', 'FMix', 'MixOrCut', 'MixUp', 'RegMixUp', 'ResizeMix')),
+    *({'JensenShannon', other} for other in ('BinaryTargets', 'OHEM', 'SelectiveBackprop')),
 ]
 REFUSED = {frozenset((a, b)) for g in ALONE for a in g for b in g if a != b}
 

@@ -32,7 +32,20 @@ LOOP = dict(  # event -> what the loop itself did before it
     after_backward='backward',
     after_step='optimizer',
 )
-DATA_STAGES = ('device', 'sample', 'size', 'crop', 'augment', 'normalize', 'resize', 'erase', 'select', 'smooth', 'mix')
+DATA_STAGES = (
+    'device',
+    'sample',
+    'size',
+    'crop',
+    'augment',
+    'views',
+    'normalize',
+    'resize',
+    'erase',
+    'select',
+    'smooth',
+    'mix',
+)
 _CLOCKED_EVENTS = (
     'before_batch',
     'after_pred',

@@ -97,6 +97,12 @@ def _no_plain_mean(learn, a, b):
         return 'those that it does not ignore'
 
 
+def _not_softmax(learn, a, b):
+    # logarithms of probabilities are logits, too
+    if learn.loss_facts.activation not in (ACTIVATIONS['softmax'], ACTIVATIONS['exp']):
+        return loss_name(learn.loss_func)
+
+
 def _other_classes(learn, a, b):
     if not hasattr(a, 'n_teacher'):
         return
@@ -141,9 +147,17 @@ _LOSS_RULES = [
         late=True,
     ),
     Rule(
-        'owns distillation',
+        'does compare views',
+        'the loss',
+        'predictions are compared as one distribution over classes, which {the loss} does not take the logits for',
+        'use nn.CrossEntropyLoss()',
+        when=_not_softmax,
+        late=True,
+    ),
+    Rule(
+        'owns distillation | does compare views',
         'owns accumulate',
-        "the loss is divided by {something else} and the teacher's terms by samples: a window is not the big batch",
+        'the loss is divided by {something else} and the term that is added by samples: a window is not the big batch',
         'leave one out, or use a plain mean: nn.CrossEntropyLoss()',
         when=_no_plain_mean,
         late=True,
@@ -266,6 +280,47 @@ _PAIR_RULES += [
         'owns accumulate',
         'a window counts samples of which some were dropped',
         'leave one out, or use a larger batch',
+    ),
+]
+
+# %% ../../nbs/loop/12_rules.ipynb #27c0a002
+def _phase_in_window(learn, a, b):
+    # of those that own the size, only the one that joins batches
+    if a.phase is not None and ('accumulate' in b.owns or 'samples' in b.writes):
+        return f'the phase of {a.name}'
+
+
+_PAIR_RULES += [
+    Rule(
+        'does add copies',
+        'does choose losses',
+        'the loss would be that of the hardest images or that of all versions, not both',
+        'leave one out',
+    ),
+    Rule(
+        'does add copies',
+        'owns accumulate | owns size',
+        '{a phase} may begin or end within a window of batches',
+        'leave During out, or the joining of batches',
+        when=_phase_in_window,
+    ),
+    Rule(
+        'does compare views',
+        'owns mix',
+        'an image and its views would be mixed with different partners, and so no longer show the same',
+        'leave one out',
+    ),
+    Rule(
+        'does compare views',
+        'does drop samples',
+        'of an image some views would be dropped and others not',
+        'leave one out',
+    ),
+    Rule(
+        'does compare views',
+        'does threshold targets',
+        'views are compared as one distribution over classes, and targets are a yes or no for each class',
+        'leave one out; the first goes with nn.CrossEntropyLoss()',
     ),
 ]
 

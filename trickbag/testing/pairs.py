@@ -76,8 +76,8 @@ bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 _WITH_DEFAULTS = '''
 AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut Cooldown CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
 GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling MixedPrecision
-MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RepeatedAugmentation ResizeMix SAM
-StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
+MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RegMixUp RepeatedAugmentation ResizeMix
+SAM StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
 '''.split()
 
 _WITH_ARGUMENTS = dict(
@@ -96,6 +96,7 @@ _WITH_ARGUMENTS = dict(
     GradientClip=lambda: tb.GradientClip(0.1),
     Grayscale=lambda: tb.Grayscale(0.5),
     Im2Col=lambda: tb.Im2Col(0, 0),
+    JensenShannon=lambda: tb.JensenShannon(tb.AugMix()),
     LAMB=tb.LAMB,
     LARS=tb.LARS,
     LayerFreezing=lambda: tb.LayerFreezing(0, 0.5),

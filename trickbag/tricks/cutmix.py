@@ -10,7 +10,8 @@ import torch
 
 from ..callback import Callback
 from ..core.streams import sample_beta
-from ..vision.boxes import box_mask, cut_boxes
+from ..loop.partners import check_mode, n_draws, partners, shared
+from ..vision.boxes import box_mask, cut_boxes, sized_boxes
 
 # %% ../../nbs/tricks/cutmix.ipynb #d09e8cb2
 def cutmix(
@@ -37,13 +38,29 @@ class CutMix(Callback):
     def __init__(
         self,
         alpha: float = 1.0,  # λ ~ Beta(alpha, alpha); 1, the paper's, makes λ uniform
+        # what a box is drawn for: 'sample', 'pair' (samples i and N-1-i, each gets the other's) or 'batch', see
+        # `partners`
+        mode: str = 'sample',
+        # boxes of which each side is uniform between these fractions of the image's, in place of λ; timm's
+        # `cutmix_minmax`, typically (.2, .8)
+        min_max: tuple = None,
     ):
         if not 0 < alpha < float('inf'):
             raise ValueError(f"CutMix: alpha must be > 0, got {alpha}; leave CutMix out for no mixing")
+        if min_max is not None and not (len(min_max) == 2 and 0 < min_max[0] <= min_max[1] <= 1):
+            raise ValueError(f"CutMix: need 0 < min_max[0] <= min_max[1] <= 1, got {min_max}")
+        if min_max is not None and alpha != 1:
+            raise ValueError(f"CutMix: with min_max no λ is drawn, so alpha={alpha} would do nothing; give one of them")
+        check_mode(mode, 'CutMix')
         self.alpha = alpha
+        self.mode = mode
+        self.min_max = min_max
 
     def before_batch(self, learn):
         g, n, (h, w) = learn.rng(self), len(learn.xb), learn.xb.shape[-2:]
-        boxes = cut_boxes(sample_beta(self.alpha, n, g), h, w, g)
-        perm = torch.randperm(n, generator=g, device=g.device)
-        learn.xb, learn.yb = cutmix(learn.xb, learn.soft_targets(), boxes, perm)
+        k = n_draws(n, self.mode)
+        if self.min_max is None:
+            boxes = cut_boxes(sample_beta(self.alpha, k, g), h, w, g)
+        else:
+            boxes = sized_boxes(k, self.min_max, h, w, g)
+        learn.xb, learn.yb = cutmix(learn.xb, learn.soft_targets(), shared(boxes, n), partners(n, self.mode, g))

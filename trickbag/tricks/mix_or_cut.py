@@ -10,6 +10,7 @@ import torch
 
 from ..callback import Callback
 from ..core.streams import sample_beta
+from ..loop.partners import check_mode, n_draws, partners, shared
 from ..vision.boxes import box_mask, cut_boxes
 
 # %% ../../nbs/tricks/mix_or_cut.ipynb #e871ac96
@@ -46,7 +47,8 @@ class MixOrCut(Callback):
         cutmix_alpha: float = 1.0,  # the same where they are cut, not folded; torchvision's recipe
         p: float = 1.0,  # probability that anything is done
         switch_prob: float = 0.5,  # probability that it is CutMix; timm's name and default
-        # what a choice is made for: 'sample' or 'batch'; λ, box and partner are each image's own in both
+        # what a choice is made for: 'sample', 'pair' or 'batch'; λ, box and partner are shared by a pair (samples i and
+        # N-1-i), and each image's own in the others
         mode: str = 'sample',
     ):
         if not (0 < mixup_alpha < float('inf') and 0 < cutmix_alpha < float('inf')):
@@ -56,8 +58,7 @@ class MixOrCut(Callback):
             )
         if not (0 < p <= 1 and 0 <= switch_prob <= 1):
             raise ValueError(f"MixOrCut: p must be in (0,1] and switch_prob in [0,1], got {p}, {switch_prob}")
-        if mode not in ('sample', 'batch'):
-            raise ValueError(f"MixOrCut: mode must be 'sample' or 'batch', got {mode!r}")
+        check_mode(mode, 'MixOrCut')
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.p = p
@@ -66,11 +67,12 @@ class MixOrCut(Callback):
 
     def before_batch(self, learn):
         g, n, (h, w) = learn.rng(self), len(learn.xb), learn.xb.shape[-2:]
-        u = torch.rand(2, n if self.mode == 'sample' else 1, generator=g, device=g.device).expand(2, n)
-        on = u[0] < self.p
-        lam = torch.where(on, sample_beta(self.mixup_alpha, n, g, fold=True), 1.0)
-        boxes = cut_boxes(sample_beta(self.cutmix_alpha, n, g), h, w, g)
-        perm = torch.randperm(n, generator=g, device=g.device)
-        learn.xb, learn.yb = mix_or_cut(
-            learn.xb, learn.soft_targets(), lam, boxes, on & (u[1] < self.switch_prob), perm
-        )
+        coins = torch.rand(2, n_draws(n, self.mode), generator=g, device=g.device)
+        on = shared(coins[0] < self.p, n)
+        cut = on & shared(coins[1] < self.switch_prob, n)
+        # a batch has one choice, and a λ and a box for each image
+        k = n_draws(n, 'pair' if self.mode == 'pair' else 'sample')
+        lam = torch.where(on, shared(sample_beta(self.mixup_alpha, k, g, fold=True), n), 1.0)
+        boxes = shared(cut_boxes(sample_beta(self.cutmix_alpha, k, g), h, w, g), n)
+        perm = partners(n, self.mode, g)
+        learn.xb, learn.yb = mix_or_cut(learn.xb, learn.soft_targets(), lam, boxes, cut, perm)

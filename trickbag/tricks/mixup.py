@@ -10,6 +10,7 @@ import torch
 
 from ..callback import Callback
 from ..core.streams import sample_beta
+from ..loop.partners import check_mode, n_draws, partners, shared
 
 # %% ../../nbs/tricks/mixup.ipynb #156d8038
 def mixup(
@@ -40,14 +41,18 @@ class MixUp(Callback):
         self,
         # λ ~ Beta(alpha, alpha); fastai's default; .1 to .4 in the paper for ImageNet, larger mixes more
         alpha: float = 0.4,
+        # what a λ is drawn for: 'sample', 'pair' (samples i and N-1-i mix with each other) or 'batch', see `partners`
+        mode: str = 'sample',
     ):
         if not 0 < alpha < float('inf'):
             raise ValueError(f"MixUp: alpha must be > 0, got {alpha}; leave MixUp out for no mixing")
+        check_mode(mode, 'MixUp')
         self.alpha = alpha
+        self.mode = mode
         self.lam = None
 
     def before_batch(self, learn):
         g = learn.rng(self)
         n = learn.xb.shape[0]
-        self.lam, perm = sample_beta(self.alpha, n, g, fold=True), torch.randperm(n, generator=g, device=g.device)
-        learn.xb, learn.yb = mixup(learn.xb, learn.soft_targets(), self.lam, perm)
+        self.lam = shared(sample_beta(self.alpha, n_draws(n, self.mode), g, fold=True), n)
+        learn.xb, learn.yb = mixup(learn.xb, learn.soft_targets(), self.lam, partners(n, self.mode, g))

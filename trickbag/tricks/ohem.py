@@ -25,6 +25,7 @@ class OHEM(Callback):
 
     stage = 'select'
     train_only = True
+    does = ('choose losses',)
     reads = ('y', 'pred')
     writes = ('loss',)
     traced = ('least',)
