@@ -98,6 +98,7 @@ from .tricks.random_erasing import RandomErasing
 from .tricks.rate_factors import RateFactors
 from .tricks.resize_mix import ResizeMix
 from .tricks.sam import SAM
+from .tricks.schedule_free import ScheduleFree
 from .tricks.selective_backprop import SelectiveBackprop
 from .tricks.squeeze_excite import SqueezeExcite
 from .tricks.stochastic_depth import StochasticDepth
@@ -145,8 +146,8 @@ __all__ = [
     'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'L2SP',
     'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead', 'MixOrCut',
     'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RateFactors', 'ResizeMix', 'SAM',
-    'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma',
-    'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop',
-    'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine',
-    'RepeatedAugmentation', 'TrivialAugment'
+    'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
+    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
+    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment',
+    'RandomAffine', 'RepeatedAugmentation', 'TrivialAugment'
 ]
