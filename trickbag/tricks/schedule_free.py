@@ -26,7 +26,7 @@ def schedule_free(
 ) -> list:  # y, where the next gradient is taken
     "Take one step more into the average; the next gradient is taken between the two (Defazio et al. 2024)"
     torch._foreach_lerp_(x, z, c)
-    return torch._foreach_lerp(z, x, beta)
+    return list(torch._foreach_lerp(z, x, beta))
 
 
 @contextmanager
