@@ -100,6 +100,7 @@ from .tricks.rate_factors import RateFactors
 from .tricks.reg_mixup import RegMixUp
 from .tricks.resize_mix import ResizeMix
 from .tricks.sam import SAM
+from .tricks.schedule_free import ScheduleFree
 from .tricks.selective_backprop import SelectiveBackprop
 from .tricks.squeeze_excite import SqueezeExcite
 from .tricks.stochastic_depth import StochasticDepth
@@ -146,9 +147,9 @@ __all__ = [
     'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization',
     'HeadBias', 'JensenShannon', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing',
     'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize',
-    'RandomErasing', 'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'SelectiveBackprop', 'SqueezeExcite',
-    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
-    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
-    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment',
-    'TrivialAugment'
+    'RandomErasing', 'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop',
+    'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize',
+    'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur',
+    'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation',
+    'ThreeAugment', 'TrivialAugment'
 ]

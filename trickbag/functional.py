@@ -42,6 +42,7 @@ from .tricks.rate_factors import factored, kinds_of_parameters
 from .tricks.reg_mixup import reg_mixup
 from .tricks.resize_mix import resize_mix, shrunk_boxes
 from .tricks.sam import ascend
+from .tricks.schedule_free import schedule_free
 from .tricks.selective_backprop import pick_hard
 from .tricks.squeeze_excite import squeeze_excite, wide_convs
 from .tricks.stochastic_depth import branch_ends, drop_branch, drop_rates, stochastic_depth
@@ -78,13 +79,13 @@ __all__ = [
     'jensen_shannon', 'add_pull', 'label_smoothing', 'lamb_ratios', 'lars_ratios', 'layer_scales', 'split_rates',
     'frozen_fraction', 'param_layers', 'lr_factor', 'samples_a_batch', 'lookahead', 'mix_or_cut', 'mixup', 'muon',
     'split_hidden', 'split_decay', 'hardest', 'growing_sizes', 'size_at', 'erase', 'erase_boxes', 'factored',
-    'kinds_of_parameters', 'reg_mixup', 'resize_mix', 'shrunk_boxes', 'ascend', 'pick_hard', 'squeeze_excite',
-    'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update', 'sync_batch_norm',
-    'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits', 'apparent_size_ratio',
-    'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip', 'imagenet_mean',
-    'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'sized_boxes', 'col_out',
-    'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch', 'resize_boxes',
-    'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval',
+    'kinds_of_parameters', 'reg_mixup', 'resize_mix', 'shrunk_boxes', 'ascend', 'schedule_free', 'pick_hard',
+    'squeeze_excite', 'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update',
+    'sync_batch_norm', 'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits',
+    'apparent_size_ratio', 'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip',
+    'imagenet_mean', 'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'sized_boxes',
+    'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch',
+    'resize_boxes', 'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval',
     'imagenet_eigvec', 'lighting', 'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops',
     'rand_space', 'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]

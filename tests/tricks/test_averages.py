@@ -1,7 +1,10 @@
 "Averages of weights: begun, read and put back at the right moment."
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
 from tests.helpers import small_learner
 from trickbag.all import *
@@ -131,3 +134,45 @@ def test_the_average_stays_through_a_validation_within_a_validation(make):
     )
     n = len(w.seen) // 2
     assert n > 1 and all(torch.equal(x, w.seen[i - i % n][0]) for i, (x, _) in enumerate(w.seen))
+
+
+# without a schedule
+
+
+@pytest.mark.parametrize('reference', ['', 'Reference'])
+@pytest.mark.parametrize('kind', ['SGD', 'AdamW'])
+@pytest.mark.parametrize('warm', [0, 5])
+def test_schedule_free_is_the_packages(kind, reference, warm):
+    schedulefree = pytest.importorskip('schedulefree')
+    images = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(8, 3, 8, 8, generator=images), torch.randint(0, 4, (8,), generator=images)) for _ in range(10)
+    ]
+
+    def model():
+        m = tiny_model()
+        m[3] = nn.Identity()
+        return m
+
+    lr, opt, kw = {
+        'SGD': (0.5, torch.optim.SGD, dict(momentum=0.9, weight_decay=0.01)),
+        'AdamW': (0.01, torch.optim.AdamW, dict(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)),
+    }[kind]
+    theirs = model()
+    their_opt = getattr(schedulefree, f'{kind}ScheduleFree{reference}')(
+        theirs.parameters(), lr=lr, warmup_steps=warm, **kw
+    )
+    their_opt.train()
+    for x, y in batches:
+        nn.functional.cross_entropy(theirs(x), y).backward()
+        their_opt.step()
+        their_opt.zero_grad()
+    their_opt.eval()
+    # their warm-up goes from 1/5 of the rate in the first step to all of it in the fifth
+    warmup = [Warmup(0.4, warmup_start=0.2)] if warm else []
+    learn = tiny_learner([ScheduleFree(), *warmup], model=model(), opt_func=partial(opt, **kw), lr=lr)
+    learn.dls.train = batches
+    learn.dls.valid = None
+    learn.fit(1)
+    for a, b in zip(theirs.parameters(), learn.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -77,7 +77,7 @@ _WITH_DEFAULTS = '''
 AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut Cooldown CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
 GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling MixedPrecision
 MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RegMixUp RepeatedAugmentation ResizeMix
-SAM StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
+SAM ScheduleFree StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
 '''.split()
 
 _WITH_ARGUMENTS = dict(

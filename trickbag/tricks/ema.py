@@ -159,7 +159,8 @@ class EMA(AveragedTensors):
             self.pos = now
         self.decay_used = self._decay(self.n, passed, learn.n_epoch, learn.n_iter)
         self.n += 1
-        ema_update(*self._both(), self.decay_used)
+        avg, new = self._both()
+        ema_update(avg, new, self.decay_used)
 
     def after_train(self, learn):
         if self.switch and self.n:

@@ -9,7 +9,7 @@ __all__ = ['swa_update', 'SWA']
 import torch
 
 from ..loop.schedule import annealed, check_annealing
-from ..models.batchnorm import has_stats
+from ..models.batchnorm import check_read_again
 from ..models.equal_average import EqualAverage
 
 # %% ../../nbs/tricks/swa.ipynb #aa0a3a95
@@ -34,11 +34,7 @@ def _check_swa(start, every, lr, end):
 
 
 def _check_run(learn, needs_length):
-    if hasattr(learn.dls.train, '__next__') and any(map(has_stats, learn.model.modules())):
-        raise ValueError(
-            "SWA: the training data is an iterator, read only once, but BatchNorm's statistics "
-            "need it again; give a list or a loader"
-        )
+    check_read_again(learn, 'SWA')
     if needs_length and not learn.n_iter:
         raise ValueError(
             f"SWA: the training loader has no length, so the end of the run is unknown; leave {needs_length} out"
