@@ -23,7 +23,7 @@ STAR = {
         'Callback Cancel CancelBackward CancelBatch CancelEpoch CancelFit CancelStep CancelTrain CancelValidate'
     ),
     'learner': 'Learner',
-    'data.download': 'DataURL DownloadError URLs untar_data',
+    'data.download': 'DownloadError URLs untar_data',
     'data.image_loader': 'ImageLoader',
     'data.datasets': 'DatasetSource',
     'data.decode': 'ImageError decode find_bad',
