@@ -20,7 +20,7 @@ from .callback import CancelTrain, CancelValidate
 from .learner import Learner
 from .data.datasets import DatasetSource
 from .data.decode import decode, find_bad, ImageError
-from .data.download import DataURL, DownloadError, untar_data, URLs
+from .data.download import DownloadError, untar_data, URLs
 from .data.files import find_images, label_func
 from .data.image_loader import ImageLoader
 from .data.loaders import DataLoaders
@@ -130,26 +130,25 @@ from .vision.trivial_augment import TrivialAugment
 
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
-    'CancelValidate', 'Learner', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DataURL', 'DownloadError',
-    'untar_data', 'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader',
-    'FileSource', 'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation',
-    'show_images', 'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'poly1_loss', 'Poly1Loss', 'accuracy',
-    'error_rate', 'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown', 'Cosine',
-    'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin',
-    'sched_poly', 'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet',
-    'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34',
-    'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
-    'xse_resnext101', 'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data',
-    'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile',
-    'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool',
-    'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix',
-    'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization',
-    'HeadBias', 'JensenShannon', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing',
-    'LinearScaling', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize',
-    'RandomErasing', 'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop',
-    'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize',
-    'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur',
-    'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation',
-    'ThreeAugment', 'TrivialAugment'
+    'CancelValidate', 'Learner', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DownloadError', 'untar_data',
+    'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader', 'FileSource',
+    'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation', 'show_images',
+    'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'poly1_loss', 'Poly1Loss', 'accuracy', 'error_rate',
+    'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown', 'Cosine', 'FlatCos',
+    'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly',
+    'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101',
+    'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
+    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
+    'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'monitor_mode',
+    'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data', 'get_recipe',
+    'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends',
+    'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
+    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon',
+    'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead',
+    'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RateFactors',
+    'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA',
+    'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip',
+    'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting',
+    'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
 ]

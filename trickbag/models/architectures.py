@@ -59,12 +59,18 @@ def find_library(
     raise ValueError(_unknown(name))
 
 # %% ../../nbs/models/04_architectures.ipynb #1b5bd442
+def _own_networks() -> dict:  # name -> function
+    "What makes trickbag's networks"
+    from trickbag.models import airbench, xresnet
+
+    names = [(module, name) for module in (xresnet, airbench) for name in module.__all__]
+    return {name: getattr(module, name) for module, name in names if name.startswith(('x', 'airbench'))}
+
+
 def _names(library) -> list:
     "Networks of a library; none of one that is not installed"
     if library == 'trickbag':
-        from trickbag.models import xresnet
-
-        return [name for name in xresnet.__all__ if name.startswith('x')]
+        return list(_own_networks())
     if library == 'torchvision':
         import torchvision
 
@@ -129,14 +135,17 @@ def _make(architecture, make):
                 raise ValueError(f"{name} is not a network of a library: give make=, a function that builds it")
             return make(**args)
         case 'trickbag':
-            from trickbag.models import xresnet
+            from trickbag.models.airbench import AirbenchNet
+            from trickbag.models.xresnet import XResNet
 
-            if name != 'XResNet' and name not in _names('trickbag'):
+            # networks that were made by their class are described by it
+            known = _own_networks() | dict(XResNet=XResNet, AirbenchNet=AirbenchNet)
+            if name not in known:
                 raise ValueError(f"architecture: trickbag has no network {name!r}")
             args = dict(args)
             if isinstance(args.get('act'), str):
                 args['act'] = getattr(nn, args['act'])
-            return getattr(xresnet, name)(**args)
+            return known[name](**args)
         case 'torchvision':
             # torchvision has networks for other tasks, too, and some of them fetch weights
             _check_known('torchvision', name)
@@ -151,7 +160,7 @@ def _make(architecture, make):
 
 # %% ../../nbs/models/04_architectures.ipynb #4d6348e8
 def described(
-    name: str,  # of a function or class of `trickbag.models.xresnet`
+    name: str,  # of a function or class of `trickbag.models`
     arguments: dict,  # what it was called with
 ) -> Architecture | None:  # None if an argument is nothing that JSON could hold
     "The description of a network of ours"
@@ -353,6 +362,10 @@ def _new_layers(model, calls, head, n_out, kind, dropout) -> dict:
             raise ValueError(f"head: {type(model).__name__} ends in a convolution; only kind='linear' fits")
         conv = nn.Conv2d(old.in_channels, n_out, 1)
         return {head.name: nn.Sequential(nn.Dropout(dropout), conv) if dropout else conv}
+    if kind == 'linear' and hasattr(old, 'for_classes'):
+        # a head of a kind of its own, as airbench's, which is scaled and has no bias
+        layer = old.for_classes(n_out)
+        return {head.name: nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer}
     if kind == 'linear':
         return {head.name: new_head(old.in_features, n_out, kind, dropout)}
     pool = _pooling(calls, head, type(model).__name__, kind)

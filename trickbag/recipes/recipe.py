@@ -31,15 +31,16 @@ from ..loop.metrics import accuracy
 from ..loop.phase import During
 from ..loop.schedule import Schedule
 from ..models.architectures import find_library
+from ..monitors.early_stopping import EarlyStopping
 from .calls import Given, callback_names, from_text, loss_names, one_form, optimizer_names, to_text
 from ..runs.vision_learner import vision_learner
 from ..tricks.drop_block import DropBlock
 from ..tricks.ema import EMA, ema_decay
-from ..tricks.fix_res import FixRes
 from ..tricks.lamb import LAMB
 from ..tricks.linear_scaling import LinearScaling
 from ..tricks.progressive_resize import ProgressiveResize, size_at
 from ..tricks.stochastic_depth import StochasticDepth
+from ..vision.at_size import AtSize
 from ..vision.basic import Flip
 from ..vision.crop import Crop
 
@@ -305,13 +306,20 @@ def diff(
 
 # %% ../../nbs/recipes/02_recipe.ipynb #2e56f907
 def _phase_text(phase) -> str:
-    return f'{phase.epochs} epochs, rate {phase.lr:g}: {", ".join(phase.tricks)}'
+    return f'{phase.epochs} epoch{"s" * (phase.epochs > 1)}, rate {phase.lr:g}: {", ".join(phase.tricks)}'
+
+
+def _duration(hours) -> str:
+    for unit, in_hours in (('hours', 1), ('minutes', 1 / 60)):
+        if hours >= in_hours:
+            return f'{hours / in_hours:.3g} {unit}'
+    return f'{hours * 3600:.3g} seconds'
 
 
 def as_table(recipe: Recipe) -> Table:
     "A recipe as people read it"
-    hours = f', {recipe.hours:g} hours' if recipe.hours else ''
-    published = f'{recipe.accuracy:.2%} ({recipe.hardware}{hours})' if recipe.accuracy else 'nothing'
+    how = ', '.join(filter(None, [recipe.hardware, recipe.hours and _duration(recipe.hours)]))
+    published = f'{recipe.accuracy:.2%}' + (f' ({how})' if how else '') if recipe.accuracy else 'nothing'
     batch = f'{recipe.bs}' + (f', over {recipe.devices} devices' if recipe.devices > 1 else '')
     crop = 'the central square' if recipe.scale is None else f'{recipe.scale[0]:g} to {recipe.scale[1]:g} of the area'
     rows = [
@@ -365,7 +373,9 @@ def _rate_for(recipe, new) -> float:
 
 def _rate_ratio(recipe, new) -> float:
     kinds = [made_trick(call) for call in recipe.tricks]
-    if any(isinstance(cb, LinearScaling) for cb in kinds):
+    (loss,) = from_text(recipe.loss, loss_names(), recipe.name)
+    # a sum over the batch grows with it
+    if any(isinstance(cb, LinearScaling) for cb in kinds) or getattr(loss, 'reduction', None) == 'sum':
         return 1.0
     ratio = new.bs / recipe.bs
     is_adaptive = recipe.opt.startswith(('Adam', 'NAdam', 'RAdam')) or any(isinstance(cb, LAMB) for cb in kinds)
@@ -400,7 +410,9 @@ def _call_for(call, recipe, new, ratio) -> str:
         changed |= {name: _fewer(getattr(cb, name), ratio) for name in _IN_EPOCHS if hasattr(cb, name)}
     elif isinstance(cb, EMA) and not cb.half_life:
         changed['decay'] = cb.decay ** (_steps(recipe) / _steps(new))
-    elif isinstance(cb, FixRes):
+    elif isinstance(cb, EarlyStopping):
+        changed['patience'] = _fewer(cb.patience, ratio)
+    elif isinstance(cb, AtSize):
         changed['size'] = round(cb.size * new.size / recipe.size)
     elif isinstance(cb, ProgressiveResize):
         # a float is a fraction of the full size
@@ -622,7 +634,8 @@ def _curves_of(cb, recipe, positions, n_iter) -> dict:
         total = recipe.epochs * n_iter
         decay = 0.5 ** (1 / (cb.half_life * total)) if cb.half_life else cb.decay
         start = cb.phase.start if cb.phase else 0.0
-        steps = [max(0, round((p - start) * total)) for p in positions]
+        # the last step has position 1
+        steps = [max(0, round((p - start) * (total - 1))) for p in positions]
         return {'decay of the average': [ema_decay(step, decay, cb.warmup_power) for step in steps]}
     if 'mix' in cb.owns:
         start, stop = (cb.phase.start, cb.phase.stop) if cb.phase else (0.0, None)
