@@ -164,7 +164,7 @@ def method_modules():
 
 
 def write_imports(path, imports, names):
-    "Write the import cell of a notebook that only gathers names, lines of 120 columns at most"
+    "Write the import cell of a notebook that only gathers names, 120 columns at most; gives whether it changed"
     quoted = textwrap.wrap(', '.join(f"'{n}'" for n in names), 112)
     new = '\n'.join(['#| export', *imports, '', '__all__ = [', *(f'    {o}' for o in quoted), ']'])
     nb = load(path)
@@ -173,10 +173,12 @@ def write_imports(path, imports, names):
         for c in nb['cells']
         if c['cell_type'] == 'code' and source(c).startswith('#| export') and '__all__ = [' in source(c)
     ]
-    if source(c) != new:
-        c['source'] = new.splitlines(True)
-        save(path, nb)
-        print(f'{path.relative_to(root)}: import cell rewritten')
+    if source(c) == new:
+        return False
+    c['source'] = new.splitlines(True)
+    save(path, nb)
+    print(f'{path.relative_to(root)}: import cell rewritten')
+    return True
 
 
 def from_lines(module, names):
@@ -185,15 +187,15 @@ def from_lines(module, names):
 
 
 def facade():
-    "Write the import cells of nbs/03_all.ipynb and nbs/04_functional.ipynb"
+    "Write the import cells of nbs/03_all.ipynb and nbs/04_functional.ipynb; gives whether one changed"
     found = list(modules())
     stars = {m: ns for m, ns in star(found) if ns}
     imports = [f'import trickbag.{m}' for m in sorted(method_modules()) if m not in stars]
     imports += [l for m, ns in stars.items() for l in from_lines(m, ns)]
-    write_imports(nb_all, imports, [n for ns in stars.values() for n in ns])
+    all_changed = write_imports(nb_all, imports, [n for ns in stars.values() for n in ns])
     pure = {m: ns for m, ns in functions(found) if ns}
     imports = [l for m, ns in pure.items() for l in from_lines(m, ns)]
-    write_imports(nb_functional, imports, [n for ns in pure.values() for n in ns])
+    return write_imports(nb_functional, imports, [n for ns in pure.values() for n in ns]) or all_changed
 
 
 def tutorials():
@@ -220,8 +222,8 @@ if __name__ == '__main__':
     prune()
     clean()
     nbdev_export.__wrapped__()
-    facade()
-    nbdev_export.__wrapped__()
+    if facade():
+        nbdev_export.__wrapped__()
     write(root / 'trickbag' / 'py.typed', '')  # the package has types
     tutorials()
     docs()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from html import unescape
 from multiprocessing import get_context
 from pathlib import Path
@@ -126,10 +127,15 @@ def snapshot(nbs, src):
     return titles
 
 
+@cache
+def notebook_of():
+    "page -> the path of its notebook"
+    return {unnumbered(p.relative_to(root / 'nbs').as_posix()): p for p in (root / 'nbs').rglob('*.ipynb')}
+
+
 def stage(page):
     "The stage that a trick's page declares; None if it has no callback"
-    (path,) = (p for p in (root / 'nbs').rglob('*.ipynb') if unnumbered(p.relative_to(root / 'nbs').as_posix()) == page)
-    for c in load(path)['cells']:
+    for c in load(notebook_of()[page])['cells']:
         s = join(c['source'])
         if c['cell_type'] == 'code' and s.startswith('#| export') and (m := re.search(r"(?m)^    stage = '(\w+)'", s)):
             return m[1]
@@ -172,6 +178,7 @@ def sidebar(titles):
     return yaml.safe_dump({'website': {'sidebar': {'contents': res}}}, sort_keys=False)
 
 
+@cache
 def links():
     "A function that links names in backticks to their pages: trickbag's names only, whatever else is installed"
     g = {}
@@ -271,8 +278,14 @@ def process(src, dst):
 
 def process_all(nbs, src, pages):
     "Each page in a forked process, as many at a time as there are cores; gives what failed"
-    import trickbag.all  # noqa: F401  imported once, here: a page takes no longer than what it shows
+    import nbdev.processors
+    import nbdev.showdoc
 
+    import trickbag.all  # noqa: F401
+
+    # what all pages need is imported and read once, here: a page takes no longer than what it shows
+    links()
+    nbdev.processors.get_config = nbdev.showdoc.get_config = cache(nbdev.processors.get_config)
     with get_context('fork').Pool(os.cpu_count(), maxtasksperchild=8) as pool:
         return [e for e in pool.starmap(process, [(nbs / p, src / p) for p in pages], chunksize=1) if e]
 

@@ -25,7 +25,7 @@ def test_resumes_to_the_bit_and_saves_what_the_plain_model_loads(name, tmp_path)
     places = (0, 0), (0, 1), (0, 2), (0, None), (1, 1)
     saves = SaveAt(places, tmp_path)
     whole = pair_learner(name).fit(2, cbs=saves)
-    plain = small_model()
+    plain = (BAG[name].model or small_model)()
     keys = list(plain.state_dict())
     for at, file in saves.files.items():
         sd = torch.load(file, weights_only=True)['model']
@@ -86,7 +86,7 @@ def test_draws_from_its_own_stream(name):
     trial = BAG[name]
     prove_own_stream(
         lambda: [trial.make()],
-        model=small_model,
+        model=trial.model or small_model,
         dls=small_data(),
         loss_func=trial.loss and trial.loss(),
         opt_func=trial.opt or bag_opt,

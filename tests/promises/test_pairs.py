@@ -1,5 +1,9 @@
 """Every pair of tricks: legal ones train, in any order and without a trace; the others are refused before the first
-step."""
+step.
+
+Both orders of the list must compose the same loop, for every pair. What that cannot show, such as a random stream
+that is numbered by a place in the list, shows in training: every third pair is trained in both orders, each trick in
+some twenty of them."""
 
 import warnings
 
@@ -37,13 +41,17 @@ ALONE = [  # of each of these there can be one
 REFUSED = {frozenset((a, b)) for g in ALONE for a in g for b in g if a != b}
 
 
+def trained_in_both_orders(a, b):
+    # to compile takes as long as ten fits
+    return (NAMES.index(a) + NAMES.index(b)) % 3 == 0 and 'Compile' not in (a, b)
+
+
 @pytest.mark.parametrize('a', NAMES)
 def test_pairs(a):
     for b in NAMES[NAMES.index(a) + 1 :]:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # some pairs are legal with a warning
-            # to compile takes a second a fit; that its place in the list changes nothing is held by the promises' tests
-            err = prove_pair(a, b, both_orders='Compile' not in (a, b))
+            err = prove_pair(a, b, both_orders=trained_in_both_orders(a, b))
         assert bool(err) == (frozenset((a, b)) in REFUSED), f"{a} and {b}: {err or 'not refused'}"
 
 
