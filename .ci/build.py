@@ -50,7 +50,9 @@ STAR = {
     'vision.preprocess': 'ImageSpec',
     'runs.vision_learner': 'vision_learner',
     # fastai's deep and deeper ones come from the module
-    'models.xresnet': 'XResNet xresnet?? xresnet??? xresnext?? xresnext??? xse_resnet?? xse_resnet??? xse_resnext?? xse_resnext???',
+    'models.xresnet': (
+        'XResNet xresnet?? xresnet??? xresnext?? xresnext??? xse_resnet?? xse_resnet??? xse_resnext?? xse_resnext???'
+    ),
     'monitors.early_stopping': 'monitor_mode',
     'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',

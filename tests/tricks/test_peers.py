@@ -3,7 +3,6 @@ not"""
 
 import json
 import math
-import re
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from torch import nn
 
 from trickbag import all as tb
 from trickbag.loop.schedule import sched_poly, schedule_values
+from trickbag.recipes.calls import callback_names, from_text, optimizer_names
+from trickbag.recipes.published import RECIPES
 from trickbag.testing.proofs import tiny_learner, tiny_model
 from trickbag.tricks.blur_pool import blur_pool, strided
 from trickbag.tricks.ema import ema_decay
@@ -30,14 +31,10 @@ def cells(page):
     return [(c['cell_type'], ''.join(c['source'])) for c in json.loads((NBS / page).read_text())['cells']]
 
 
-@pytest.fixture(scope='module')
-def recipes():
-    "What the code of the recipes page defines, without its hidden checks"
-    names = {}
-    for kind, text in cells('tutorials/recipes.ipynb'):
-        if kind == 'code' and 'from functools' in text or re.match(r'def |rsb', text):
-            exec(text, names)
-    return names
+def tricks_of(recipe):
+    "The callbacks of a published recipe, by name"
+    names = callback_names() | dict(teacher=tiny_model())
+    return named([cb for call in RECIPES[recipe].tricks for cb in from_text(call, names, recipe)])
 
 
 def named(cbs):
@@ -319,90 +316,54 @@ def test_tta_on_logits():
         tb.TTA(on='scores')
 
 
-# the recipes page
+# published recipes
 
 
-def test_mosaics_loss_is_the_sum_over_classes(recipes):
-    text = '\n'.join(t for _, t in cells('tutorials/recipes.ipynb'))
-    mosaic = text[text.index('## Mosaic') : text.index('## airbench')]
-    assert 'loss_func=bce_sum' in mosaic and 'BCEWithLogitsLoss' not in mosaic
+def test_mosaics_loss_is_the_sum_over_classes():
+    assert all(RECIPES[name].loss == 'bce_sum' for name in ('mosaic_mild', 'mosaic_medium', 'mosaic_hot'))
     logits = torch.zeros(2, 1000)
     y = torch.tensor([3, 7])
     assert tb.bce_sum(logits, y).item() == pytest.approx(1000 * math.log(2), rel=1e-5)
 
 
-def test_mosaics_lists(recipes):
-    for make in ('mosaic_mild', 'mosaic_medium', 'mosaic_hot'):
-        cbs = named(recipes[make]())
+def test_mosaics_lists():
+    for name in ('mosaic_mild', 'mosaic_medium', 'mosaic_hot'):
+        cbs = tricks_of(name)
         assert 'NoBiasDecay' not in cbs and cbs['Cosine'].warmup_start == 0
-    hot = named(recipes['mosaic_hot']())
-    assert (
-        hot['StochasticDepth'].rule == 'paper' and hot['RandAugment'].p == 1 and hot['RandAugment'].mstd == float('inf')
-    )
+    hot = tricks_of('mosaic_hot')
+    assert hot['StochasticDepth'].rule == 'paper'
+    assert hot['RandAugment'].p == 1 and hot['RandAugment'].mstd == float('inf')
 
 
-def test_torchvisions_list(recipes):
-    cbs = named(recipes['torchvision_v2']())
-    assert (
-        cbs['LinearScaling'].base_bs == 1024
-        and cbs['NoBiasDecay'].norms_only
-        and cbs['TrivialAugment'].mode == 'bilinear'
-    )
-    assert (cbs['EMA'].decay, cbs['EMA'].warmup_power, cbs['EMA'].phase.start) == (0.99997, 0, 5 / 600)
+def test_torchvisions_list():
+    cbs = tricks_of('torchvision_v2')
+    assert cbs['NoBiasDecay'].norms_only and cbs['TrivialAugment'].mode == 'bilinear'
+    assert cbs['EMA'].warmup_power == 0
 
 
-def test_ffcvs_list(recipes):
-    cbs = named(recipes['ffcv']())
-    assert (
-        not cbs['BlurPool'].maxpools
-        and cbs['NoBiasDecay'].norms_only
-        and cbs['TTA'].on == 'logits'
-        and cbs['TTA'].crops == 1
-    )
+def test_ffcvs_list():
+    cbs = tricks_of('ffcv_rn50_88')
+    assert not cbs['BlurPool'].maxpools and cbs['NoBiasDecay'].norms_only
+    assert cbs['TTA'].on == 'logits' and cbs['TTA'].crops == 1
     lrs = schedule_values(cbs['Linear'], 88, 10)['lr']
     assert (lrs[0], lrs[-1]) == (1e-4, 0) and lrs[20] == pytest.approx(1, abs=0.01)
 
 
-def test_rsbs_and_bag_of_tricks_warm_up(recipes):
-    for make in ('rsb_a1', 'rsb_a2', 'rsb_a3'):
-        assert not named(recipes[make]())['Cosine'].warmup_prefix
-    v = schedule_values(named(recipes['rsb_a1']())['Cosine'], 100, 10)['lr']
+def test_rsbs_and_bag_of_tricks_warm_up():
+    for name in ('rsb_a1', 'rsb_a2', 'rsb_a3'):
+        assert not tricks_of(name)['Cosine'].warmup_prefix
+    v = schedule_values(tricks_of('rsb_a1')['Cosine'], 100, 10)['lr']
     assert [round(v[i], 3) for i in (0, 250, 500, 750)] == [0.02, 0.853, 0.499, 0.146]
-    assert named(recipes['bag_of_tricks'](tiny_model()))['Cosine'].warmup_start == 0
+    assert tricks_of('bag_of_tricks')['Cosine'].warmup_start == 0
 
 
-def test_airbenchs_lists(recipes):
-    learn = tiny_learner(
-        model=tb.XResNet(1, [1, 1], 4, stem='small', widen=0.25), opt_func=recipes['airbench_muon'], lr=0.24
-    )
+def test_airbenchs_lists():
+    (opt_func,) = from_text(RECIPES['airbench94'].opt, optimizer_names(), 'airbench94')
+    learn = tiny_learner(model=tb.XResNet(1, [1, 1], 4, stem='small', widen=0.25), opt_func=opt_func, lr=0.24)
     learn.make_opt()
-    muon = learn.opt.param_groups[0]
-    rest = learn.opt.param_groups[1]
-    assert (muon['momentum'], muon['ns_steps'], muon['weight_decay'], rest['momentum'], rest['nesterov']) == (
-        0.6,
-        3,
-        0,
-        0.85,
-        True,
-    )
-    v = schedule_values(named(recipes['airbench94_legacy']())['Linear'], 10, 100)['lr']
+    muon, rest = learn.opt.param_groups[:2]
+    assert (muon['momentum'], muon['ns_steps'], muon['weight_decay']) == (0.6, 3, 0)
+    assert (rest['momentum'], rest['nesterov']) == (0.85, True)
+    v = schedule_values(tricks_of('airbench94_legacy')['Linear'], 10, 100)['lr']
     assert (v[0], max(v), v[-1]) == (pytest.approx(0.2), pytest.approx(1, abs=1e-3), pytest.approx(0.07))
     assert v.index(max(v)) / 1000 == pytest.approx(0.23, abs=0.002)
-
-
-def test_each_trick_of_a_recipe_is_named_where_names_are_links():
-    "Names in code are no links; those in backticks in the text are"
-    pages = cells('tutorials/recipes.ipynb')
-    below = None
-    for kind, text in pages:
-        if kind == 'markdown' and '## ' in text:
-            below = text
-        if kind == 'code' and text.startswith(('def ', '#| hide\nrsb')) and 'tried' not in text and below:
-            code = '\n'.join(line.split('#')[0] for line in text.splitlines())
-            made = {
-                n
-                for n in re.findall(r'\b([A-Z]\w+)\(', code)
-                if isinstance(getattr(tb, n, None), type) and issubclass(getattr(tb, n), tb.Callback)
-            }
-            missing = {n for n in made if f'`{n}`' not in below}
-            assert not missing, (below.splitlines()[0], missing)
