@@ -163,7 +163,7 @@ def test_statistics_do_not_wait():
     from trickbag.models.batchnorm import _Stats
 
     learn = tiny_learner()
-    s = _Stats([learn.model[1]])
+    s = _Stats([learn.model[1]], None)
     s.before_validate(learn)
     with NoWait():
         for learn.iter in range(3):
