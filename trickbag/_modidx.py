@@ -3292,6 +3292,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs._settings': ( 'testing/proofs.html#_settings',
                                                                                 'trickbag/testing/proofs.py'),
+                                         'trickbag.testing.proofs._stopped_and_resumed': ( 'testing/proofs.html#_stopped_and_resumed',
+                                                                                           'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs.found': ('testing/proofs.html#found', 'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs.in_full': ('testing/proofs.html#in_full', 'trickbag/testing/proofs.py'),
                                          'trickbag.testing.proofs.process_state': ( 'testing/proofs.html#process_state',

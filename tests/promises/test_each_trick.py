@@ -40,6 +40,9 @@ def test_resumes_to_the_bit_and_saves_what_the_plain_model_loads(name, tmp_path)
 
 @pytest.mark.parametrize('name', BAG)
 def test_undone_wherever_it_stops(name):
+    "One learner goes from error to error, so that what an error leaves behind is in the way of the next fit"
+    learn = pair_learner(name)
+    was = found(learn)
     for bomb in (EarlyBomb, LateBomb):
         for e in (
             'before_fit',
@@ -54,8 +57,6 @@ def test_undone_wherever_it_stops(name):
             'after_epoch',
             'after_fit',
         ):
-            learn = pair_learner(name)
-            was = found(learn)
             with pytest.raises(ZeroDivisionError):
                 learn.fit(1, cbs=bomb(e))
             now = found(learn)

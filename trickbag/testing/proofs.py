@@ -10,6 +10,7 @@ __all__ = ['TinyData', 'tiny_model', 'tiny_learner', 'in_full', 'weights', 'Stop
 # %% ../../nbs/testing/01_proofs.ipynb #4ef66337
 import itertools
 import logging
+import math
 import os
 import random
 import signal
@@ -129,27 +130,46 @@ def _history(learn):
     return [{name: value for name, value in row.items() if name != 'time'} for row in learn.history]
 
 
+def _stopped_and_resumed(new_learner, fit, places):
+    "The learner that ends a run which stops at each of the places, and goes on in a fresh learner"
+    resume = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, place in enumerate(places):
+            file = Path(folder) / f'stop_{i}.pt'
+            fit(new_learner(), cbs=[StopAt(place, file)], **resume)
+            assert file.exists(), f"the run never reached epoch {place[0]}, batch {place[1]}"
+            # a new process has another global state
+            torch.manual_seed(random.randrange(2**31))
+            resume = dict(resume=file)
+        return fit(new_learner(), **resume)
+
+
 def prove_resume(
     make_cbs,  # `make_cbs()` -> new callbacks
     fit=lambda learn, **kw: learn.fit(2, **kw),  # how to train; must pass `cbs` and `resume` on
     model=tiny_model,  # `model()` -> a new model
-    at=_STOPS,  # (epoch, batch) after which each run is stopped, batch None: at the end of the epoch
+    # (epoch, batch) after which runs are stopped, batch None: at the end of the epoch; one run at every other of them,
+    # a second at the rest
+    at=_STOPS,
     # passed to `tiny_learner`
     **kw,
 ):
-    "A run that was stopped, saved, loaded into a fresh learner and continued ends with the same bits as one left alone"
-    alone = fit(tiny_learner(make_cbs(), model=model(), **kw))
-    for place in at:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / 'stop.pt'
-            fit(tiny_learner(make_cbs(), model=model(), **kw), cbs=[StopAt(place, file)])
-            assert file.exists(), f"the run never reached epoch {place[0]}, batch {place[1]}"
-            # a new process has another global state
-            torch.manual_seed(random.randrange(2**31))
-            resumed = fit(tiny_learner(make_cbs(), model=model(), **kw), resume=file)
+    """A run that was stopped, saved, loaded into a fresh learner and continued, several times, ends with the same bits
+    as one left alone"""
+
+    def new_learner():
+        return tiny_learner(make_cbs(), model=model(), **kw)
+
+    alone = fit(new_learner())
+    in_order = sorted(at, key=lambda place: (place[0], math.inf if place[1] is None else place[1]))
+    for places in (in_order[::2], in_order[1::2]):
+        if not places:
+            continue
+        resumed = _stopped_and_resumed(new_learner, fit, places)
+        apart = (weights(alone) - weights(resumed)).abs().max()
         assert torch.equal(weights(alone), weights(resumed)), (
-            f"stopped after {place}: {(weights(alone) - weights(resumed)).abs().max():.1e} apart; is there state that "
-            "no checkpoint carries? list it in `state`"
+            f"stopped after {', '.join(map(str, places))}: {apart:.1e} apart; is there state that no checkpoint carries? "
+            "list it in `state`"
         )
         one = _history(alone)
         other = _history(resumed)
@@ -320,17 +340,17 @@ def prove_undone(
     **kw,
 ):
     """Whatever event raises, before or after the callbacks' own: the true error comes out, everything is as found, and
-    training goes on"""
+    the same learner trains on, to the next error and at last to the end"""
+    learn = tiny_learner(make_cbs(), model=model(), **kw)
+    before = found(learn)
     for event in events:
         for bomb in (EarlyBomb, LateBomb):
-            learn = tiny_learner(make_cbs(), model=model(), **kw)
-            before = found(learn)
             _prove_undone_after(learn, before, bomb, event)
         learn.validate()
         assert found(learn) == before, f"validate after an error in {event} left a trace"
-        learn.fit(1)
-        assert found(learn) == before, f"a fit after an error in {event} left a trace"
-        assert weights(learn).isfinite().all()
+    learn.fit(1)
+    assert found(learn) == before, "a fit after the errors left a trace"
+    assert weights(learn).isfinite().all()
 
 
 def _prove_undone_after(learn, before, bomb, event):
@@ -350,7 +370,7 @@ def _prove_undone_after(learn, before, bomb, event):
 # %% ../../nbs/testing/01_proofs.ipynb #a20ece12
 def _global_random_state() -> tuple:
     "Of torch on the CPU, of Python, and of numpy if it is loaded"
-    return torch.get_rng_state().tolist(), random.getstate(), _numpy_state()
+    return _bytes_of(torch.get_rng_state()), random.getstate(), _numpy_state()
 
 
 class _CallWatch(Callback):
