@@ -38,6 +38,7 @@ setup(
             'onnxscript',
             'torchcodec',
             'optuna',
+            'schedulefree',  # the tests compare with its optimizers
         ],
         'timm': ['timm'],
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
