@@ -9,6 +9,7 @@ __all__ = ['RECIPES', 'get_recipe']
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .recipe import Phase, Recipe, from_toml
 
@@ -464,7 +465,7 @@ _fastbook_tta_max = replace(
 def _imagenette(size, epochs, accuracy, tricks=(), deviations=(), **others) -> Recipe:
     # the script's margin around the central square, in steps of 8 pixels
     margin = math.ceil(size * 0.14 / 8) * 8
-    fields = dict(
+    fields: dict[str, Any] = dict(
         source='fastai/imagenette, 2020-01-train.md',
         arch='xse_resnext50',
         arch_args=dict(sa=True, act='Mish'),
@@ -563,6 +564,7 @@ def _airbench(name, source, tricks, deviations, **fields) -> Recipe:
             'whitening filters come from the first batch, there from 5,000 images that are not changed',
             'the bias of the whitening layer trains for the whole run, there for 3 epochs',
             'the test takes the image and its mirror image, there copies that are shifted by a pixel as well',
+            'weights are float32, there float16 all but the norms',
             *deviations,
         ),
         **fields,
