@@ -1,5 +1,6 @@
 "Published recipes: each value against a table of what the papers and scripts say, and each whole recipe at work."
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,13 @@ import torch
 from trickbag.all import *
 from trickbag.callback import arguments_of
 from trickbag.recipes.calls import callback_names, from_text, optimizer_names, to_text
+<<<<<<< HEAD
 from trickbag.recipes.published import RECIPES
 from trickbag.recipes.recipe import curves, from_toml, get_recipe, recipe_hash
+=======
+from trickbag.recipes.published import RECIPES, get_recipe
+from trickbag.recipes.recipe import curves, fit_callbacks, from_toml, recipe_hash
+>>>>>>> h_rc
 from trickbag.testing.pairs import SmallImages
 
 # as read in the sources: batch of all devices, epochs, highest rate, momentum, decay, sizes in training and test
@@ -316,6 +322,39 @@ def test_trains_two_steps_in_each_phase(name):
     recipe.fit(learn, **given)
     assert len(learn.fits) == 1 + len(recipe.phases)
     assert any(not torch.equal(now, then) for now, then in zip(learn.model.parameters(), before, strict=False))
+
+
+@pytest.mark.parametrize('name', ['airbench94', 'airbench94_legacy', 'airbench96', 'imagenette_128_20'])
+def test_networks_of_the_right_size_are_built(name):
+    "Numbers of parameters of airbench's scripts, without the norms' γ, and of fastai's network for 10 classes"
+    recipe = RECIPES[name]
+    learn = replace(recipe, bs=8, size=32).learner(small_data(recipe.flip), device='cpu')
+    counts = dict(airbench94=1_972_792 - 1152, airbench94_legacy=1_972_792 - 1152, airbench96=9_918_776 - 3072)
+    # a self-attention of 256 x 256 filters and a factor
+    fastais = 25_550_618 + 256 * 256 + 1
+    n_params = sum(p.numel() for p in learn.model.parameters())
+    features = learn.model.get_submodule(learn.model.head_name).weight.shape[1]
+    per_class = features + (not recipe.arch.startswith('airbench'))
+    # four classes here
+    assert n_params + 6 * per_class == counts.get(name, fastais)
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_explains_and_plots(name):
+    import matplotlib.pyplot as plt
+
+    recipe = small(RECIPES[name])
+    given = dict(teacher=xresnet18(n_out=4)) if recipe.needs else {}
+    learn = recipe.learner(small_data(recipe.flip), device='cpu', **given)
+    cbs = fit_callbacks(recipe, **given)
+    with warnings.catch_warnings():
+        # of the only process, and of short runs
+        warnings.simplefilter('ignore')
+        text = str(learn.explain(cbs=cbs))
+    assert all(cb.name in text for cb in cbs)
+    figure = recipe.plot()
+    assert len(figure.axes) == len(curves(recipe))
+    plt.close(figure)
 
 
 def test_a_name_that_is_none():

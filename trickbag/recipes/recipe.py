@@ -318,7 +318,8 @@ def _duration(hours) -> str:
 
 def as_table(recipe: Recipe) -> Table:
     "A recipe as people read it"
-    how = ', '.join(filter(None, [recipe.hardware, recipe.hours and _duration(recipe.hours)]))
+    details = [recipe.hardware, _duration(recipe.hours) if recipe.hours else '']
+    how = ', '.join(text for text in details if text)
     published = f'{recipe.accuracy:.2%}' + (f' ({how})' if how else '') if recipe.accuracy else 'nothing'
     batch = f'{recipe.bs}' + (f', over {recipe.devices} devices' if recipe.devices > 1 else '')
     crop = 'the central square' if recipe.scale is None else f'{recipe.scale[0]:g} to {recipe.scale[1]:g} of the area'
