@@ -9,17 +9,15 @@ import torch
 from trickbag.all import *
 from trickbag.callback import arguments_of
 from trickbag.recipes.calls import callback_names, from_text, optimizer_names, to_text
-<<<<<<< HEAD
 from trickbag.recipes.published import RECIPES
-from trickbag.recipes.recipe import curves, from_toml, get_recipe, recipe_hash
-=======
-from trickbag.recipes.published import RECIPES, get_recipe
-from trickbag.recipes.recipe import curves, fit_callbacks, from_toml, recipe_hash
->>>>>>> h_rc
+from trickbag.recipes.recipe import curves, fit_callbacks, from_toml, get_recipe, recipe_hash
 from trickbag.testing.pairs import SmallImages
 
 # as read in the sources: batch of all devices, epochs, highest rate, momentum, decay, sizes in training and test
 TABLE = {
+    'toy': (32, 8, 4e-3, None, 0.05, 32, 32),
+    'deit3_small': (8 * 256, 800, 4e-3, None, 0.05, 224, 224),
+    'deit3_base': (8 * 256, 800, 3e-3, None, 0.05, 192, 224),
     'bag_of_tricks_baseline': (256, 120, 0.1, 0.9, 1e-4, 224, 224),
     'bag_of_tricks_efficient': (1024, 120, 0.4, 0.9, 1e-4, 224, 224),
     'bag_of_tricks_cosine': (1024, 120, 0.4, 0.9, 1e-4, 224, 224),
@@ -94,6 +92,15 @@ SMALL_SETS = {
 }
 # arguments of tricks, by the sources
 ARGUMENTS = [
+    ('deit3_small', 'MixOrCut', 'mixup_alpha', 0.8),
+    ('deit3_small', 'MixOrCut', 'cutmix_alpha', 1.0),
+    ('deit3_small', 'RepeatedAugmentation', 'repeats', 3),
+    ('deit3_small', 'BinaryTargets', 'threshold', 0.0),
+    ('deit3_small', 'ThreeAugment', 'sigma', (0.1, 2.0)),
+    ('deit3_base', 'Cosine', 'warmup', 5),
+    ('torchvision_v2', 'EMA', 'interval', 32),
+    ('torchvision_v2', 'EMA', 'start', 5 / 600),
+    ('mosaic_mild', 'EMA', 'interval', 20),
     ('bag_of_tricks_baseline', 'StepDecay', 'milestones', [30, 60, 90]),
     ('bag_of_tricks_baseline', 'PCALighting', 'noise', 0.1),
     ('bag_of_tricks', 'Cosine', 'warmup', 5),
@@ -290,6 +297,8 @@ def small(recipe):
     network = dict(arch='xresnet18')
     if recipe.arch.startswith('airbench'):
         network = dict(arch_args=dict(widths=[24, 24, 24]))
+    if recipe.arch.startswith('timm/'):
+        network = dict(arch='timm/test_vit')
     return replace(recipe, **network, pretrained=False, size=32, valid_size=None, bs=8, tricks=tricks, phases=phases)
 
 

@@ -8,6 +8,7 @@ __all__ = ['RECIPES']
 # %% ../../nbs/recipes/03_published.ipynb #bbc86b6c
 import math
 from dataclasses import replace
+from typing import Any
 
 from .recipe import Phase, Recipe
 
@@ -80,11 +81,10 @@ _torchvision_v2 = Recipe(
         'LabelSmoothing(0.1)',
         'MixOrCut(mixup_alpha=0.2, cutmix_alpha=1.0)',
         # .99998 as torchvision's script adjusts it: for 32 steps at once, the batch and the length of the run
-        f'During(EMA(decay={(1 - 2e-5 * 1024 * 32 / 600) ** (1 / 32)!r}, warmup_power=0), start=0.008333333333333333)',
+        f'EMA(decay={1 - 2e-5 * 1024 * 32 / 600!r}, warmup_power=0, interval=32, start={5 / 600!r})',
     ),
     accuracy=0.80858,
     hardware='8 V100',
-    deviations=('torchvision averages every 32 steps with .99891, here every step does with the same half-life',),
 )
 
 # %% ../../nbs/recipes/03_published.ipynb #595ba785
@@ -295,14 +295,14 @@ def _mosaic(name, epochs, smoothing, initial, start, tricks, accuracy, deviation
             'BlurPool()',
             'ChannelsLast()',
             'MixedPrecision()',
-            f'EMA(decay={0.5 ** (1 / 100)!r}, warmup_power=0)',
+            f'EMA(decay={0.5 ** (20 / 100)!r}, warmup_power=0, interval=20)',
             # Composer's sizes are multiples of 4
             f'ProgressiveResize({initial}, start={start}, end=0.8, step=4)',
             *tricks,
         ),
         accuracy=accuracy,
         hardware='8 A100',
-        deviations=('Composer averages every 20 steps, here every step does with the same half-life', *deviations),
+        deviations=deviations,
     )
 
 
@@ -463,7 +463,7 @@ _fastbook_tta_max = replace(
 def _imagenette(size, epochs, accuracy, tricks=(), deviations=(), **others) -> Recipe:
     # the script's margin around the central square, in steps of 8 pixels
     margin = math.ceil(size * 0.14 / 8) * 8
-    fields = dict(
+    fields: dict[str, Any] = dict(
         source='fastai/imagenette, 2020-01-train.md',
         arch='xse_resnext50',
         arch_args=dict(sa=True, act='Mish'),
@@ -562,6 +562,7 @@ def _airbench(name, source, tricks, deviations, **fields) -> Recipe:
             'whitening filters come from the first batch, there from 5,000 images that are not changed',
             'the bias of the whitening layer trains for the whole run, there for 3 epochs',
             'the test takes the image and its mirror image, there copies that are shifted by a pixel as well',
+            'weights are float32, there float16 all but the norms',
             *deviations,
         ),
         **fields,
@@ -637,8 +638,81 @@ _airbench96 = _airbench_legacy(
     hours=34.7 / 3600,
 )
 
+# %% ../../nbs/recipes/03_published.ipynb #bf565a06
+def _deit3(name, arch, size, lr, drop_path, accuracy, phases=(), deviations=()) -> Recipe:
+    return Recipe(
+        name,
+        source='Touvron et al. 2022, arXiv 2204.07118; facebookresearch/deit README_revenge',
+        arch=arch,
+        arch_args=dict(drop_path_rate=drop_path),
+        size=size,
+        valid_size=224,
+        crop_pct=1.0,
+        interpolation='bicubic',
+        bs=2048,
+        devices=8,
+        epochs=800,
+        lr=lr,
+        opt='AdamW(betas=(0.9, 0.999), eps=1e-06, weight_decay=0.05)',
+        loss='BCEWithLogitsLoss()',
+        tricks=(
+            'LAMB()',
+            'GradientClip(1.0)',
+            'NoBiasDecay()',
+            f'Cosine(warmup=5, warmup_start={1e-6 / lr!r}, end={1e-5 / lr!r}, warmup_prefix=False)',
+            'RepeatedAugmentation(3)',
+            'ThreeAugment()',
+            'ColorJitter(0.3, 0.3, 0.3)',
+            'MixOrCut(0.8, 1.0)',
+            'BinaryTargets(0.0)',
+        ),
+        phases=phases,
+        accuracy=accuracy,
+        hardware='8 GPUs',
+        deviations=deviations,
+    )
+
+
+_deit3_small = _deit3('deit3_small', 'timm/deit3_small_patch16_224', 224, 4e-3, 0.05, 0.814)
+_deit3_base = _deit3(
+    'deit3_base',
+    'timm/deit3_base_patch16_224',
+    192,
+    3e-3,
+    0.2,
+    0.838,
+    deviations=(
+        'then 20 epochs at 224 px, AdamW at 1e-5, cross entropy, smoothing of .1, RandAugment: a recipe of its own',
+    ),
+)
+
+# %% ../../nbs/recipes/03_published.ipynb #59c3bcf9
+_toy = Recipe(
+    'toy',
+    source="trickbag's own, for its built-in toy set",
+    arch='xresnet18',
+    arch_args=dict(widen=0.5),
+    size=32,
+    scale=(0.35, 1.0),
+    n_images=1500,
+    bs=32,
+    epochs=8,
+    lr=4e-3,
+    opt='AdamW(weight_decay=0.05)',
+    tricks=(
+        'OneCycle()',
+        'LabelSmoothing(0.1)',
+        'BlurPool(min_channels=8)',
+        'EMA(half_life=0.05)',
+        'MixUp(0.2)',
+        'RandomErasing(0.25)',
+        'TrivialAugment()',
+    ),
+)
+
 # %% ../../nbs/recipes/03_published.ipynb #9234fc98
 _ALL = [
+    _toy,
     _bag,
     _efficient,
     _cosine,
@@ -653,6 +727,8 @@ _ALL = [
     _fixres,
     _assembled,
     _assembled_fine_tune,
+    _deit3_small,
+    _deit3_base,
     *_ffcv_all,
     _mosaic_mild,
     _mosaic_medium,

@@ -35,7 +35,7 @@ from ..monitors.early_stopping import EarlyStopping
 from .calls import Given, callback_names, from_text, loss_names, one_form, optimizer_names, to_text
 from ..runs.vision_learner import vision_learner
 from ..tricks.drop_block import DropBlock
-from ..tricks.ema import EMA, ema_decay
+from ..tricks.ema import EMA
 from ..tricks.lamb import LAMB
 from ..tricks.linear_scaling import LinearScaling
 from ..tricks.progressive_resize import ProgressiveResize, size_at
@@ -71,6 +71,7 @@ class Recipe:
     scale: tuple | None = (0.08, 1.0)  # area of the training crop, see `Crop`
     ratio: tuple = (3 / 4, 4 / 3)  # width over height of the training crop
     flip: bool = True  # mirror training images at random
+    interpolation: str = 'bilinear'  # or 'bicubic', how crops are resized
     n_images: int = 1_281_167  # of the training set that it was made for; ImageNet's
     bs: int = 256  # images a step, of all devices together
     devices: int = 1  # over how many these were spread
@@ -108,6 +109,9 @@ class Recipe:
 
     def __str__(self):
         return str(as_table(self))
+
+    def _repr_html_(self):
+        return as_table(self)._repr_html_()
 
     def with_(self, **changes) -> 'Recipe':
         "See `rescaled`"
@@ -409,7 +413,7 @@ def _call_for(call, recipe, new, ratio) -> str:
     if isinstance(cb, Schedule):
         # defaults count epochs, too
         changed |= {name: _fewer(getattr(cb, name), ratio) for name in _IN_EPOCHS if hasattr(cb, name)}
-    elif isinstance(cb, EMA) and not cb.half_life:
+    elif isinstance(cb, EMA) and not cb.half_life and cb.profile is None:
         changed['decay'] = cb.decay ** (_steps(recipe) / _steps(new))
     elif isinstance(cb, EarlyStopping):
         changed['patience'] = _fewer(cb.patience, ratio)
@@ -480,6 +484,7 @@ def data_for(
         scale=recipe.scale,
         crop_pct=recipe.crop_pct,
         flip=recipe.flip,
+        interpolation=recipe.interpolation,
         **kw,
     )
 
@@ -530,11 +535,11 @@ def _belongs_to_learner(cb) -> bool:
 
 
 def _crop(recipe, dls) -> list:
-    "The recipe's crops, in place of the data's own, of which they keep the interpolation"
-    own = next((cb for cb in getattr(dls, 'cbs', ()) if isinstance(cb, Crop)), None)
-    if own is None:
+    "The recipe's crops, in place of the data's own"
+    if not any(isinstance(cb, Crop) for cb in getattr(dls, 'cbs', ())):
         return []
-    return [Crop(recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, recipe.valid_size, own.interpolation)]
+    how = recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, recipe.valid_size
+    return [Crop(*how, interpolation=recipe.interpolation)]
 
 
 def _check_data(recipe, dls):
@@ -632,12 +637,12 @@ def _curves_of(cb, recipe, positions, n_iter) -> dict:
         sizes = cb.all_sizes(recipe.size)
         return dict(size=[size_at(p, sizes, cb.start, cb.end) for p in positions])
     if isinstance(cb, EMA):
-        total = recipe.epochs * n_iter
-        decay = 0.5 ** (1 / (cb.half_life * total)) if cb.half_life else cb.decay
-        start = cb.phase.start if cb.phase else 0.0
+        start = cb.phase.start if cb.phase else cb.start
         # the last step has position 1
-        steps = [max(0, round((p - start) * (total - 1))) for p in positions]
-        return {'decay of the average': [ema_decay(step, decay, cb.warmup_power) for step in steps]}
+        last = recipe.epochs * n_iter - 1
+        updates = [max(0, round((p - start) * last)) // cb.interval for p in positions]
+        decays = [cb.decay_at(n, cb.interval, recipe.epochs, n_iter) for n in updates]
+        return {'decay of the average': decays}
     if 'mix' in cb.owns:
         start, stop = (cb.phase.start, cb.phase.stop) if cb.phase else (0.0, None)
         return dict(mixing=[float(start <= p and (stop is None or p < stop)) for p in positions])

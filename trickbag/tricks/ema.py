@@ -128,7 +128,7 @@ class EMA(AveragedTensors):
             if getattr(self, name):
                 _check_length(learn, name)
 
-    def _decay(self, n, passed, n_epoch, n_iter) -> float:
+    def decay_at(self, n, passed, n_epoch, n_iter) -> float:
         "After `n` updates, `passed` batches after the last of them"
         if self._power is not None:
             return profile_decay(n, self._power)
@@ -138,7 +138,7 @@ class EMA(AveragedTensors):
     def half_life_at(self, t: int) -> float:
         "Half-life of the average, in steps, after all `t` steps of a run"
         updates = (t - round(self.start * t)) // self.interval
-        d = self._decay(updates, self.interval, t, 1) if updates else 0
+        d = self.decay_at(updates, self.interval, t, 1) if updates else 0
         return self.interval * math.log(0.5) / math.log(d) if d else 0.0
 
     def _too_early(self, learn) -> bool:
@@ -157,7 +157,7 @@ class EMA(AveragedTensors):
             now = learn.epoch * learn.n_iter + learn.iter + 1
             passed = now - self.pos
             self.pos = now
-        self.decay_used = self._decay(self.n, passed, learn.n_epoch, learn.n_iter)
+        self.decay_used = self.decay_at(self.n, passed, learn.n_epoch, learn.n_iter)
         self.n += 1
         avg, new = self._both()
         ema_update(avg, new, self.decay_used)
