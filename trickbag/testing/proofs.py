@@ -168,8 +168,8 @@ def prove_resume(
         resumed = _stopped_and_resumed(new_learner, fit, places)
         apart = (weights(alone) - weights(resumed)).abs().max()
         assert torch.equal(weights(alone), weights(resumed)), (
-            f"stopped after {', '.join(map(str, places))}: {apart:.1e} apart; is there state that no checkpoint carries? "
-            "list it in `state`"
+            f"stopped after {', '.join(map(str, places))}: {apart:.1e} apart; is there state that no checkpoint "
+            "carries? list it in `state`"
         )
         one = _history(alone)
         other = _history(resumed)
