@@ -35,10 +35,35 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Tests that take ten seconds or more begin first: with several workers, none is left alone with one of them at the end
+LONG = (
+    'test_pairs[Compile]',
+    'test_from_photographs_to_onnx',
+    'test_terminal',
+    'test_kernel',
+    'test_ipython_in_a_terminal',
+    'test_notebook[models/02_xresnet.ipynb]',
+    'test_notebook[speed/04_compile.ipynb]',
+    'test_compiles_without_a_break[all]',
+    'test_kept_memory',
+    'test_pipe',
+    'test_two_processes_in_one_folder',
+)
+
+
 def pytest_collection_modifyitems(items):
-    "Workers that collect tests of other names run none: an address in a name differs from one to the next"
+    # workers that collect tests of other names run none: an address in a name differs from one to the next
     with_address = [item.nodeid for item in items if ' at 0x' in item.nodeid]
     assert not with_address, f'give these tests ids that hold no address: {with_address[:3]}'
+    items.sort(key=_begins)
+
+
+def _begins(item):
+    "The long ones first, then notebooks, which take seconds each, then the others as they stand"
+    # a file whose tests share what takes seconds to make stays together
+    if item.name in LONG or item.path.name == 'test_ablation.py':
+        return 0
+    return 1 if item.name.startswith('test_notebook[') else 2
 
 
 def fresh():

@@ -22,7 +22,7 @@ RECIPE = Recipe(
     size=24,
     bs=16,
     n_images=32,
-    epochs=3,
+    epochs=2,
     lr=0.02,
     opt='AdamW()',
     tricks=('OneCycle()', 'LabelSmoothing()', 'MixUp(0.2)', 'EMA(0.9)'),
@@ -31,7 +31,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory):
-    return toy_set(tmp_path_factory.mktemp('ablation'), n_classes=3, n_train=32, n_valid=60)
+    return toy_set(tmp_path_factory.mktemp('ablation'), n_classes=3, n_train=32, n_valid=30)
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +104,7 @@ def test_a_row_is_the_recipes_own_training(photographs, whole):
     rows['base'].recipe.fit(learn)
     probs, targets = learn.get_preds()
     run = whole.findings.runs(rows['base'].recipe)[43]
-    both = (run['choose'] * run['n_choose'] + run['confirm'] * run['n_confirm']) / 60
+    both = (run['choose'] * run['n_choose'] + run['confirm'] * run['n_confirm']) / 30
     assert both == pytest.approx((probs.argmax(1) == targets).double().mean().item())
     assert {run['seed'] for run in whole.log.runs.values()} == {42, 43, 44, 45}
 
@@ -120,7 +120,7 @@ def test_it_keeps_a_budget(photographs, tmp_path):
     assert 'did not fit into 0.05 minutes: ' in repr(table)
     assert 'Run it again to go on' in repr(table)
     # none of them is a run that was broken off
-    assert all(run['epochs'] == 3 for run in ablation.log.runs.values())
+    assert all(run['epochs'] == 2 for run in ablation.log.runs.values())
 
 
 def test_losers_are_dropped_and_said(photographs, whole, tmp_path, capsys):

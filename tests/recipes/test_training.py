@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -17,7 +18,7 @@ from trickbag.testing.proofs import weights
 
 TWO_PHASES = Recipe(
     'two phases',
-    arch='xresnet18',
+    arch='timm/test_resnet',
     size=32,
     bs=8,
     epochs=2,
@@ -32,7 +33,7 @@ TWO_PHASES = Recipe(
 
 def network():
     torch.manual_seed(0)
-    return xresnet18(n_out=4)
+    return timm.create_model('test_resnet', num_classes=4)
 
 
 def plain_learner(cbs=(), **kw):
@@ -92,9 +93,14 @@ class StopAt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.fixture(scope='module')
+def whole():
+    "A learner that nothing stopped"
+    return plain_learner().fit(recipe=TWO_PHASES)
+
+
 @pytest.mark.parametrize('step', [2, 6, 9, 14])
-def test_resumed_in_each_phase_to_the_bit(tmp_path, step):
-    whole = plain_learner().fit(recipe=TWO_PHASES)
+def test_resumed_in_each_phase_to_the_bit(whole, tmp_path, step):
     saved = dict(cbs=[Checkpoint(every_batches=1, file='last.pt')], path=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         plain_learner(**saved).fit(recipe=TWO_PHASES, cbs=StopAt(step))
