@@ -147,11 +147,14 @@ def _literal(value: Any, name: str) -> str:
         if isinstance(value, list):
             return f'[{inner}]'
         return f'({inner},)' if len(entries) == 1 else f'({inner})'
+    if isinstance(value, dict):
+        entries = [f'{_literal(key, name)}: {_literal(entry, name)}' for key, entry in value.items()]
+        return f'{{{", ".join(entries)}}}'
     if value is None or isinstance(value, (bool, int, str)):
         return repr(value)
     if isinstance(value, float) and not math.isnan(value):
         return repr(float(value))
-    raise TypeError(f"{name}={value!r} cannot be written as text; numbers, text, tuples and lists can")
+    raise TypeError(f"{name}={value!r} cannot be written as text; numbers, text, tuples, lists and dicts can")
 
 
 def one_form(

@@ -574,9 +574,14 @@ _sgd = 'SGD(momentum=0.85, nesterov=True, weight_decay={!r})'
 _airbench94 = _airbench(
     'airbench94',
     'airbench94_muon.py',
-    ('Linear()', 'PadCrop(2)', "Compile(mode='max-autotune')"),
     (
-        'the head has the rate of the biases, .053; there it is .67',
+        'Linear()',
+        'PadCrop(2)',
+        "Compile(mode='max-autotune')",
+        # the head's rate is .67, its decay of a step that of the others
+        f"RateFactors(head={0.67 / 0.053!r}, decays={{'head': {0.053 / 0.67!r}}})",
+    ),
+    (
         "the filters' lengths are left alone, there the n filters of a layer are set to a length of √n together",
         'the rate of the bias of the whitening layer falls to 0 over the run, there over 3 epochs',
     ),
@@ -600,9 +605,13 @@ def _airbench_legacy(name, epochs, rate, decay, tricks, deviations, **fields) ->
     return _airbench(
         name,
         f'legacy/{name.removesuffix("_legacy")}.py',
-        (*tricks, f'Lookahead(5, 1.0, alpha_end={1 - 0.95**5!r})'),
         (
-            'biases of norms have the rate of the others, there 64 times that, with the same decay',
+            *tricks,
+            f'Lookahead(5, 1.0, alpha_end={1 - 0.95**5!r})',
+            # biases of norms have 64 times the rate, with the same decay of a step
+            f"RateFactors(names={{'*norms*.bias': 64}}, decays={{'*norms*.bias': {1 / 64!r}}})",
+        ),
+        (
             "Lookahead also goes back at the end of an epoch, and leaves BatchNorm's statistics alone",
             *deviations,
         ),
