@@ -22,14 +22,15 @@ def test_writes_what_it_declares(name):
     prove_writes(name)
 
 
-PLAIN = {}  # (loss, optimizer, companions, epochs) -> weights of the run without the trick, which many tricks share
+# (loss, optimizer, model, companions, epochs) -> weights of the run without the trick, which many tricks share
+PLAIN = {}
 
 
 def changes_training(name, n_epoch):
     "Whether a run ends differently with the trick than without, with the same loss, optimizer and companions"
     companions = WITH.get(name, ())
     trial = BAG[name]
-    key = (trial.loss, trial.opt, companions, n_epoch)
+    key = (trial.loss, trial.opt, trial.model, companions, n_epoch)
     if key not in PLAIN:
         learn = pair_learner(name, *companions)
         learn.cbs = learn.cbs[1:]
