@@ -74,5 +74,7 @@ class WithCopies(Callback):
                 setattr(learn, name, value[:: self.n_versions])
         self.n_versions = 1
 
-    def cleanup_fit(self, learn):
+    def before_fit(self, learn):
         self.n_versions = 1
+
+    cleanup_fit = before_fit
