@@ -141,6 +141,8 @@ class Given(nn.Module):
 def _literal(value: Any, name: str) -> str:
     if isinstance(value, Given):
         return value.given_name
+    if isinstance(value, Callback):
+        return to_text(value)
     if isinstance(value, (tuple, list)):
         entries = [_literal(entry, name) for entry in value]
         inner = ', '.join(entries)
@@ -154,7 +156,7 @@ def _literal(value: Any, name: str) -> str:
         return repr(value)
     if isinstance(value, float) and not math.isnan(value):
         return repr(float(value))
-    raise TypeError(f"{name}={value!r} cannot be written as text; numbers, text, tuples, lists and dicts can")
+    raise TypeError(f"{name}={value!r} cannot be written as text; numbers, text, tuples, lists, dicts and callbacks can")
 
 
 def one_form(
