@@ -15,7 +15,7 @@ from trickbag.testing.pairs import SmallImages
 
 # as read in the sources: batch of all devices, epochs, highest rate, momentum, decay, sizes in training and test
 TABLE = {
-    'toy': (32, 8, 4e-3, None, 0.05, 32, 32),
+    'toy': (32, 5, 4e-3, None, 0.05, 32, 32),
     'deit3_small': (8 * 256, 800, 4e-3, None, 0.05, 224, 224),
     'deit3_base': (8 * 256, 800, 3e-3, None, 0.05, 192, 224),
     'bag_of_tricks_baseline': (256, 120, 0.1, 0.9, 1e-4, 224, 224),

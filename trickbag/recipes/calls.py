@@ -156,7 +156,9 @@ def _literal(value: Any, name: str) -> str:
         return repr(value)
     if isinstance(value, float) and not math.isnan(value):
         return repr(float(value))
-    raise TypeError(f"{name}={value!r} cannot be written as text; numbers, text, tuples, lists, dicts and callbacks can")
+    raise TypeError(
+        f"{name}={value!r} cannot be written as text; numbers, text, tuples, lists, dicts and callbacks can"
+    )
 
 
 def one_form(

@@ -705,7 +705,7 @@ _toy = Recipe(
     scale=(0.35, 1.0),
     n_images=1500,
     bs=32,
-    epochs=8,
+    epochs=5,
     lr=4e-3,
     opt='AdamW(weight_decay=0.05)',
     tricks=(
