@@ -75,7 +75,7 @@ def test_a_refused_recipe_leaves_the_learner_as_it_was():
         learn.fit(3, recipe=TWO_PHASES)
     with pytest.raises(TypeError, match="recipe is 'rsb_a3'; give a Recipe"):
         learn.fit(recipe='rsb_a3')
-    with pytest.raises(ValueError, match=r'fit: for how many epochs\? fit\(5\), or fit\(recipe=...\)'):
+    with pytest.raises(ValueError, match=r"'n_epoch' is missing, a whole number >= 0: fit\(5\), or fit\(recipe=...\)"):
         learn.fit()
 
 

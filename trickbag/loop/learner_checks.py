@@ -71,7 +71,7 @@ def check_fit(
     if learn.fitting:
         raise ValueError("fit: a fit is running; call it before or after, or use another Learner")
     if n_epoch is None:
-        raise ValueError("fit: for how many epochs? fit(5), or fit(recipe=...)")
+        raise ValueError("fit: 'n_epoch' is missing, a whole number >= 0: fit(5), or fit(recipe=...)")
     n_epoch = check_whole('fit', 'n_epoch', n_epoch)
     lr = check_lr('fit', learn.lr if lr is None else lr)
     learn.seed = check_seed('fit', learn.seed)

@@ -9,23 +9,44 @@ __all__ = ['callback_names', 'optimizer_names', 'loss_names', 'from_text', 'did_
 import ast
 import difflib
 import math
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import trickbag
 from ..callback import Callback, arguments_of
+from ..loop.phase import During
 
 # %% ../../nbs/recipes/01_calls.ipynb #5fa1ec43
-def callback_names() -> dict:  # name -> class or function
+# where callbacks are: all modules of these rooms, and some of others
+_ROOMS = ('monitors', 'speed', 'tricks', 'vision')
+_MODULES = ('callback', 'loop.schedule', 'runs.tta')
+
+
+@cache
+def callback_names() -> dict:  # name -> class or function; not to be changed
     "Every callback of the star import, and what wraps one"
     # nearly all of the package: imported when a call is read, not with this module
-    import trickbag.all as tb
+    found = {}
+    for module in map(import_module, _callback_modules()):
+        public = {name: getattr(module, name) for name in getattr(module, '__all__', ())}
+        found |= {name: kind for name, kind in public.items() if _is_callback(kind)}
+    return found | dict(During=During)
 
-    found = {name: getattr(tb, name) for name in tb.__all__}
-    kinds = {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Callback)}
-    return kinds | dict(During=tb.During)
+
+def _callback_modules():
+    yield from (f'trickbag.{name}' for name in _MODULES)
+    for room in _ROOMS:
+        folder = Path(trickbag.__file__).parent / room
+        yield from (f'trickbag.{room}.{file.stem}' for file in sorted(folder.glob('[a-z]*.py')))
+
+
+def _is_callback(kind) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Callback) and not kind.__name__.startswith('_')
 
 
 def optimizer_names() -> dict:  # name -> `make(**arguments)`, which gives an `opt_func`
