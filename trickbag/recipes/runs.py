@@ -24,6 +24,7 @@ import torch
 import trickbag.runs.predictions  # noqa: F401
 from ..callback import Callback, CancelFit
 from ..core.output import say
+from ..core.threads import preserve_rng
 from ..monitors.progress import Progress
 from .recipe import Recipe, recipe_hash
 
@@ -83,7 +84,7 @@ def run_job(
     watch = _Deadline(deadline)
     _reset_peak(device)
     # what the learner says is the same for all
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), preserve_rng():
         torch.manual_seed(job.seed)
         learn = job.recipe.learner(dls, seed=job.seed, device=device)
         learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
@@ -133,6 +134,10 @@ def _peak(device) -> float | None:  # megabytes
     return int(line.split()[1]) / 1024
 
 # %% ../../nbs/recipes/06_runs.ipynb #60b93daa
+# numbers of images that a run keeps
+_HALVES = ('n_choose', 'n_confirm')
+
+
 class RunLog:
     "A file of one JSON line a run, after one that says what they are runs of"
 
@@ -177,7 +182,13 @@ class RunLog:
             os.fsync(f.fileno())
 
     def add(self, run: dict):
-        "Keep a run"
+        "Keep a run; ValueError if it was validated on other data than those before"
+        for other in self.runs.values():
+            before, now = (sum(one[name] for name in _HALVES) for one in (other, run))
+            if before != now:
+                raise ValueError(
+                    f"{self.file}: its runs were validated on {before} images, these data have {now}; give another log"
+                )
         self._append(run)
         self.runs[run['key']] = run
 
@@ -249,6 +260,7 @@ class Workers:
             torch.set_num_threads(self.threads)
             return self
         try:
+            # only asked whether it can be done: nothing is read back
             pickle.dumps(self.work)
         except (pickle.PicklingError, AttributeError, TypeError) as e:
             raise ValueError(
