@@ -118,6 +118,21 @@ def test_another_length_batch_and_size(capsys):
     ffcv = RECIPES['ffcv_rn50_16'].with_(size=96)
     assert ffcv.valid_size == 128
     assert 'ProgressiveResize(initial=80, start=0.74, end=0.805, step=16)' in ffcv.tricks
+    # what a callback declares as epochs or pixels
+    tricks = ('Cooldown(20, warmup=10)', 'SWA(lr=0.05, anneal_epochs=10)', 'PadCrop(4)', 'CutOut(16)', 'CutOut(0.5)')
+    for trick, shorter in zip(
+        tricks,
+        (
+            'Cooldown(cooldown=10, warmup=5)',
+            'SWA(lr=0.05, anneal_epochs=5)',
+            'PadCrop(pad=2)',
+            'CutOut(length=8)',
+            'CutOut()',
+        ),
+        strict=True,
+    ):
+        recipe = replace(TWO_PHASES, tricks=(trick,), epochs=100, size=64)
+        assert recipe.with_(epochs=50, size=32).tricks == (shorter,)
     # whoever names a field has it as he gave it
     assert RECIPES['ffcv_rn50_16'].with_(size=96, valid_size=100).valid_size == 100
     said = capsys.readouterr().out

@@ -295,6 +295,8 @@ def _check_schedule(schedule, learn):
 class _WithWarmup(Schedule):
     "Schedules of the learning rate that begin with an optional linear warm-up"
 
+    in_epochs = ('warmup',)
+
     def __init__(self, warmup, warmup_start, warmup_prefix=True):
         self.warmup_prefix = warmup_prefix
         check_number(self.name, 'warmup_start, a factor,', warmup_start, low=0, high=1)
@@ -400,6 +402,8 @@ class Linear(_WithWarmup):
 class Cooldown(_WithWarmup):
     "The full learning rate, then down to `end` times it in the last part of the run, after an optional warm-up (WSD)"
 
+    in_epochs = ('cooldown', 'warmup')
+
     def __init__(
         self,
         cooldown: float
@@ -500,6 +504,8 @@ def _are_three_momenta(moms):
 # %% ../../nbs/loop/08_schedule.ipynb #d43739a6
 class StepDecay(_WithWarmup):
     "The learning rate times `gamma` at milestones, after an optional warm-up"
+
+    in_epochs = ('milestones', 'warmup')
 
     def __init__(
         self,

@@ -146,6 +146,7 @@ class EarlyStopping(BestEpoch):
     "End the fit after some epochs without improvement"
 
     stage = 'stop'
+    in_epochs = ('patience',)
     state = ('start', 'direction')
 
     def __init__(

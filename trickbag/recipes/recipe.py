@@ -31,7 +31,6 @@ from ..loop.metrics import accuracy
 from ..loop.phase import During
 from ..loop.schedule import Schedule
 from ..models.architectures import find_library
-from ..monitors.early_stopping import EarlyStopping
 from .calls import Given, callback_names, from_text, loss_names, one_form, optimizer_names, to_text
 from ..runs.vision_learner import vision_learner
 from ..tricks.drop_block import DropBlock
@@ -40,7 +39,6 @@ from ..tricks.lamb import LAMB
 from ..tricks.linear_scaling import LinearScaling
 from ..tricks.progressive_resize import ProgressiveResize, size_at
 from ..tricks.stochastic_depth import StochasticDepth
-from ..vision.at_size import AtSize
 from ..vision.basic import Flip
 from ..vision.crop import Crop
 
@@ -343,10 +341,6 @@ def as_table(recipe: Recipe) -> Table:
     return Table(('what', 'how'), rows, [f'Differs from its source: {text}.' for text in recipe.deviations])
 
 # %% ../../nbs/recipes/02_recipe.ipynb #0037b04f
-# arguments of schedules that count epochs, where they are numbers
-_IN_EPOCHS = ('warmup', 'milestones')
-
-
 def rescaled(
     recipe: Recipe,
     **changes,  # fields and their new values
@@ -410,19 +404,13 @@ def _call_for(call, recipe, new, ratio) -> str:
     cb = made_trick(call)
     arguments = arguments_of(cb)
     changed = dict(arguments)
-    if isinstance(cb, Schedule):
-        # defaults count epochs, too
-        changed |= {name: _fewer(getattr(cb, name), ratio) for name in _IN_EPOCHS if hasattr(cb, name)}
-    elif isinstance(cb, EMA) and not cb.half_life and cb.profile is None:
+    # defaults count epochs and pixels, too
+    changed |= {name: _fewer(getattr(cb, name), ratio) for name in cb.in_epochs}
+    pixels = {name: getattr(cb, name) for name in cb.in_pixels}
+    # a float is a fraction of the full size
+    changed |= {name: _fewer(n, new.size / recipe.size) for name, n in pixels.items() if not isinstance(n, float)}
+    if isinstance(cb, EMA) and not cb.half_life and cb.profile is None:
         changed['decay'] = cb.decay ** (_steps(recipe) / _steps(new))
-    elif isinstance(cb, EarlyStopping):
-        changed['patience'] = _fewer(cb.patience, ratio)
-    elif isinstance(cb, AtSize):
-        changed['size'] = round(cb.size * new.size / recipe.size)
-    elif isinstance(cb, ProgressiveResize):
-        # a float is a fraction of the full size
-        pixels = {name: getattr(cb, name) for name in ('initial', 'sizes', 'step')}
-        changed |= {name: _fewer(n, new.size / recipe.size) for name, n in pixels.items() if not isinstance(n, float)}
     made = type(cb)(**changed)
     if cb.phase is None:
         return to_text(made)

@@ -142,6 +142,7 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
     reads = ('x',)
     writes = ('size', 'x')
     traced = ('size',)
+    in_pixels = ('initial', 'sizes', 'step')
 
     def __init__(
         self,

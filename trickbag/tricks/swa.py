@@ -60,6 +60,7 @@ class SWA(EqualAverage):
 
     state = ('avg', 'n', 'steps', 'done')
     traced = ('n',)
+    in_epochs = ('anneal_epochs',)
 
     def __init__(
         self,

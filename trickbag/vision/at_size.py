@@ -50,6 +50,7 @@ class AtSize(Callback):
     owns = ('size',)
     reads = ('x',)
     writes = ('size', 'x')
+    in_pixels = ('size',)
 
     def __init__(
         self,

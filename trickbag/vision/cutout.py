@@ -48,6 +48,7 @@ class CutOut(Callback):
     reads = ('x',)
     writes = ('x',)
     traced = ('boxes',)
+    in_pixels = ('length',)
 
     def __init__(
         self,

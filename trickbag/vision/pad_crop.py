@@ -39,6 +39,7 @@ class PadCrop(Callback):
     reads = ('x',)
     writes = ('x',)
     traced = ('shifts',)
+    in_pixels = ('pad',)
 
     def __init__(
         self,
