@@ -11,13 +11,14 @@ __all__ = ['RUN_FILE', 'CHECKPOINT', 'RECIPE_FILE', 'ARGUMENTS', 'USUAL', 'write
 # %% ../nbs/07_commands.ipynb #10769e39
 import csv
 import inspect
+import io
 import json
 import os
 import platform
 import shutil
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,19 +202,33 @@ def make_learner(
     )
 
 # %% ../nbs/07_commands.ipynb #74945293
-def recipe_of(a: dict) -> Recipe:  # arguments of `train`
-    "The recipe that was asked for, with what else was given"
+def recipe_of(
+    a: dict,  # arguments of `train`
+    n_images: int | None = None,  # that train
+) -> Recipe:
+    "The recipe that was asked for, with what else was given; tricks that are given stay as they are"
     if a['lr'] == 'auto':
         raise ValueError("--lr auto: a recipe has its rate; run `trickbag find-lr` and give a number")
     recipe = get_recipe(a['recipe'])
     for name in filter(None, (part.strip() for part in (a.get('without') or '').split(','))):
         recipe = recipe - name
-    for trick in parse_tricks(a['tricks'] or ''):
-        recipe = recipe + trick
     given = {name: a[name] for name in ('arch', 'epochs', 'size', 'bs', 'lr') if a[name] is not None}
     if a['pretrained']:
         given['pretrained'] = a['pretrained']
-    return recipe.with_(**given) if given else recipe
+    if n_images is not None:
+        given['n_images'] = n_images
+    recipe = recipe.with_(**given) if given else recipe
+    for trick in parse_tricks(a['tricks'] or ''):
+        recipe = recipe + trick
+    return recipe
+
+
+def _fitted_recipe(a, path, split) -> Recipe:
+    "For as many images as there are"
+    # what changes is said once, below
+    with redirect_stdout(io.StringIO()):
+        n_images = len(recipe_of(a).data(path, **split).train.labels)
+    return recipe_of(a, n_images)
 
 
 def recipe_learner(
@@ -222,12 +237,9 @@ def recipe_learner(
     recipe: Recipe | None = None,  # as it is trained; None: the one that the arguments ask for
 ) -> Any:  # the learner, and the recipe as it is trained
     "The learner of a run that follows a recipe"
-    is_final = recipe is not None
-    recipe = recipe or recipe_of(a)
     path, split = _split_of(a)
+    recipe = recipe or _fitted_recipe(a, path, split)
     dls = recipe.data(path, **split)
-    if not is_final:
-        recipe = recipe.with_(n_images=len(dls.train.labels))
     torch.manual_seed(a['seed'])  # the first weights
     try:
         learn = recipe.learner(dls, cbs=_writers(folder), path=folder or '.', seed=a['seed'])
@@ -470,10 +482,10 @@ def ablate(
     a = {**arguments, **_absolute(arguments)}
     if a['recipe'] is None:
         raise ValueError("--recipe: an ablation is of a recipe; `trickbag recipes` lists some, --toml writes one")
-    path, split = _split_of(a)
-    recipe = recipe_of(a)
-    recipe = recipe.with_(n_images=len(recipe.data(path, **split).train.labels))
     folder = Path(out)
+    _check_outside(folder, a['data'])
+    path, split = _split_of(a)
+    recipe = _fitted_recipe(a, path, split)
     ablation = Ablation(
         recipe,
         a['base'],

@@ -20,7 +20,7 @@ from ..look.explain import Table
 from .ladder import KINDS, Row, base_of, rows_of
 from .paired import holm, mean_std, paired_p
 from .recipe import Recipe, fit_callbacks, from_toml, recipe_hash, to_toml
-from .runs import Job, RunLog, Workers, is_right, run_all
+from .runs import Job, RunLog, Workers, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/07_ablation.ipynb #6d905709
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Plan:
         for n in range(1, n_seeds + 1):
             seeds = self.seeds[:n]
             gains = {row.technique: mean_std(gains_of(log, row.recipe, base.recipe, seeds))[0] for row in left}
-            best_first = sorted(gains, key=gains.__getitem__, reverse=True)
+            ranked = {name: -math.inf if math.isnan(gain) else gain for name, gain in gains.items()}
+            best_first = sorted(ranked, key=ranked.__getitem__, reverse=True)
             kept = best_first[: math.ceil(len(left) / 2)]
             left = [row for row in left if row.technique in kept]
         return left
@@ -98,7 +99,7 @@ class Plan:
             seeds = self.seeds[n_done : n_done + 1]
         else:
             kept = [row.technique for row in self.left(log, len(self.seeds) - 1)] if self.halving else None
-            rows = [row for row in self.rows(log) if kept is None or row.kind == 'base' or row.technique in kept]
+            rows = [row for row in self.rows(log) if kept is None or row.technique in ('', *kept)]
             seeds = self.seeds
         return [job for job in _jobs(rows, seeds) if job.key not in log.runs]
 
@@ -159,6 +160,8 @@ class Findings:
     def best(self) -> Row | None:
         "The row with the highest mean on the images that choose, of those with all seeds, the base excepted"
         complete = [row for row in self.rows[1:] if len(self.runs(row.recipe)) == len(self.plan.seeds)]
+        # a score that is no number is never the best
+        complete = [row for row in complete if not math.isnan(self._mean(row))]
         return max(complete, key=self._mean) if complete else None
 
     def _mean(self, row) -> float:
@@ -213,6 +216,8 @@ def confirmation(findings: Findings) -> list:  # lines; none, if there is nothin
     chosen_by = _points(gains_of(findings.log, best.recipe, base, findings.plan.seeds))
     gains = gains_of(findings.log, best.recipe, base, seeds, 'confirm')
     first = f"Best: {best.name}, {chosen_by} points over the base, where it was chosen."
+    if mean_std(gains_of(findings.log, best.recipe, base, findings.plan.seeds))[0] <= 0:
+        first = f"None is better than the base. {first}"
     if len(gains) < len(seeds):
         return [first, f"Not confirmed yet with {len(seeds)} fresh seeds."]
     n_images = findings.n_images('confirm')
@@ -301,11 +306,13 @@ class Ablation:
         n_seeds = check_whole('Ablation', 'seeds', seeds)
         shared = tuple(range(first_seed, first_seed + n_seeds))
         fresh = tuple(range(first_seed + n_seeds, first_seed + 2 * n_seeds)) if confirm else ()
-        self.plan = Plan(recipe, base_of(recipe, base), tuple(rows), shared, fresh, halving)
+        kinds = (rows,) if isinstance(rows, str) else tuple(rows)
+        self.plan = Plan(recipe, base_of(recipe, base), kinds, shared, fresh, halving)
         self.workers = Workers(check_whole('Ablation', 'processes', processes), threads, dls_fn, score)
         # before the log is made: what is wrong with the rows should be known
-        rows_of(self.plan.base, recipe, rows)
-        self.log = RunLog(log, self.plan.about() | dict(threads=self.workers.threads))
+        rows_of(self.plan.base, recipe, kinds)
+        how = dict(threads=self.workers.threads, score=score_name(score))
+        self.log = RunLog(log, self.plan.about() | how)
         self.notes = []
 
     @property
@@ -343,8 +350,10 @@ class Ablation:
                 with redirect_stdout(io.StringIO()):
                     learn = row.recipe.learner(self.workers.bench.data(row.recipe), device='cpu')
                     learn.explain(cbs=fit_callbacks(row.recipe))
-            except ValueError as e:
+            except (ValueError, TypeError) as e:
                 raise ValueError(f"Ablation: {row.name}: {e}") from None
+            if learn.dls.valid is None:
+                raise ValueError("Ablation: the data have no validation part, so there is no score; give valid_pct=.2")
 
     def table(
         self,

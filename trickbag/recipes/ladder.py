@@ -7,8 +7,10 @@ __all__ = ['KINDS', 'Technique', 'techniques', 'base_of', 'Row', 'rows_of']
 
 # %% ../../nbs/recipes/05_ladder.ipynb #c0059cfd
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from .recipe import ABOUT, Recipe, recipe_hash, trick_name, with_trick, without_trick
+from ..loop.schedule import Schedule, Warmup
+from .recipe import ABOUT, Recipe, made_trick, recipe_hash, trick_name, with_trick, without_trick
 
 # %% ../../nbs/recipes/05_ladder.ipynb #f04b4b36
 @dataclass(frozen=True)
@@ -16,13 +18,12 @@ class Technique:
     "One difference between two recipes"
 
     name: str  # as 'MixUp', or of a field, as 'opt'
-    before: object  # call of the trick, or value of the field, in the base; None: the base has no such trick
-    after: object  # in the whole recipe
-    is_field: bool = False
+    before: Any  # call of the trick, or fields and their values, in the base; None: the base has no such trick
+    after: Any  # in the whole recipe
 
     def __str__(self):
-        if self.is_field:
-            return f'{self.name} {self.after}'
+        if isinstance(self.after, dict):
+            return ', '.join(f'{name} {value}' for name, value in self.after.items())
         return str(self.after) if self.after else f'no {self.name}'
 
     def added_to(self, recipe: Recipe) -> Recipe:
@@ -34,11 +35,19 @@ class Technique:
 
 def _with(recipe, technique, value) -> Recipe:
     "A recipe with the technique as one of the two has it"
-    if technique.is_field:
-        return replace(recipe, **{technique.name: value})
-    if value is not None:
-        return with_trick(recipe, value)
-    return without_trick(recipe, technique.name)
+    if isinstance(value, dict):
+        return replace(recipe, **value)
+    # one schedule in place of another has two names
+    for call in (technique.before, technique.after):
+        if call is not None and trick_name(call) in map(trick_name, recipe.tricks):
+            recipe = without_trick(recipe, trick_name(call))
+    return recipe if value is None else with_trick(recipe, value)
+
+
+# a network and its arguments, an optimizer and its rate: one without the other may not be possible
+_TOGETHER = (('arch', 'arch_args'),)
+# what says only how another batch or set would be dealt with
+_SCALES = ('n_images', 'devices')
 
 
 def techniques(
@@ -47,16 +56,38 @@ def techniques(
 ) -> list:  # of `Technique`; fields first, then tricks, in the order of the recipe
     "What the recipe has beyond the base"
     found = []
-    for field in fields(Recipe):
-        before, after = getattr(base, field.name), getattr(recipe, field.name)
-        if field.name not in (*ABOUT, 'tricks') and before != after:
-            found.append(Technique(field.name, before, after, is_field=True))
+    names = [field.name for field in fields(Recipe) if field.name not in (*ABOUT, *_SCALES, 'tricks')]
+    single = [(name,) for name in names if not any(name in group for group in _TOGETHER)]
+    for group in (*_TOGETHER, *single):
+        before, after = ({name: getattr(one, name) for name in group} for one in (base, recipe))
+        if before != after:
+            found.append(Technique(group[0], before, after))
+    return found + _of_tricks(base, recipe)
+
+
+def _of_tricks(base, recipe) -> list:
     in_base = {trick_name(call): call for call in base.tricks}
     in_recipe = {trick_name(call): call for call in recipe.tricks}
-    for name in {**in_recipe, **in_base}:
-        if in_base.get(name) != in_recipe.get(name):
-            found.append(Technique(name, in_base.get(name), in_recipe.get(name)))
-    return found
+    gone = {name: call for name, call in in_base.items() if name not in in_recipe}
+    found = []
+    for name, call in in_recipe.items():
+        before = in_base.get(name) or next((old for old in gone.values() if _own_the_same(old, call)), None)
+        if before is not None:
+            gone.pop(trick_name(before), None)
+        if before != call:
+            found.append(Technique(name, before, call))
+    return found + [Technique(name, call, None) for name, call in gone.items()]
+
+
+def _own_the_same(one, other) -> bool:
+    "Whether of two tricks there can be only one, such as two schedules of the rate"
+    owned = [_owned(made_trick(call)) for call in (one, other)]
+    return bool(owned[0] & owned[1])
+
+
+def _owned(cb) -> set:
+    # a schedule owns what it sets
+    return {*cb.owns, *(['a schedule'] if isinstance(cb, Schedule) and not isinstance(cb, Warmup) else [])}
 
 
 def base_of(
@@ -101,6 +132,7 @@ def rows_of(
     only=None,  # names of the techniques; None: all
 ) -> list:  # of `Row`
     "All rows of an ablation"
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"rows: there is no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
     found = techniques(base, recipe)

@@ -49,7 +49,8 @@ def paired_p(
 ) -> float | None:  # None for fewer than two
     "Two-sided p-value of a paired t-test"
     mean, std = mean_std(differences)
-    if std is None:
+    # of scores that are no numbers nothing can be said
+    if std is None or math.isnan(mean) or math.isnan(std):
         return None
     std = max(std, resolution / math.sqrt(6))
     if std == 0:

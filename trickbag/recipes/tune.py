@@ -6,6 +6,7 @@
 __all__ = ['changed', 'Tuned', 'tune']
 
 # %% ../../nbs/recipes/08_tune.ipynb #96727703
+import inspect
 import io
 import math
 import time
@@ -19,9 +20,10 @@ from ..callback import arguments_of
 from ..core.arguments import check_whole
 from ..core.output import say
 from ..look.explain import Table
+from ..loop.phase import During
 from .paired import mean_std, paired_p
 from .recipe import Recipe, made_trick, rescaled, to_toml, trick_name, with_trick, without_trick
-from .runs import Job, RunLog, Workers, is_right, run_all
+from .runs import Job, RunLog, Workers, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/08_tune.ipynb #1886a948
 def _suggested(trial, name, values) -> Any:
@@ -45,7 +47,8 @@ def _own_setting(recipe, space) -> dict:
             value = getattr(made_trick(calls[0]), argument)
         else:
             value = True if calls else getattr(recipe, name)
-        if value in values if isinstance(values, list) else values[0] <= value <= values[1]:
+        is_number = isinstance(value, (int, float))
+        if value in values if isinstance(values, list) else is_number and values[0] <= value <= values[1]:
             found[name] = value
     return found
 
@@ -58,8 +61,10 @@ def _check_space(recipe, space):
         trick, _, argument = name.partition('.')
         if name not in known and trick not in tricks:
             raise ValueError(f"tune: {name} is no field of the recipe, and none of its tricks: {', '.join(tricks)}")
-        if argument and not hasattr(made_trick(tricks[trick]), argument):
+        if argument and argument not in inspect.signature(type(made_trick(tricks[trick]))).parameters:
             raise ValueError(f"tune: {trick} has no argument {argument}")
+        if trick in tricks and not argument and not (isinstance(values, list) and {*values} <= {True, False}):
+            raise ValueError(f"tune: {trick} is a trick of the recipe: [True, False] tries without it, got {values!r}")
         is_range = isinstance(values, tuple) and len(values) in (2, 3) and values[2:] in ((), ('log',))
         if not (isinstance(values, list) and values) and not is_range:
             raise ValueError(f"tune: {name}: give (low, high), (low, high, 'log') or a list, got {values!r}")
@@ -76,14 +81,21 @@ def changed(
     with redirect_stdout(io.StringIO()):
         found = rescaled(recipe, **of_fields) if of_fields else recipe
     for name, value in setting.items():
+        if name in known:
+            continue
         trick, _, argument = name.partition('.')
-        if argument:
+        if argument and setting.get(trick, True):
             (call,) = [call for call in found.tricks if trick_name(call) == trick]
-            cb = made_trick(call)
-            found = with_trick(found, type(cb)(**{**arguments_of(cb), argument: value}))
-        elif name not in known and not value:
+            found = with_trick(found, _with_argument(made_trick(call), argument, value))
+        elif not argument and not value:
             found = without_trick(found, trick)
     return replace(found, name=', '.join(f'{name}={_short(value)}' for name, value in setting.items()))
+
+
+def _with_argument(cb, argument, value):
+    "Made anew, in the same phase of the run"
+    made = type(cb)(**{**arguments_of(cb), argument: value})
+    return made if cb.phase is None else During(made, *cb.phase)
 
 
 def _short(value) -> str:
@@ -162,22 +174,33 @@ def tune(
     deadline = math.inf if budget is None else time.time() + 60 * budget
     workers = Workers(1, threads, dls_fn, score)
     shown = {name: list(values) for name, values in space.items()}
-    runs = RunLog(log, dict(recipe=to_toml(recipe), space=shown, seed=first_seed, threads=workers.threads))
+    about = dict(recipe=to_toml(recipe), space=shown, seed=first_seed)
+    runs = RunLog(log, about | dict(threads=workers.threads, score=score_name(score)))
     study = optuna.create_study(direction='maximize', sampler=optuna.samplers.TPESampler(seed=first_seed))
     study.enqueue_trial(_own_setting(recipe, space))
     tried = []
+    seen = set()
+    # proposals in a row that were trained already: the space has no more
+    n_known = 0
+    n_asked = 0
     with workers:
-        while len(tried) < (trials or math.inf):
+        while n_asked < (trials or math.inf) and n_known < 20 and time.time() < deadline:
+            n_asked += 1
             trial = study.ask()
             setting = {name: _suggested(trial, name, values) for name, values in space.items()}
             job = Job(changed(recipe, setting), first_seed)
             if run_all([job], runs, workers, deadline - _confirming(runs, n_seeds)):
                 break
             found = runs.runs[job.key]['choose']
+            n_known = n_known + 1 if job.key in seen else 0
+            seen.add(job.key)
+            if math.isnan(found):
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
             study.tell(trial, found)
             tried.append((setting, found))
         if not tried:
-            raise ValueError(f"tune: no training fits into {budget:g} minutes; give more")
+            raise ValueError("tune: no training fits into the budget, or all scores are nan; give more minutes")
         setting, chosen = max(tried, key=lambda pair: pair[1])
         best = changed(recipe, setting)
         say(f"best of {len(tried)}: {best.name}")
