@@ -189,6 +189,14 @@ def trick(recipe, name):
     return found
 
 
+def test_calls_may_name_every_callback_of_the_star_import():
+    import trickbag.all as tb
+
+    found = {name: getattr(tb, name) for name in tb.__all__}
+    of_star = {name for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Callback)}
+    assert callback_names().keys() == of_star | {'During'}
+
+
 def test_every_recipe_is_in_the_table():
     assert RECIPES.keys() == TABLE.keys()
 
