@@ -37,7 +37,6 @@ def pytest_configure(config):
 
 # Tests that take ten seconds or more begin first: with several workers, none is left alone with one of them at the end
 LONG = (
-    'test_pairs[Compile]',
     'test_from_photographs_to_onnx',
     'test_terminal',
     'test_kernel',

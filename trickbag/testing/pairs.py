@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['bag_opt', 'BAG', 'Trial', 'small_model', 'one_block', 'SmallImages', 'small_data', 'trial', 'pair_learner', 'refused',
-           'prove_same_composition', 'prove_pair', 'prove_writes', 'refused_pairs']
+           'prove_same_composition', 'prove_any_order', 'prove_pair', 'covering_sets', 'prove_writes', 'refused_pairs']
 
 # %% ../../nbs/testing/02_pairs.ipynb #a7c2ce74
 from functools import partial
@@ -201,13 +201,12 @@ def _composed_loop(learn):
 
 
 def prove_same_composition(
-    a: str,
-    b: str,  # names in `BAG`
+    *names: str,  # names in `BAG`
     bag: dict = None,  # name -> `Trial`; None is `BAG`
 ):
-    """Both orders of the list compose the same loop: at each event, the same callbacks are called in the same order, or
-    both are refused with the same message; nothing is trained"""
-    learn = pair_learner(a, b, bag=bag)
+    """The list and its reverse compose the same loop: at each event, the same callbacks are called in the same order,
+    or both are refused with the same message; nothing is trained"""
+    learn = pair_learner(*names, bag=bag)
     one_order = _composed_loop(learn)
     learn.cbs = learn.cbs[::-1]
     other_order = _composed_loop(learn)
@@ -217,7 +216,7 @@ def prove_same_composition(
     if isinstance(one_order, dict) and isinstance(other_order, dict):
         key = next(key for key in one_order if one_order[key] != other_order[key])
         detail = f'{key[0]} calls {one_order[key]}; the other way round: {other_order[key]}'
-    raise AssertionError(f"{a} and {b}: the order of the list matters: {detail}")
+    raise AssertionError(f"{' and '.join(names)}: the order of the list matters: {detail}")
 
 
 def _fit_once(names, bag):
@@ -242,27 +241,55 @@ def _fit_once(names, bag):
     return last_weights, message
 
 
+def prove_any_order(
+    *names: str,  # names in `BAG`
+    bag: dict = None,  # name -> `Trial`; None is `BAG`
+) -> str | None:  # the message if they are refused
+    """Tricks that go together train three steps to finite weights, the same when the list is reversed, and leave no
+    trace; those that do not are refused before the first step, in both orders"""
+    together = ' and '.join(names)
+    prove_same_composition(*names, bag=bag)
+    one_order, message = _fit_once(names, bag)
+    if message:
+        expected = refused(*names, bag=bag)
+        assert message == expected, f"{together}: {message} in a fit, {expected} before it"
+    other_order, other_message = _fit_once(names[::-1], bag)
+    assert bool(message) == bool(other_message), f"{together}: {message}; in reverse: {other_message}"
+    difference = (one_order - other_order).abs().max() if one_order.shape == other_order.shape else float('nan')
+    assert torch.equal(one_order, other_order), f"{together}: the order of the list matters, by {difference:.1e}"
+    return message
+
+
 def prove_pair(
     a: str,
     b: str,  # names in `BAG`
     bag: dict = None,  # name -> `Trial`; None is `BAG`
-    # False: a legal pair is trained in one order, and composed in the other, which takes half as long
-    both_orders: bool = True,
 ) -> str | None:  # the message if they are refused
-    """A legal pair trains three steps to finite weights, the same in both orders, and leaves no trace; an illegal one
-    is refused before the first step, in both orders"""
-    prove_same_composition(a, b, bag)
-    one_order, message = _fit_once((a, b), bag)
-    if message:
-        expected = refused(a, b, bag=bag)
-        assert message == expected, f"{a} and {b}: {message} in a fit, {expected} before it"
-    if not message and not both_orders:
-        return None
-    other_order, other_message = _fit_once((b, a), bag)
-    assert bool(message) == bool(other_message), f"{b} and {a}: {other_message}; the other way round: {message}"
-    difference = (one_order - other_order).abs().max() if one_order.shape == other_order.shape else float('nan')
-    assert torch.equal(one_order, other_order), f"{a} and {b}: the order of the list matters, by {difference:.1e}"
-    return message
+    "`prove_any_order` of two tricks"
+    return prove_any_order(a, b, bag=bag)
+
+
+def covering_sets(
+    names: list,  # names in `BAG`
+    apart: set,  # {frozenset of two names}: tricks that do not go together
+    size: int = 8,  # tricks in a set, at most
+) -> list:  # [list of names, sorted]
+    "Sets of tricks that go together in which every pair occurs, except those of `apart`"
+    missing = {name: {other for other in names if other != name and {name, other} not in apart} for name in names}
+    sets = []
+    while any(missing.values()):
+        chosen = [max(names, key=lambda name: len(missing[name]))]
+        while len(chosen) < size:
+            new = [name for name in names if any(name in missing[other] for other in chosen) and name not in chosen]
+            fitting = [name for name in new if not any({name, other} in apart for other in chosen)]
+            if not fitting:
+                break
+            # the one that brings most of the pairs that are missing; among equals, who has most of them left
+            chosen.append(max(fitting, key=lambda name: (len(missing[name].intersection(chosen)), len(missing[name]))))
+        for name in chosen:
+            missing[name].difference_update(chosen)
+        sets.append(sorted(chosen))
+    return sets
 
 # %% ../../nbs/testing/02_pairs.ipynb #a1791cd6
 def prove_writes(
