@@ -73,7 +73,9 @@ def fresh():
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
-    torch.use_deterministic_algorithms(False)
+    # the call alone, whatever it sets, imports torch's compiler, which takes two seconds in each new process
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
     torch.set_num_threads(1)
     if plt := __import__('sys').modules.get('matplotlib.pyplot'):
         plt.close('all')
