@@ -40,6 +40,7 @@ class Job:
 
     @property
     def key(self) -> str:
+        "Of its recipe and seed, by which a log knows it"
         return f'{recipe_hash(self.recipe)}-{self.seed}'
 
 
