@@ -317,6 +317,20 @@ def mathml(s):
     return re.sub(r'\s*<(link|script)[^>]*katex[^>]*>(</script>)?', '', s)
 
 
+def breakable(s):
+    "Names in tables break, where they must, after a mark or before a capital, and not within a word"
+
+    def in_text(m):
+        text = re.sub(r'(?<=[_(=/,.|])(?=[A-Za-z_])', '<wbr>', m[0])
+        # a name, not arXiv in a sentence
+        return text if ' ' in m[0].strip() else re.sub(r'(?<=[a-z])(?=[A-Z])', '<wbr>', text)
+
+    def in_cell(m):
+        return m[0] if '<math' in m[0] or '<svg' in m[0] else re.sub(r'(?<=>)[^<]+', in_text, m[0])
+
+    return re.sub(r'<t[dh][ >].*?</t[dh]>', in_cell, s, flags=re.S)
+
+
 def anchors(pages):
     "Links to a heading that a page lacks go to the class of that name, else to the top of the page"
     ids = {p: set(re.findall(r'\bid="([^"]+)"', s)) for p, s in pages.items()}
@@ -350,7 +364,7 @@ def site(src, out):
         for p in sorted((src / out.name).rglob('*'))
         if p.is_file()
     }
-    pages = {p: mathml(b.decode()) for p, b in new.items() if p.endswith('.html')}
+    pages = {p: breakable(mathml(b.decode())) for p, b in new.items() if p.endswith('.html')}
     new.update({p: s.encode() for p, s in anchors(pages).items()})
     new.update({p: FONTS.sub(b'', b) for p, b in new.items() if p.endswith('.css')})
     # The search forgives so many wrong letters that it finds MixUp for "tensorboard": one in seven is enough for a slip

@@ -2858,6 +2858,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'trickbag/recipes/recipe.py'),
                                          'trickbag.recipes.recipe.Recipe.fit': ( 'recipes/recipe.html#recipe.fit',
                                                                                  'trickbag/recipes/recipe.py'),
+                                         'trickbag.recipes.recipe.Recipe.from_toml': ( 'recipes/recipe.html#recipe.from_toml',
+                                                                                       'trickbag/recipes/recipe.py'),
                                          'trickbag.recipes.recipe.Recipe.hash': ( 'recipes/recipe.html#recipe.hash',
                                                                                   'trickbag/recipes/recipe.py'),
                                          'trickbag.recipes.recipe.Recipe.learner': ( 'recipes/recipe.html#recipe.learner',

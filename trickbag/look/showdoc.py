@@ -183,7 +183,9 @@ def _comments_on_fields(cls):
         (found,) = [node for node in ast.walk(ast.parse(source)) if getattr(node, 'name', '') == cls.__name__]
         of_fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
         # what follows the code of the line
-        rests = {ast.unparse(node.target): lines[node.end_lineno - 1].encode()[node.end_col_offset :] for node in of_fields}
+        rests = {
+            ast.unparse(node.target): lines[node.end_lineno - 1].encode()[node.end_col_offset :] for node in of_fields
+        }
         return {name: rest.decode().strip().removeprefix('#').strip() for name, rest in rests.items()}
     return {}
 

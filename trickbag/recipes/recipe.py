@@ -528,7 +528,6 @@ def _fewer(count, ratio, least=1):
     # a time before the end is negative, and stays one
     return int(math.copysign(max(1, round(abs(count) * ratio)), count))
 
-
 # %% ../../nbs/recipes/02_recipe.ipynb #32afa355
 class StampRecipe(Callback):
     "Says in checkpoints, and in each row of `learn.history` and of its file, which recipe a run is of"
