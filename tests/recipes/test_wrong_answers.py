@@ -14,7 +14,7 @@ from trickbag.recipes.ablation import Ablation
 from trickbag.recipes.ladder import rows_of, techniques
 from trickbag.recipes.paired import holm, paired_p
 from trickbag.recipes.recipe import Phase, Recipe, from_toml, made_trick, to_toml
-from trickbag.recipes.runs import is_right
+from trickbag.recipes.runs import _Bench, is_right
 from trickbag.recipes.tune import tune
 
 RECIPE = Recipe(
@@ -266,3 +266,13 @@ def test_an_average_in_a_shorter_run(capsys):
 def test_mistakes(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_loaders_are_shared_only_by_recipes_with_the_same_data():
+    made = []
+    bench = _Bench(lambda recipe: made.append(recipe) or made, is_right)
+    others = dict(size=40, presize=64, valid_size=48, crop_pct=0.9, scale=None, ratio=(1, 1), flip=False, bs=4)
+    for change in (dict(lr=0.5), *({name: value} for name, value in others.items()), dict(interpolation='bicubic')):
+        bench.data(replace(RECIPE, **change))
+        bench.data(replace(RECIPE, **change, tricks=()))
+    assert len(made) == 1 + len(others) + 1
