@@ -170,21 +170,24 @@ def _comments(sym):
 
 
 def _comments_on_fields(cls):
-    "Those beside the fields of a dataclass; Python finds the source of a class from a notebook's cell from 3.13 on only"
+    "Those beside the fields of a dataclass"
+    # only from 3.13 on does Python find the source of a class that is in a notebook's cell
     try:
         sources = [inspect.getsource(cls)]
     except (OSError, TypeError):
         cells = [entry for name, entry in linecache.cache.items() if name.startswith('<ipython') and len(entry) > 2]
         sources = [''.join(cell[2]) for cell in reversed(cells)]
     for source in sources:
-        if f'class {cls.__name__}' not in source:
+        if not re.search(rf'class {cls.__name__}\b', source):
             continue
         lines = source.splitlines()
-        (found,) = [node for node in ast.walk(ast.parse(source)) if getattr(node, 'name', '') == cls.__name__]
+        classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+        found = next(node for node in classes if node.name == cls.__name__)
         of_fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
         # what follows the code of the line
         rests = {
-            ast.unparse(node.target): lines[node.end_lineno - 1].encode()[node.end_col_offset :] for node in of_fields
+            ast.unparse(node.target): lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset :]
+            for node in of_fields
         }
         return {name: rest.decode().strip().removeprefix('#').strip() for name, rest in rests.items()}
     return {}
