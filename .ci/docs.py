@@ -5,6 +5,7 @@ copy of nbs/ in a temporary folder and touches only files that change, so notebo
 notebooks give the same bytes.
 """
 
+import base64
 import fcntl
 import json
 import os
@@ -316,6 +317,20 @@ def mathml(s):
     return re.sub(r'\s*<(link|script)[^>]*katex[^>]*>(</script>)?', '', s)
 
 
+def breakable(s):
+    "Names in tables break, where they must, after a mark or before a capital, and not within a word"
+
+    def in_text(m):
+        text = re.sub(r'(?<=[_(=/,.|])(?=[A-Za-z_])', '<wbr>', m[0])
+        # a name, not arXiv in a sentence
+        return text if ' ' in m[0].strip() else re.sub(r'(?<=[a-z])(?=[A-Z])', '<wbr>', text)
+
+    def in_cell(m):
+        return m[0] if '<math' in m[0] or '<svg' in m[0] else re.sub(r'(?<=>)[^<]+', in_text, m[0])
+
+    return re.sub(r'<t[dh][ >].*?</t[dh]>', in_cell, s, flags=re.S)
+
+
 def anchors(pages):
     "Links to a heading that a page lacks go to the class of that name, else to the top of the page"
     ids = {p: set(re.findall(r'\bid="([^"]+)"', s)) for p, s in pages.items()}
@@ -349,7 +364,7 @@ def site(src, out):
         for p in sorted((src / out.name).rglob('*'))
         if p.is_file()
     }
-    pages = {p: mathml(b.decode()) for p, b in new.items() if p.endswith('.html')}
+    pages = {p: breakable(mathml(b.decode())) for p, b in new.items() if p.endswith('.html')}
     new.update({p: s.encode() for p, s in anchors(pages).items()})
     new.update({p: FONTS.sub(b'', b) for p, b in new.items() if p.endswith('.css')})
     # The search forgives so many wrong letters that it finds MixUp for "tensorboard": one in seven is enough for a slip
@@ -371,8 +386,10 @@ def site(src, out):
         sys.exit(f'smalldocs:\n{r.stdout}{r.stderr}')  # the site is there to look at, but a broken link is an error
 
 
-def readme(nb):
+def readme(nb, out):
+    "The front page as README.md; what it draws lies beside the site, where the README shows it"
     res = []
+    pictures = []
     for c in nb['cells']:
         s = join(c.get('source', '')).strip()
         if c['cell_type'] == 'raw':
@@ -388,6 +405,12 @@ def readme(nb):
             for o in c.get('outputs', []):
                 t = join(o.get('text') or o.get('data', {}).get('text/plain') or '')
                 res.append('\n'.join('    ' + l for l in t.splitlines()))
+        else:
+            for o in c.get('outputs', []):
+                if png := join(o.get('data', {}).get('image/png') or ''):
+                    pictures.append(f'readme_{len(pictures) + 1}.png')
+                    write(out / pictures[-1], base64.b64decode(png))
+                    res.append(f'![]({out.name}/{pictures[-1]})')
     return '\n\n'.join(o for o in res if o) + '\n'
 
 
@@ -411,12 +434,13 @@ def main():
             shutil.copy(root / 'nbs' / n, src / n)
         if bad := process_all(nbs, src, titles):
             sys.exit('\n'.join(bad))
-        write(root / 'README.md', readme(json.loads((src / 'index.ipynb').read_text())))
+        front = json.loads((src / 'index.ipynb').read_text())
         for o in titles:
             (src / o).write_text(json.dumps(tidy(json.loads((src / o).read_text()), o)))
         s = (src / 'nbdev.yml').read_text()
         (src / 'nbdev.yml').write_text(re.sub(r'(?ms)^format-links:.*|^  (site|repo)-url: "/?"\n', '', s))
         site(src, root / 'docs')
+        write(root / 'README.md', readme(front, root / 'docs'))
 
 
 if __name__ == '__main__':

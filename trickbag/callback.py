@@ -326,9 +326,11 @@ class Callback(_Events):
     # names of attributes that `learn.explain(step=True)` shows: what it did to the last batch
     traced: tuple[str, ...] = ()
     state: tuple[str, ...] = ()  # attributes that a checkpoint must carry: tensors and plain values
-    # names of arguments that count epochs, and of those that count pixels, for whoever makes a run longer or smaller
+    # names of arguments that count epochs, that count pixels, and that are learning rates, for whoever makes a run
+    # longer, smaller, or of another batch
     in_epochs: tuple[str, ...] = ()
     in_pixels: tuple[str, ...] = ()
+    in_rates: tuple[str, ...] = ()
     train_only = False  # True: batch events call it in training only
     monitor = False  # only watches: leave it out and the same weights come out
     # the part of the run in which batches of training call it, set by `During`; None: all of it

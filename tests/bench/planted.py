@@ -81,15 +81,15 @@ MIXES = [
     Bug('tricks/resize_mix.py', '+.5)*s-.5', ')*s', page('tricks/resize_mix'), 'off by one'),
     Bug(
         'tricks/mix_or_cut.py',
-        'on & (u[1]<self.switch_prob)',
-        'u[1]<self.switch_prob',
+        'on & shared(coins[1] < self.switch_prob, n)',
+        'shared(coins[1] < self.switch_prob, n)',
         page('tricks/mix_or_cut'),
         'ignored',
     ),
     Bug(
         'tricks/mix_or_cut.py',
-        "self.mode=='sample' else 1",
-        "self.mode=='batch' else 1",
+        "'pair' if self.mode == 'pair' else 'sample'",
+        "'sample'",
         page('tricks/mix_or_cut'),
         'sign',
     ),
@@ -486,7 +486,7 @@ VISION = [
         page('vision/crop'),
         'axis',
     ),
-    Bug('vision/crop.py', 'radius = step.clamp(min=1)', 'radius = step', page('vision/crop'), 'formula'),
+    Bug('vision/crop.py', 'unit = step.clamp(min=1)', 'unit = step', page('vision/crop'), 'formula'),
 ]
 
 LOOP = [

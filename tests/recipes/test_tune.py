@@ -67,3 +67,10 @@ def test_settings():
     assert two.lr == pytest.approx(1e-7 * 2**0.5) and two.tricks[-1] == 'MixUp(alpha=0.7)'
     assert changed(RECIPE, {'MixUp': False}).tricks == ('OneCycle()',)
     assert changed(RECIPE, {'MixUp': True}).tricks == RECIPE.tricks
+
+
+def test_a_range_of_whole_numbers_for_a_float_is_of_floats(data, tmp_path):
+    space = {'MixUp.alpha': (1, 2), 'epochs': (1, 2)}
+    found = tune(RECIPE, space, lambda r: data, trials=5, seeds=1, log=tmp_path / 'log.jsonl', threads=1)
+    alphas, epochs = ([setting[name] for setting, _ in found.tried] for name in space)
+    assert any(alpha not in (1, 2) for alpha in alphas) and {*epochs} <= {1, 2}

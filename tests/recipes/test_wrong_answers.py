@@ -13,8 +13,8 @@ from trickbag.data.toy import toy_set
 from trickbag.recipes.ablation import Ablation
 from trickbag.recipes.ladder import rows_of, techniques
 from trickbag.recipes.paired import holm, paired_p
-from trickbag.recipes.recipe import Phase, Recipe, from_toml, to_toml
-from trickbag.recipes.runs import is_right
+from trickbag.recipes.recipe import Phase, Recipe, from_toml, made_trick, to_toml
+from trickbag.recipes.runs import _Bench, is_right
 from trickbag.recipes.tune import tune
 
 RECIPE = Recipe(
@@ -165,11 +165,43 @@ def test_hashes_of_recipes_that_train_the_same():
         (dict(loss='CrossEntropyLoss'), dict(loss='CrossEntropyLoss()')),
         (dict(valid_size=None), dict(valid_size=32)),
         (dict(n_images=9), dict(devices=8)),
+        (dict(tricks=('MixUp(1)',)), dict(tricks=('MixUp(1.0)',))),
+        (dict(tricks=('StepDecay([1, 2.])',)), dict(tricks=('StepDecay([1.0, 2])',))),
+        (dict(tricks=('MixUp()', 'EMA()')), dict(tricks=('EMA()', 'MixUp()'))),
+        (dict(tricks=('During(MixUp(), 0, 1)',)), dict(tricks=('MixUp()',))),
+        (dict(opt='SGD(momentum=.9, weight_decay=0)'), dict(opt='SGD(weight_decay=0.0, momentum=0.90)')),
+        (dict(loss='Poly1Loss(1)'), dict(loss='Poly1Loss(epsilon=1.0)')),
+        (dict(arch_args=dict(widths=(8, 16))), dict(arch_args=dict(widths=[8, 16]))),
+        # what a phase is called, and the order of its tricks
+        (
+            dict(phases=(Phase('a', 1, 1, ('Cosine()', 'MixUp(1)')),)),
+            dict(phases=(Phase('b', 1, 1.0, ('MixUp(1.)', 'Cosine()')),)),
+        ),
     ):
         assert replace(RECIPE, **one).hash == replace(RECIPE, **other).hash
     assert replace(RECIPE, size=40).hash != RECIPE.hash != (RECIPE + 'EMA()').hash
-    named = replace(RECIPE, name='none', hardware='none')
-    assert from_toml(to_toml(named)) == named
+    # one channel, and all of them
+    one, all_of_them = (RECIPE + f'SqueezeExcite(latent={n})' for n in ('1', '1.0'))
+    assert one.hash != all_of_them.hash
+    phased = [replace(RECIPE, phases=(Phase('a', 1, lr, ('MixUp()',)),)).hash for lr in (0.1, 0.2)]
+    assert phased[0] != phased[1]
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(name='none', hardware='none'),
+        dict(arch_args=dict(layers=(2, (3, 4)), widen=0.5, block_args=dict(sizes=(1, 2), kind='a'))),
+        dict(scale=None, valid_size=48, presize=40),
+        dict(tricks=('During(MixUp(1.0), stop=.5)', "TTA(sizes=(1.0, 1.25), agg='max')", 'StepDecay([1, 2.0])')),
+        dict(phases=[dict(name='a', epochs=2, lr=1, tricks=['MixUp(1)'])], deviations=['none']),
+    ],
+)
+def test_toml_gives_back_the_same(changes):
+    recipe = replace(RECIPE, **changes)
+    assert from_toml(to_toml(recipe)) == recipe
+    assert from_toml(to_toml(recipe)).hash == recipe.hash
+    assert to_toml(from_toml(to_toml(recipe))) == to_toml(recipe)
 
 
 def test_rates_of_another_batch():
@@ -182,17 +214,65 @@ def test_rates_of_another_batch():
     assert replace(RECIPE, presize=48).with_(size=64).presize == 96
 
 
+def test_rates_and_batches_of_tricks_themselves():
+    # SWA's rate is its own: neither the recipe's nor LinearScaling's
+    swa = RECIPE + 'SWA(lr=0.05)'
+    assert swa.with_(bs=16).tricks[-1] == 'SWA(lr=0.1)'
+    assert (swa + 'LinearScaling(8)').with_(bs=16).tricks[-2:] == ('SWA(lr=0.1)', 'LinearScaling(base_bs=8)')
+    assert (swa + "LinearScaling(8, rule='sqrt')").with_(bs=32).tricks[-2] == 'SWA(lr=0.1)'
+    assert replace(swa, opt='AdamW()').with_(bs=32).tricks[-1] == 'SWA(lr=0.1)'
+    assert (RECIPE + 'SWA()').with_(bs=16).tricks[-1] == 'SWA()'
+    # the batch of one process
+    own = RECIPE + 'LinearScaling(8, bs=8)'
+    assert own.with_(bs=16).tricks[-1] == 'LinearScaling(base_bs=8, bs=16)' and own.with_(bs=16).lr == RECIPE.lr
+    spread = replace(RECIPE, bs=32, devices=4, tricks=('LinearScaling(8, bs=8)',))
+    assert spread.with_(bs=16).tricks[-1] == 'LinearScaling(base_bs=8, bs=16)'
+    # with 16 images a step it is twice the rate, as with any other recipe
+    scaling = made_trick(own.with_(bs=16).tricks[-1])
+    plain_learner(cbs=scaling).fit(1, own.lr)
+    assert scaling.factor == 2
+
+
+def test_an_average_in_a_shorter_run(capsys):
+    recipe = replace(RECIPE, n_images=800, epochs=8, tricks=('EMA(0.9, interval=20)',))
+    # 800 steps, 40 updates: of 100 steps, 40 again
+    short = made_trick(recipe.with_(epochs=1).tricks[0])
+    assert (short.interval, short.decay) == (2, pytest.approx(0.9**0.8))
+    # a longer one has more
+    longer = made_trick(recipe.with_(epochs=16).tricks[0])
+    assert (longer.interval, longer.decay) == (20, pytest.approx(0.9**0.5))
+    capsys.readouterr()
+    recipe.with_(epochs=1, n_images=24)
+    assert 'EMA averages next to nothing in so short a run' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='interval=32 is longer than the run of 4 steps'):
+        plain_learner(cbs=EMA(interval=32)).fit(1)
+
+
 @pytest.mark.parametrize(
     'make, message',
     [
-        (lambda: replace(RECIPE, opt=''), 'opt is one call'),
+        (lambda: replace(RECIPE, opt=''), 'opt: .* is not one call'),
         (lambda: replace(RECIPE, tricks=('During(MixUp(), stop=0.5)', 'MixUp(0.9)')), 'MixUp is listed twice'),
         (lambda: replace(RECIPE, phases=(Phase('a', 0, 0.1),)), 'epochs of the phase a is a whole number'),
         (lambda: RECIPE + MixUp, 'a trick is a callback or its call'),
         (lambda: RECIPE - ['MixUp'], 'give the name of a trick'),
         (lambda: RECIPE.with_(epoch=3), 'did you mean epochs'),
+        (lambda: replace(RECIPE, opt='SGD(0.9)'), 'name the arguments'),
+        (lambda: replace(RECIPE, opt='SGD(momentums=0.9)'), 'momentums'),
+        (lambda: replace(RECIPE, loss='bce_sum(2)'), 'stands by its name'),
+        (lambda: replace(RECIPE, arch_args=dict(act=None)), 'leave it out'),
     ],
 )
 def test_mistakes(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_loaders_are_shared_only_by_recipes_with_the_same_data():
+    made = []
+    bench = _Bench(lambda recipe: made.append(recipe) or made, is_right)
+    others = dict(size=40, presize=64, valid_size=48, crop_pct=0.9, scale=None, ratio=(1, 1), flip=False, bs=4)
+    for change in (dict(lr=0.5), *({name: value} for name, value in others.items()), dict(interpolation='bicubic')):
+        bench.data(replace(RECIPE, **change))
+        bench.data(replace(RECIPE, **change, tricks=()))
+    assert len(made) == 1 + len(others) + 1

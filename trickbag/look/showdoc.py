@@ -6,9 +6,12 @@
 __all__ = ['signature_text', 'TableRenderer']
 
 # %% ../../nbs/look/07_showdoc.ipynb #b5ac4077
+import ast
 import functools
 import inspect
+import linecache
 import re
+from dataclasses import MISSING, fields, is_dataclass
 
 from fastcore.docments import docments
 
@@ -44,13 +47,26 @@ def _default(value):
     return text if len(text) <= 100 else f'{text[:40]} ...'
 
 
+def _is_dataclass(sym):
+    "Not one of its instances"
+    return inspect.isclass(sym) and is_dataclass(sym)
+
+
+def _with_own_default(parameter, sym):
+    "A field's default where the dataclass makes it anew each time, such as {}"
+    for one in fields(sym) if _is_dataclass(sym) else ():
+        if one.name == parameter.name and one.default_factory is not MISSING:
+            return parameter.replace(default=one.default_factory())
+    return parameter
+
+
 def _params(sym):
     "Parameters of `sym` but self and cls, and its return annotation; None where Python cannot tell"
     try:
         signature = inspect.signature(sym)
     except (ValueError, TypeError):
         return None
-    parameters = list(signature.parameters.values())
+    parameters = [_with_own_default(parameter, sym) for parameter in signature.parameters.values()]
     if parameters and parameters[0].name in ('self', 'cls'):
         parameters = parameters[1:]
     return parameters, signature.return_annotation
@@ -144,6 +160,39 @@ def _method_rows(cls):
         yield _code(text), inspect.cleandoc(function.__doc__).split('\n\n')[0]
 
 
+def _comments(sym):
+    "Of each parameter, and of the result as 'return'"
+    if not callable(sym):
+        return {}
+    if _is_dataclass(sym):
+        return _comments_on_fields(sym)
+    return {name: found.get('docment') for name, found in docments(sym, full=True, args_kwargs=True).items()}
+
+
+def _comments_on_fields(cls):
+    "Those beside the fields of a dataclass"
+    # only from 3.13 on does Python find the source of a class that is in a notebook's cell
+    try:
+        sources = [inspect.getsource(cls)]
+    except (OSError, TypeError):
+        cells = [entry for name, entry in linecache.cache.items() if name.startswith('<ipython') and len(entry) > 2]
+        sources = [''.join(cell[2]) for cell in reversed(cells)]
+    for source in sources:
+        if not re.search(rf'class {cls.__name__}\b', source):
+            continue
+        lines = source.splitlines()
+        classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+        found = next(node for node in classes if node.name == cls.__name__)
+        of_fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
+        # what follows the code of the line
+        rests = {
+            ast.unparse(node.target): lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset :]
+            for node in of_fields
+        }
+        return {name: rest.decode().strip().removeprefix('#').strip() for name, rest in rests.items()}
+    return {}
+
+
 def _parameter_rows(parameters, meanings):
     for parameter in parameters:
         default = '' if parameter.default is empty else _code(_default(parameter.default))
@@ -175,8 +224,7 @@ class TableRenderer:
 
     def parameters(self) -> str:
         "Markdown table of the parameters that have a comment, and of the result, empty if there is none"
-        comments = docments(self.sym, full=True) if callable(self.sym) else {}
-        meanings = {name: _meaning(comment.get('docment')) for name, comment in comments.items()}
+        meanings = {name: _meaning(comment) for name, comment in _comments(self.sym).items()}
         known = _params(self.sym)
         if known is None or self.prop or not any(meanings.values()):
             return ''

@@ -35,6 +35,7 @@ class Plan:
     halving: bool  # whether the worse half of the techniques is dropped after each seed
 
     def about(self) -> dict:  # of numbers and texts
+        "All of it, for the first line of a log"
         parts = dict(recipe=to_toml(self.recipe), base=to_toml(self.base), kinds=list(self.kinds))
         return parts | dict(seeds=list(self.seeds), fresh_seeds=list(self.fresh_seeds), halving=self.halving)
 
@@ -233,7 +234,7 @@ def plot_gains(findings: Findings):  # the matplotlib figure
     rows = [row for row in findings.rows if findings.gains(row)]
     found = [mean_std(findings.gains(row)) for row in rows]
     colors = dict(alone='C0', ladder='C1', without='C2', whole='C3')
-    fig, ax = plt.subplots(figsize=(7, 0.8 + 0.32 * len(rows)), layout='constrained')
+    fig, ax = plt.subplots(figsize=(5.2, 0.8 + 0.32 * len(rows)), layout='constrained')
     places = range(len(rows), 0, -1)
     for place, row, (mean, std) in zip(places, rows, found, strict=True):
         ax.barh(place, 100 * mean, xerr=std and 100 * std, color=colors[row.kind], capsize=3)
@@ -248,7 +249,7 @@ def plot_gains(findings: Findings):  # the matplotlib figure
 
 def plot_curves(
     findings: Findings,
-    columns: int = 4,  # of the grid
+    columns: int = 2,  # of the grid; more need a wide window
 ):  # the matplotlib figure
     "The score after each epoch: a picture a row, all its seeds, the base's in gray"
     import matplotlib.pyplot as plt
@@ -259,7 +260,7 @@ def plot_curves(
     fig, axs = plt.subplots(
         n_lines,
         min(columns, len(rows)),
-        figsize=(2.4 * columns, 1.9 * n_lines),
+        figsize=(2.6 * columns, 1.7 * n_lines),
         layout='constrained',
         sharex=True,
         sharey=True,
@@ -317,6 +318,7 @@ class Ablation:
 
     @property
     def findings(self) -> Findings:
+        "What the log has so far"
         return Findings(self.plan, self.log)
 
     def run(
@@ -363,9 +365,11 @@ class Ablation:
         return as_table(self.findings, self.notes, with_cost)
 
     def plot(self):
+        "A bar a row: its gain and the deviation; see `plot_gains`"
         return plot_gains(self.findings)
 
     def plot_curves(self):
+        "The score after each epoch, a picture a row"
         return plot_curves(self.findings)
 
     def __str__(self):

@@ -27,9 +27,11 @@ class Technique:
         return str(self.after) if self.after else f'no {self.name}'
 
     def added_to(self, recipe: Recipe) -> Recipe:
+        "A recipe with it"
         return _with(recipe, self, self.after)
 
     def removed_from(self, recipe: Recipe) -> Recipe:
+        "A recipe without it"
         return _with(recipe, self, self.before)
 
 

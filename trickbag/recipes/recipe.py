@@ -15,7 +15,6 @@ import math
 import tomllib
 import warnings
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -43,13 +42,14 @@ from trickbag.recipes.calls import (
     loss_names,
     one_form,
     optimizer_names,
+    plain_form,
     to_text,
 )
 from ..runs.vision_learner import vision_learner
 from ..tricks.drop_block import DropBlock
 from ..tricks.ema import EMA
 from ..tricks.lamb import LAMB
-from ..tricks.linear_scaling import LinearScaling
+from ..tricks.linear_scaling import LinearScaling, lr_factor
 from ..tricks.progressive_resize import ProgressiveResize, size_at
 from ..tricks.stochastic_depth import StochasticDepth
 from ..vision.basic import Flip
@@ -60,8 +60,8 @@ from ..vision.crop import Crop
 class Phase:
     "A second training, after that of the recipe, such as FixRes"
 
-    name: str
-    epochs: int
+    name: str  # as it is called in tables
+    epochs: int  # of this training
     lr: float  # highest learning rate
     tricks: tuple = ()  # calls, such as 'FixRes(size=384)'
 
@@ -70,7 +70,7 @@ class Phase:
 class Recipe:
     "How a network is trained, as data; callbacks, optimizer and loss are calls as text"
 
-    name: str
+    name: str  # as it is called in tables and logs
     source: str = ''  # paper, script and commit
     arch: str = 'xresnet50'  # as for `vision_learner`
     arch_args: dict = field(default_factory=dict)  # passed to the function that builds it
@@ -86,7 +86,7 @@ class Recipe:
     n_images: int = 1_281_167  # of the training set that it was made for; ImageNet's
     bs: int = 256  # images a step, of all devices together
     devices: int = 1  # over how many these were spread
-    epochs: int = 90
+    epochs: int = 90  # of the first training, without those of `phases`
     lr: float = 0.1  # highest learning rate, for a batch of `bs`
     opt: str = 'SGD(momentum=0.9)'  # an optimizer of torch, or muon
     loss: str = 'CrossEntropyLoss()'  # of torch or of trickbag
@@ -94,7 +94,7 @@ class Recipe:
     phases: tuple = ()  # of `Phase`
     accuracy: float | None = None  # published, of the test, in [0,1]
     hardware: str = ''  # on which it took
-    hours: float | None = None
+    hours: float | None = None  # of the published training, on that hardware
     deviations: tuple = ()  # in what this is not what the source does
 
     def __post_init__(self):
@@ -105,11 +105,11 @@ class Recipe:
             scale=None if self.scale is None else tuple(map(float, self.scale)),
             ratio=tuple(map(float, self.ratio)),
             deviations=tuple(self.deviations),
-            arch_args=deepcopy(dict(self.arch_args)),
+            arch_args=_arch_args(self.arch_args, f'Recipe {self.name!r}'),
             lr=float(self.lr),
             crop_pct=float(self.crop_pct),
-            opt=_as_call(self.opt),
-            loss=_as_call(self.loss),
+            opt=plain_form(self.opt, optimizer_names(), f'Recipe {self.name!r}: opt'),
+            loss=plain_form(self.loss, loss_names(), f'Recipe {self.name!r}: loss'),
             # None follows the size
             valid_size=None if self.valid_size == self.size else self.valid_size,
         )
@@ -130,28 +130,37 @@ class Recipe:
         return as_table(self)._repr_html_()
 
     def with_(self, **changes) -> 'Recipe':
-        "See `rescaled`"
+        "With other fields, and with what depends on them changed, too, and printed; see `rescaled`"
         return rescaled(self, **changes)
 
     def to_toml(self, file: str | Path | None = None) -> str:
+        "Its text as TOML, written to a file, too, where one is given; `Recipe.from_toml` reads either"
         return to_toml(self, file)
 
-    from_toml = staticmethod(lambda text: from_toml(text))
+    @staticmethod
+    def from_toml(text: str | Path) -> 'Recipe':
+        "The recipe of a TOML text or file"
+        return from_toml(text)
 
     @property
     def hash(self) -> str:
+        "Twelve hexadecimal digits, the same for recipes that train the same"
         return recipe_hash(self)
 
     def data(self, path: str | Path, **kw) -> DataLoaders:
+        "Loaders of a folder of images, of its size, crops and batch; see `data_for`"
         return data_for(self, path, **kw)
 
     def learner(self, dls, **kw) -> Learner:
+        "A learner with its network, optimizer and loss; see `learner_for`"
         return learner_for(self, dls, **kw)
 
     def fit(self, learn: Learner, resume=False, teacher: nn.Module | None = None, **kw) -> Learner:
+        "Its training, then its phases; see `train`"
         return train(self, learn, resume, teacher, **kw)
 
     def plot(self):
+        "Draw what changes over the run: rate, momentum, size, average, mixing, dropping"
         return plot(self)
 
     @property
@@ -183,13 +192,15 @@ def trick_name(call: str) -> str:
     return call.removeprefix('During(').partition('(')[0]
 
 
-def _as_call(text) -> str:
-    "'AdamW' and 'AdamW()' are the same optimizer"
-    return f'{text}()' if text.isidentifier() and text not in _FUNCTIONS else text
-
-
-# losses that are functions and stand by their names
-_FUNCTIONS = ('bce_sum', 'focal_loss', 'poly1_loss')
+def _arch_args(value, who) -> Any:
+    "A copy of arguments, lists as tuples: TOML knows one kind only, and a recipe is the same after a round trip"
+    if isinstance(value, dict):
+        return {name: _arch_args(part, who) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_arch_args(part, who) for part in value)
+    if not isinstance(value, (bool, int, float, str)):
+        raise TypeError(f"{who}: arch_args hold numbers, text, lists and dicts of these, got {value!r}; leave it out")
+    return value
 
 
 def _check(recipe):
@@ -204,10 +215,6 @@ def _check(recipe):
     if isinstance(recipe.tricks, str):
         raise TypeError(f"{who}: tricks is a list of calls, each a text, got {recipe.tricks!r}")
     find_library(recipe.arch)
-    for name, known in (('opt', optimizer_names()), ('loss', loss_names())):
-        text = getattr(recipe, name)
-        if len(from_text(text, known, who)) != 1:
-            raise ValueError(f"{who}: {name} is one call, such as 'SGD(momentum=0.9)', got {text!r}")
     for tricks in (recipe.tricks, *(_phase(phase, who).tricks for phase in recipe.phases)):
         names = [trick_name(trick) for trick in tricks]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -225,7 +232,9 @@ _MAYBE_NONE = ('presize', 'valid_size', 'scale', 'accuracy', 'hours')
 def _plain(value) -> Any:
     "As TOML and JSON have it: tuples are lists"
     if isinstance(value, Phase):
-        return {name: _plain(part) for name, part in vars(value).items()}
+        return _plain(vars(value))
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(part) for part in value]
     return value
@@ -300,8 +309,10 @@ def recipe_hash(recipe: Recipe) -> str:  # twelve hexadecimal digits
     "The same for recipes that train the same"
     no_matter = (*ABOUT, *_SCALES)
     fields_that_count = {name: value for name, value in to_dict(recipe).items() if name not in no_matter}
-    # the order of the list changes nothing
+    # the order of a list of tricks changes nothing, nor does what a phase is called
     fields_that_count['tricks'] = sorted(recipe.tricks)
+    if recipe.phases:
+        fields_that_count['phases'] = [(phase.epochs, phase.lr, sorted(phase.tricks)) for phase in recipe.phases]
     text = json.dumps(fields_that_count, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -421,10 +432,20 @@ def _rate_for(recipe, new) -> float:
     return recipe.lr * _rate_ratio(recipe, new, recipe.tricks)
 
 
+def _scaling(tricks) -> LinearScaling | None:
+    return next((cb for cb in map(made_trick, tricks) if isinstance(cb, LinearScaling)), None)
+
+
 def _rate_ratio(recipe, new, tricks) -> float:
+    "What the rate of a fit with these tricks is multiplied by"
+    return 1.0 if _scaling(tricks) else _own_rate_ratio(recipe, new, tricks)
+
+
+def _own_rate_ratio(recipe, new, tricks) -> float:
+    "What a rate is multiplied by that is a trick's own, so that LinearScaling does not see it"
+    if scaling := _scaling(tricks):
+        return lr_factor(new.bs, recipe.bs, scaling.rule)
     kinds = [made_trick(call) for call in tricks]
-    if any(isinstance(cb, LinearScaling) for cb in kinds):
-        return 1.0
     ratio = new.bs / recipe.bs
     if recipe.opt.startswith(('Adam', 'NAdam', 'RAdam')) or any(isinstance(cb, LAMB) for cb in kinds):
         return ratio**0.5
@@ -434,7 +455,8 @@ def _rate_ratio(recipe, new, tricks) -> float:
 
 
 def _tricks_for(recipe, new) -> tuple:
-    return tuple(_call_for(call, recipe, new, new.epochs / recipe.epochs) for call in recipe.tricks)
+    ratios = new.epochs / recipe.epochs, _own_rate_ratio(recipe, new, recipe.tricks)
+    return tuple(_call_for(call, recipe, new, *ratios) for call in recipe.tricks)
 
 
 def _phases_for(recipe, new) -> tuple:
@@ -442,7 +464,8 @@ def _phases_for(recipe, new) -> tuple:
     phases = []
     for phase in recipe.phases:
         epochs = max(1, round(phase.epochs * new.epochs / recipe.epochs))
-        tricks = tuple(_call_for(call, recipe, new, epochs / phase.epochs) for call in phase.tricks)
+        ratios = epochs / phase.epochs, _own_rate_ratio(recipe, new, phase.tricks)
+        tricks = tuple(_call_for(call, recipe, new, *ratios) for call in phase.tricks)
         phases.append(
             replace(phase, epochs=epochs, lr=phase.lr * _rate_ratio(recipe, new, phase.tricks), tricks=tricks)
         )
@@ -454,8 +477,8 @@ def _pixels_for(name, recipe, new) -> int | None:
     return before and round(before * new.size / recipe.size)
 
 
-def _call_for(call, recipe, new, ratio) -> str:
-    "A trick for a run of `ratio` times its length, and of another size"
+def _call_for(call, recipe, new, ratio, rate_ratio) -> str:
+    "A trick for a run of `ratio` times its length, of another batch and size"
     cb = made_trick(call)
     arguments = arguments_of(cb)
     changed = dict(arguments)
@@ -465,10 +488,12 @@ def _call_for(call, recipe, new, ratio) -> str:
     pixels = {name: getattr(cb, name) for name in cb.in_pixels}
     # a float is a fraction of the full size
     changed |= {name: _fewer(n, new.size / recipe.size) for name, n in pixels.items() if not isinstance(n, float)}
-    if isinstance(cb, EMA) and not cb.half_life and cb.profile is None:
-        changed['decay'] = cb.decay ** (_steps(recipe) / _steps(new))
-        if changed['decay'] < 0.5 <= cb.decay:
-            say(f'{recipe.name}: EMA averages next to nothing in so short a run; EMA(half_life=0.05) does')
+    rates = {name: getattr(cb, name) for name in cb.in_rates}
+    changed |= {name: rate * rate_ratio for name, rate in rates.items() if rate is not None}
+    if isinstance(cb, LinearScaling) and cb.bs:
+        changed['bs'] = max(1, round(cb.bs * (new.bs / new.devices) / (recipe.bs / recipe.devices)))
+    if isinstance(cb, EMA):
+        changed |= _average_for(cb, recipe.name, ratio * recipe.bs / new.bs * new.n_images / recipe.n_images)
     made = type(cb)(**changed)
     if cb.phase is None:
         return to_text(made)
@@ -477,6 +502,18 @@ def _call_for(call, recipe, new, ratio) -> str:
         start = _fewer(start, ratio)
         stop = stop and _fewer(stop, ratio)
     return to_text(During(made, start, stop, in_epochs))
+
+
+def _average_for(cb, who, ratio) -> dict:
+    "Interval and decay of an EMA in a run of `ratio` times the steps, so that it spans the same part of the run"
+    # a longer run keeps it, as in torchvision
+    interval = min(cb.interval, max(1, round(cb.interval * ratio)))
+    found = dict(interval=interval)
+    if not cb.half_life and cb.profile is None:
+        found['decay'] = cb.decay ** (interval / cb.interval / ratio)
+        if found['decay'] < 0.5 <= cb.decay:
+            say(f'{who}: EMA averages next to nothing in so short a run; EMA(half_life=0.05) does')
+    return found
 
 
 def _fewer(count, ratio, least=1):
@@ -490,11 +527,6 @@ def _fewer(count, ratio, least=1):
         return round(count * ratio, 3)
     # a time before the end is negative, and stays one
     return int(math.copysign(max(1, round(abs(count) * ratio)), count))
-
-
-def _steps(recipe) -> float:
-    "Of a run"
-    return recipe.epochs * recipe.n_images / recipe.bs
 
 # %% ../../nbs/recipes/02_recipe.ipynb #32afa355
 class StampRecipe(Callback):

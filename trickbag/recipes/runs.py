@@ -40,6 +40,7 @@ class Job:
 
     @property
     def key(self) -> str:
+        "Of its recipe and seed, by which a log knows it"
         return f'{recipe_hash(self.recipe)}-{self.seed}'
 
 
@@ -220,7 +221,7 @@ class _Bench:
     def data(self, recipe: Recipe):
         "Its loaders"
         # all that the loaders of `recipe.data` depend on
-        parts = ('size', 'presize', 'valid_size', 'crop_pct', 'scale', 'ratio', 'flip', 'bs')
+        parts = ('size', 'presize', 'valid_size', 'crop_pct', 'scale', 'ratio', 'flip', 'interpolation', 'bs')
         key = tuple(getattr(recipe, part) for part in parts)
         if key not in self.loaders:
             self.loaders[key] = self.dls_fn(recipe)

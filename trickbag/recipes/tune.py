@@ -21,18 +21,28 @@ from ..core.arguments import check_whole
 from ..core.output import say
 from ..look.explain import Table
 from ..loop.phase import During
+from .calls import is_float
 from .paired import mean_std, paired_p
 from .recipe import Recipe, made_trick, rescaled, to_toml, trick_name, with_trick, without_trick
 from .runs import Job, RunLog, Workers, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/08_tune.ipynb #1886a948
-def _suggested(trial, name, values) -> Any:
+def _is_float(recipe, name) -> bool:
+    "Whether that field, or that argument of a trick, is a float"
+    trick, _, argument = name.partition('.')
+    if not argument:
+        return any(is_float(field.type) for field in fields(Recipe) if field.name == name)
+    (call,) = [call for call in recipe.tricks if trick_name(call) == trick]
+    return is_float(inspect.signature(type(made_trick(call))).parameters[argument].annotation)
+
+
+def _suggested(recipe, trial, name, values) -> Any:
     "A value that Optuna proposes"
     if isinstance(values, list):
         return trial.suggest_categorical(name, values)
     low, high, *rest = values
     is_log = rest == ['log']
-    if isinstance(low, int) and isinstance(high, int):
+    if isinstance(low, int) and isinstance(high, int) and not _is_float(recipe, name):
         return trial.suggest_int(name, low, high, log=is_log)
     return trial.suggest_float(name, low, high, log=is_log)
 
@@ -187,7 +197,7 @@ def tune(
         while n_asked < (trials or math.inf) and n_known < 20 and time.time() < deadline:
             n_asked += 1
             trial = study.ask()
-            setting = {name: _suggested(trial, name, values) for name, values in space.items()}
+            setting = {name: _suggested(recipe, trial, name, values) for name, values in space.items()}
             job = Job(changed(recipe, setting), first_seed)
             if run_all([job], runs, workers, deadline - _confirming(runs, n_seeds)):
                 break

@@ -127,6 +127,9 @@ class EMA(AveragedTensors):
         for name in ('half_life', 'start'):
             if getattr(self, name):
                 _check_length(learn, name)
+        n_steps = learn.n_epoch * (learn.n_iter or self.interval)
+        if n_steps < self.interval:
+            raise ValueError(f"EMA: interval={self.interval} is longer than the run of {n_steps} steps; lower it")
 
     def decay_at(self, n, passed, n_epoch, n_iter) -> float:
         "After `n` updates, `passed` batches after the last of them"

@@ -61,6 +61,7 @@ class SWA(EqualAverage):
     state = ('avg', 'n', 'steps', 'done')
     traced = ('n',)
     in_epochs = ('anneal_epochs',)
+    in_rates = ('lr',)
 
     def __init__(
         self,
