@@ -281,7 +281,7 @@ def plot_gains(findings: Findings):  # the matplotlib figure
 
     rows = [row for row in findings.rows if findings.gains(row)]
     found = [mean_std(findings.gains(row)) for row in rows]
-    colors = dict(alone='C0', ladder='C1', without='C2', whole='C3')
+    colors = dict(alone='C0', ladder='C1', without='C2', whole='C3', other='C4')
     fig, ax = plt.subplots(figsize=(7, 0.8 + 0.32 * len(rows)), layout='constrained')
     places = range(len(rows), 0, -1)
     for place, row, (mean, std) in zip(places, rows, found, strict=True):

@@ -42,16 +42,26 @@ def evidence_table(
     published: dict | None = None,  # name of a row -> what its source says
     kinds=None,  # rows of these kinds; None: all
     name: str = 'here',  # of the row, in the head
+    speed: bool = False,  # also how many images a second one core trains
 ) -> Table:
     "A row's score, its gain with the interval, its p-value and what is to be said of it, beside the source's number"
     head = [name, 'runs', 'accuracy, %', 'compared with', 'gain, points', '95 % interval', 'p', 'here it']
+    head += ['images/s'] if speed else []
     head += ['source'] if published else []
     cells = []
     for row, p in zip(findings.rows, findings.adjusted(), strict=True):
         if kinds is None or row.kind in kinds:
             entry = _cells(findings, row, p)
-            cells.append([*entry, published.get(row.name, '')] if published else entry)
+            entry += [_speed(findings.runs(row.recipe).values())] if speed else []
+            entry += [published.get(row.name, '')] if published else []
+            cells.append(entry)
     return Table(head, cells, [progress(findings)])
+
+
+def _speed(runs) -> str:
+    "Of the training, by the seconds that its process had: others on the machine do not change it"
+    seconds = sum(run['cpu_seconds'] for run in runs)
+    return f"{sum(run['images'] for run in runs) / seconds:.0f}" if seconds else ''
 
 
 def _cells(findings, row, p) -> list:

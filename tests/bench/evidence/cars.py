@@ -4,8 +4,8 @@
 
 All images of the first 20 classes, 80 px, 8 epochs (the article: ResNet-50, 196 classes, up to 600 epochs); the
 score is of the official test images of these classes. The article divides its rate by 10 every 30 epochs: here at
-half and at four fifths of the run. Each rung alone on the base, one after the other, and, on the whole, what it
-found not to help."""
+half and at four fifths of the run. Its larger batch is 128 with a rate of .1, and .4 once labels are smoothed: here
+64, .02 and .04. Each rung alone on the base, one after the other, and, on the whole, what it found not to help."""
 
 from dataclasses import replace
 
@@ -30,13 +30,15 @@ BASE = Recipe(
     opt='SGD(momentum=0.9, nesterov=True)',
     tricks=(STEPS, 'ChannelsLast()'),
 )
-# rate of the larger batch, and that which smoothing goes with, as in the article
-LARGE = 0.1
-RAISED = 0.4
+# The larger batch, its rate, and that which smoothing goes with. The article has 128, .1 and .4 for 600 epochs; with 24
+# steps of 128 images a rate of .1 forgets all that the weights knew (4.8 % of 20 classes, one run of four epochs).
+LARGE_BATCH = 64
+LARGE = 0.02
+RAISED = 0.04
 
 
-def large_batch(recipe):
-    return replace(recipe, bs=128, lr=LARGE)
+def larger_batch(recipe):
+    return replace(recipe, bs=LARGE_BATCH, lr=LARGE)
 
 
 def warmup(recipe):
@@ -55,7 +57,7 @@ def cosine(recipe):
 
 
 def smoothing(recipe):
-    return replace(recipe + 'LabelSmoothing(0.1)', lr=round(recipe.lr * RAISED / LARGE, 4))
+    return replace(recipe + 'LabelSmoothing(0.1)', lr=recipe.lr * RAISED / LARGE)
 
 
 def erasing(recipe):
@@ -67,11 +69,11 @@ def ema(recipe):
 
 
 RUNGS = {
-    'large batch, rate .1': large_batch,
+    'larger batch, rate x 2': larger_batch,
     'warm-up': warmup,
     'TrivialAugment': trivial_augment,
     'cosine': cosine,
-    'smoothing, rate x 4': smoothing,
+    'smoothing, rate x 2': smoothing,
     'erasing': erasing,
     'EMA': ema,
 }
