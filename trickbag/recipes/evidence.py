@@ -40,7 +40,7 @@ def gain_interval(
 def evidence_table(
     findings: Findings,
     published: dict | None = None,  # name of a row -> what its source says
-    kinds=None,  # rows of these kinds; None: all
+    rows=None,  # names of rows, or of their kinds, such as 'ladder'; None: all
     name: str = 'here',  # of the row, in the head
     speed: bool = False,  # also how many images a second one core trains
 ) -> Table:
@@ -50,12 +50,16 @@ def evidence_table(
     head += ['source'] if published else []
     cells = []
     for row, p in zip(findings.rows, findings.adjusted(), strict=True):
-        if kinds is None or row.kind in kinds:
+        if _is_asked(row, rows):
             entry = _cells(findings, row, p)
             entry += [_speed(findings.runs(row.recipe).values())] if speed else []
             entry += [published.get(row.name, '')] if published else []
             cells.append(entry)
     return Table(head, cells, [progress(findings)])
+
+
+def _is_asked(row, rows) -> bool:
+    return rows is None or row.kind in rows or row.name in rows
 
 
 def _speed(runs) -> str:
@@ -108,12 +112,12 @@ def progress(findings: Findings) -> str:
 
 def in_words(
     findings: Findings,
-    kinds=('alone', 'ladder', 'other'),
+    rows=None,  # as for `evidence_table`
 ) -> Table:
     "Which rows help, which hurt, and of which nothing is shown"
     found = {'helps': [], 'hurts': [], NOT_SHOWN: [], '': []}
     for row in findings.rows:
-        if row.against and row.kind in kinds:
+        if row.against and _is_asked(row, rows):
             found[verdict(gain_interval(findings, row))].append(row.name)
     heads = {'helps': 'helps', 'hurts': 'hurts', NOT_SHOWN: 'nothing is shown', '': 'fewer than two seeds yet'}
     cells = [[head, len(found[word]), '; '.join(found[word])] for word, head in heads.items() if found[word]]
@@ -123,16 +127,16 @@ def in_words(
 def plot_evidence(
     findings: Findings,
     published: dict | None = None,  # name of a row -> gain that its source says, points
-    kinds=None,  # rows of these kinds; None: all that are compared with another
+    rows=None,  # as for `evidence_table`; those that are compared with no other are left out
 ):  # the matplotlib figure
     "A line a row: its gain, the interval, a dot a seed, and the published gain"
     import matplotlib.pyplot as plt
 
-    rows = [row for row in findings.rows if row.against and (kinds is None or row.kind in kinds)]
+    drawn = [row for row in findings.rows if row.against and _is_asked(row, rows)]
     published = published or {}
-    fig, ax = plt.subplots(figsize=(7, 0.9 + 0.3 * len(rows)), layout='constrained')
+    fig, ax = plt.subplots(figsize=(7, 0.9 + 0.3 * len(drawn)), layout='constrained')
     ax.axvline(0, color='gray', linewidth=1)
-    for place, row in enumerate(rows):
+    for place, row in enumerate(drawn):
         gains = [100 * gain for gain in findings.gains(row)]
         interval = gain_interval(findings, row)
         if interval:
@@ -142,9 +146,9 @@ def plot_evidence(
         ax.plot(gains, [place] * len(gains), 'o', color='C0', markersize=3, alpha=0.7)
         if row.name in published:
             ax.plot(published[row.name], place, 'D', color='C1', markersize=5)
-    ax.set_yticks(range(len(rows)), [row.name for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel('gain over what it is compared with, points; a dot a seed, line: 95 % interval')
+    ax.set_yticks(range(len(drawn)), [row.name for row in drawn])
+    ax.set_ylim(len(drawn) - 0.4, -0.6)
+    ax.set_xlabel('gain, points: a dot a seed, the line its 95 % interval')
     if published:
         ax.plot([], [], 'D', color='C1', markersize=5, label='published')
         ax.legend(loc='best', fontsize=8)

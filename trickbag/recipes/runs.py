@@ -152,7 +152,7 @@ def run_job(
         n_choose=len(choose),
         n_confirm=len(confirm),
         epochs=len(learn.history),
-        curve=[row.get('accuracy', -row.get('valid_loss', 0.0)) for row in learn.history],
+        curve=[row.get('accuracy', -row.get('valid_loss', 0.0)) for row in learn.history if each_epoch],
         seconds=seconds,  # of the training
         all_seconds=time.perf_counter() - begin,  # with making the network, and the predictions
         images=clock.images,  # that were trained on

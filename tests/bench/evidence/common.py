@@ -4,9 +4,10 @@ A source is a module beside this one with a list of `Row`. Each is run as
 
     python -m tests.bench.evidence.NAME --data FOLDER --json FILE [--seed 42] [--rows 'base|+ EMA']
 
-FOLDER has what `shared/data/unpack` lays out. FILE is a log of `trickbag.recipes.runs.RunLog`: its first line says
-what the rows are, and each further one is a run with its score, seconds and images. Kill it anywhere and call it
-again: what is there is not trained again. `--seed` and `--rows` say what is trained now, not what is planned.
+FOLDER has imagenette2-160, stanford-cars-160 and weights/, as the other measurements take them. FILE is a log of
+`trickbag.recipes.runs.RunLog`: its first line says what the rows are, and each further one is a run with its score,
+seconds and images. Kill it anywhere and call it again: what is there is not trained again. `--seed` and `--rows`
+say what is trained now, not what is planned.
 
 One thread. All rows of a log share their seeds, their images and their test images."""
 

@@ -3,7 +3,7 @@
 #
 #     tests/bench/evidence/queue.sh DATA RESULTS
 #
-# DATA is what `shared/data/unpack` laid out, RESULTS the folder of the logs. Kill it anywhere, and start it again.
+# DATA has imagenette2-160, stanford-cars-160 and weights/, RESULTS is the folder of the logs. Kill it anywhere, and start it again.
 set -u
 data=$1
 results=$2
