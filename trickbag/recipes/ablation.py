@@ -145,6 +145,11 @@ class GivenRows:
         ]
         return cls(tuple(given), tuple(about['seeds']))
 
+    @property
+    def base(self) -> Recipe:
+        "Of the first row"
+        return self.given[0].recipe
+
     def rows(self, log: RunLog) -> list:
         "All of them, whatever the log has"
         return list(self.given)
@@ -174,7 +179,7 @@ class Findings:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | GivenRows,
         log: RunLog,
     ):
         self.plan = plan
