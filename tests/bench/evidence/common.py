@@ -14,6 +14,7 @@ One thread. All rows of a log share their seeds, their images and their test ima
 import argparse
 import os
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,16 @@ def measure_rows(
         link_weights(asked.data, Path(tmp))
         dls_fn = Loaders(pictures(folder) if callable(pictures) else link_pictures(pictures, asked.data, folder))
         for job in plan.next_jobs(log):
-            if asked.seed in (None, job.seed) and (names is None or job.recipe.name in names):
-                log.add(_measured(job, dls_fn, teacher, (measure or {}).get(job.recipe.name)))
+            if asked.seed not in (None, job.seed) or (names is not None and job.recipe.name not in names):
+                continue
+            try:
+                found = _measured(job, dls_fn, teacher, (measure or {}).get(job.recipe.name))
+            # a run that fails must not keep those after it from being measured
+            except Exception:
+                traceback.print_exc()
+                continue
+            if found['key'] not in log.runs:
+                log.add(found)
 
 
 def _measured(job: Job, dls_fn, teacher, measure) -> dict:
