@@ -106,16 +106,15 @@ def measure_rows(
         link_weights(asked.data, Path(tmp))
         dls_fn = Loaders(pictures(folder) if callable(pictures) else link_pictures(pictures, asked.data, folder))
         for job in plan.next_jobs(log):
-            if asked.seed not in (None, job.seed) or (names is not None and job.recipe.name not in names):
+            is_asked = asked.seed in (None, job.seed) and (names is None or job.recipe.name in names)
+            # two rows may train the same
+            if not is_asked or job.key in log.runs:
                 continue
             try:
-                found = _measured(job, dls_fn, teacher, (measure or {}).get(job.recipe.name))
+                log.add(_measured(job, dls_fn, teacher, (measure or {}).get(job.recipe.name)))
             # a run that fails must not keep those after it from being measured
             except Exception:
                 traceback.print_exc()
-                continue
-            if found['key'] not in log.runs:
-                log.add(found)
 
 
 def _measured(job: Job, dls_fn, teacher, measure) -> dict:
