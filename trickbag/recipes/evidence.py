@@ -141,9 +141,9 @@ def plot_evidence(
         interval = gain_interval(findings, row)
         if interval:
             ends = [100 * end for end in interval]
-            ax.plot(ends, [place, place], color='C0', linewidth=2, solid_capstyle='butt')
+            ax.plot(ends, [place, place], color='C0', linewidth=5, alpha=0.3, solid_capstyle='butt')
             ax.plot(sum(gains) / len(gains), place, '|', color='C0', markersize=12, markeredgewidth=2)
-        ax.plot(gains, [place] * len(gains), 'o', color='C0', markersize=3, alpha=0.7)
+        ax.plot(gains, [place] * len(gains), 'o', color='C0', markersize=4)
         if row.name in published:
             ax.plot(published[row.name], place, 'D', color='C1', markersize=5)
     ax.set_yticks(range(len(drawn)), [row.name for row in drawn])
