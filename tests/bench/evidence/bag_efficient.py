@@ -17,8 +17,8 @@ from .common import Pictures, asked, measure_rows
 PICTURES = Pictures('imagenette2-160', per_class=410)
 BATCHES = (32, 64, 128, 256, 512, 1024)
 RATE = 0.1  # for a batch of 256
-# The paper divides at 30, 60 and 90 of 120 epochs. A batch of 1024 would then have eight steps here before its rate is a
-# tenth, and learn next to nothing (15.8 % of ten classes, one run).
+# The paper divides at 30, 60 and 90 of 120 epochs. A batch of 1024 would then have eight steps here before its rate is
+# a tenth, and learn next to nothing (15.8 % of ten classes, one run).
 STEPS = "['60%', '85%']"
 
 
