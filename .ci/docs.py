@@ -52,6 +52,7 @@ ROOMS = [
             'tutorials',
         ],
     ),
+    ('Evidence', ['evidence']),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
     ('Recipes', ['recipes']),
     ('Deploying', ['deploy']),

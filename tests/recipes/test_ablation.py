@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,9 +13,19 @@ import torch
 from tests.helpers import processes
 from trickbag.cli import main
 from trickbag.data.toy import toy_set
-from trickbag.recipes.ablation import Ablation, as_table, folder_data, plot_curves, plot_gains, read_findings
+from trickbag.recipes.ablation import (
+    Ablation,
+    GivenRows,
+    as_table,
+    folder_data,
+    plot_curves,
+    plot_gains,
+    read_findings,
+)
+from trickbag.recipes.evidence import evidence_table, progress
+from trickbag.recipes.ladder import Row
 from trickbag.recipes.recipe import Recipe, to_toml
-from trickbag.recipes.runs import Job, run_job
+from trickbag.recipes.runs import Job, RunLog, run_job
 
 RECIPE = Recipe(
     'small',
@@ -185,3 +196,35 @@ def test_from_the_shell(photographs, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*ablate[:5], 'Cosine'])
     assert 'has no Cosine; its tricks: OneCycle' in capsys.readouterr().err
+
+
+def test_rows_that_are_given(photographs, tmp_path):
+    plain = replace(RECIPE, tricks=('OneCycle()',))
+    smoothed = plain + 'LabelSmoothing()'
+    rows = (
+        Row('base', 'plain', plain),
+        Row('alone', 'smoothing', smoothed, plain, 'smoothing'),
+        Row('other', 'the same', smoothed, plain, 'smoothing'),
+        Row('other', 'both', smoothed + 'EMA(0.9)', smoothed, 'EMA'),
+    )
+    plan = GivenRows(rows, (42, 43))
+    log = RunLog(tmp_path / 'log.jsonl', plan.about())
+    jobs = plan.next_jobs(log)
+    assert [job.seed for job in jobs] == [42] * 4 + [43] * 4
+    dls = plain.data(photographs)
+    for job in {job.key: job for job in jobs}.values():
+        log.add(run_job(job, lambda recipe: dls, halve=False))
+    findings = read_findings(log.file)
+    # the plan is read from the log, and nothing is left of it
+    assert findings.plan == plan
+    assert not plan.next_jobs(findings.log)
+    assert len(findings.log.runs) == 6
+    expected = [log.runs[Job(smoothed, s).key]['choose'] - log.runs[Job(plain, s).key]['choose'] for s in (42, 43)]
+    assert findings.gains(rows[1]) == findings.gains(rows[2]) == expected
+    table = as_table(findings)
+    assert [row[0] for row in table.rows] == ['plain', 'smoothing', 'the same', 'both']
+    # nothing was chosen, so that nothing is confirmed
+    assert not table.notes
+    plot_gains(findings)
+    assert progress(findings).startswith('6 of 6 runs')
+    assert [row[1] for row in evidence_table(findings, rows=('alone', 'both')).rows] == ['2', '2']

@@ -6,6 +6,7 @@
 __all__ = ['Job', 'is_right', 'score_name', 'halves', 'run_job', 'RunLog', 'Workers', 'run_all']
 
 # %% ../../nbs/recipes/06_runs.ipynb #7b4a024e
+import copy
 import hashlib
 import io
 import json
@@ -79,6 +80,29 @@ class _Deadline(Callback):
             raise CancelFit
 
 
+class _Clock(Callback):
+    "How long the training takes, validation left out"
+
+    stage = 'monitor'
+    monitor = True
+
+    def __init__(self):
+        self.images = 0
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+
+    def before_train(self, learn):
+        self._start = time.perf_counter(), time.process_time()
+
+    def before_batch(self, learn):
+        self.images += len(learn.xb) if learn.training else 0
+
+    def after_train(self, learn):
+        wall, cpu = self._start
+        self.seconds += time.perf_counter() - wall
+        self.cpu_seconds += time.process_time() - cpu
+
+
 def _fingerprint(dls, targets) -> str:
     "Equal for the same classes and the same validation targets"
     vocab = repr(getattr(dls, 'vocab', None))
@@ -91,25 +115,35 @@ def run_job(
     score=is_right,  # `score(probs, targets)` -> N values, the higher the better
     device=None,  # as for `Learner`
     deadline: float = float('inf'),  # `time.time()` at which it is broken off
+    halve: bool = True,  # False: all images are those that choose, for rows of which none is chosen
+    each_epoch: bool = True,  # validate after each epoch, for the curve; False: once, after the last
+    teacher=None,  # as for `recipe.learner`
+    measure=None,  # `measure(learn)` -> dict of further things for the log, when it is trained
 ) -> dict | None:  # what the log keeps; None if it was broken off
     "Train and measure"
     begin = time.perf_counter()
     dls = dls_fn(job.recipe)
     watch = _Deadline(deadline)
+    clock = _Clock()
     _reset_peak(device)
     # what the learner says is the same for all
     with redirect_stdout(io.StringIO()), preserve_rng():
         torch.manual_seed(job.seed)
-        learn = job.recipe.learner(dls, seed=job.seed, device=device)
+        learn = job.recipe.learner(dls, teacher=teacher, seed=job.seed, device=device)
         learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, Progress)]
         start = time.perf_counter()
-        job.recipe.fit(learn, cbs=watch)
+        if not each_epoch:
+            learn.dls = copy.copy(dls)
+            learn.dls.valid = None
+        job.recipe.fit(learn, teacher=teacher, cbs=[watch, clock])
+        learn.dls = dls
         seconds = time.perf_counter() - start
         if watch.is_over:
             return None
         probs, targets = learn.get_preds()
         values = score(probs, targets).double()
-    choose, confirm = halves(len(values))
+        further = measure(learn) if measure else {}
+    choose, confirm = halves(len(values)) if halve else [torch.arange(len(values))] * 2
     return dict(
         key=job.key,
         recipe=job.recipe.name,
@@ -119,13 +153,19 @@ def run_job(
         n_choose=len(choose),
         n_confirm=len(confirm),
         epochs=len(learn.history),
-        curve=[row.get('accuracy', -row.get('valid_loss', 0.0)) for row in learn.history],
+        curve=[row.get('accuracy', -row.get('valid_loss', 0.0)) for row in learn.history if each_epoch],
         seconds=seconds,  # of the training
         all_seconds=time.perf_counter() - begin,  # with making the network, and the predictions
+        images=clock.images,  # that were trained on
+        train_seconds=clock.seconds,  # without validation
+        cpu_seconds=clock.cpu_seconds,  # of this process meanwhile: what a busy machine does not change
         megabytes=_peak(learn.device),
         data=_fingerprint(dls, targets),
         threads=torch.get_num_threads(),
+        cores=os.cpu_count(),
+        torch=torch.__version__,
         device=str(learn.device),
+        **further,
     )
 
 # %% ../../nbs/recipes/06_runs.ipynb #8f3fc9de
