@@ -118,7 +118,7 @@ def train(run: dict, sets: Sets) -> dict:
     trick = TRICKS[run['row']]
     dls = sets.loaders(run)
     torch.manual_seed(run['seed'])
-    cbs = [eval(trick, vars(tb))] if trick else []
+    cbs = [eval(trick, dict(vars(tb)))] if trick else []
     learn = tb.Learner(dls, network(), opt_func=torch.optim.AdamW, metrics=tb.accuracy, seed=run['seed'], cbs=cbs)
     learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, tb.Progress)]
     start = time.perf_counter()
