@@ -91,7 +91,7 @@ class Renormalized(nn.Module):
 def loaders(folder: Path):
     from trickbag.all import DataLoaders
 
-    return DataLoaders.from_folder(folder, valid='test', size=SIZE, presize=112, bs=BATCH)
+    return DataLoaders.from_folder(folder, valid='test', size=SIZE, presize=160, bs=BATCH)
 
 
 def quiet(learn):
