@@ -28,7 +28,7 @@ from .lines import Lines
 CLASSES = 20
 SIZE = 80
 BATCH = 32
-TEACHER: dict = dict(epochs=12, base_lr=4e-3, lr_mult=5)
+TEACHER: dict = dict(epochs=20, base_lr=4e-3, lr_mult=5)
 STUDENT: dict = dict(epochs=12, base_lr=4e-3, lr_mult=5)
 STUDENTS = ('student', 'smoothing', 'distilled')
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

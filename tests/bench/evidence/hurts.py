@@ -4,7 +4,7 @@ in twelve that differ from it in one thing.
     python -m tests.bench.evidence.hurts --data FOLDER --json FILE [--seeds 3]
 
 FOLDER is where the toy sets are drawn. Killed at any time, the same command goes on. A run is a network of four
-convolutions (60,000 weights) on images of 32 pixels, one thread; the center is 400 images of 8 species, 20 epochs,
+convolutions (80,000 weights) on images of 32 pixels, one thread; the center is 400 images of 8 species, 20 epochs,
 labels right, classes balanced, beetles on .7 to .95 of the side. A seed moves the first weights, the order, the draws
 and also the individuals of both halves of the set; of one seed all tricks share all of it. With more or fewer images
 the steps stay as many, so the epochs change. Each trick has its own defaults; TrivialAugment's greatest translation,
