@@ -51,6 +51,7 @@ ROOMS = [
             'tutorials',
         ],
     ),
+    ('Evidence', ['evidence']),
     ('The loop', ['callback.ipynb', 'learner.ipynb', 'loop']),
     ('Recipes', ['recipes']),
     ('Deploying', ['deploy']),
