@@ -128,6 +128,11 @@ def _not_linear(learn, a, b):
     return _looks_at_each_alone(learn, a, b)
 
 
+def _several_labels(learn, a, b):
+    if learn.multi_label:
+        return 'images have several labels'
+
+
 def _other_classes(learn, a, b):
     if not hasattr(a, 'n_teacher'):
         return
@@ -211,6 +216,13 @@ _LOSS_RULES = [
         'leave one out, or use a plain mean: nn.CrossEntropyLoss()',
         when=_no_plain_mean,
         late=True,
+    ),
+    Rule(
+        'owns distillation',
+        'the run',
+        'teacher and network are compared as one distribution over classes, and {images have several labels}',
+        'leave Distillation out',
+        when=_several_labels,
     ),
     Rule(
         'owns distillation',
