@@ -64,8 +64,8 @@ def class_counts(
         vocab = getattr(learn.dls, 'vocab', None) or range(len(counts))
         empty = [str(name) for name, n in zip(vocab, counts.tolist(), strict=False) if n <= 0]
         raise ValueError(
-            f"{who}: {len(empty)} classes have no training images, {empty[0]} for one; leave them out of vocab, or give "
-            "counts="
+            f"{who}: {len(empty)} classes have no training images, {empty[0]} for one; leave them out of vocab, or "
+            "give counts="
         )
     return counts
 

@@ -100,8 +100,8 @@ def _warn_of_few(classes, n_units, k):
     few = [str(name) for name, n in zip(classes, n_units.tolist(), strict=True) if n < k]
     if few:
         warnings.warn(
-            f"folds: {len(few)} classes are in fewer than {k} files or groups ({', '.join(few[:3])}), so that some folds "
-            "have none of them; lower k",
+            f"folds: {len(few)} classes are in fewer than {k} files or groups ({', '.join(few[:3])}), so that some "
+            "folds have none of them; lower k",
             stacklevel=2,
         )
 

@@ -72,7 +72,9 @@ def _sets_of_rows(rows, vocab) -> tuple:
         )
     names = list(range(rows.shape[1])) if vocab is None else list(vocab)
     if len(names) != rows.shape[1]:
-        raise ValueError(f"from_lists: labels have {rows.shape[1]} columns, vocab {len(names)} names; give one a column")
+        raise ValueError(
+            f"from_lists: labels have {rows.shape[1]} columns, vocab {len(names)} names; give one a column"
+        )
     return [tuple(name for name, there in zip(names, row, strict=True) if there) for row in rows.tolist()], names
 
 # %% ../../nbs/data/12_label_sets.ipynb #6522a720

@@ -202,7 +202,6 @@ def one_of_links(
             name_of[file_id or file] = file
     return list(name_of.values()), [tuple(sorted(labels_of[key])) for key in name_of]
 
-
 # %% ../../nbs/data/11_labeled_files.ipynb #51c996f7
 def numbered_classes(
     files: list,

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from fastcore.meta import delegates
 
+from .class_counts import count_labels
 from .datasets import DatasetSource, dataset_classes, dataset_labels
 from .decode import jpeg_decoder, quick_check
-from .class_counts import count_labels
 from .files import Found, _few, folder_labels, label_func, split_idxs
 from .folds import split_sets
 from .image_loader import ImageLoader

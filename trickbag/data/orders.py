@@ -60,8 +60,8 @@ def drawing_by(
     loading = sys.modules.get('torch.utils.data')
     if loading is None or not isinstance(dl, loading.DataLoader) or type(dl.batch_sampler) is not loading.BatchSampler:
         raise ValueError(
-            f"{who}: a {type(dl).__name__} draws its samples by itself; use a torch DataLoader with shuffle=True, or an "
-            "image loader, such as that of DataLoaders.from_folder"
+            f"{who}: a {type(dl).__name__} draws its samples by itself; use a torch DataLoader with shuffle=True, or "
+            "an image loader, such as that of DataLoaders.from_folder"
         )
     sampler = dl.batch_sampler.sampler
     _check_shuffles(type(sampler) is not loading.SequentialSampler, who)

@@ -69,11 +69,14 @@ class LabelInterpretation:
         f1 = 2 * hits / (said + true).clamp(min=1)
         ap = torch.tensor([average_precision(p, t) for p, t in zip(self.probs.T, self.targets.T, strict=True)])
         numbers = [[f'{value:.3f}' for value in measure.tolist()] for measure in (precision, recall, f1, ap)]
-        exact = (self.preds == self.targets).all(1).double().mean()
+        exact_rows = (self.preds == self.targets).all(1).double()
+        exact = exact_rows.mean()
         return Table(
             ('label', 'precision', 'recall', 'F1', 'AP', 'images', 'predicted'),
             list(zip(self.vocab, *numbers, true.tolist(), said.tolist(), strict=True)),
-            [f'mAP {ap.nanmean():.4f}, mean F1 {f1.mean():.4f}, all labels right {exact:.4f}, {len(self.probs)} images'],
+            [
+                f'mAP {ap.nanmean():.4f}, mean F1 {f1.mean():.4f}, all labels right {exact:.4f}, {len(exact_rows)} images'
+            ],
         )
 
     def co_occurrence(

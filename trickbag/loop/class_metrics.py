@@ -103,8 +103,8 @@ class LabelScores:
         "Count a batch"
         if y.shape != pred.shape or pred.shape[1] != self.n_labels:
             raise ValueError(
-                f"LabelScores: targets {tuple(y.shape)}, logits {tuple(pred.shape)}, {self.n_labels} labels; it takes a "
-                "column for each label: multi_label=True, and n_labels=dls.c"
+                f"LabelScores: targets {tuple(y.shape)}, logits {tuple(pred.shape)}, {self.n_labels} labels; it takes "
+                "a column for each label: multi_label=True, and n_labels=dls.c"
             )
         self.metrics.update(pred.sigmoid(), (y > 0.5).long())
 

@@ -172,8 +172,8 @@ _LOSS_RULES = [
         'does weigh classes',
         'the loss',
         'targets are multiplied by the weights of their classes, which says something else to {the loss}',
-        'use nn.CrossEntropyLoss() or another loss that is linear in its targets, and LabelSmoothing() to smooth; a binary '
-        'one takes weights itself: nn.BCEWithLogitsLoss(pos_weight=...)',
+        'use nn.CrossEntropyLoss() or another loss that is linear in its targets, and LabelSmoothing() to smooth; a '
+        'binary one takes weights itself: nn.BCEWithLogitsLoss(pos_weight=...)',
         when=_not_linear,
         late=True,
     ),
@@ -353,6 +353,13 @@ def _phase_in_window(learn, a, b):
 
 
 _PAIR_RULES += [
+    Rule(
+        'does weigh classes | does shift logits',
+        'does threshold targets',
+        'targets are a yes or no for each class, for a loss that looks at each alone, and sizes of classes are made '
+        'up for in a softmax over all',
+        'leave one out',
+    ),
     Rule(
         'does add copies',
         'does choose losses',

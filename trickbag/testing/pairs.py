@@ -91,10 +91,11 @@ bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 
 # %% ../../nbs/testing/02_pairs.ipynb #8df2e9bf
 _WITH_DEFAULTS = '''
-AGC AlternatingFlip AugMix AutoAugment BalancedSampler ChannelsLast ClassWeights ColOut Cooldown CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
-GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling LogitAdjustment MixedPrecision
-MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RegMixUp RepeatedAugmentation ResizeMix
-SAM ScheduleFree StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
+AGC AlternatingFlip AugMix AutoAugment BalancedSampler ChannelsLast ClassWeights ColOut Cooldown CutMix CutOut
+DecoupledDecay EMA FlatCos Flip FMix GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing
+LayerDecay Linear LinearScaling LogitAdjustment MixedPrecision MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting
+RandAugment RandomErasing RegMixUp RepeatedAugmentation ResizeMix SAM ScheduleFree StochasticDepth SyncBatchNorm
+ThreeAugment TrivialAugment TTA ZeroGamma
 '''.split()
 
 _WITH_ARGUMENTS = dict(

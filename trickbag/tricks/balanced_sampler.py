@@ -46,7 +46,9 @@ class BalancedSampler(Callback):
         repeat: float = None,
     ):
         if not 0 < power <= 1:
-            raise ValueError(f"BalancedSampler: power must be in (0,1], got {power}; leave BalancedSampler out for none")
+            raise ValueError(
+                f"BalancedSampler: power must be in (0,1], got {power}; leave BalancedSampler out for none"
+            )
         if repeat is not None and not (0 < repeat <= 1 and power == 1):
             raise ValueError(f"BalancedSampler: repeat is a fraction in (0,1], without power; got {repeat} and {power}")
         self.power = power
