@@ -74,9 +74,7 @@ class LabelInterpretation:
         return Table(
             ('label', 'precision', 'recall', 'F1', 'AP', 'images', 'predicted'),
             list(zip(self.vocab, *numbers, true.tolist(), said.tolist(), strict=True)),
-            [
-                f'mAP {ap.nanmean():.4f}, mean F1 {f1.mean():.4f}, all labels right {exact:.4f}, {len(exact_rows)} images'
-            ],
+            [f'mAP {ap.nanmean():.4f}, mean F1 {f1.mean():.4f}, all right {exact:.4f}, {len(exact_rows)} images'],
         )
 
     def co_occurrence(
