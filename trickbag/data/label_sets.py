@@ -147,7 +147,7 @@ def numbered_sets(
             "none of the classes; leave those out that nobody has labeled",
             stacklevel=1,
         )
-    return numbered_classes(flat_files, flat_labels, *sides, vocab)
+    return numbered_classes(flat_files, flat_labels, sides[0], sides[1], vocab)
 
 
 def multi_hot(

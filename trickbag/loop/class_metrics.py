@@ -6,6 +6,8 @@
 __all__ = ['ClassScores', 'LabelScores']
 
 # %% ../../nbs/loop/28_class_metrics.ipynb #e9b7ff4a
+from typing import Any
+
 import torch
 
 from .metrics import true_classes
@@ -25,7 +27,10 @@ class ClassScores:
 
     def reset(self):
         "Forget all samples"
-        self.hits = self.true = self.predicted = None
+        # C counts each, after the first batch
+        self.hits: Any = None
+        self.true: Any = None
+        self.predicted: Any = None
 
     def update(
         self,
@@ -74,7 +79,7 @@ class LabelScores:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("LabelScores: needs torchmetrics: pip install torchmetrics") from None
         self.n_labels = n_labels
-        kw = dict(num_labels=n_labels, threshold=threshold)
+        kw: Any = dict(num_labels=n_labels, threshold=threshold)
         self.metrics = MetricCollection(
             {
                 'mAP': of.MultilabelAveragePrecision(n_labels, average='macro'),

@@ -61,6 +61,7 @@ class BalancedSampler(Callback):
 
     def before_fit(self, learn):
         labels = loader_labels(learn.dls.train)
+        assert labels is not None  # as `check` made sure
         weights = sample_weights(labels, count_labels(labels), self.power, self.repeat)
         self._undo = drawing_by(learn.dls.train, lambda: weighted_order(weights), self.name)
 

@@ -6,6 +6,8 @@
 __all__ = ['class_weights', 'ClassWeights']
 
 # %% ../../nbs/tricks/class_weights.ipynb #c33b94ee
+from typing import Any
+
 import torch
 
 from ..callback import Callback
@@ -35,7 +37,7 @@ class ClassWeights(Callback):
     reads = ('y',)
     writes = ('y',)
     traced = ('weights',)
-    weights = None  # C, on the learner's device
+    weights: Any = None  # C, on the learner's device
 
     def __init__(
         self,

@@ -6,6 +6,8 @@
 __all__ = ['logit_shift', 'LogitAdjustment']
 
 # %% ../../nbs/tricks/logit_adjustment.ipynb #80de319a
+from typing import Any
+
 import torch
 
 from ..callback import Callback
@@ -30,7 +32,7 @@ class LogitAdjustment(Callback):
     reads = ('pred',)
     writes = ('pred',)
     traced = ('shift',)
-    shift = None  # C, on the learner's device
+    shift: Any = None  # C, on the learner's device
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class LogitAdjustment(Callback):
             raise ValueError(f"LogitAdjustment: tau must be > 0, got {tau}; leave LogitAdjustment out for none")
         self.tau = tau
         self.counts = counts
-        self._own = None  # the network's logits of this batch
+        self._own: Any = None  # the network's logits of this batch
 
     def check(self, learn):
         class_counts(learn, self.name, self.counts)
