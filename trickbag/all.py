@@ -49,6 +49,7 @@ from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import BestEpoch, EarlyStopping, monitor_mode
 from .monitors.progress import Progress
 from .monitors.recorder import Recorder
+from .monitors.reduce_lr_on_plateau import ReduceLROnPlateau
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
 from .recipes.ablation import Ablation, folder_data
@@ -143,16 +144,17 @@ __all__ = [
     'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18',
     'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
     'xse_resnext101', 'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data',
-    'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile',
-    'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BalancedSampler',
-    'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix', 'DecoupledDecay', 'DiracInit', 'Distillation',
-    'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm', 'GradientAccumulation',
-    'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon', 'L2SP', 'LabelSmoothing', 'LAMB', 'LARS',
-    'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment', 'Lookahead', 'MixOrCut', 'MixUp', 'Muon',
-    'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM',
-    'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten',
-    'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter',
-    'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment',
-    'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
+    'monitor_mode', 'Progress', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner',
+    'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC',
+    'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix', 'DecoupledDecay', 'DiracInit',
+    'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm',
+    'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon', 'L2SP',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment',
+    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
+    'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite',
+    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
+    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
+    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment',
+    'TrivialAugment'
 ]
