@@ -131,8 +131,10 @@ def test_trains_resumes_predicts_exports(images, is_valid, tmp_path):
     assert learn.history[-1]['mAP'] > 0.8, learn.history[-1]
     probs, y = learn.get_preds()
     files = [dls.valid.name(i) for i in range(len(y))]
-    names, numbers, p = learn.predict(files[0], threshold=0.3)
-    assert names == [NAMES[i] for i in numbers] and numbers == (p >= 0.3).nonzero()[:, 0].tolist()
+    for threshold in (0.0, 0.3, torch.tensor([0.0, 1.1, 0.0])):
+        names, numbers, p = learn.predict(files[0], threshold=threshold)
+        assert names == [NAMES[i] for i in numbers] and numbers == (p >= threshold).nonzero()[:, 0].tolist()
+    assert names == ['blue', 'red']
     torch.testing.assert_close(p, probs[0], rtol=1e-3, atol=1e-3)
     with_labels = dls.test_dl(files, [[name for name, t in zip(NAMES, row, strict=True) if t] for row in y.tolist()])
     assert learn.validate(with_labels)['mAP'] == pytest.approx(learn.validate()['mAP'], abs=1e-6)
