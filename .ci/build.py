@@ -36,7 +36,7 @@ STAR = {
     'look.interpret': 'Interpretation',
     'look.show': 'show_images',
     'look.steps': 'trace_step',
-    'loop.losses': 'FocalLoss Poly1Loss bce_sum focal_loss poly1_loss',
+    'loop.losses': 'AsymmetricLoss FocalLoss LDAMLoss Poly1Loss bce_sum focal_loss poly1_loss',
     'loop.metrics': 'accuracy error_rate metric_name top_5',
     'loop.optimizer': 'adamw split_head',
     'loop.phase': 'During',

@@ -38,6 +38,8 @@ ROOMS = [
             'tutorials/own_photographs.ipynb',
             'tutorials/fine_tune.ipynb',
             'tutorials/clothing.ipynb',
+            'tutorials/several_labels.ipynb',
+            'tutorials/imbalanced_classes.ipynb',
             'tutorials/deploy.ipynb',
             'tutorials/imagenette.ipynb',
             'tutorials/recipes.ipynb',

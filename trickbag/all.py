@@ -32,7 +32,7 @@ from .deploy.classifier import load_classifier
 from .look.interpret import Interpretation
 from .look.show import show_images
 from .look.steps import trace_step
-from .loop.losses import bce_sum, focal_loss, FocalLoss, poly1_loss, Poly1Loss
+from .loop.losses import AsymmetricLoss, bce_sum, focal_loss, FocalLoss, LDAMLoss, poly1_loss, Poly1Loss
 from .loop.metrics import accuracy, error_rate, metric_name, top_5
 from .loop.optimizer import adamw, split_head
 from .loop.phase import During
@@ -49,6 +49,7 @@ from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import BestEpoch, EarlyStopping, monitor_mode
 from .monitors.progress import Progress
 from .monitors.recorder import Recorder
+from .monitors.reduce_lr_on_plateau import ReduceLROnPlateau
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
 from .recipes.ablation import Ablation, folder_data
@@ -64,8 +65,10 @@ from .speed.grad_checkpoint import GradientCheckpointing
 from .speed.im2col import Im2Col
 from .speed.mixed_precision import MixedPrecision
 from .tricks.agc import AGC
+from .tricks.balanced_sampler import BalancedSampler
 from .tricks.binary_targets import BinaryTargets
 from .tricks.blur_pool import BlurPool
+from .tricks.class_weights import ClassWeights
 from .tricks.cutmix import CutMix
 from .tricks.decoupled_decay import DecoupledDecay
 from .tricks.dirac import DiracInit
@@ -88,6 +91,7 @@ from .tricks.lars import LARS
 from .tricks.layer_decay import LayerDecay
 from .tricks.layer_freezing import LayerFreezing
 from .tricks.linear_scaling import LinearScaling
+from .tricks.logit_adjustment import LogitAdjustment
 from .tricks.lookahead import Lookahead
 from .tricks.mix_or_cut import MixOrCut
 from .tricks.mixup import MixUp
@@ -133,22 +137,24 @@ __all__ = [
     'CancelValidate', 'Learner', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DownloadError', 'untar_data',
     'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader', 'FileSource',
     'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation', 'show_images',
-    'trace_step', 'bce_sum', 'focal_loss', 'FocalLoss', 'poly1_loss', 'Poly1Loss', 'accuracy', 'error_rate',
-    'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown', 'Cosine', 'FlatCos',
-    'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly',
-    'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101',
-    'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18', 'xresnext34', 'xresnext50',
-    'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50', 'xse_resnext101',
-    'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'monitor_mode',
-    'Progress', 'Recorder', 'Checkpoint', 'SaveBest', 'TerminateOnNaN', 'Ablation', 'folder_data', 'get_recipe',
-    'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner', 'ChannelsLast', 'Compile', 'Backends',
-    'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC', 'BinaryTargets', 'BlurPool', 'CutMix',
-    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
-    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon',
-    'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'Lookahead',
-    'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing', 'RateFactors',
-    'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite', 'StochasticDepth', 'SWA',
-    'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix', 'AutoAugment', 'Flip',
-    'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale', 'PadCrop', 'PCALighting',
-    'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment', 'TrivialAugment'
+    'trace_step', 'AsymmetricLoss', 'bce_sum', 'focal_loss', 'FocalLoss', 'LDAMLoss', 'poly1_loss', 'Poly1Loss',
+    'accuracy', 'error_rate', 'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown',
+    'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp',
+    'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn',
+    'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18',
+    'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
+    'xse_resnext101', 'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
+    'monitor_mode', 'Progress', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner',
+    'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC',
+    'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix', 'DecoupledDecay', 'DiracInit',
+    'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm',
+    'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon', 'L2SP',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment',
+    'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
+    'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite',
+    'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',
+    'AutoAugment', 'Flip', 'Normalize', 'ColOut', 'ColorJitter', 'Crop', 'CutOut', 'GaussianBlur', 'Grayscale',
+    'PadCrop', 'PCALighting', 'ImageSpec', 'RandAugment', 'RandomAffine', 'RepeatedAugmentation', 'ThreeAugment',
+    'TrivialAugment'
 ]

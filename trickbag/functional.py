@@ -7,8 +7,10 @@ __all__ = []
 
 # %% ../nbs/04_functional.ipynb #dcd6a318
 from .tricks.agc import adaptive_clip, unit_norms
+from .tricks.balanced_sampler import sample_weights
 from .tricks.binary_targets import binary_targets
 from .tricks.blur_pool import binomial_kernel, blur, blur_pool, strided
+from .tricks.class_weights import class_weights
 from .tricks.cutmix import cutmix
 from .tricks.decoupled_decay import decay_weights
 from .tricks.dirac import dirac_init, inner_convs
@@ -30,6 +32,7 @@ from .tricks.lars import lars_ratios
 from .tricks.layer_decay import layer_scales, split_rates
 from .tricks.layer_freezing import frozen_fraction, param_layers
 from .tricks.linear_scaling import lr_factor, samples_a_batch
+from .tricks.logit_adjustment import logit_shift
 from .tricks.lookahead import lookahead
 from .tricks.mix_or_cut import mix_or_cut
 from .tricks.mixup import mixup
@@ -72,20 +75,21 @@ from .vision.three_augment import three_augment
 from .vision.trivial_augment import trivial_ops, wide_space
 
 __all__ = [
-    'adaptive_clip', 'unit_norms', 'binary_targets', 'binomial_kernel', 'blur', 'blur_pool', 'strided', 'cutmix',
-    'decay_weights', 'dirac_init', 'inner_convs', 'distill_kl', 'drop_block', 'ema_decay', 'ema_update',
-    'profile_decay', 'profile_power', 'brightest', 'fmix', 'fourier_noise', 'freeze_stats', 'stat_norms',
-    'ghost_batch_norm', 'ghost_chunks', 'scale_grads', 'clip_gradients', 'centralize', 'head_bias',
-    'jensen_shannon', 'add_pull', 'label_smoothing', 'lamb_ratios', 'lars_ratios', 'layer_scales', 'split_rates',
-    'frozen_fraction', 'param_layers', 'lr_factor', 'samples_a_batch', 'lookahead', 'mix_or_cut', 'mixup', 'muon',
-    'split_hidden', 'split_decay', 'hardest', 'growing_sizes', 'size_at', 'erase', 'erase_boxes', 'factored',
-    'kinds_of_parameters', 'reg_mixup', 'resize_mix', 'shrunk_boxes', 'ascend', 'schedule_free', 'pick_hard',
-    'squeeze_excite', 'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates', 'stochastic_depth', 'swa_update',
-    'sync_batch_norm', 'first_conv', 'whitening_filters', 'zero_gamma', 'alternating', 'hash_bits',
-    'apparent_size_ratio', 'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops', 'imagenet_policy', 'flip',
-    'imagenet_mean', 'imagenet_std', 'memory_format_of', 'normalize', 'box_mask', 'cut_boxes', 'sized_boxes',
-    'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes', 'random_boxes', 'resize_batch',
-    'resize_boxes', 'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval',
-    'imagenet_eigvec', 'lighting', 'centered', 'central_square', 'resize_weights', 'resized', 'rand_ops',
-    'rand_space', 'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
+    'adaptive_clip', 'unit_norms', 'sample_weights', 'binary_targets', 'binomial_kernel', 'blur', 'blur_pool',
+    'strided', 'class_weights', 'cutmix', 'decay_weights', 'dirac_init', 'inner_convs', 'distill_kl', 'drop_block',
+    'ema_decay', 'ema_update', 'profile_decay', 'profile_power', 'brightest', 'fmix', 'fourier_noise',
+    'freeze_stats', 'stat_norms', 'ghost_batch_norm', 'ghost_chunks', 'scale_grads', 'clip_gradients', 'centralize',
+    'head_bias', 'jensen_shannon', 'add_pull', 'label_smoothing', 'lamb_ratios', 'lars_ratios', 'layer_scales',
+    'split_rates', 'frozen_fraction', 'param_layers', 'lr_factor', 'samples_a_batch', 'logit_shift', 'lookahead',
+    'mix_or_cut', 'mixup', 'muon', 'split_hidden', 'split_decay', 'hardest', 'growing_sizes', 'size_at', 'erase',
+    'erase_boxes', 'factored', 'kinds_of_parameters', 'reg_mixup', 'resize_mix', 'shrunk_boxes', 'ascend',
+    'schedule_free', 'pick_hard', 'squeeze_excite', 'wide_convs', 'branch_ends', 'drop_branch', 'drop_rates',
+    'stochastic_depth', 'swa_update', 'sync_batch_norm', 'first_conv', 'whitening_filters', 'zero_gamma',
+    'alternating', 'hash_bits', 'apparent_size_ratio', 'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops',
+    'imagenet_policy', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'normalize', 'box_mask',
+    'cut_boxes', 'sized_boxes', 'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'center_boxes',
+    'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur',
+    'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'centered', 'central_square',
+    'resize_weights', 'resized', 'rand_ops', 'rand_space', 'draw_affine', 'repeat_samples', 'three_augment',
+    'trivial_ops', 'wide_space'
 ]

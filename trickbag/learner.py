@@ -220,7 +220,7 @@ class Learner(LearnerMethods):
         self,
         dls,  # `DataLoaders`: `dls.train` and `dls.valid` are iterables of `(xb, yb)`
         model: nn.Module,  # takes `xb`, gives logits N x C; moved to `device`
-        loss_func=None,  # `loss_func(pred, yb)` -> scalar mean over the batch; None is `nn.CrossEntropyLoss()`
+        loss_func=None,  # `loss_func(pred, yb)` -> scalar mean over the batch; None is that of `usual_loss`
         opt_func=adamw,  # `opt_func(params, lr=lr)` -> a `torch.optim` optimizer
         lr: float | slice = 1e-3,  # learning rate where `fit` is given none
         metrics=(),  # one or a list: functions `(pred, yb)` -> mean over samples, or torchmetrics-like objects
@@ -239,7 +239,7 @@ class Learner(LearnerMethods):
         self.device = check_device('Learner', device)
         self.dls = dls
         self.model = model.to(self.device)
-        self.loss_func = nn.CrossEntropyLoss() if loss_func is None else loss_func
+        self.loss_func = facts.usual_loss(dls) if loss_func is None else loss_func
         self.opt_func = opt_func
         self.metrics = flatten(metrics)
         self.cbs = flatten(cbs)

@@ -35,6 +35,8 @@ ALONE = [  # of each of these there can be one
     {'OneCycle', 'Warmup'},
     {'GradientAccumulation', 'SelectiveBackprop'},
     {'OHEM', 'RegMixUp'},
+    {'BinaryTargets', 'ClassWeights'},
+    {'BinaryTargets', 'LogitAdjustment'},
     # an image and its views in one batch
     *({'JensenShannon', other} for other in ('CutMix', 'FMix', 'MixOrCut', 'MixUp', 'RegMixUp', 'ResizeMix')),
     *({'JensenShannon', other} for other in ('BinaryTargets', 'OHEM', 'SelectiveBackprop')),

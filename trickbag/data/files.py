@@ -70,6 +70,7 @@ class Found:
     def __init__(
         self,
         path: str | Path,  # folder, searched to any depth
+        links: bool = False,  # True: links to files that were found already are files, too
     ):
         self.path = os.path.expanduser(os.fspath(path))
         if not os.path.isdir(self.path):
@@ -87,6 +88,9 @@ class Found:
         self.upwards = []
         self.unreadable = []
         _Search(self).run()
+        if links:
+            self.files += [path for path in self.repeated if os.path.isfile(path)]
+            self.repeated = [path for path in self.repeated if not os.path.isfile(path)]
         self.files.sort()
 
     def left_out(self) -> list:

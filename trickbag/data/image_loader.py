@@ -95,6 +95,9 @@ class ImageLoader(LoaderOfStore):
         self.shuffle = shuffle
         self.ahead = ahead
         self.drop_last = drop_last and len(store) >= bs
+        # of a loader that shuffles: `draw()` -> the numbers of the images of a pass, as many as there are; None: each
+        # once. Random numbers come from torch's global generator, which a learner seeds for each epoch
+        self.draw = None
 
     def ordered_view(self) -> 'ImageLoader':
         "The same images, each once and in the order of the files: itself, if it does not shuffle and leaves none out"
@@ -113,5 +116,8 @@ class ImageLoader(LoaderOfStore):
     ):
         "Batches from number `start` on, the same as a whole pass would give there"
         n = len(self.store)
-        order = torch.randperm(n) if self.shuffle else torch.arange(n)
+        if not self.shuffle:
+            order = torch.arange(n)
+        else:
+            order = torch.randperm(n) if self.draw is None else self.draw()
         return batches(self, order, start)

@@ -59,7 +59,7 @@ _INSTEAD = dict(
     sampler=_OWN_LOADERS,
     batch_sampler=_OWN_LOADERS,
     splitter='say which files validate: from_lists(files, labels, is_valid=[...])',
-    label_delim='an image has one class here',
+    label_delim='from_csv, from_df and from_rows have it; from_lists takes lists of labels, with multi_label=True',
     normalize='mean= and std= say how',
 )
 _INSTEAD |= dict.fromkeys(

@@ -16,16 +16,20 @@ from typing import Any
 import torch
 from fastcore.meta import delegates
 
+from .class_counts import count_labels
 from .datasets import DatasetSource, dataset_classes, dataset_labels
 from .decode import jpeg_decoder, quick_check
 from .files import Found, _few, folder_labels, label_func, split_idxs
+from .folds import split_sets
 from .image_loader import ImageLoader
+from .label_sets import checked_sets, label_sets, merged_files, multi_hot, numbered_sets, split_labels
 from trickbag.data.labeled_files import (
     checked_lists,
     checked_vocab,
     files_on_both_sides,
     marks_validation,
     numbered_classes,
+    one_of_links,
     plain_value,
     warn_of_repeated,
 )
@@ -77,7 +81,9 @@ def from_sources(
     loader = partial(_loader, presize, keep, threads)
     train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
     valid_bs = valid_bs or 2 * bs
-    return cls(train_loader, loader(valid, valid_bs), cbs, names, partial(_test_loader, loader, valid_bs))
+    labels = getattr(train, 'labels', None)
+    several = labels is not None and labels.ndim == 2
+    return cls(train_loader, loader(valid, valid_bs), cbs, names, partial(_test_loader, loader, valid_bs), several)
 
 
 def _loader(presize, keep, threads, source, bs, **kw):
@@ -131,22 +137,30 @@ def from_lists(
     # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced
     verify: bool = None,
     vocab: list = None,  # the classes, in the order of their indices; None: the training labels, sorted
+    # several labels an image: a list of them for each file, or a tensor N x C of 0 and 1; a file that is listed more
+    # than once has the labels of all its entries
+    multi_label: bool = False,
     **kw,
 ) -> 'DataLoaders':
     "From a list of files and a list of labels"
-    files, labels = checked_lists(files, labels)
+    if multi_label:
+        files, labels, vocab = checked_sets(files, labels, vocab)
+    else:
+        files, labels = checked_lists(files, labels)
     for name, entries in dict(is_valid=is_valid, boxes=boxes).items():
         if entries is not None and len(entries) != len(files):
             raise ValueError(f"from_lists: {len(files)} files but {len(entries)} entries of {name}")
+    if multi_label:
+        files, labels, is_valid, boxes = merged_files(files, labels, is_valid, boxes)
     if is_valid is None:
-        train, valid = split_idxs(labels, valid_pct, seed, stratify)
+        train, valid = (split_sets if multi_label else split_idxs)(labels, valid_pct, seed, stratify)
     else:
         train, valid = _marked_split(is_valid)
     if not train:
         raise ValueError("from_lists: no training files; every one is marked as validation")
     warn_of_repeated(files, labels, boxes)
     _warn_of_both_sides('files', files_on_both_sides(files, train, valid, look=verify is not False))
-    classes, index = numbered_classes(files, labels, train, valid, vocab)
+    classes, index = (numbered_sets if multi_label else numbered_classes)(files, labels, train, valid, vocab)
     if verify is None or verify:
         every = 1 if verify else -(-len(files) // 50_000)
         quick_check(files[::every])
@@ -154,9 +168,10 @@ def from_lists(
     def source(numbers):
         if not numbers:
             return None
+        mine = [labels[i] for i in numbers]
         return FileSource(
             [files[i] for i in numbers],
-            [index[labels[i]] for i in numbers],
+            multi_hot(mine, index) if multi_label else [index[label] for label in mine],
             None if boxes is None else [boxes[i] for i in numbers],
         )
 
@@ -192,6 +207,7 @@ def from_folder(
     # None: the class folder, see `folder_labels`; 'outer', 'inner': which one. Else a regular expression with a
     # group, or a function of the path
     label=None,
+    multi_label: bool = False,  # several labels an image: links to one image in several class folders are one image
     **kw,
 ) -> 'DataLoaders':
     "From a folder of images, labeled by folder, file name or function"
@@ -203,13 +219,15 @@ def from_folder(
     is_valid = []
     notes = []
     for i, side in enumerate(sides):
-        side_files, side_labels, side_notes = _labeled_images(side, label, split_later)
+        side_files, side_labels, side_notes = _labeled_images(side, label, split_later, multi_label)
+        if multi_label:
+            side_files, side_labels = one_of_links(side_files, side_labels)
         files += side_files
         labels += side_labels
         notes += side_notes
         is_valid += [i == 1] * len(side_files)
     split = dict(valid_pct=valid_pct) if split_later else dict(is_valid=is_valid)
-    dls = cls.from_lists(files, labels, **split, **kw)
+    dls = cls.from_lists(files, labels, **split, multi_label=multi_label, **kw)
     dls.notes = notes
     return dls
 
@@ -218,9 +236,10 @@ def _labeled_images(
     folder: Path,
     label,  # as in `from_folder`
     split_later: bool,
+    links: bool,  # links to what was found are images, too
 ) -> tuple:
     "The images below a folder, their labels, and what is to be noted of what was left out"
-    found = Found(folder)
+    found = Found(folder, links)
     found.say()
     left_out = found.left_out()
     notes = [f"left out under {folder}: {', '.join(left_out)}"] if left_out else []
@@ -286,6 +305,7 @@ def from_rows(
     valid_col: str = None,
     box_cols: list = None,  # four columns: x0, y0, x1, y1 in pixels
     suff: str = '',  # added to each file name
+    label_delim: str = None,  # what stands between the labels of an image that has several; None: it has one
     **kw,
 ) -> 'DataLoaders':
     "From a table given as rows"
@@ -296,6 +316,9 @@ def from_rows(
     look_at_unused(rows, columns, label_was_chosen=label_col is not None)
     files = row_files(rows, path, columns.file, suff)
     labels = [row[columns.label] for row in rows]
+    if label_delim is not None:
+        labels = [split_labels(text, label_delim, file) for text, file in zip(labels, files, strict=True)]
+        kw['multi_label'] = True
     is_valid = [marks_validation(row[columns.valid]) for row in rows] if columns.valid else None
     boxes = (
         [row_box(row, columns.boxes, file) for row, file in zip(rows, files, strict=True)] if columns.boxes else None
@@ -462,7 +485,7 @@ def _one_batch_of(items) -> list:
     return [(torch.stack(tensors), None)]
 
 # %% ../../nbs/data/13_loaders.ipynb #279b6541
-def _class_numbers(labels, vocab) -> list:
+def _class_numbers(labels, vocab):
     "Numbers of classes that are given by name or number"
     number_of = {name: i for i, name in enumerate(vocab or [])}
     unknown = [label for label in labels if label not in number_of and not hasattr(label, '__index__')]
@@ -480,6 +503,7 @@ class LoaderPair:
     cbs: list  # the data's own callbacks
     vocab: list | None  # class names
     c: Any  # classes; None if they have no names
+    multi_label: bool  # whether an image may have several labels
     notes: list  # what a constructor has to say of what it found, for `print`
     _make_test: Callable | None
 
@@ -496,7 +520,10 @@ class LoaderPair:
             return self._make_test(items) if self._make_test else _one_batch_of(items)
         if not self._make_test:
             raise ValueError("test_dl: these loaders are plain; give validate(dl) a loader of (images, labels)")
-        return self._make_test(items, _class_numbers(labels, self.vocab))
+        if not self.multi_label:
+            return self._make_test(items, _class_numbers(labels, self.vocab))
+        rows = [_class_numbers(of_one, self.vocab) for of_one in label_sets(items, labels, self.vocab)[0]]
+        return self._make_test(items, multi_hot(rows, {i: i for i in range(self.c)}))
 
     def one_batch(self, train: bool = True) -> tuple:
         "The first batch of the training (or validation) loader as it comes, before any callback"
@@ -513,7 +540,7 @@ class LoaderPair:
                 "counts: nothing lists the labels of this loader; it is known for image loaders, such "
                 "as those of from_folder"
             )
-        n_images = torch.bincount(labels, minlength=self.c or 0).tolist()
+        n_images = count_labels(labels, self.c).tolist()
         return {self.vocab[i] if self.vocab else i: n for i, n in enumerate(n_images)}
 
     def name(
@@ -558,11 +585,13 @@ class DataLoaders(LoaderPair):
         cbs=(),  # the data's own callbacks, such as `Crop`
         vocab: list = None,  # class names; class index i is `vocab[i]`
         make_test=None,  # `make_test(items)` -> a loader without labels
+        multi_label: bool = False,  # targets are N x C, 1 for each label of an image and 0 for the others
     ):
         self.train = train
         self.valid = valid
         self.cbs = list(cbs)
         self.vocab = vocab
         self._make_test = make_test
+        self.multi_label = multi_label
         self.c: Any = len(vocab) if vocab else None  # classes; None if they have no names
         self.notes = []  # what a constructor has to say of what it found, for `print`

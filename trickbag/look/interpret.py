@@ -121,6 +121,8 @@ class ClassPredictions:
         dl=None,  # loader; None is `dls.valid`
         cbs=(),  # callbacks for the predictions, such as `TTA()`
     ):
+        if learn.multi_label:
+            raise ValueError("Interpretation: images have several labels; use LabelInterpretation(learn)")
         self.learn = learn
         self.dl = ordered_view(learn.dls.valid if dl is None else dl, 'Interpretation')
         gather = GatherPreds()

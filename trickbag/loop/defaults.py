@@ -20,6 +20,7 @@ from trickbag.loop.checks import (
     odd_class,
     refuse_class,
     refuse_parts,
+    shape_text,
     warn_if_taken_for_another,
 )
 from .loss_facts import loss_name
@@ -75,6 +76,7 @@ def _check_shapes(learn, pred, y):
     if y.is_floating_point():
         _check_probabilities(learn, pred, y)
     else:
+        _check_several_labels(learn, pred, y)
         _check_class_indices(learn, pred, y)
 
 
@@ -105,7 +107,26 @@ def _check_class_indices(learn, pred, y):
         )
 
 # %% ../../nbs/loop/22_defaults.ipynb #ac38d94d
+def _check_several_labels(learn, pred, y):
+    "ValueError for data with several labels an image whose targets are no rows, or whose loss takes one class"
+    if not learn.multi_label:
+        return
+    if y.ndim != 2 or not y.is_floating_point():
+        raise ValueError(
+            f"Learner: the data say multi_label=True, and targets are {shape_text(y)}; let the loader give a floating "
+            "row for each image, 1 for each of its labels"
+        )
+    act = learn.loss_facts.activation
+    # whatever the number of classes, sigmoids of 1 do not sum to 1
+    if act is not None and abs(float(act(torch.ones(1, pred.shape[1])).sum()) - 1) < 1e-4:
+        raise ValueError(
+            f"Learner: images have several labels, and {loss_name(learn.loss_func)} takes one class an image; use "
+            "nn.BCEWithLogitsLoss(), AsymmetricLoss() or another loss that looks at each label alone"
+        )
+
+
 def _check_probabilities(learn, pred, y):
+    _check_several_labels(learn, pred, y)
     if y.ndim == 2 and y.shape == pred.shape:
         _refuse_softmax_of_one(learn, pred.shape[1])
         if not check_soft(y, learn.loss_facts.activation_name):

@@ -16,6 +16,7 @@ import torch
 
 from ..core.modules import compiled_part, user_level
 from .loss_facts import ACTIVATIONS, loss_name
+from .targets import soft_targets
 
 # %% ../../nbs/loop/12_rules.ipynb #f6510054
 OWNED = {  # what -> why there cannot be two, and the remedy
@@ -103,6 +104,35 @@ def _not_softmax(learn, a, b):
         return loss_name(learn.loss_func)
 
 
+def _has_weights(learn, a, b):
+    if learn.loss_facts.weight is not None:
+        return loss_name(learn.loss_func)
+
+
+def _looks_at_each_alone(learn, a, b):
+    # a softmax does not see a number that is added to all logits
+    pred = learn.pred.detach().float()
+    y = learn.clean_yb
+    if not learn.loss_facts.indices:
+        y = soft_targets(y, pred.shape[1])
+    losses = [learn.loss_func(logits, y) for logits in (pred, pred + 1)]
+    if not torch.allclose(*losses, rtol=1e-3):
+        return loss_name(learn.loss_func)
+
+
+def _not_linear(learn, a, b):
+    pred = learn.pred.detach().float()
+    y = soft_targets(learn.clean_yb, pred.shape[1], ignore=learn.ignored)
+    if not torch.allclose(learn.loss_func(pred, 2 * y), 2 * learn.loss_func(pred, y), rtol=1e-3):
+        return loss_name(learn.loss_func)
+    return _looks_at_each_alone(learn, a, b)
+
+
+def _several_labels(learn, a, b):
+    if learn.multi_label:
+        return 'images have several labels'
+
+
 def _other_classes(learn, a, b):
     if not hasattr(a, 'n_teacher'):
         return
@@ -139,6 +169,31 @@ _LOSS_RULES = [
         late=True,
     ),
     Rule(
+        'does weigh classes',
+        'the loss',
+        'targets are multiplied by the weights of their classes, which says something else to {the loss}',
+        'use nn.CrossEntropyLoss() or another loss that is linear in its targets, and LabelSmoothing() to smooth; a '
+        'binary one takes weights itself: nn.BCEWithLogitsLoss(pos_weight=...)',
+        when=_not_linear,
+        late=True,
+    ),
+    Rule(
+        'does weigh classes',
+        'the loss',
+        'classes would be weighed twice, for {the loss} has weights',
+        'leave one of them out',
+        when=_has_weights,
+        late=True,
+    ),
+    Rule(
+        'does shift logits',
+        'the loss',
+        'logits are shifted by how frequent classes are, which says nothing to {the loss}, that looks at each alone',
+        'use nn.CrossEntropyLoss()',
+        when=_looks_at_each_alone,
+        late=True,
+    ),
+    Rule(
         'owns smooth | does threshold targets',
         'the loss',
         'targets go {below 0 or above 1}, so they are no probabilities',
@@ -161,6 +216,13 @@ _LOSS_RULES = [
         'leave one out, or use a plain mean: nn.CrossEntropyLoss()',
         when=_no_plain_mean,
         late=True,
+    ),
+    Rule(
+        'owns distillation',
+        'the run',
+        'teacher and network are compared as one distribution over classes, and {images have several labels}',
+        'leave Distillation out',
+        when=_several_labels,
     ),
     Rule(
         'owns distillation',
@@ -292,6 +354,13 @@ def _phase_in_window(learn, a, b):
 
 _PAIR_RULES += [
     Rule(
+        'does weigh classes | does shift logits',
+        'does threshold targets',
+        'targets are a yes or no for each class, for a loss that looks at each alone, and sizes of classes are made '
+        'up for in a softmax over all',
+        'leave one out',
+    ),
+    Rule(
         'does add copies',
         'does choose losses',
         'the loss would be that of the hardest images or that of all versions, not both',
@@ -369,6 +438,13 @@ def _lags(learn, a, b):
 
 # %% ../../nbs/loop/12_rules.ipynb #3f675f54
 _RUN_RULES = [
+    Rule(
+        'does balance classes',
+        'does balance classes',
+        'both make up for the unequal sizes of classes',
+        'keep one, or give each half of the work: ClassWeights(.5), BalancedSampler(.5), LogitAdjustment(.5)',
+        warn=True,
+    ),
     Rule(
         'owns warmup',
         'the run',

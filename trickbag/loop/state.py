@@ -178,3 +178,8 @@ class LaterMethods(LoopState):
         from trickbag.runs.one_cycle import fine_tune, fit_flat_cos, fit_one_cycle
         from trickbag.runs.predictions import get_preds, predict
         from trickbag.runs.tta import tta
+
+    @property
+    def multi_label(self) -> bool:
+        "Whether the data say that an image may have several labels"
+        return getattr(self.dls, 'multi_label', False)

@@ -84,7 +84,9 @@ def predict(
     self: Learner,
     item,  # path, PIL image or array for image loaders; a tensor as the model takes it (C x H x W) for plain ones
     act=None,  # as for `get_preds`
-) -> tuple:  # (class name, class index, probabilities)
+    # of data with several labels an image: probability from which on an image has a label, a number or one a label
+    threshold=0.5,
+) -> tuple:  # (class name, class index, probabilities); with several labels (names, indices, probabilities)
     "Predict one image"
     gather = GatherPreds()
     probs = self.get_preds(_loader_of_one(self.dls, item), act=act, gather=gather)[0][0]
@@ -96,6 +98,9 @@ def predict(
         )
     if len(probs) == 1 and not 0 <= probs[0] <= 1:
         raise ValueError(f"predict: the one output is {probs[0]:g}, which is no probability of a class; use get_preds")
+    if self.multi_label:
+        reached = (probs >= torch.as_tensor(threshold)).nonzero()[:, 0].tolist()
+        return [vocab[i] if vocab else str(i) for i in reached], reached, probs
     # one output: the probability of the second class
     idx = int(probs.argmax()) if len(probs) > 1 else int(probs[0] > 0.5)
     _warn_of_several_labels(self, gather.act, probs)

@@ -61,8 +61,10 @@ class SmallImages:
         generator = torch.Generator().manual_seed(seed)
         self.bs = bs
         self.shuffle = shuffle
+        self.draw = None  # as an `ImageLoader` has it
         self.wh = torch.full((n, 2), size)
         self.y = torch.randint(0, c, (n,), generator=generator)
+        self.labels = self.y
         noise = torch.randint(0, 200, (n, 3, size, size), generator=generator)
         # classes differ in brightness, so that there is something to learn
         self.x = (noise + self.y[:, None, None, None] * 15).to(torch.uint8)
@@ -71,7 +73,10 @@ class SmallImages:
         return -(-len(self.y) // self.bs)
 
     def __iter__(self):
-        idx = torch.randperm(len(self.y)) if self.shuffle else torch.arange(len(self.y))
+        if self.draw is not None:
+            idx = self.draw()
+        else:
+            idx = torch.randperm(len(self.y)) if self.shuffle else torch.arange(len(self.y))
         for i in idx.split(self.bs):
             yield self.x[i], self.y[i], i
 
@@ -86,10 +91,11 @@ bag_opt = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-3)
 
 # %% ../../nbs/testing/02_pairs.ipynb #8df2e9bf
 _WITH_DEFAULTS = '''
-AGC AlternatingFlip AugMix AutoAugment ChannelsLast ColOut Cooldown CutMix CutOut DecoupledDecay EMA FlatCos Flip FMix
-GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing LayerDecay Linear LinearScaling MixedPrecision
-MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting RandAugment RandomErasing RegMixUp RepeatedAugmentation ResizeMix
-SAM ScheduleFree StochasticDepth SyncBatchNorm ThreeAugment TrivialAugment TTA ZeroGamma
+AGC AlternatingFlip AugMix AutoAugment BalancedSampler ChannelsLast ClassWeights ColOut Cooldown CutMix CutOut
+DecoupledDecay EMA FlatCos Flip FMix GradientCentralization GradientCheckpointing HeadBias L2SP LabelSmoothing
+LayerDecay Linear LinearScaling LogitAdjustment MixedPrecision MixOrCut MixUp NoBiasDecay OHEM OneCycle PCALighting
+RandAugment RandomErasing RegMixUp RepeatedAugmentation ResizeMix SAM ScheduleFree StochasticDepth SyncBatchNorm
+ThreeAugment TrivialAugment TTA ZeroGamma
 '''.split()
 
 _WITH_ARGUMENTS = dict(

@@ -17,8 +17,11 @@ def label_smoothing(
     eps: float = 0.1,  # fraction of the probability that is spread over all C classes, the true one included
     n_out: int = None,  # C, needed for indices
     ignore: int = None,  # index of samples that get no probability at all
+    binary: bool = False,  # each column is a yes or no of its own, as of several labels an image
 ) -> torch.Tensor:  # probabilities N x C
     "Targets mixed with the uniform distribution (Szegedy et al. 2016)"
+    if binary:
+        return y.mul(1 - eps).add_(eps / 2)
     # one output tells two classes apart
     if y.is_floating_point():
         y = soft_targets(y, n_out or 0)  # probabilities need no number of classes
@@ -53,4 +56,4 @@ class LabelSmoothing(Callback):
             raise ValueError("LabelSmoothing: the loss smooths labels too; remove its label_smoothing or this callback")
 
     def before_batch(self, learn):
-        learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out, learn.ignored)
+        learn.yb = label_smoothing(learn.yb, self.eps, learn.n_out, learn.ignored, binary=learn.multi_label)
