@@ -17,7 +17,7 @@ import torch
 from fastcore.meta import delegates
 
 from .datasets import DatasetSource, dataset_classes, dataset_labels
-from .decode import jpeg_decoder, quick_check
+from .decode import RGB, ImageMode, jpeg_decoder, quick_check
 from .files import Found, _few, folder_labels, label_func, split_idxs
 from .image_loader import ImageLoader
 from trickbag.data.labeled_files import (
@@ -37,6 +37,7 @@ from ..loop.checks import check_item
 from ..loop.loading import num_batches
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
+from ..vision.preprocess import checked_fill, height_width
 
 # %% ../../nbs/data/13_loaders.ipynb #4e365423
 @checked_loader_arguments()
@@ -45,39 +46,64 @@ def from_sources(
     train,  # source of the training images
     valid,  # source of the validation images, or None
     vocab: list,  # class names
-    size: int = 128,  # pixels, height and width of what the model sees
+    size: int | tuple = 128,  # pixels, height and width of what the model sees; or a pair (height, width)
     bs: int = 64,  # training images a batch
     valid_bs: int = None,  # None: twice `bs`
-    presize: int = None,  # side of the stored square; None: 1.5 x size, rounded up to a multiple of 8
+    presize: int = None,  # side of the stored square; None: 1.5 x the longer side of size, up to a multiple of 8
     scale: tuple = (0.35, 1.0),  # area of the training crop, see `random_boxes`; None: central squares
-    crop_pct: float = 0.875,  # see `center_boxes`
+    crop_pct: float = None,  # see `center_boxes`; None: .875, and 1 where images are squashed or padded
     interpolation: str = 'bilinear',  # or 'bicubic', how crops are resized; the stored square is made bilinearly
+    # 'crop' cuts off what is beside the center (57 % of a photograph of 16:9), 'squash' keeps all of it, but not its
+    # proportions, 'pad' keeps both and fills up, see `Crop`
+    fit: str = 'crop',
+    fill: int | tuple = 0,  # of 'pad': a level of 0 to 255, or one a channel
     flip: bool = True,  # mirror training images at random
-    mean: tuple = imagenet_mean,
-    std: tuple = imagenet_std,  # see `Normalize`
+    mean: tuple = None,
+    std: tuple = None,  # see `Normalize`; None: ImageNet's, for gray their means
     drop_last: bool = True,  # leave the incomplete last training batch out, if there is a complete one
     keep: bool | str = None,  # where decoded images are kept, see `Store`
     threads: int = None,  # decoding threads, see `Store`
 ) -> 'DataLoaders':
     "Loaders from two sources; all other constructors end here"
-    _check_whole_numbers(size=size, bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
+    _check_whole_numbers(bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
+    longer = max(height_width(size, 'DataLoaders'))
+    mode = getattr(train, 'mode', RGB)
+    mean, std = _usual_statistics(mode.channels, mean, std)
     _check_tuples(scale, mean, std)
     names = checked_vocab(vocab, train, valid)
     if names and len(names) < 2:
         raise ValueError(f"DataLoaders: only one class ({names[0]}); a classifier needs two: is the label right?")
-    presize = presize or -(-size * 3 // 16) * 8
-    if presize < size:
+    presize = presize or -(-longer * 3 // 16) * 8
+    if presize < longer:
         warnings.warn(
-            f"DataLoaders: presize={presize} is smaller than size={size}, so images are made smaller and "
+            f"DataLoaders: presize={presize} is smaller than size={longer}, so images are made smaller and "
             "then enlarged; leave presize out",
             stacklevel=1,
         )
-    crop = Crop(size, scale, crop_pct=crop_pct, interpolation=interpolation)
+    crop = Crop(size, scale, crop_pct=crop_pct, interpolation=interpolation, fit=fit, fill=fill)
+    checked_fill(fill, mode.channels, 'DataLoaders')
     cbs = [crop, *([Flip()] if flip else []), Normalize(mean, std)]
     loader = partial(_loader, presize, keep, threads)
     train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
     valid_bs = valid_bs or 2 * bs
-    return cls(train_loader, loader(valid, valid_bs), cbs, names, partial(_test_loader, loader, valid_bs))
+    return cls(train_loader, loader(valid, valid_bs), cbs, names, partial(_test_loader, loader, valid_bs, mode))
+
+
+def _usual_statistics(channels, mean, std) -> tuple:
+    "Mean and deviation: those that are given, else ImageNet's"
+    if mean is None or std is None:
+        if channels not in (1, 3):
+            raise ValueError(
+                f"DataLoaders: of images with {channels} channels mean and deviation are not known; give mean= and std=, "
+                "a number a channel, of values in [0,1]"
+            )
+        gray = channels == 1
+        mean = mean or ((sum(imagenet_mean) / 3,) if gray else imagenet_mean)
+        std = std or ((sum(imagenet_std) / 3,) if gray else imagenet_std)
+    for name, values in dict(mean=mean, std=std).items():
+        if isinstance(values, (tuple, list)) and len(values) != channels:
+            raise ValueError(f"DataLoaders: {name} has {len(values)} values for {channels} channels; give one a channel")
+    return mean, std
 
 
 def _loader(presize, keep, threads, source, bs, **kw):
@@ -86,22 +112,17 @@ def _loader(presize, keep, threads, source, bs, **kw):
     return ImageLoader(Store(source, presize, keep, threads), bs, **kw)
 
 
-def _test_loader(loader, bs, items, labels=None):
+def _test_loader(loader, bs, mode, items, labels=None):
     if isinstance(items, (str, os.PathLike)):
         is_folder = os.path.isdir(items)
         remedy = f'find_images({str(items)!r})' if is_folder else f'[{str(items)!r}]'
         given = 'a folder' if is_folder else 'one path'
         raise TypeError(f"test_dl: takes a list of images, got {given}, {items}; write {remedy}")
-    return loader(FileSource(list(items), labels), bs)
+    return loader(FileSource(list(items), labels, mode=mode), bs)
 
 # %% ../../nbs/data/13_loaders.ipynb #a5401455
-def _check_whole_numbers(size, **others):
-    if isinstance(size, (tuple, list)):
-        raise ValueError(
-            f"DataLoaders: size is one number, for the model sees squares; got {size!r}, write "
-            f"size={max(size, default=224)!r}"
-        )
-    for name, value in dict(size=size, **others).items():
+def _check_whole_numbers(**given):
+    for name, value in given.items():
         if value is not None and (not hasattr(value, '__index__') or value < 1):
             raise ValueError(f"DataLoaders: {name} is a whole number, 1 or more, got {value!r}")
 
@@ -131,9 +152,12 @@ def from_lists(
     # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced
     verify: bool = None,
     vocab: list = None,  # the classes, in the order of their indices; None: the training labels, sorted
+    channels: int = 3,  # 1: gray, 3: RGB, 4: with alpha, see `ImageMode`; the network's first layer must take as many
+    levels: tuple | str = None,  # (black, white) of gray images of more than 8 bits, or 'image', see `ImageMode`
     **kw,
 ) -> 'DataLoaders':
     "From a list of files and a list of labels"
+    mode = ImageMode(channels, levels)
     files, labels = checked_lists(files, labels)
     for name, entries in dict(is_valid=is_valid, boxes=boxes).items():
         if entries is not None and len(entries) != len(files):
@@ -158,6 +182,7 @@ def from_lists(
             [files[i] for i in numbers],
             [index[labels[i]] for i in numbers],
             None if boxes is None else [boxes[i] for i in numbers],
+            mode,
         )
 
     return cls.from_sources(source(train), source(valid), classes, **kw)
@@ -355,11 +380,15 @@ def from_dataset(
     seed: int = 42,  # of the random split
     vocab: list = None,  # class names; None: the dataset's `classes`, else '0', '1', ...
     keys: tuple = None,  # names of image and label, if items are dicts: ('image', 'label')
+    channels: int = 3,
+    levels: tuple | str = None,  # as in `from_lists`; of arrays and tensors any number of channels
     **kw,
 ) -> 'DataLoaders':
     "From map-style datasets, such as torchvision's"
+    mode = ImageMode(channels, levels)
     # refuses what is no dataset of pictures
-    probes = [DatasetSource(dataset, labels=[], keys=keys) for dataset in (train, valid) if dataset is not None]
+    datasets = [dataset for dataset in (train, valid) if dataset is not None]
+    probes = [DatasetSource(dataset, labels=[], keys=keys, mode=mode) for dataset in datasets]
     labels = dataset_labels(train, keys)
     valid_labels = [] if valid is None else dataset_labels(valid, keys)
     _check_same_classes(train, valid, vocab)
@@ -376,7 +405,7 @@ def from_dataset(
     def source(dataset, labels, numbers=None):
         if numbers is not None:
             labels = [labels[i] for i in numbers]
-        return DatasetSource(dataset, numbers, labels, keys, names, verify=True)
+        return DatasetSource(dataset, numbers, labels, keys, names, verify=True, mode=mode)
 
     if valid is not None:
         return cls.from_sources(source(train, labels), source(valid, valid_labels), vocab, **kw)
