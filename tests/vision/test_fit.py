@@ -1,4 +1,4 @@
-"Photographs of any shape, through every way of fitting them, from training to the exported classifier; gray, deep and many channels."
+"Photographs of any shape, fitted in every way, from training to the exported classifier; gray, deep, many channels."
 
 import warnings
 

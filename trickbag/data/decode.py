@@ -38,11 +38,11 @@ class ImageError(ValueError):
 class ImageMode:
     "What is kept of an image: its channels, and what is black and white in it"
 
-    # 3: red, green, blue; 1: gray, of colors their luma (ITU-R 601); 4: with alpha; 2: gray with alpha. Arrays and tensors
-    # are taken as they are, with any number but 1 and 3
+    # 3: red, green, blue; 1: gray, of colors their luma (ITU-R 601); 4: with alpha; 2: gray with alpha. Arrays and
+    # tensors are taken as they are, with any number but 1 and 3
     channels: int = 3
-    # (black, white), of gray images and arrays of more than 8 bits: what lies between becomes 0 to 255, evenly, and what
-    # lies beyond is cut off; 'image': each image's own smallest and largest value; None: as their format says
+    # (black, white), of gray images and arrays of more than 8 bits: what lies between becomes 0 to 255, evenly, and
+    # what lies beyond is cut off; 'image': each image's own smallest and largest value; None: as their format says
     levels: tuple | str | None = None
 
     def __post_init__(self):
@@ -218,8 +218,8 @@ def to_mode(im: Image.Image, mode: ImageMode) -> Image.Image:
         im = to_rgb(im, mode.levels) if _is_deep(im) else im
         return im.convert('LA' if mode.channels == 2 else 'RGBA')
     raise ImageError(
-        f"an image file has 1 to 4 channels, not {mode.channels}; give arrays or uint8 tensors (from_dataset), or another "
-        "number of channels"
+        f"an image file has 1 to 4 channels, not {mode.channels}; give arrays or uint8 tensors (from_dataset), or "
+        "another number of channels"
     )
 
 

@@ -71,8 +71,8 @@ _INSTEAD |= dict.fromkeys(
 )
 
 _OF_CONSTRUCTORS = set(
-    '''bs valid_bs size threads presize scale crop_pct interpolation fit fill flip mean std drop_last keep valid_pct seed
-    path label channels levels'''.split()
+    '''bs valid_bs size threads presize scale crop_pct interpolation fit fill flip mean std drop_last keep valid_pct
+    seed path label channels levels'''.split()
 )
 
 # %% ../../nbs/data/09_loader_arguments.ipynb #316ebd9a

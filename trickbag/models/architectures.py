@@ -215,8 +215,8 @@ def _calls(model, size, n_in) -> tuple:
     except (RuntimeError, AssertionError, ValueError, TypeError) as e:
         reason = f'{e}'.strip().partition('\n')[0] or type(e).__name__
         raise ValueError(
-            f"{type(model).__name__}: it does not take an image of {n_in} x {height} x {width} ({reason}); give the size "
-            "that it is made for, or another network"
+            f"{type(model).__name__}: it does not take an image of {n_in} x {height} x {width} ({reason}); give the "
+            "size that it is made for, or another network"
         ) from None
     finally:
         for one in hooks:

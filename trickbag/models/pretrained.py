@@ -379,7 +379,9 @@ def _implied_args(library, name, size, n_out, found) -> dict:
         return implied
     if library == 'torchvision' and name.startswith('vit_') and size != 224:
         if isinstance(size, tuple):
-            raise ValueError(f"{name}: torchvision's ViTs take squares only, got size={size}; give one number, or timm's")
+            raise ValueError(
+                f"{name}: torchvision's ViTs take squares only, got size={size}; give one number, or timm's"
+            )
         return dict(image_size=size)
     return {}
 

@@ -73,7 +73,10 @@ def _say_crop(spec, dls):
             f'with {spec.crop_fraction:.4g}; DataLoaders take crop_pct='
         )
     if spec.fit != crop.fit:
-        print(f"Crop: images are fitted by {crop.fit!r}, the weights were published with {spec.fit!r}; DataLoaders take fit=")
+        print(
+            f"Crop: images are fitted by {crop.fit!r}, the weights were published with {spec.fit!r}; DataLoaders take "
+            'fit='
+        )
     if spec.interpolation != crop.interpolation:
         print(
             f'Crop: images are resized by {crop.interpolation} interpolation, the weights were published with '

@@ -122,7 +122,9 @@ def checked_fill(
     if not all(is_whole(level) and 0 <= level <= 255 for level in levels):
         raise ValueError(f"{who}: fill is a level, 0 to 255, or one a channel, got {fill!r}")
     if several and n_channels and len(levels) != n_channels:
-        raise ValueError(f"{who}: fill has {len(levels)} levels for {n_channels} channels; give one number, or one each")
+        raise ValueError(
+            f"{who}: fill has {len(levels)} levels for {n_channels} channels; give one number, or one each"
+        )
     return tuple(map(int, levels)) if several else int(levels[0])
 
 # %% ../../nbs/vision/preprocess.ipynb #eef4c805
