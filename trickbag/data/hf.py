@@ -59,7 +59,9 @@ def hf_splits(
     'val', 'dev' and 'test' validates"""
     if not isinstance(dataset, dict):
         if isinstance(valid, str):
-            raise ValueError(f"from_hf: one Dataset has no split {valid!r}; give the DatasetDict, or valid=another Dataset")
+            raise ValueError(
+                f"from_hf: one Dataset has no split {valid!r}; give the DatasetDict, or valid=another Dataset"
+            )
         return dataset, valid, []
     there = ', '.join(dataset)
     if 'train' not in dataset:
@@ -99,7 +101,9 @@ def hf_labels(
         if names is not None:
             value = names.index(value) if value in names and isinstance(value, str) else value
             if isinstance(value, str) or not 0 <= value < len(names):
-                raise ValueError(f"from_hf: row {i} has the label {value!r}, and there are {len(names)} classes; give vocab=")
+                raise ValueError(
+                    f"from_hf: row {i} has the label {value!r}, and there are {len(names)} classes; give vocab="
+                )
         found.append(value)
     return found
 
