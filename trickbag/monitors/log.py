@@ -208,7 +208,7 @@ class WandB(LogPlace):
         quiet: dict = dict(silent=True, console='off', x_disable_stats=True)
         # seconds after which rows are on the disk, where W&B says so
         if 'x_transaction_log_flush_interval' in getattr(wandb.Settings, 'model_fields', ()):
-            quiet['x_transaction_log_flush_interval'] = 1.0
+            quiet['x_transaction_log_flush_interval'] = 0.2
         self.wandb: Any = wandb
         self.made = wandb.init(id=name, settings=wandb.Settings(**quiet), reinit='create_new', **{**how, **self.kw})
         self.made.define_metric('*', step_metric='step')
@@ -216,7 +216,7 @@ class WandB(LogPlace):
         for row in rows:
             self.had |= {key: row['step'] for key in row if 'step' in row}
         # the row that comes next
-        self.row = max((row['_step'] + 1 for row in rows), default=self.made.step)
+        self.row = self.first_row = max((row['_step'] + 1 for row in rows), default=self.made.step)
         if run and not self.made.offline:
             # on a server, it knows the last values
             last = int(self.made.summary.get('step', -1))
@@ -238,6 +238,16 @@ class WandB(LogPlace):
         if self.is_new(step, name):
             shown = [self.wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
             self._put(step, {name: shown})
+
+    def flush(self):
+        if not self.made.offline or self.row == self.first_row:
+            return
+        # a program of W&B's own writes the file: wait for the last row, ten seconds at most
+        for _ in range(100):
+            records = _records(_offline_files(self.path, self.made.id)[-1])
+            if any(record.HasField('history') and record.history.step.num == self.row - 1 for record in records):
+                break
+            time.sleep(0.1)
 
     def close(self):
         self.made.finish()
@@ -301,25 +311,30 @@ def _offline_files(path, run) -> list:
     return sorted(Path(path).glob(f'wandb/offline-run-*-{run}/run-{run}.wandb'))
 
 
+def _records(file) -> list:
+    "What a file of W&B holds now"
+    from wandb.proto import wandb_internal_pb2
+
+    records = []
+    for piece in _log_records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(piece)
+        records.append(record)
+    return records
+
+
 def _settled_records(file) -> list:
     """All records of a file: a program of W&B's own writes it, and may still do so when the process is over, or was
     killed"""
-    from wandb.proto import wandb_internal_pb2
-
-    size = -1
+    n_before = -1
     unchanged = 0
     # until the run says that it is over, or nothing has come for two seconds
     while unchanged < 10:
-        data = file.read_bytes()
-        records = []
-        for piece in _log_records(data):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(piece)
-            records.append(record)
+        records = _records(file)
         if records and records[-1].HasField('exit'):
             break
-        unchanged = unchanged + 1 if len(data) == size else 0
-        size = len(data)
+        unchanged = unchanged + 1 if len(records) == n_before else 0
+        n_before = len(records)
         time.sleep(0.2)
     return records
 
@@ -497,7 +512,16 @@ class Log(_Mistakes):
         self.at = at
         for row in learn.history[self.rows :]:
             self._write(row)
+            self._show(learn)
         self.rows = len(learn.history)
+
+    def _show(self, learn):
+        "The pictures of the epoch that is over"
+        if self._worst is not None:
+            images, captions = self._pictures(learn)
+            for place in list(self._open):
+                self._try(place, place.pictures, self.batches, 'mistakes', images, captions)
+        self._worst = None
 
     def after_batch(self, learn):
         if learn.training:
@@ -505,11 +529,6 @@ class Log(_Mistakes):
 
     def after_epoch(self, learn):
         self._catch_up(learn)
-        if self._worst is not None and not learn.rank:
-            images, captions = self._pictures(learn)
-            for place in list(self._open):
-                self._try(place, place.pictures, self.batches, 'mistakes', images, captions)
-        self._worst = None
 
     def state_dict(self):
         if self._learn is not None:
