@@ -69,8 +69,8 @@ def from_sources(
     _check_whole_numbers(bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
     longer = max(height_width(size, 'DataLoaders'))
     mode = getattr(train, 'mode', RGB)
-    mean, std = _usual_statistics(mode.channels, mean, std)
-    _check_tuples(scale, mean, std)
+    mean_used, std_used = _usual_statistics(mode.channels, mean, std)
+    _check_tuples(scale, mean_used, std_used)
     names = checked_vocab(vocab, train, valid)
     if names and len(names) < 2:
         raise ValueError(f"DataLoaders: only one class ({names[0]}); a classifier needs two: is the label right?")
@@ -83,7 +83,7 @@ def from_sources(
         )
     crop = Crop(size, scale, crop_pct=crop_pct, interpolation=interpolation, fit=fit, fill=fill)
     checked_fill(fill, mode.channels, 'DataLoaders')
-    cbs = [crop, *([Flip()] if flip else []), Normalize(mean, std)]
+    cbs = [crop, *([Flip()] if flip else []), Normalize(mean_used, std_used)]
     loader = partial(_loader, presize, keep, threads)
     train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
     valid_bs = valid_bs or 2 * bs

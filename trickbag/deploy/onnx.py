@@ -342,6 +342,7 @@ def _probabilities_of(self: Classifier, files, onnx_file, flip) -> torch.Tensor:
     if onnx_file is None and not flip:
         return self.probabilities(files)
     _channels('evaluate', self)
+    spec: Any = self.config.images
     session = onnx_file and onnx_session(onnx_file)
     known = session.get_modelmeta().custom_metadata_map.get('classes') if session else None
     if known is not None and known != _class_names(self):
@@ -350,7 +351,7 @@ def _probabilities_of(self: Classifier, files, onnx_file, flip) -> torch.Tensor:
         )
     rows = []
     for file in files:
-        image = _pixels(file, self.config.images)[None]
+        image = _pixels(file, spec)[None]
         views = torch.cat([image, image.flip(3)]) if flip else image
         with torch.inference_mode():
             found = run_onnx(session, views) if session else self.network(views.to(self.device)).cpu()

@@ -315,9 +315,10 @@ def _records(file) -> list:
     "What a file of W&B holds now"
     from wandb.proto import wandb_internal_pb2
 
+    kinds: Any = wandb_internal_pb2
     records = []
     for piece in _log_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = kinds.Record()
         record.ParseFromString(piece)
         records.append(record)
     return records
