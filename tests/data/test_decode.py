@@ -204,9 +204,9 @@ UNKNOWN = dict(
 @pytest.mark.parametrize('kind', UNKNOWN)
 def test_floats_that_do_not_say_what_is_white_are_refused(kind, tmp_path):
     Image.fromarray(UNKNOWN[kind].astype(np.float32)).save(tmp_path / 'a.tif')
-    with pytest.raises(ImageError, match=r'a\.tif: .*scale them to 0\.\.255'):
+    with pytest.raises(ImageError, match=r'a\.tif: .*say it: levels='):
         decode(tmp_path / 'a.tif', 8)
-    with pytest.raises(ImageError, match=r'scale them to 0\.\.255'):
+    with pytest.raises(ImageError, match=r'say it: levels='):
         decode(UNKNOWN[kind], 8)
     assert len(find_bad([tmp_path / 'a.tif'])) == 1
 
