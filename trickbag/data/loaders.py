@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from fastcore.meta import delegates
 
+from ..core.arguments import check_scale
 from .datasets import DatasetSource, dataset_classes, dataset_labels
 from .decode import RGB, ImageMode, jpeg_decoder, quick_check
 from .files import Found, _few, folder_labels, label_func, split_idxs
@@ -101,6 +102,8 @@ def _usual_statistics(channels, mean, std) -> Any:
         gray = channels == 1
         mean = mean or ((sum(imagenet_mean) / 3,) if gray else imagenet_mean)
         std = std or ((sum(imagenet_std) / 3,) if gray else imagenet_std)
+    if isinstance(mean, (tuple, list)) and isinstance(std, (tuple, list)):
+        check_scale('DataLoaders', mean, std)
     for name, values in dict(mean=mean, std=std).items():
         if isinstance(values, (tuple, list)) and len(values) != channels:
             raise ValueError(
