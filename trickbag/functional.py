@@ -66,7 +66,7 @@ from .vision.grayscale import grayscale
 from .vision.pad_crop import shift
 from .vision.pca_lighting import imagenet_eigval, imagenet_eigvec, lighting
 from .vision.preprocess import at_width, centered, checked_fill, fit_images, fitted, height_width, plain_size
-from .vision.preprocess import resize_weights, resized
+from .vision.preprocess import resize_weights, resized, width_of
 from .vision.rand_augment import rand_ops, rand_space
 from .vision.random_affine import draw_affine
 from .vision.repeated_augmentation import repeat_samples
@@ -89,6 +89,6 @@ __all__ = [
     'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'canvases', 'center_boxes', 'from_canvas',
     'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur',
     'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'at_width', 'centered', 'checked_fill',
-    'fit_images', 'fitted', 'height_width', 'plain_size', 'resize_weights', 'resized', 'rand_ops', 'rand_space',
-    'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
+    'fit_images', 'fitted', 'height_width', 'plain_size', 'resize_weights', 'resized', 'width_of', 'rand_ops',
+    'rand_space', 'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]

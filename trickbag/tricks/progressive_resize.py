@@ -14,7 +14,7 @@ import torch
 from ..callback import Callback, CancelBatch
 from ..loop.schedule import run_position
 from ..vision.crop import active_crop, resize_batch
-from ..vision.preprocess import at_width, height_width
+from ..vision.preprocess import at_width, width_of
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
 def growing_sizes(
@@ -77,10 +77,6 @@ class _HeldBatches(Callback):
         self.held = []
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #0a8dce13
-def _width(size) -> int:
-    return height_width(size)[1]
-
-
 class _AskedSizes(Callback):
     "The size that the crop is asked for"
 
@@ -96,7 +92,7 @@ class _AskedSizes(Callback):
 
     def _wanted(self, learn, epoch, iter):
         p = run_position(epoch, iter, learn.n_epoch, learn.n_iter)
-        return size_at(p, self.all_sizes(_width(self.full)), self.start, self.end)
+        return size_at(p, self.all_sizes(width_of(self.full)), self.start, self.end)
 
     def before_train(self, learn):
         if active_crop(learn):
@@ -184,7 +180,7 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
     def check(self, learn):
         _check_length(learn)
         if crop := active_crop(learn):
-            self.all_sizes(_width(crop.size))
+            self.all_sizes(width_of(crop.size))
 
     def before_batch(self, learn):
         self.full = self.full or learn.xb.shape[-1]
@@ -195,4 +191,4 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
             following = learn.iter + 1
             last = following == learn.n_iter or self._wanted(learn, learn.epoch, following) != self.size
             # as many as have the pixels of one at full size
-            self._hold(learn, int((_width(self.full) / self.size) ** 2), last)
+            self._hold(learn, int((width_of(self.full) / self.size) ** 2), last)
