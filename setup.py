@@ -39,7 +39,19 @@ setup(
             'torchcodec',
             'optuna',
             'schedulefree',  # the tests compare with its optimizers
+            'datasets',
+            'webdataset',
+            'albumentations',  # data as people have them
+            'tensorboard',
+            'wandb',
+            'mlflow-skinny',
+            'sqlalchemy',
+            'alembic',  # logs, and MLflow's database
         ],
+        'hf': ['datasets'],
+        'tensorboard': ['tensorboard'],
+        'wandb': ['wandb'],
+        'mlflow': ['mlflow-skinny', 'sqlalchemy', 'alembic'],
         'timm': ['timm'],
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'hub': ['huggingface_hub'],

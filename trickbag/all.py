@@ -47,7 +47,9 @@ from .models.xresnet import xse_resnet34, xse_resnet50, xse_resnext101, xse_resn
 from .models.xresnet import xse_resnext50
 from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import BestEpoch, EarlyStopping, monitor_mode
+from .monitors.log import Log
 from .monitors.progress import Progress
+from .monitors.prune import PruneTrial
 from .monitors.recorder import Recorder
 from .monitors.reduce_lr_on_plateau import ReduceLROnPlateau
 from .monitors.save_best import Checkpoint, SaveBest
@@ -144,13 +146,13 @@ __all__ = [
     'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18',
     'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
     'xse_resnext101', 'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Progress', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
-    'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner',
-    'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC',
-    'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix', 'DecoupledDecay', 'DiracInit',
-    'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm',
-    'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon', 'L2SP',
-    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment',
+    'monitor_mode', 'Log', 'Progress', 'PruneTrial', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest',
+    'TerminateOnNaN', 'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA',
+    'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col',
+    'MixedPrecision', 'AGC', 'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix',
+    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
+    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon',
+    'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment',
     'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
     'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite',
     'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',

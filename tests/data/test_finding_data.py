@@ -716,7 +716,7 @@ def test_unknown_arguments_of_plain_loaders():
     refused(lambda: DataLoaders([], batch_size=4), 'DataLoaders:', 'from_folder', exc=TypeError)
     refused(lambda: ImageLoader(None, batch_size=4), 'ImageLoader:', 'bs=', exc=TypeError)
     refused(lambda: DataLoaders.from_folder('x', is_valid=[1]), 'from_folder', exc=TypeError)
-    refused(lambda: DataLoaders.from_sources(None, None, None, size=(3, 4)), 'size is one number')
+    refused(lambda: DataLoaders.from_sources(None, None, None, size=(3, 4, 5)), 'size is a number')
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def folder(tmp_path_factory):
     'kw,says',
     [
         (dict(size='64'), 'size is a whole number'),
-        (dict(size=(64, 64)), 'size is'),
+        (dict(size=(64, 64, 3)), 'size is'),
         (dict(bs=16.0), 'bs is'),
         (dict(threads=-1), 'threads is'),
         (dict(scale=0.5), 'scale is a tuple'),

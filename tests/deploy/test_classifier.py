@@ -378,7 +378,7 @@ def test_other_channels_are_given_as_tensors():
     image = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None].expand(2, 9, 9)
     assert torch.allclose(classifier.logits([image]), torch.tensor([[-0.5, 0.5]]))
     for wrong in (image / 255, image[:1], np.zeros((9, 9, 3), 'uint8')):
-        with pytest.raises(TypeError, match='uint8 tensors 2 x H x W'):
+        with pytest.raises(ImageError, match='must be uint8|and 2 are asked for'):
             classifier.predict(wrong)
 
 

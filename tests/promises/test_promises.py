@@ -11,6 +11,7 @@ from trickbag.all import *
 from trickbag.callback import EVENTS
 from trickbag.core.threads import preserve_rng
 from trickbag.loop.optimizer import opt_state
+from trickbag.monitors.log import Log, TensorBoard
 from trickbag.testing.proofs import found, prove_order, prove_resume, prove_undone, tiny_learner, weights
 
 # Tricks that a tiny model bears, with dropout and torch's own loader; those of the whole bag are in test_each_trick.py
@@ -58,6 +59,7 @@ WRITERS = dict(
     CSVLogger=lambda folder: CSVLogger(folder / 'h.csv'),
     SaveBest=lambda folder: SaveBest(file=folder / 'best'),
     Checkpoint=lambda folder: Checkpoint(every_batches=2, file=folder / 'last'),
+    Log=lambda folder: Log(TensorBoard(folder / 'runs'), every=2),
 )
 
 

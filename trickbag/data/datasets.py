@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core.streams import seed_all
 from ..core.threads import preserve_rng
-from .decode import ImageError, decode
+from .decode import RGB, ImageError, ImageMode, decode, viewed
 from .files import _few
 
 # %% ../../nbs/data/07_datasets.ipynb #b54c116a
@@ -220,13 +220,13 @@ def dataset_classes(ds) -> list | None:
     return list(names)
 
 # %% ../../nbs/data/07_datasets.ipynb #8e40c21b
-def _check_not_random(ds, i, keys):
+def _check_not_random(ds, i, keys, mode):
     with preserve_rng():
         seed_all(0)
         first = dataset_item(ds, i, keys)
         seed_all(1)
         second = dataset_item(ds, i, keys)
-    if not torch.equal(decode(first[0], 64)[0], decode(second[0], 64)[0]):
+    if not torch.equal(decode(first[0], 64, mode=mode)[0], decode(second[0], 64, mode=mode)[0]):
         raise ValueError(
             f"from_dataset: items of {type(ds).__name__} are random, but are decoded once and "
             "kept; leave random transforms to callbacks, or give a torch DataLoader"
@@ -273,7 +273,9 @@ class DatasetSource:
         keys: tuple = None,  # names of image and label, if items are dicts
         names: list = None,  # class names, if the items' labels are names
         verify: bool = False,  # the items' own labels must be `labels`: looked at whenever one is read
+        mode: ImageMode = RGB,  # channels, and levels of gray
     ):
+        self.mode = mode
         _check_map_style(ds)
         self.ds = ds
         self.idxs = list(range(len(ds))) if idxs is None else list(idxs)
@@ -283,7 +285,7 @@ class DatasetSource:
         self.verify = verify or labels is None
         if not self.idxs:
             raise ValueError(f"from_dataset: the dataset {type(ds).__name__} is empty")
-        _check_not_random(ds, self.idxs[0], keys)
+        _check_not_random(ds, self.idxs[0], keys, mode)
         if labels is None:
             found = torch.as_tensor([_index(label, names) for label in dataset_labels(ds, keys)])
             self.labels = found[self.idxs]
@@ -300,8 +302,17 @@ class DatasetSource:
             expected = int(self.labels[i])
             if own != expected:
                 raise _wrong_label(self.ds, self.idxs[i], own, expected)
+        return self._named(i, decode, image, P, mode=self.mode)
+
+    def viewed(self, i: int) -> torch.Tensor:
+        "Image `i` in its own size, uint8, height x width x C"
+        image, _ = dataset_item(self.ds, self.idxs[i], self.keys)
+        return self._named(i, viewed, image, mode=self.mode)
+
+    def _named(self, i, function, *args, **kw):
+        "What a decoder gives; its errors name the item"
         try:
-            return decode(image, P)
+            return function(*args, **kw)
         except ImageError as e:
             reason = str(e)
         raise ImageError(f"from_dataset: {self.name(i)}: {reason}")

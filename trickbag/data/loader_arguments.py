@@ -18,7 +18,11 @@ _SYNONYMS = dict(
     threads='num_workers workers n_workers num_threads n_jobs',
     bs='batch_size batchsize train_bs',
     valid_bs='val_bs valid_batch_size val_batch_size test_bs',
-    interpolation='resample interpolation_mode resize_mode',
+    interpolation='resample interpolation_mode',
+    fit='resize_mode crop_mode resize_method letterbox',
+    fill='pad_value padding_mode fillcolor fill_color',
+    channels='n_channels in_channels in_chans color_mode grayscale greyscale n_in',
+    levels='window value_range',
     size='image_size img_size imgsz input_size im_size resize target_size item_tfms res resolution',
     valid_pct='val_split validation_split valid_split test_size val_pct train_size split',
     seed='random_state random_seed rng',
@@ -67,8 +71,8 @@ _INSTEAD |= dict.fromkeys(
 )
 
 _OF_CONSTRUCTORS = set(
-    '''bs valid_bs size threads presize scale crop_pct interpolation flip mean std drop_last keep valid_pct seed path
-    label'''.split()
+    '''bs valid_bs size threads presize scale crop_pct interpolation fit fill flip mean std drop_last keep valid_pct
+    seed path label channels levels'''.split()
 )
 
 # %% ../../nbs/data/09_loader_arguments.ipynb #316ebd9a

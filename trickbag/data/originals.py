@@ -14,25 +14,32 @@ from ..core.threads import lone_threads
 from .image_loader import ImageLoader
 from .loaders import DataLoaders
 from ..vision.crop import Crop
-from ..vision.preprocess import ImageSpec
+from ..vision.preprocess import ImageSpec, centered, checked_fill, fitted, height_width, plain_size
 
 # %% ../../nbs/data/14_originals.ipynb #9c957fbe
 def resize_and_crop(
-    x: torch.Tensor,  # one image, uint8, height x width x 3
-    size: int,  # side of the square that is cut out
-    crop_pct: float = 0.875,  # that side as a fraction of the shorter side of the resized image; .875 = 224/256
+    x: torch.Tensor,  # one image, uint8, height x width x C
+    size,  # what is cut out: the side of a square, or (height, width)
+    crop_pct: float = 0.875,  # that as a fraction of the resized image; .875 = 224/256
     interpolation: str = 'bilinear',  # or 'bicubic'
-) -> torch.Tensor:  # uint8, 3 x size x size
-    "Resize the shorter side, crop the center: what comes before a deployed model"
-    height, width, _ = x.shape
-    short = ImageSpec(size, crop_pct).shorter_side
-    # torchvision's rounding: the longer side is cut off to whole pixels, the crop begins at the nearest one
-    long = int(short * max(height, width) / min(height, width))
-    new_height, new_width = (short, long) if height <= width else (long, short)
+    fit: str = 'crop',  # or 'squash', 'pad', see `ImageSpec`
+    fill: int | tuple = 0,  # of 'pad': a level, or one a channel
+) -> torch.Tensor:  # uint8, C x height x width
+    "Resize, then crop the center: what comes before a deployed model"
+    height, width, n_channels = x.shape
+    spec = ImageSpec(size, crop_pct, interpolation, fit)
+    seen_height, seen_width = height_width(size)
+    new_height, new_width = fitted(height, width, spec)
     y = F.interpolate(x.permute(2, 0, 1)[None], (new_height, new_width), mode=interpolation, antialias=True)[0]
-    top = round((new_height - size) / 2)
-    left = round((new_width - size) / 2)
-    return y[:, top : top + size, left : left + size]
+    top = centered(new_height, seen_height)
+    left = centered(new_width, seen_width)
+    y = y[:, max(top, 0) : top + seen_height, max(left, 0) : left + seen_width]
+    if tuple(y.shape[1:]) == (seen_height, seen_width):
+        return y
+    out = torch.empty(n_channels, seen_height, seen_width, dtype=x.dtype)
+    out.copy_(torch.as_tensor(fill, dtype=x.dtype).reshape(-1, 1, 1))
+    out[:, max(-top, 0) : max(-top, 0) + y.shape[1], max(-left, 0) : max(-left, 0) + y.shape[2]] = y
+    return out
 
 # %% ../../nbs/data/14_originals.ipynb #599023d8
 class OriginalsLoader:
@@ -43,23 +50,27 @@ class OriginalsLoader:
     def __init__(
         self,
         source,  # `FileSource` or another with `len`, `labels` and `viewed(i)`
-        size: int,  # see `resize_and_crop`
+        size,  # see `resize_and_crop`
         crop_pct: float = 0.875,
         bs: int = 64,  # images a batch
         threads: int = 4,  # decoding threads
         interpolation: str = 'bilinear',  # or 'bicubic'
+        fit: str = 'crop',  # or 'squash', 'pad'
+        fill: int | tuple = 0,  # of 'pad'
     ):
         if not hasattr(source, 'viewed'):
             raise ValueError(
                 f"originals: a {type(source).__name__} has no original images to go back to; it needs "
                 "a method viewed(i)"
             )
-        if size < 1 or not 0 < crop_pct <= 1:
-            raise ValueError(f"originals: need size >= 1 and crop_pct in (0,1], got {size} and {crop_pct}")
-        # `ImageSpec` refuses another interpolation
-        ImageSpec(size, crop_pct, interpolation)
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"originals: need crop_pct in (0,1], got {crop_pct}")
+        # `ImageSpec` refuses another interpolation or fit
+        ImageSpec(plain_size(size, 'originals'), crop_pct, interpolation, fit)
         self.source = source
-        self.size = size
+        self.size = plain_size(size, 'originals')
+        self.fit = fit
+        self.fill = checked_fill(fill, None, 'originals')
         self.crop_pct = crop_pct
         self.bs = bs
         self.threads = threads
@@ -77,7 +88,8 @@ class OriginalsLoader:
         return -(-len(self.source) // self.bs)
 
     def _one(self, i):
-        return resize_and_crop(self.source.viewed(i), self.size, self.crop_pct, self.interpolation)
+        image = self.source.viewed(i)
+        return resize_and_crop(image, self.size, self.crop_pct, self.interpolation, self.fit, self.fill)
 
     def __iter__(self):
         pool = lone_threads('originals', self.threads)
@@ -87,18 +99,19 @@ class OriginalsLoader:
             yield images.contiguous(memory_format=torch.channels_last), labels, idx
 
     def __repr__(self):
-        shorter_side = ImageSpec(self.size, self.crop_pct).shorter_side
-        return (
-            f"OriginalsLoader: {len(self.source):,} images, shorter side {shorter_side}, "
-            f"center {self.size} x {self.size}, decoded at each pass"
-        )
+        height, width = height_width(self.size)
+        if self.fit == 'crop':
+            how = f"shorter side {ImageSpec(self.size, self.crop_pct).shorter_side}, center {height} x {width}"
+        else:
+            how = f"{'squashed' if self.fit == 'squash' else 'padded'} to {height} x {width}"
+        return f"OriginalsLoader: {len(self.source):,} images, {how}, decoded at each pass"
 
 # %% ../../nbs/data/14_originals.ipynb #9546ea91
 @patch
 def originals(
     self: DataLoaders,
     dl: ImageLoader = None,  # loader whose images are taken; None is `dls.valid`
-    size: int = None,  # pixels; None: those of `Crop` in validation
+    size=None,  # pixels, or (height, width); None: those of `Crop` in validation
     crop_pct: float = None,  # None: that of `Crop`
     interpolation: str = None,  # None: that of `Crop`, or bilinear without one
 ) -> OriginalsLoader:
@@ -115,4 +128,5 @@ def originals(
     elif size is None or crop_pct is None:
         raise ValueError("originals: these DataLoaders have no Crop; give size and crop_pct")
     how = interpolation or 'bilinear'
-    return OriginalsLoader(loader.store.source, size, crop_pct, loader.bs, loader.store.threads, how)
+    fit, fill = ('crop', 0) if crop is None else (crop.fit, crop.fill)
+    return OriginalsLoader(loader.store.source, size, crop_pct, loader.bs, loader.store.threads, how, fit, fill)

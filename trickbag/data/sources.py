@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.streams import fold_in
-from .decode import decode, decoder_versions, viewed
+from .decode import RGB, ImageMode, decode, decoder_versions, viewed
 
 # %% ../../nbs/data/06_sources.ipynb #40d83b64
 class Paths(Sequence):
@@ -94,8 +94,8 @@ def _box(box, file):
     return x0, y0, x1, y1
 
 # %% ../../nbs/data/06_sources.ipynb #c5e9881f
-def _files_key(paths, base, boxes):
-    "A digest of a list of files and boxes"
+def _files_key(paths, base, boxes, mode):
+    "A digest of a list of files and boxes, and of what is kept of the images"
     digest = hashlib.blake2b(digest_size=12)
     for i, part in enumerate(paths.parts()):
         if i > 0:
@@ -104,6 +104,8 @@ def _files_key(paths, base, boxes):
         digest.update(absolute.encode('utf-8', 'surrogateescape'))
     if boxes is not None:
         digest.update(repr([tuple(box) for box in boxes.tolist()]).encode())
+    if mode != RGB:
+        digest.update(repr(mode).encode())
     return digest.hexdigest()
 
 
@@ -127,7 +129,9 @@ class FileSource:
         files: list,  # paths
         labels=None,  # class indices; None where they are not known (to predict)
         boxes: list = None,  # x0, y0, x1, y1 in pixels for each file
+        mode: ImageMode = RGB,  # channels, and levels of gray
     ):
+        self.mode = mode
         if not len(files):
             raise ValueError("images: the list of files is empty")
         if boxes is not None and len(boxes) != len(files):
@@ -154,11 +158,11 @@ class FileSource:
         return None if self.boxes is None else self.boxes[i].tolist()
 
     def get(self, i: int, P: int):
-        return decode(self.file(i), P, self.box(i))
+        return decode(self.file(i), P, self.box(i), self.mode)
 
     def viewed(self, i: int) -> torch.Tensor:
-        "Image `i` in its own size (or its box), uint8, height x width x 3"
-        return viewed(self.file(i), self.box(i))
+        "Image `i` in its own size (or its box), uint8, height x width x C"
+        return viewed(self.file(i), self.box(i), self.mode)
 
     def file(self, i: int):
         "Image `i` as `decode` takes it: the whole path of a file, or the image itself"
@@ -174,7 +178,7 @@ class FileSource:
 @patch
 def key(self: FileSource) -> str | None:
     "A name for this list of files and boxes: the same list gives the same. None if they are not all files"
-    return _files_key(self.files, self.base, self.boxes) if isinstance(self.files, Paths) else None
+    return _files_key(self.files, self.base, self.boxes, self.mode) if isinstance(self.files, Paths) else None
 
 
 @patch

@@ -28,6 +28,7 @@ import torch
 
 from ..core.files import atomic_write
 from ..core.threads import lone_threads, one_thread
+from .decode import RGB
 
 # %% ../../nbs/data/08_store.ipynb #6063e7af
 LARGE = 1_500_000  # bytes; a batch of less is read when it is needed, for a thread costs more
@@ -139,7 +140,7 @@ def _read_about(folder: Path) -> dict:
 
 def _broken(folder: Path, about: dict) -> str | None:
     "What is wrong with a set's files, in words"
-    sizes = dict(index=about['n'] * 16, pixels=about['n'] * about['P'] ** 2 * 3)
+    sizes = dict(index=about['n'] * 16, pixels=about['n'] * about['P'] ** 2 * about.get('channels', 3))
     for name, size in sizes.items():
         try:
             s = os.stat(folder / name)
@@ -162,7 +163,7 @@ def _unfit(folder: Path, want: dict) -> str | None:
         return 'another version of trickbag wrote it'
     if have.get('decoder') != want.get('decoder'):
         return _other_decoder(have.get('decoder'), want.get('decoder'))
-    if any(have[name] != want[name] for name in ('n', 'P')):
+    if any(have[name] != want[name] for name in ('n', 'P')) or have.get('channels', 3) != want.get('channels', 3):
         return 'about.json is of another set'
     if why := _broken(folder, have):
         return why
@@ -193,10 +194,12 @@ class DiskArrays:
         folder: Path,  # made if it is not there, and made anew if it cannot be used
         n: int,  # images
         P: int,  # the side of their squares
-        about: dict,  # `first`, the file that `trickbag cache` shows, and `decoder`, what the pixels depend on
+        # `first`, the file that `trickbag cache` shows, `decoder`, what the pixels depend on, and `channels`, if not 3
+        about: dict,
     ):
         self.folder = folder
-        self.size = P * P * 3
+        self.channels = about.get('channels', 3)
+        self.size = P * P * self.channels
         about = about | dict(format=FORMAT, n=n, P=P, boot=_boot())
         while why := _open_set(self, about):
             _discard(folder)
@@ -231,9 +234,9 @@ class DiskArrays:
 class MemoryArrays:
     "The same in this process's memory"
 
-    def __init__(self, n: int, P: int):
+    def __init__(self, n: int, P: int, channels: int = 3):
         self.index = torch.zeros(n, 2, dtype=torch.int64)
-        self.pixels = torch.empty(n, P, P, 3, dtype=torch.uint8)
+        self.pixels = torch.empty(n, P, P, channels, dtype=torch.uint8)
 
     def write(self, i, x):
         self.pixels[i] = x
@@ -292,7 +295,7 @@ def _map_files(arrays, n, P):
     index = torch.from_file(str(folder / 'index'), shared=True, size=n * 2, dtype=torch.int64)
     pixels = torch.from_file(str(folder / 'pixels'), shared=True, size=n * arrays.size, dtype=torch.uint8)
     arrays.index = index.view(n, 2)
-    arrays.pixels = pixels.view(n, P, P, 3)
+    arrays.pixels = pixels.view(n, P, P, arrays.channels)
     arrays.fd = os.open(folder / 'pixels', os.O_RDWR)
     for descriptor in (arrays.fd, arrays.dir):
         weakref.finalize(arrays, os.close, descriptor)
@@ -311,7 +314,8 @@ class DecodedImages:
         key = source.key() if hasattr(source, 'key') else None
         self.source = source
         self.presize = presize
-        self.need = n * presize**2 * 3  # bytes
+        self.channels = getattr(source, 'mode', RGB).channels
+        self.need = n * presize**2 * self.channels  # bytes
         self.kind = _checked_kind(source, key, keep, self.need)
         self.lock = threading.Lock()
         self.arrays: DiskArrays | MemoryArrays | None = None
@@ -321,7 +325,7 @@ class DecodedImages:
         if self.kind == 'disk':
             _open_on_disk(self, key)
         if self.kind == 'memory':
-            self.arrays = MemoryArrays(n, presize)
+            self.arrays = MemoryArrays(n, presize, self.channels)
         self.index = self.arrays.index if self.arrays else torch.zeros(n, 2, dtype=torch.int64)
         # the same memory: numpy writes single numbers faster
         self._stamps = self.index.numpy()[:, 0]
@@ -376,6 +380,8 @@ def _open_on_disk(images: DecodedImages, key):
     source = images.source
     presize = images.presize
     about = dict(first=str(source.files[0]), decoder=source.decoder() if hasattr(source, 'decoder') else None)
+    if images.channels != 3:
+        about['channels'] = images.channels
     try:
         arrays = DiskArrays(cache_dir() / f'{key}-{presize}', len(source), presize, about)
         images.arrays = arrays
@@ -519,7 +525,7 @@ class OnGPU:
         if keep:
             # read and written on that stream only
             with torch.cuda.stream(self.stream):
-                self.copy = torch.empty(n, P, P, 3, dtype=torch.uint8, device=device)
+                self.copy = torch.empty(n, P, P, store.channels, dtype=torch.uint8, device=device)
 
     def submit(
         self,
@@ -616,7 +622,7 @@ class Store(DecodedImages):
         "Start decoding or reading what is not there yet"
         if self.arrays and (not self.left or self.ready[idx].all()):
             batch = Pending(self, idx, pin)
-            if len(idx) * self.presize**2 * 3 >= LARGE:
+            if len(idx) * self.presize**2 * self.channels >= LARGE:
                 batch.read_ahead(self.threads)
             return batch
         missing = idx[~self.ready[idx]] if self.arrays else idx

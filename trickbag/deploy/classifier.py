@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 import trickbag
@@ -25,11 +24,11 @@ from ..core.arguments import check_number
 from ..core.files import atomic_write
 from ..core.plain_files import read_weights, weights_checksum, write_weights
 from ..core.threads import lone_threads, preserve_rng
-from ..data.decode import viewed
+from ..data.decode import ImageMode, viewed
 from ..data.files import find_images
 from ..models.architectures import Architecture, build
 from ..models.layers import ChannelGate
-from ..vision.preprocess import ImageSpec, Preprocess
+from ..vision.preprocess import ImageSpec, Preprocess, height_width
 
 # %% ../../nbs/deploy/01_classifier.ipynb #7be03dd3
 FORMAT = 1  # of config.json; a larger one is of a later trickbag
@@ -228,18 +227,10 @@ def _prepared(item) -> torch.Tensor:
 
 def _pixels(
     item,  # as for `predict`
-    n_channels: int,  # that the network takes
+    spec: ImageSpec,  # channels that the network takes, and levels of gray images of more than 8 bits
 ) -> torch.Tensor:  # uint8, C x H x W
     "An image of any kind in its own size"
-    if n_channels == 3:
-        return viewed(item).permute(2, 0, 1)
-    if n_channels == 1:
-        # Pillow's luminance, which leaves gray as it is
-        gray = Image.fromarray(viewed(item).numpy()).convert('L')
-        return torch.from_numpy(np.array(gray))[None]
-    if not isinstance(item, torch.Tensor) or item.ndim != 3 or len(item) != n_channels or item.dtype != torch.uint8:
-        raise TypeError(f"predict: this network takes uint8 tensors {n_channels} x H x W")
-    return item
+    return viewed(item, mode=ImageMode(len(spec.mean), spec.levels)).permute(2, 0, 1)
 
 # %% ../../nbs/deploy/01_classifier.ipynb #62f6e5a0
 class _ImageNetwork:
@@ -259,7 +250,7 @@ class _ImageNetwork:
     def __repr__(self):
         name = f'{self.config.architecture.library}/{self.config.architecture.name}'
         spec = self.config.images
-        size = f'{spec.size} x {spec.size} px' if spec else 'prepared images'
+        size = '{} x {} px'.format(*height_width(spec.size)) if spec else 'prepared images'
         names = [*map(str, self.classes[:5]), *(['...'] if len(self.classes) > 5 else [])]
         return f'Classifier: {name}, {size}, {len(self.classes)} classes ({", ".join(names)})'
 
@@ -279,7 +270,7 @@ class _ImageNetwork:
         spec = self.config.images
         if spec is None:
             return _prepared(item)[None].to(self.device).float()
-        image = _pixels(item, len(spec.mean))[None].to(self.device)
+        image = _pixels(item, spec)[None].to(self.device)
         with torch.inference_mode():
             return self.network.preprocess(image)
 
@@ -481,10 +472,10 @@ def _built(file, config, make) -> nn.Module:
         if make is not None:
             raise
         raise ValueError(f"{file}: no network can be built from it ({str(e).splitlines()[0]})") from None
-    if config.images is not None and make is None and len(config.images.mean) != config.architecture.n_in:
-        raise ValueError(
-            f"{file}: images of {len(config.images.mean)} channels for a network of {config.architecture.n_in}"
-        )
+    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    n_in = None if convolution is None else convolution.in_channels
+    if config.images is not None and make is None and n_in not in (None, len(config.images.mean)):
+        raise ValueError(f"{file}: images of {len(config.images.mean)} channels for a network of {n_in}")
     return model
 
 

@@ -19,7 +19,7 @@ from ..callback import Callback, CancelValidate
 from ..core.basics import preserve_attrs
 from ..core.modules import user_level
 from ..core.threads import preserve_rng
-from ..data.decode import ImageError
+from ..data.decode import ImageError, ImageMode
 from ..data.originals import OriginalsLoader
 from .classifier import Classifier, ClassifierConfig, apply_changes
 from ..learner import Learner
@@ -79,8 +79,12 @@ def _image_spec(learn) -> ImageSpec | None:
     normalize = next((cb for cb in learn.active if isinstance(cb, Normalize)), None)
     if crop is None or normalize is None:
         return None
-    size = learn.xb.shape[-1]
-    return ImageSpec(size, crop.crop_pct, crop.interpolation, 'crop', normalize.mean, normalize.std)
+    size = tuple(learn.xb.shape[-2:])
+    source = getattr(getattr(learn.dl, 'store', learn.dl), 'source', None)
+    mode = getattr(source, 'mode', ImageMode())
+    return ImageSpec(
+        size, crop.crop_pct, crop.interpolation, crop.fit, normalize.mean, normalize.std, crop.fill, mode.levels
+    )
 
 # %% ../../nbs/deploy/04_export.ipynb #4fd2824b
 def _architecture_of(learn, make, args) -> Architecture:
@@ -146,7 +150,8 @@ def _check_images_same(learn, loader, classifier):
     if spec is None or not hasattr(source, 'viewed'):
         return
     try:
-        files = OriginalsLoader(source, spec.size, spec.crop_fraction, bs=4, interpolation=spec.interpolation)
+        how = dict(interpolation=spec.interpolation, fit=spec.fit, fill=spec.fill)
+        files = OriginalsLoader(source, spec.size, spec.crop_fraction, bs=4, **how)
         expected = _look(learn, files).x.float()
         originals = [source.viewed(i).permute(2, 0, 1) for i in range(len(expected))]
     except (ImageError, OSError):  # the store is there, the files are gone

@@ -216,7 +216,7 @@ def _preprocessing_nodes(model) -> list:
     return names
 
 
-def _calibration(images, n_channels):
+def _calibration(images, spec):
     "The images one by one, as onnxruntime asks for them"
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -226,7 +226,7 @@ def _calibration(images, n_channels):
 
         def get_next(self):
             item = next(self.left, None)
-            return None if item is None else {'images': _pixels(item, n_channels)[None].numpy()}
+            return None if item is None else {'images': _pixels(item, spec)[None].numpy()}
 
     return Reader()
 
@@ -253,7 +253,7 @@ def quantize(
     onnx, _ = _onnx_modules()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    n_channels = _channels('quantize', self)
+    _channels('quantize', self)
     _check_files('quantize', onnx_file, file)
     images, _ = _listed(images)
     if not images:
@@ -268,7 +268,7 @@ def quantize(
             quantize_static(
                 model,
                 os.fspath(written),
-                _calibration(images, n_channels),
+                _calibration(images, self.config.images),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -341,7 +341,8 @@ def evaluate(
 def _probabilities_of(self: Classifier, files, onnx_file, flip) -> torch.Tensor:
     if onnx_file is None and not flip:
         return self.probabilities(files)
-    n_channels = _channels('evaluate', self)
+    _channels('evaluate', self)
+    spec: Any = self.config.images
     session = onnx_file and onnx_session(onnx_file)
     known = session.get_modelmeta().custom_metadata_map.get('classes') if session else None
     if known is not None and known != _class_names(self):
@@ -350,7 +351,7 @@ def _probabilities_of(self: Classifier, files, onnx_file, flip) -> torch.Tensor:
         )
     rows = []
     for file in files:
-        image = _pixels(file, n_channels)[None]
+        image = _pixels(file, spec)[None]
         views = torch.cat([image, image.flip(3)]) if flip else image
         with torch.inference_mode():
             found = run_onnx(session, views) if session else self.network(views.to(self.device)).cpu()

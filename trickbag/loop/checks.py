@@ -345,7 +345,7 @@ def _why_shape(x, model, is_rgb=False):
     if is_rgb:
         return (
             f"images have {x.shape[1]} channels ({images}), the model's first convolution takes {conv.in_channels}; "
-            "image loaders give RGB: build the model for 3 channels"
+            f"give the loaders channels={conv.in_channels}, or build the model for {x.shape[1]} channels"
         )
     return (
         f"images have {x.shape[1]} channels ({images}), the model's first convolution takes "

@@ -205,7 +205,8 @@ def _calls(model, size, n_in) -> tuple:
     modes = [(m, m.training) for m in model.modules()]
     parameter = next(model.parameters())
     # noise, for of a black image many layers make the same zeros; a generator of its own disturbs no other draws
-    noise = torch.randn(1, n_in, size, size, generator=torch.Generator().manual_seed(0))
+    height, width = size if isinstance(size, tuple) else (size, size)
+    noise = torch.randn(1, n_in, height, width, generator=torch.Generator().manual_seed(0))
     image = noise.to(parameter.device, parameter.dtype)
     try:
         model.eval()
@@ -214,8 +215,8 @@ def _calls(model, size, n_in) -> tuple:
     except (RuntimeError, AssertionError, ValueError, TypeError) as e:
         reason = f'{e}'.strip().partition('\n')[0] or type(e).__name__
         raise ValueError(
-            f"{type(model).__name__}: it does not take an image of {n_in} x {size} x {size} ({reason}); give the size "
-            "that it is made for, or another network"
+            f"{type(model).__name__}: it does not take an image of {n_in} x {height} x {width} ({reason}); give the "
+            "size that it is made for, or another network"
         ) from None
     finally:
         for one in hooks:

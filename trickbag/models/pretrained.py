@@ -30,7 +30,7 @@ from trickbag.models.architectures import (
     find_library,
     replace_head,
 )
-from ..vision.preprocess import ImageSpec
+from ..vision.preprocess import ImageSpec, height_width
 
 # %% ../../nbs/models/05_pretrained.ipynb #93415c43
 SUFFIXES = ('.safetensors', '.pth', '.pt')
@@ -178,17 +178,24 @@ def _timm_config(name, tag) -> Any:
     return config
 
 
+# timm's `crop_mode` -> ours
+_FIT_OF_TIMM = dict(center='crop', squash='squash', border='pad')
+
+
 def _timm_spec(config) -> ImageSpec:
     from timm.data import resolve_data_config
 
     data = resolve_data_config({}, pretrained_cfg=config.to_dict())
-    if data['crop_mode'] not in ('center', 'squash'):
+    if data['crop_mode'] not in _FIT_OF_TIMM:
         raise WeightsError(
             f"{config.architecture}: the images of its weights are prepared in a way ({data['crop_mode']!r}) that "
             "trickbag does not have; say how you prepare them: images=ImageSpec(...)"
         )
-    fit = 'squash' if data['crop_mode'] == 'squash' else 'crop'
-    return ImageSpec(data['input_size'][-1], data['crop_pct'], data['interpolation'], fit, data['mean'], data['std'])
+    fit = _FIT_OF_TIMM[data['crop_mode']]
+    # timm fills up with the mean
+    fill = tuple(round(255 * value) for value in data['mean']) if fit == 'pad' else 0
+    size = tuple(data['input_size'][-2:])
+    return ImageSpec(size, data['crop_pct'], data['interpolation'], fit, data['mean'], data['std'], fill)
 
 # %% ../../nbs/models/05_pretrained.ipynb #dde896d9
 @dataclass(frozen=True)
@@ -327,7 +334,8 @@ def pretrained_model(
     n_in: int = 3,  # channels of the images, see `adapt_input`
     head: str = 'linear',  # see `new_head`
     dropout: float = 0.0,  # of the head
-    size: int | None = None,  # side of the images in training, pixels; None: as the weights had it
+    # pixels of the images in training: side, or (height, width); None: as the weights had it
+    size: int | tuple | None = None,
     make: Callable | None = None,  # see `build`
     images: ImageSpec | None = None,  # how the images of the weights were prepared, for a file that does not say it
     **args,  # passed to the library's function
@@ -370,6 +378,10 @@ def _implied_args(library, name, size, n_out, found) -> dict:
             implied |= dict(transform_input=True, init_weights=False)
         return implied
     if library == 'torchvision' and name.startswith('vit_') and size != 224:
+        if isinstance(size, tuple):
+            raise ValueError(
+                f"{name}: torchvision's ViTs take squares only, got size={size}; give one number, or timm's"
+            )
         return dict(image_size=size)
     return {}
 
@@ -379,7 +391,7 @@ def _timm_args(name, size, n_out) -> dict:
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     implied = {}
-    if config and config.fixed_input_size and size != config.input_size[-1]:
+    if config and config.fixed_input_size and height_width(size) != tuple(config.input_size[-2:]):
         # a ViT has a position for each patch
         implied['img_size'] = size
     if config and config.num_classes == 0 and n_out is not None:

@@ -67,7 +67,7 @@ _sgd = partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
 @checked_arguments
 def fix_res(
     self: Learner,
-    size: int,  # test size in pixels
+    size: int | tuple,  # test size in pixels, or (height, width)
     n_epoch: int = 1,  # the authors take 1 to 56, with `StepDecay(30)`
     lr: float = None,  # None: the authors' .008 for batches of 512, in proportion to the batch size
     boxes: str = 'center',

@@ -22,6 +22,7 @@ from ..core.basics import flatten
 from ..learner import Learner
 from ..loop.loss_facts import ACTIVATIONS
 from ..vision.crop import active_crop, resize_batch, tta_views
+from ..vision.preprocess import at_width, height_width, plain_size
 
 # %% ../../nbs/runs/03_tta.ipynb #cda56739
 def tta_fold(
@@ -57,10 +58,20 @@ def _check_tta(crops, flip, crop_pct, agg, sizes, on):
         raise ValueError(f"TTA: on must be 'probabilities' or 'logits', got {on!r}")
 
 
+def _width(size) -> int:
+    return height_width(size)[1]
+
+
+def _scaled(size, factor):
+    "A size, both sides times a factor"
+    height, width = height_width(size)
+    return plain_size((max(round(height * factor), 1), max(round(width * factor), 1)))
+
+
 def _all_views(
     x: torch.Tensor,  # N x C x H x W
-    sizes: list,  # pixels of what the model sees
-    largest: int,  # of them, for which `x` was made
+    sizes: list,  # of what the model sees, as from `plain_size`
+    largest,  # of them, for which `x` was made
     crops: int,
     flip: bool,  # as in `TTA`
     at_once: int,  # views in one forward pass
@@ -68,7 +79,7 @@ def _all_views(
     "Every view of each image, at every size"
     batches = []
     for size in sizes:
-        resized = resize_batch(x, round(x.shape[-1] * size / largest))
+        resized = resize_batch(x, round(x.shape[-1] * _width(size) / _width(largest)))
         views = tta_views(resized, size if crops > 1 else None, crops, flip)
         batches += views.split(len(x) * at_once)
     return batches
@@ -89,8 +100,9 @@ class _Views(Callback):
     owns = ('views',)
     reads = ('x', 'pred')
 
-    def pixels(self, usual: int) -> list:
-        return [max(round(size if size >= 8 else size * usual), 1) for size in self.sizes]
+    def pixels(self, usual) -> list:
+        # of a rectangle, pixels are those of its width
+        return [at_width(usual, round(size)) if size >= 8 else _scaled(usual, size) for size in self.sizes]
 
     def before_validate(self, learn):
         self._act = None if self.on == 'probabilities' else 'identity'
@@ -101,11 +113,11 @@ class _Views(Callback):
             return
         usual = learn.crop_settings.get('size') or getattr(crop, 'valid_size', None) or crop.size
         self._pixels = self.pixels(usual)
-        largest = max(self._pixels)
+        largest = max(self._pixels, key=_width)
         # the learner puts its settings back
         asked = {'size': largest}
         if self.crops > 1:
-            asked = {'size': round(largest / self.crop_pct), 'crop_pct': 1.0}
+            asked = {'size': _scaled(largest, 1 / self.crop_pct), 'crop_pct': 1.0}
         learn.crop_settings = {**learn.crop_settings, **asked}
 
     def before_batch(self, learn):
@@ -113,11 +125,11 @@ class _Views(Callback):
             return
         x = learn.xb
         if self._pixels:
-            largest = max(self._pixels)
+            largest = max(self._pixels, key=_width)
         elif self.crops > 1:
-            largest = round(self.crop_pct * min(x.shape[-2:]))
+            largest = _scaled(tuple(x.shape[-2:]), self.crop_pct)
         else:
-            largest = x.shape[-1]
+            largest = plain_size(tuple(x.shape[-2:]))
         sizes = self._pixels or self.pixels(largest)
         learn.xb, *self._rest = _all_views(x, sizes, largest, self.crops, self.flip, self.at_once or 10)
 
@@ -134,7 +146,7 @@ class TTA(_Views):
         flip: bool = True,  # also the mirror images
         crop_pct: float = 0.875,  # side of a crop as a fraction of the image's; .875 = 224/256
         agg: str = 'mean',  # 'mean' or 'max' of the probabilities
-        # of what the model sees: times the usual size, or, from 8 on, pixels; all views at each size
+        # of what the model sees: times the usual size, or, from 8 on, pixels (of the width); all views at each size
         sizes: list = _USUAL_SIZE,
         at_once: int = None,  # views of an image in one forward pass; None: all of one size
         act=None,  # function from logits to probabilities; None is the one that fits the loss

@@ -18,7 +18,7 @@ from ..learner import Learner
 from ..models.pretrained import find_weights, pretrained_model
 from ..vision.basic import Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
-from ..vision.preprocess import ImageSpec
+from ..vision.preprocess import ImageSpec, height_width
 
 # %% ../../nbs/runs/06_vision_learner.ipynb #93dd3c99
 def split_at(
@@ -36,8 +36,8 @@ def _of_kind(cbs, kind):
     return next((cb for cb in flatten(cbs) if isinstance(cb, kind)), None)
 
 
-def _size_of(dls) -> int | None:
-    "Side of the images that the network will see, pixels"
+def _size_of(dls):
+    "Pixels of the images that the network will see: side, or (height, width)"
     crop = _of_kind(getattr(dls, 'cbs', ()), Crop)
     return crop and crop.size
 
@@ -67,13 +67,16 @@ def _say_crop(spec, dls):
     crop = _of_kind(getattr(dls, 'cbs', ()), Crop)
     if crop is None:
         return
-    if spec.fit == 'crop' and abs(crop.crop_pct - spec.crop_fraction) > 1e-6:
+    if spec.fit == crop.fit == 'crop' and abs(crop.crop_pct - spec.crop_fraction) > 1e-6:
         print(
             f'Crop: validation sees the central {crop.crop_pct:.4g} of the shorter side, the weights were published '
             f'with {spec.crop_fraction:.4g}; DataLoaders take crop_pct='
         )
-    if spec.fit == 'squash':
-        print('Crop: validation cuts out a square, the weights were published with images squashed to one')
+    if spec.fit != crop.fit:
+        print(
+            f"Crop: images are fitted by {crop.fit!r}, the weights were published with {spec.fit!r}; DataLoaders take "
+            'fit='
+        )
     if spec.interpolation != crop.interpolation:
         print(
             f'Crop: images are resized by {crop.interpolation} interpolation, the weights were published with '
@@ -81,16 +84,17 @@ def _say_crop(spec, dls):
         )
 
 
-def _check_channels(dls, n_in):
-    "ValueError if the data's images have three channels and the network is to have others"
-    cbs = getattr(dls, 'cbs', ())
-    normalize = _of_kind(cbs, Normalize)
-    has_three = _of_kind(cbs, Crop) is not None or normalize is not None and len(normalize.mean) == 3
-    if has_three and n_in != 3:
+def _channels(dls, n_in) -> int:
+    "Of the images; ValueError if the network is to have others"
+    store = getattr(getattr(dls, 'train', None), 'store', None)
+    normalize = _of_kind(getattr(dls, 'cbs', ()), Normalize)
+    has = store.channels if store is not None else len(normalize.mean) if normalize is not None else None
+    if None not in (has, n_in) and has != n_in:
         raise ValueError(
-            "vision_learner: these DataLoaders give images of 3 channels, gray ones three times the same, and not of "
-            f"n_in={n_in}; leave n_in out, or give loaders of your own whose images have {n_in}"
+            f"vision_learner: these DataLoaders give images of {has} channels, and not of n_in={n_in}; leave n_in out, "
+            f"or give them channels={n_in}"
         )
+    return n_in or has or 3
 
 # %% ../../nbs/runs/06_vision_learner.ipynb #549de221
 def vision_learner(
@@ -100,8 +104,9 @@ def vision_learner(
     n_out: int | None = None,  # logits; None: `dls.c`
     head: str = 'linear',  # 'linear', 'concat' or 'fastai', see `new_head`
     dropout: float = 0.0,  # of the head
-    n_in: int = 3,  # channels of the images, see `adapt_input`
-    size: int | None = None,  # side of the images, pixels; None: that of the data's `Crop`, else that of the weights
+    n_in: int | None = None,  # channels of the images, see `adapt_input`; None: the data's, 3 if nobody says
+    # pixels of the images: side, or (height, width); None: those of the data's `Crop`, else those of the weights
+    size: int | tuple | None = None,
     cbs=(),  # callbacks, as for `Learner`
     model_args: dict | None = None,  # passed to the library's function, as `dict(drop_path_rate=.1)`
     images: ImageSpec | None = None,  # how the images of the weights were prepared, for a file that does not say it
@@ -113,7 +118,7 @@ def vision_learner(
         n_out = getattr(dls, 'c', None)
     if not n_out:
         raise ValueError("vision_learner: the data do not say how many classes there are; give n_out=")
-    _check_channels(dls, n_in)
+    n_in = _channels(dls, n_in)
     size = size or _size_of(dls)
     args = model_args or {}
     model, spec = pretrained_model(name, n_out, pretrained, n_in, head, dropout, size, images=images, **args)
@@ -121,7 +126,7 @@ def vision_learner(
         found = find_weights(name, pretrained, images)
         is_known = found.is_known
         print(f"head: new, for {n_out} classes")
-        if is_known and size and size < found.spec.size * 2 / 3:
+        if is_known and size and max(height_width(size)) < max(height_width(found.spec.size)) * 2 / 3:
             print(f"size: {size} px, and the weights saw {found.spec.size}; larger ones may do better")
         cbs = [*_normalize_for(spec, is_known, dls, cbs), *flatten(cbs)]
         if is_known:

@@ -26,7 +26,7 @@ class FixRes(AtSize):
 
     def __init__(
         self,
-        size: int,  # test size in pixels
+        size: int | tuple,  # test size in pixels, or (height, width)
         # training crops: 'center', as the test; 'shift', at a random horizontal place (transforms_v2 of the authors);
         # 'train', random boxes
         boxes: str = 'center',
@@ -41,6 +41,7 @@ class FixRes(AtSize):
         self._was = []
 
     def check(self, learn):
+        super().check(learn)
         if len(learn.splitter(learn.model)) < 2:
             raise ValueError(
                 "FixRes: the splitter gives one parameter group, so it is unknown what the head is; "

@@ -14,6 +14,7 @@ import torch
 from ..callback import Callback, CancelBatch
 from ..loop.schedule import run_position
 from ..vision.crop import active_crop, resize_batch
+from ..vision.preprocess import at_width, width_of
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
 def growing_sizes(
@@ -81,7 +82,7 @@ class _AskedSizes(Callback):
 
     start: float
     end: float
-    # full size and that of the last batch, not known before the first
+    # full size, a pair where it is a rectangle, and the width of the last batch, not known before the first
     full: Any
     size: Any
 
@@ -91,11 +92,12 @@ class _AskedSizes(Callback):
 
     def _wanted(self, learn, epoch, iter):
         p = run_position(epoch, iter, learn.n_epoch, learn.n_iter)
-        return size_at(p, self.all_sizes(self.full), self.start, self.end)
+        return size_at(p, self.all_sizes(width_of(self.full)), self.start, self.end)
 
     def before_train(self, learn):
         if active_crop(learn):
-            learn.crop_settings = {**learn.crop_settings, 'size': self._wanted(learn, *learn.position)}
+            size = at_width(self.full, self._wanted(learn, *learn.position))
+            learn.crop_settings = {**learn.crop_settings, 'size': size}
 
     # for the next batch: `position` is already there
     after_batch = before_train
@@ -151,7 +153,8 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
         start: float = 0.5,  # fraction of the run before the first jump
         end: float = 0.75,  # fraction of the run from which on images have full size
         step: int = 32,  # pixels; sizes are multiples of it, as in FFCV
-        # sizes in pixels, growing, instead of `initial` and `step`; full size is added if it is not the last
+        # sizes in pixels (of a rectangle the widths), growing, instead of `initial` and `step`; full size is added if
+        # it is not the last
         sizes: list = None,
         join: bool = False,  # while images are small, make one batch of as many as have the pixels of one at full size
     ):
@@ -177,7 +180,7 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
     def check(self, learn):
         _check_length(learn)
         if crop := active_crop(learn):
-            self.all_sizes(crop.size)
+            self.all_sizes(width_of(crop.size))
 
     def before_batch(self, learn):
         self.full = self.full or learn.xb.shape[-1]
@@ -188,4 +191,4 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
             following = learn.iter + 1
             last = following == learn.n_iter or self._wanted(learn, learn.epoch, following) != self.size
             # as many as have the pixels of one at full size
-            self._hold(learn, int((self.full / self.size) ** 2), last)
+            self._hold(learn, int((width_of(self.full) / self.size) ** 2), last)

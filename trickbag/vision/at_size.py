@@ -12,6 +12,7 @@ import torch
 
 from ..callback import Callback
 from .crop import active_crop, resize_batch
+from .preprocess import at_width, plain_size
 
 # %% ../../nbs/vision/at_size.ipynb #4b193350
 def mean_crop_side(
@@ -42,6 +43,21 @@ def apparent_size_ratio(
     return mean_crop_side(scale, ratio, aspect) * test_size / crop_pct / train_size * math.sqrt(max(aspect, 1 / aspect))
 
 # %% ../../nbs/vision/at_size.ipynb #0a270549
+def _check_shape(who, size, crop):
+    "ValueError for a square of a crop that cuts rectangles: which was meant?"
+    if crop is None or isinstance(size, tuple) == isinstance(crop.size, tuple):
+        return
+    if isinstance(crop.size, tuple):
+        raise ValueError(
+            f"{who}: size={size} is a square, and Crop cuts {crop.size[0]} x {crop.size[1]} pixels; give "
+            f"size={at_width(crop.size, size)}, (height, width)"
+        )
+    raise ValueError(
+        f"{who}: size={size} is a rectangle, and Crop cuts squares of {crop.size} pixels; give one number, or "
+        f"DataLoaders size={size}"
+    )
+
+
 class AtSize(Callback):
     """Images come at another size, in training and in evaluation; `Crop` cuts them at that size, data without a `Crop`
     is resized"""
@@ -54,20 +70,22 @@ class AtSize(Callback):
 
     def __init__(
         self,
-        size: int,  # pixels, width and height of what the model sees
+        size: int | tuple,  # pixels, width and height of what the model sees; or (height, width)
     ):
-        if size < 1:
-            raise ValueError(f"{self.name}: size must be at least 1 pixel, got {size}")
-        self.size = size
+        self.size = plain_size(size, self.name)
+
+    def check(self, learn):
+        _check_shape(self.name, self.size, active_crop(learn))
 
     def before_fit(self, learn):
-        learn.crop_settings = {
-            **learn.crop_settings,
-            'size': self.size,
-        }  # the learner puts it back, after fit and validation
+        # the learner puts it back, after fit and validation
+        learn.crop_settings = {**learn.crop_settings, 'size': self.size}
 
-    before_validate = before_fit
+    def before_validate(self, learn):
+        # `check` is asked before a fit only
+        _check_shape(self.name, self.size, active_crop(learn))
+        learn.crop_settings = {**learn.crop_settings, 'size': self.size}
 
     def before_batch(self, learn):
-        if learn.xb.shape[-1] != self.size and not active_crop(learn):
+        if not active_crop(learn) and learn.xb.shape[-1] != self.size:
             learn.xb = resize_batch(learn.xb, self.size)
