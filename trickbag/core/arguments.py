@@ -21,6 +21,8 @@ from typing import ParamSpec, TypeVar, get_args
 
 import torch
 
+from .processes import place
+
 # %% ../../nbs/core/07_arguments.ipynb #cfaece8f
 def is_text(value) -> bool:
     "Whether it is a text, also one of bytes"
@@ -477,7 +479,9 @@ def check_device(
             f"{who}: device is {str(device)!r}, but torch sees no CUDA device here; leave device out, or write 'cpu'"
         )
     if device.index is None:
-        device = torch.device('cuda', torch.cuda.current_device())
+        # of several processes each has a GPU of its own
+        here = place()
+        device = torch.device('cuda', here.local_rank if here.world > 1 else torch.cuda.current_device())
     if device.index >= torch.cuda.device_count():
         raise ValueError(
             f"{who}: there is no device '{device}'; torch sees {torch.cuda.device_count()}, counted from 0"

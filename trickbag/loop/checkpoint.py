@@ -117,8 +117,11 @@ def write_checkpoint(
 ) -> Path:
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
     if file.suffix == '.safetensors':
-        return write_weights(learn.model.state_dict(), file, _vocab(learn))
+        return file if learn.rank else write_weights(learn.model.state_dict(), file, _vocab(learn))
+    # in every process, for to gather some of it takes all; the first one writes
     saved = packed(content(learn))
+    if learn.rank:
+        return file
     # a second checksum, with which one flipped bit can be put right
     saved['digest'] = content_digest(saved)
     with atomic_write(file) as f:

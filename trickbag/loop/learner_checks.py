@@ -114,7 +114,7 @@ def set_counters(learn: 'Learner', n_epoch: int):
     "The counters of a fit, at its beginning"
     _loss_to_device(learn)
     learn.n_epoch = n_epoch
-    learn.n_iter = num_batches(learn.dls.train)
+    learn.n_iter = num_batches(learn.dls.train, learn.world)
     learn.epoch = 0
     learn.iter = 0
     learn.position = (0, 0)

@@ -89,7 +89,8 @@ class LearnerState:
     depth = 0  # validations that are running, one within the other
     active: Sequence[Callback] = ()  # callbacks of the call that is running, in order
     resume_asked = False  # whether this fit was to be taken up, if there was something to take up
-    rank = 0  # of this process
+    rank = 0  # number of this process among those that train together, from 0
+    world = 1  # how many processes train together
     # what callbacks may set
     autocast: Callable[[], AbstractContextManager] = nullcontext  # the context of forward and loss
     crop_settings: dict  # size and crop that take the place of `Crop`'s own, until the fit or validation ends
