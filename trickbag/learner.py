@@ -55,6 +55,7 @@ def one_epoch(learn: 'Learner'):
 def epoch_done(learn: 'Learner'):
     "The epoch counts, also after its own cancel; not if an outer stretch was canceled"
     learn.position = (learn.epoch + 1, 0)
+    learn._offset = 0
     learn._in_batch = False  # a canceled epoch may have ended within a batch
     learn.epochs_run += 1
 

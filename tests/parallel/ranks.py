@@ -1,5 +1,6 @@
 "Work in several processes that know each other, on the CPU."
 
+import pickle
 import traceback
 import warnings
 
@@ -18,9 +19,10 @@ def _work(rank, world, store, work, args, result):
         value = work(rank, *args)
         # who leaves early breaks the connection in which another still listens
         dist.barrier()
-        result.send(('done', value))
+        # not `send`, which would share the memory of tensors, and this process is about to end
+        result.send_bytes(pickle.dumps(('done', value)))
     except BaseException:
-        result.send(('failed', traceback.format_exc()))
+        result.send_bytes(pickle.dumps(('failed', traceback.format_exc())))
     finally:
         result.close()
         dist.destroy_process_group()
@@ -54,6 +56,6 @@ def on_ranks(
 
 def _receive(end):
     try:
-        return end.recv() if end.poll(180) else ('failed', 'no answer in three minutes')
-    except (EOFError, ConnectionResetError):
+        return pickle.loads(end.recv_bytes()) if end.poll(180) else ('failed', 'no answer in three minutes')
+    except EOFError:
         return 'failed', 'the process died'

@@ -67,7 +67,8 @@ def seeded_batches(
     can_begin_anywhere = hasattr(loader, 'iter_every') if shared else hasattr(loader, 'iter_from')
     begin = skip if can_begin_anywhere else 0
     if shared:
-        iterator = own_batches(loader, begin * learn.world, learn.rank, learn.world, even=learn.training)
+        start = begin * learn.world + (learn._offset if learn.training else 0)
+        iterator = own_batches(loader, start, learn.rank, learn.world, even=learn.training)
     else:
         iterator = loader.iter_from(skip) if begin else iter(loader)
     numbered_seeds = enumerate(_seeds_from(begin, fold_in(*epoch_key, learn.rank)), begin)
