@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from tests.parallel.ranks import on_ranks
-from trickbag.all import Callback, DataLoaders, GradientAccumulation, GradientClip, Learner, accuracy
+from trickbag.all import DataLoaders, GradientAccumulation, GradientClip, Learner, accuracy
 from trickbag.core.processes import all_say, copy_from_first, first_says, mean_of_all, place, sum_of_all
 from trickbag.testing.pairs import BAG, pair_learner
-from trickbag.testing.proofs import found, tiny_learner, weights
+from trickbag.testing.proofs import found, weights
 
 NAMES = [name for name in BAG if name != 'Compile']
 
@@ -124,19 +124,12 @@ def test_each_validation_sample_counts_once(n, tmp_path):
         assert got == pytest.approx(expected, rel=1e-12)
 
 
-class Fails(Callback):
-    "An error in one process"
-
-    def before_step(self, learn):
-        if learn.rank == 1 and learn.step == 1:
-            raise ZeroDivisionError('here')
+def predict_plain(rank, n):
+    return plain_learner(5, n_valid=n).get_preds()
 
 
-def after_an_error(rank):
-    learn = tiny_learner([Fails()], DataLoaders(in_batches(images(48, 0), 4)), plain_model())
-    was = found(learn)
-    if rank == 0:
-        return None
-    with pytest.raises(ZeroDivisionError, match='here'):
-        learn.fit(1)
-    return found(learn) == was
+@pytest.mark.parametrize('n', [41, 3])
+def test_predictions_are_of_all_images_in_order_in_each_process(n, tmp_path):
+    probs, targets = predict_plain(0, n)
+    for got, got_targets in on_ranks(3, tmp_path, predict_plain, n):
+        assert torch.equal(got, probs) and torch.equal(got_targets, targets)

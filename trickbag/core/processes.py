@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 # %% ../../nbs/core/11_processes.ipynb #c616ec20
 class Place(NamedTuple):
@@ -63,7 +64,12 @@ def join(
         return
     # GPUs speak NCCL, and gloo for what lies on the CPU
     backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
-    dist.init_process_group(backend, timeout=timedelta(seconds=WAIT_SECONDS))
+    wait = timedelta(seconds=WAIT_SECONDS)
+    store, rank, world = next(rendezvous('env://', timeout=wait))
+    # after a failure torchrun begins anew with the same store, where the addresses of the processes that died still are
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    store = dist.PrefixStore(f'attempt {attempt}', store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
     atexit.register(_leave)
 
 
