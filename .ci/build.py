@@ -28,16 +28,19 @@ STAR = {
     'data.datasets': 'DatasetSource',
     'data.decode': 'ImageError decode find_bad',
     'data.files': 'find_images label_func',
+    'data.folds': 'folds',
     'data.sources': 'FileSource',
     'data.loaders': 'DataLoaders',
     'data.originals': 'OriginalsLoader',
     'data.store': 'Store cached_sets clear_cache',
     'data.toy': 'toy_set',
     'look.interpret': 'Interpretation',
+    'look.interpret_labels': 'LabelInterpretation',
     'look.show': 'show_images',
     'look.steps': 'trace_step',
     'loop.losses': 'AsymmetricLoss FocalLoss LDAMLoss Poly1Loss bce_sum focal_loss poly1_loss',
-    'loop.metrics': 'accuracy error_rate metric_name top_5',
+    'loop.class_metrics': 'ClassScores LabelScores',
+    'loop.metrics': 'accuracy error_rate top_5',
     'loop.optimizer': 'adamw split_head',
     'loop.phase': 'During',
     'loop.schedule': (
@@ -49,11 +52,8 @@ STAR = {
     'deploy.classifier': 'load_classifier',
     'vision.preprocess': 'ImageSpec',
     'runs.vision_learner': 'vision_learner',
-    # fastai's deep and deeper ones come from the module
-    'models.xresnet': (
-        'XResNet xresnet?? xresnet??? xresnext?? xresnext??? xse_resnet?? xse_resnet??? xse_resnext?? xse_resnext???'
-    ),
-    'monitors.early_stopping': 'monitor_mode',
+    # the others, fastai's deep and deeper ones among them, come from the module
+    'models.xresnet': 'XResNet xresnet?? xresnet??? xresnext50 xse_resnet50 xse_resnext50',
     'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',
     'recipes.recipe': 'Recipe get_recipe',

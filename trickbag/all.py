@@ -22,6 +22,7 @@ from .data.datasets import DatasetSource
 from .data.decode import decode, find_bad, ImageError
 from .data.download import DownloadError, untar_data, URLs
 from .data.files import find_images, label_func
+from .data.folds import folds
 from .data.image_loader import ImageLoader
 from .data.loaders import DataLoaders
 from .data.originals import OriginalsLoader
@@ -30,10 +31,12 @@ from .data.store import cached_sets, clear_cache, Store
 from .data.toy import toy_set
 from .deploy.classifier import load_classifier
 from .look.interpret import Interpretation
+from .look.interpret_labels import LabelInterpretation
 from .look.show import show_images
 from .look.steps import trace_step
+from .loop.class_metrics import ClassScores, LabelScores
 from .loop.losses import AsymmetricLoss, bce_sum, focal_loss, FocalLoss, LDAMLoss, poly1_loss, Poly1Loss
-from .loop.metrics import accuracy, error_rate, metric_name, top_5
+from .loop.metrics import accuracy, error_rate, top_5
 from .loop.optimizer import adamw, split_head
 from .loop.phase import During
 from .loop.schedule import combine_scheds, Cooldown, Cosine, FlatCos, Linear, OneCycle, plot_schedule
@@ -41,12 +44,10 @@ from .loop.schedule import sched_const, sched_cos, sched_exp, sched_lin, sched_p
 from .loop.schedule import StepDecay, Warmup
 from .loop.targets import soft_targets
 from .models.batchnorm import update_bn
-from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet34, xresnet50, xresnext101
-from .models.xresnet import xresnext18, xresnext34, xresnext50, xse_resnet101, xse_resnet152, xse_resnet18
-from .models.xresnet import xse_resnet34, xse_resnet50, xse_resnext101, xse_resnext18, xse_resnext34
-from .models.xresnet import xse_resnext50
+from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet34, xresnet50, xresnext50
+from .models.xresnet import xse_resnet50, xse_resnext50
 from .monitors.csv_logger import CSVLogger
-from .monitors.early_stopping import BestEpoch, EarlyStopping, monitor_mode
+from .monitors.early_stopping import BestEpoch, EarlyStopping
 from .monitors.log import Log
 from .monitors.progress import Progress
 from .monitors.prune import PruneTrial
@@ -137,22 +138,21 @@ from .vision.trivial_augment import TrivialAugment
 __all__ = [
     'Callback', 'Cancel', 'CancelBackward', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'CancelStep', 'CancelTrain',
     'CancelValidate', 'Learner', 'DatasetSource', 'decode', 'find_bad', 'ImageError', 'DownloadError', 'untar_data',
-    'URLs', 'find_images', 'label_func', 'ImageLoader', 'DataLoaders', 'OriginalsLoader', 'FileSource',
-    'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation', 'show_images',
-    'trace_step', 'AsymmetricLoss', 'bce_sum', 'focal_loss', 'FocalLoss', 'LDAMLoss', 'poly1_loss', 'Poly1Loss',
-    'accuracy', 'error_rate', 'metric_name', 'top_5', 'adamw', 'split_head', 'During', 'combine_scheds', 'Cooldown',
-    'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule', 'sched_const', 'sched_cos', 'sched_exp',
-    'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay', 'Warmup', 'soft_targets', 'update_bn',
-    'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnext101', 'xresnext18',
-    'xresnext34', 'xresnext50', 'xse_resnet101', 'xse_resnet152', 'xse_resnet18', 'xse_resnet34', 'xse_resnet50',
-    'xse_resnext101', 'xse_resnext18', 'xse_resnext34', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping',
-    'monitor_mode', 'Log', 'Progress', 'PruneTrial', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest',
-    'TerminateOnNaN', 'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA',
-    'vision_learner', 'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col',
-    'MixedPrecision', 'AGC', 'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix',
-    'DecoupledDecay', 'DiracInit', 'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm',
-    'GhostBatchNorm', 'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon',
-    'L2SP', 'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment',
+    'URLs', 'find_images', 'label_func', 'folds', 'ImageLoader', 'DataLoaders', 'OriginalsLoader', 'FileSource',
+    'cached_sets', 'clear_cache', 'Store', 'toy_set', 'load_classifier', 'Interpretation', 'LabelInterpretation',
+    'show_images', 'trace_step', 'ClassScores', 'LabelScores', 'AsymmetricLoss', 'bce_sum', 'focal_loss',
+    'FocalLoss', 'LDAMLoss', 'poly1_loss', 'Poly1Loss', 'accuracy', 'error_rate', 'top_5', 'adamw', 'split_head',
+    'During', 'combine_scheds', 'Cooldown', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
+    'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay',
+    'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34',
+    'xresnet50', 'xresnext50', 'xse_resnet50', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Log',
+    'Progress', 'PruneTrial', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner',
+    'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC',
+    'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix', 'DecoupledDecay', 'DiracInit',
+    'Distillation', 'DropBlock', 'EMA', 'FixRes', 'FMix', 'FreezeBatchNorm', 'GhostBatchNorm',
+    'GradientAccumulation', 'GradientClip', 'GradientCentralization', 'HeadBias', 'JensenShannon', 'L2SP',
+    'LabelSmoothing', 'LAMB', 'LARS', 'LayerDecay', 'LayerFreezing', 'LinearScaling', 'LogitAdjustment',
     'Lookahead', 'MixOrCut', 'MixUp', 'Muon', 'NoBiasDecay', 'OHEM', 'ProgressiveResize', 'RandomErasing',
     'RateFactors', 'RegMixUp', 'ResizeMix', 'SAM', 'ScheduleFree', 'SelectiveBackprop', 'SqueezeExcite',
     'StochasticDepth', 'SWA', 'SyncBatchNorm', 'Whiten', 'ZeroGamma', 'AlternatingFlip', 'AtSize', 'AugMix',

@@ -113,6 +113,7 @@ STAGES = dict(  # in the order in which callbacks run at every event
     model='what surrounds the forward pass',
     target='the loss gets further terms',
     accumulate='small batches become one',
+    together='processes agree on their gradients',
     precision='losses and gradients are scaled',
     ascent='gradients are taken at another point',
     gradient='gradients are changed',

@@ -17,6 +17,7 @@ from trickbag.callback import Cancel, hooks
 from trickbag.core.arguments import check_device, check_lr, check_path, check_seed, checked_arguments
 from trickbag.core.basics import flatten, preserve_attrs, preserve_modes
 from trickbag.core.interrupts import interrupts_held, interrupts_released, preserve_torch_state
+from trickbag.core.processes import join, place
 from trickbag.core.streams import Streams
 from trickbag.core.threads import one_at_a_time
 from trickbag.loop import batch, checkpoint, events, facts, freezing, randomness, state
@@ -54,6 +55,7 @@ def one_epoch(learn: 'Learner'):
 def epoch_done(learn: 'Learner'):
     "The epoch counts, also after its own cancel; not if an outer stretch was canceled"
     learn.position = (learn.epoch + 1, 0)
+    learn._offset = 0
     learn._in_batch = False  # a canceled epoch may have ended within a batch
     learn.epochs_run += 1
 
@@ -129,12 +131,14 @@ def all_batches(learn: 'Learner'):
             learn.iter = i
             seen = True
             batch.one_batch(learn, xb_yb)
-    checks.check_not_empty(learn, seen)
+    # of several processes one may have none
+    checks.check_not_empty(learn, seen or learn.world > 1)
 
 
 def take_results(learn: 'Learner'):
     "Means over the samples that were seen, all or up to a `CancelValidate`"
     with interrupts_released():
+        learn._averages.take_from_all()
         learn.results = learn._averages.compute()
     learn.directions = learn._averages.directions
 
@@ -189,6 +193,7 @@ class LearnerMethods(state.LaterMethods):
     validate = validate
     forward = batch.forward
     backward = batch.backward
+    average_gradients = batch.average_gradients
     take_step = batch.take_step
     opt_step = batch.opt_step
     forget_batch = state.forget_batch
@@ -236,14 +241,17 @@ class Learner(LearnerMethods):
         self.lr = check_lr('Learner', lr)
         self.seed = check_seed('Learner', seed)
         self.path = check_path('Learner', 'path', path)
+        self.rank = place().rank
+        self.world = place().world
         self.device = check_device('Learner', device)
+        join(self.device)
         self.dls = dls
         self.model = model.to(self.device)
         self.loss_func = facts.usual_loss(dls) if loss_func is None else loss_func
         self.opt_func = opt_func
         self.metrics = flatten(metrics)
         self.cbs = flatten(cbs)
-        self.default_cbs = default_cbs(self.device, self.model)
+        self.default_cbs = default_cbs(self.device, self.model, self.world)
         self.splitter = splitter or split_head
         self.history = []
         self.results = {}

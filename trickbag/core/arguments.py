@@ -13,13 +13,15 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import ParamSpec, TypeVar, get_args
 
 import torch
+
+from .processes import place
 
 # %% ../../nbs/core/07_arguments.ipynb #cfaece8f
 def is_text(value) -> bool:
@@ -446,8 +448,8 @@ def _checked_slice(who, lr, what) -> slice:
 # %% ../../nbs/core/07_arguments.ipynb #e0ace6cd
 def check_scale(
     who: str,  # who asks, for the error message
-    mean: tuple,
-    std: tuple,  # a channel
+    mean: Sequence[float],
+    std: Sequence[float],  # a channel
 ):
     "ValueError for mean and deviation of values from 0 to 255"
     if max(*mean, *std) > 1:
@@ -477,7 +479,9 @@ def check_device(
             f"{who}: device is {str(device)!r}, but torch sees no CUDA device here; leave device out, or write 'cpu'"
         )
     if device.index is None:
-        device = torch.device('cuda', torch.cuda.current_device())
+        # of several processes each has a GPU of its own
+        here = place()
+        device = torch.device('cuda', here.local_rank if here.world > 1 else torch.cuda.current_device())
     if device.index >= torch.cuda.device_count():
         raise ValueError(
             f"{who}: there is no device '{device}'; torch sees {torch.cuda.device_count()}, counted from 0"

@@ -19,13 +19,14 @@ def batches(
     loader: 'ImageLoader',
     order: torch.Tensor,  # numbers of all images, in the order of this pass
     first: int,  # batch to begin with
+    step: int = 1,  # every how many-th batch is given
 ):
     "Triples of images, labels and numbers of the images; the next ones are decoded meanwhile"
     labels = loader.labels
     gpu = loader.store.gpu
     # on a GPU one batch is always under way
     most_started = 2 if gpu else 1
-    to_submit = submit_each(loader, gpu or loader.store, order, first)
+    to_submit = submit_each(loader, gpu or loader.store, order, range(first, len(loader), step))
     submitted = deque(islice(to_submit, loader.ahead + 1))
     started = deque()
     while submitted or started:
@@ -38,9 +39,9 @@ def batches(
         yield batch.take(), None if labels is None else labels[batch.idx], batch.idx
 
 
-def submit_each(loader, store, order, first):
+def submit_each(loader, store, order, numbers):
     "Submit the next batch whenever one is asked for, and give its `Pending`"
-    for number in range(first, len(loader)):
+    for number in numbers:
         idx = order[number * loader.bs : (number + 1) * loader.bs]
         yield store.submit(idx)
 
@@ -115,9 +116,17 @@ class ImageLoader(LoaderOfStore):
         start: int,  # first batch
     ):
         "Batches from number `start` on, the same as a whole pass would give there"
+        return self.iter_every(start, 1)
+
+    def iter_every(
+        self,
+        start: int,  # first batch
+        step: int,  # every how many-th; the others are not decoded
+    ):
+        "Some of the batches of a whole pass: those of one process, where several share them"
         n = len(self.store)
         if not self.shuffle:
             order = torch.arange(n)
         else:
             order = torch.randperm(n) if self.draw is None else self.draw()
-        return batches(self, order, start)
+        return batches(self, order, start, step)

@@ -35,6 +35,7 @@ from trickbag.core.plain_files import (
     read_weights,
     write_weights,
 )
+from .by_rank import gathered, own_part
 from .events import callbacks_outside_fit
 from .optimizer import load_opt_state, opt_state
 from .same_fit import describe_data, plain_name
@@ -77,6 +78,9 @@ def _loop_state(learn) -> dict:
     names = ('n_epoch', 'n_iter', 'position', 'step', 'epochs_run', 'fitting', 'seed')
     state = {name: plain(getattr(learn, name), f'learn.{name}') for name in names}
     state['host_state'] = plain(learn.host_rng, 'learn.host_rng')
+    # so that another number of processes can go on: see `take_place`
+    state['world'] = learn.world
+    state['offset'] = learn._offset
     return state
 
 
@@ -117,8 +121,11 @@ def write_checkpoint(
 ) -> Path:
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
     if file.suffix == '.safetensors':
-        return write_weights(learn.model.state_dict(), file, _vocab(learn))
-    saved = packed(content(learn))
+        return file if learn.rank else write_weights(learn.model.state_dict(), file, _vocab(learn))
+    # in every process, for to gather some of it takes all; the first one writes
+    saved = packed(gathered(content(learn), learn.world))
+    if learn.rank:
+        return file
     # a second checksum, with which one flipped bit can be put right
     saved['digest'] = content_digest(saved)
     with atomic_write(file) as f:
@@ -190,7 +197,7 @@ def read_checkpoint(
         saved = read_file(file, learn.device)
         _check_format(saved, file)
     saved = {'fit': None, 'fits': [], **saved, 'file': str(file)}
-    return _renamed(learn, saved)
+    return _renamed(learn, own_part(saved, learn.rank, learn.world))
 
 
 def _check_format(saved, file):

@@ -12,11 +12,20 @@ from torch import nn
 from .defaults import CheckTargets, ToDevice
 
 # %% ../../nbs/loop/23_default_cbs.ipynb #3838313a
-def default_cbs(device: torch.device, model: nn.Module) -> list:
+def default_cbs(
+    device: torch.device,
+    model: nn.Module,
+    world: int = 1,  # processes that train together
+) -> list:
     """The callbacks every learner has: those of the device (`Backends`, for some models on a GPU `ChannelsLast`),
-    `ToDevice`, `CheckTargets`, `Recorder`, `Progress`"""
+    `ToDevice`, `CheckTargets`, `Recorder`, `Progress`; of several processes also `AverageGradients`"""
     from trickbag.monitors.progress import Progress
     from trickbag.monitors.recorder import Recorder
     from trickbag.speed.fast import device_cbs
 
-    return [*device_cbs(device, model), ToDevice(), CheckTargets(), Recorder(), Progress()]
+    together = []
+    if world > 1:
+        from trickbag.parallel.gradients import AverageGradients
+
+        together = [AverageGradients()]
+    return [*device_cbs(device, model), ToDevice(), CheckTargets(), *together, Recorder(), Progress()]

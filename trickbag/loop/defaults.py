@@ -7,11 +7,13 @@ __all__ = ['ToDevice', 'refuse_targets', 'CheckTargets', 'GatherPreds']
 
 # %% ../../nbs/loop/22_defaults.ipynb #d36ae878
 import warnings
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from ..callback import Callback
+from ..core.processes import all_say
 from trickbag.loop.checks import (
     check_first,
     check_soft,
@@ -312,3 +314,18 @@ class GatherPreds(Callback):
             self.idxs.append(learn.idx.cpu())
         if learn.clean_yb is not None:
             self.targets.append(learn.clean_yb.cpu())
+
+    def after_validate(self, learn):
+        "Several processes had every so manieth batch each: all get those of all, in order"
+        if learn.world == 1:
+            return
+        self.preds = _in_turn(all_say(self.preds))
+        self.targets = _in_turn(all_say(self.targets))
+        self.idxs = _in_turn(all_say(self.idxs))
+        # a process without a batch could not ask the loss
+        self.act = next((act for act in all_say(self.act) if act is not None), None)
+
+
+def _in_turn(lists) -> list:
+    "One list: the first entries of all lists, then the second ones, and so on"
+    return [entry for entries in zip_longest(*lists) for entry in entries if entry is not None]

@@ -114,10 +114,11 @@ def set_counters(learn: 'Learner', n_epoch: int):
     "The counters of a fit, at its beginning"
     _loss_to_device(learn)
     learn.n_epoch = n_epoch
-    learn.n_iter = num_batches(learn.dls.train)
+    learn.n_iter = num_batches(learn.dls.train, learn.world)
     learn.epoch = 0
     learn.iter = 0
     learn.position = (0, 0)
+    learn._offset = 0
     learn.dl = learn.dls.train
 
 
@@ -200,7 +201,7 @@ def check_count(learn: 'Learner'):
             f"({learn.loss_facts.ignore}), so nothing was learned; mend the labels"
         )
     # schedules and phases were laid out for n_iter batches an epoch
-    if learn.n_iter not in (None, given) and not learn._miscount_said:
+    if learn.n_iter not in (None, given) and not learn._miscount_said and not learn._offset:
         learn._miscount_said = True
         warnings.warn(
             f"fit: the training loader says that it has {learn.n_iter} batches (its len) and gave "

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from ..core.processes import all_say, place, sum_of_all
 from .checks import PLAIN_ERRORS, is_one_hot, says_who, shape_text
 from .loss_facts import LossFacts, counted
 from .read_loss import read_loss
@@ -385,6 +386,21 @@ class _TriedSums(_Sums):
 # %% ../../nbs/loop/06_metrics.ipynb #696748a7
 class Averages(_TriedSums):
     "Loss and metrics of one pass over data, as means over samples"
+
+    def take_from_all(self):
+        "Where several processes share the pass: take what all of them counted. Objects see to that by themselves"
+        if place().world == 1:
+            return
+        counts = self.sums.new_tensor([self.n, self.n_counted, float(self.size), self.unlabeled])
+        everything = sum_of_all(torch.cat([self.sums, counts]))
+        self.sums.copy_(everything[: len(self.sums)])
+        n, n_counted, size, unlabeled = everything[len(self.sums) :].tolist()
+        self.n = round(n)
+        self.n_counted = round(n_counted)
+        self.size = size
+        self.unlabeled = bool(unlabeled)
+        # a metric that fails in one process is left out in all
+        self.failed = set().union(*all_say(self.failed))
 
     def compute(self) -> dict:
         """`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if

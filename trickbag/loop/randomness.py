@@ -19,6 +19,7 @@ from ..core.interrupts import uninterrupted
 from ..core.streams import fold_in, fold_prefix, name_key, seed_all, seed_default
 from ..core.threads import preserve_rng
 from .checks import loader_failed
+from .loading import gives_a_share, own_batches
 
 if TYPE_CHECKING:
     from trickbag.learner import Learner
@@ -62,8 +63,14 @@ def seeded_batches(
     at_start = host_state() if learn.training else None
     if hasattr(loader, 'use'):
         loader.use(learn.device)
-    begin = skip if hasattr(loader, 'iter_from') else 0
-    iterator = loader.iter_from(skip) if begin else iter(loader)
+    shared = learn.world > 1 and not gives_a_share(loader)
+    can_begin_anywhere = hasattr(loader, 'iter_every') if shared else hasattr(loader, 'iter_from')
+    begin = skip if can_begin_anywhere else 0
+    if shared:
+        start = begin * learn.world + (learn._offset if learn.training else 0)
+        iterator = own_batches(loader, start, learn.rank, learn.world, even=learn.training)
+    else:
+        iterator = loader.iter_from(skip) if begin else iter(loader)
     numbered_seeds = enumerate(_seeds_from(begin, fold_in(*epoch_key, learn.rank)), begin)
     seed_batch = _batch_seeder(learn, with_host=host_rng == 'each batch')
     for i, seed in itertools.islice(numbered_seeds, skip - begin):

@@ -21,6 +21,7 @@ from trickbag.loop.checkpoint import (
     take_weights,
     this_fit,
 )
+from .loading import gives_a_share
 from .optimizer import load_opt_state
 from .same_fit import describe_fit, differences
 
@@ -172,14 +173,32 @@ def begin(
     return where
 
 # %% ../../nbs/loop/21_resume.ipynb #c5edeb53
+def _take_place(learn, loop) -> tuple:  # epochs and batches that are done
+    "The place in the run; a run of another number of processes is counted in batches of the loader"
+    epochs, batches = loop['position']
+    world = loop.get('world', 1)
+    if world != learn.world:
+        if batches and gives_a_share(learn.dls.train):
+            raise ValueError(
+                f"resume: {world} processes saved within an epoch, and there are {learn.world} now, to which the "
+                "training loader gives other shares; start as many, or go on from the file of an epoch's end"
+            )
+        done = batches * world + loop.get('offset', 0)
+        batches = done // learn.world
+        learn._offset = done % learn.world
+    else:
+        learn._offset = loop.get('offset', 0)
+    learn.position = (epochs, batches)
+    return epochs, batches
+
+
 def take_rest(learn: 'Learner'):
     "Step 4, after `before_fit`: optimizer, place in the run, callbacks"
     point = learn._loaded
     assert point is not None  # `begin` took its weights
     _check_callbacks(learn, point)
     load_opt_state(learn.opt, learn.model, point['opt'], groups=not point.get('anyway'))
-    epochs, batches = point['loop']['position']
-    learn.position = (epochs, batches)
+    epochs, batches = _take_place(learn, point['loop'])
     if learn.position[0] >= learn.n_epoch > 0:
         # nothing is left: `after_fit` sees what it saw when the run ended
         learn.epoch = learn.n_epoch - 1

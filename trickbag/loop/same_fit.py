@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..callback import Callback
+from .loading import num_batches
 
 # %% ../../nbs/loop/18_same_fit.ipynb #bad901c7
 _PLAIN = (bool, int, float, str, type(None))
@@ -303,7 +304,8 @@ def describe_fit(
     frozen = [plain_name(name) for name, param in learn.model.named_parameters() if not param.requires_grad]
     return dict(
         n_epoch=learn.n_epoch,
-        n_iter=learn.n_iter,
+        # of all processes together, so that another number of them can go on
+        n_iter=num_batches(learn.dls.train),
         seed=described(learn.seed),
         lr=described(lr),
         optimizer=opt,

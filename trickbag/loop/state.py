@@ -89,7 +89,8 @@ class LearnerState:
     depth = 0  # validations that are running, one within the other
     active: Sequence[Callback] = ()  # callbacks of the call that is running, in order
     resume_asked = False  # whether this fit was to be taken up, if there was something to take up
-    rank = 0  # of this process
+    rank = 0  # number of this process among those that train together, from 0
+    world = 1  # how many processes train together
     # what callbacks may set
     autocast: Callable[[], AbstractContextManager] = nullcontext  # the context of forward and loss
     crop_settings: dict  # size and crop that take the place of `Crop`'s own, until the fit or validation ends
@@ -118,6 +119,9 @@ class LoopState(LearnerState):
     _averages: 'Averages' = ABSENT  # loss and metrics of the validation that is running
     _clean_yb_cpu: torch.Tensor | None = None  # `clean_yb` before it went to the device, where it came from the CPU
     _in_batch = False  # whether a training batch is half done
+    # batches of the loader, fewer than there are processes, by which this epoch is further than `position` says: it was
+    # begun by another number of processes
+    _offset = 0
     _first_batch_due = False  # whether the fit's first batch is still to come
     _first_loss_due = False  # whether the first loss of a pass is still to come
     _only_ignored = False  # whether the loss has ignored every sample of this fit so far

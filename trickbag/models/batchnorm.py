@@ -13,6 +13,7 @@ from ..callback import Callback, CancelValidate
 from ..core.basics import preserve_modes
 from ..core.interrupts import interrupts_held
 from ..core.modules import train_mode, uncompiled
+from ..core.processes import copy_from_first, mean_of_all
 
 # %% ../../nbs/models/03_batchnorm.ipynb #cb649a4c
 class _Stats(Callback):
@@ -23,14 +24,16 @@ class _Stats(Callback):
     def __init__(self, norms, n_batches):
         self.norms = [(m, m.momentum) for m in norms]
         self.n_batches = n_batches
+        self.seen = 0  # batches, in this process
 
     def before_validate(self, learn):
         for m, _ in self.norms:
             m.train().reset_running_stats()
 
     def before_batch(self, learn):
-        if learn.iter == self.n_batches:
+        if self.n_batches is not None and learn.iter * learn.world + learn.rank >= self.n_batches:
             raise CancelValidate
+        self.seen += 1
         for m, _ in self.norms:
             m.momentum = 1 / (learn.iter + 1)  # what momentum=None does in torch, but without waiting for the device
 
@@ -87,7 +90,11 @@ def update_bn(
         try:
             # uncompiled, as every batch has another momentum, which would be compiled anew
             with uncompiled(learn.model), learn.composed(monitors=False):
-                learn.validate(learn.dls.train, cbs=[_Stats(norms, n_batches)], ordered=False)
+                stats = _Stats(norms, n_batches)
+                learn.validate(learn.dls.train, cbs=[stats], ordered=False)
+            # of several processes each had its share of the batches
+            mean_of_all([buf for buf in bufs if buf.is_floating_point()], stats.seen)
+            copy_from_first([buf for buf in bufs if not buf.is_floating_point()])
         except BaseException:  # all anew, or as they were
             torch._foreach_copy_(bufs, was)
             raise

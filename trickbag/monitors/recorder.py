@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..callback import Callback
+from ..core.processes import place, sum_of_all
 from ..loop.loss_facts import counted
 from ..loop.metrics import batch_value, is_metric_object, metric_name
 
@@ -115,6 +116,7 @@ class _BatchRecord(Callback):
         # of an epoch that is canceled before it begins, too
         self._start_time = time.perf_counter()
         self._momentum_of = _momentum_reader(learn.opt.param_groups[-1])
+        self._device = learn.device
         # a number costs nothing to read on a CPU
         self._read = torch.Tensor.item if learn.device.type == 'cpu' else torch.Tensor.detach
         self._functions = [m for m in learn.metrics if not is_metric_object(m)] if self.train_metrics else []
@@ -131,14 +133,36 @@ class _BatchRecord(Callback):
         self._flush()
 
     def _flush(self):
-        "Fetch the losses that still lie on the device; the one place that waits for it"
+        "Fetch the losses that still lie on the device; the one place that waits for it, and for other processes"
         if self._new_losses:
             are_numbers = isinstance(self._new_losses[0], float)
             self.losses += self._new_losses if are_numbers else torch.stack(self._new_losses).tolist()
         if self._new_targets:
             self.sizes += _sizes_of(self._new_targets, self._facts)
+        self._take_from_all(len(self._new_losses))
         self._new_losses = []
         self._new_targets = []
+
+    def _take_from_all(self, n):
+        "Of several processes that train together: make the last `n` entries those of the batches of all"
+        if place().world == 1 or not n:
+            return
+        sizes = self.sizes if self.sizes else self.ns
+        own = torch.tensor([self.losses[-n:], sizes[-n:], self.ns[-n:]], dtype=torch.float64, device=self._device)
+        if not self.is_sum:
+            # a batch of which the loss ignores every sample has the loss NaN, and the size 0
+            own[0] = torch.where(own[1] == 0, 0.0, own[0] * own[1])
+        losses, all_sizes, ns = sum_of_all(own)
+        self.losses[-n:] = (losses if self.is_sum else losses / all_sizes).tolist()
+        sizes[-n:] = all_sizes.tolist()
+        self.ns[-n:] = [round(count) for count in ns.tolist()]
+
+    def _sums_of_all(self):
+        "Of the metrics of this epoch, over the samples of all processes"
+        if place().world == 1 or not self.sums:
+            return self.sums
+        sums = torch.tensor([float(value) for value in self.sums], dtype=torch.float64, device=self._device)
+        return sum_of_all(sums).tolist()
 
     def state_dict(self):
         self._flush()
@@ -188,7 +212,7 @@ class Recorder(_BatchRecord):
         ns = self.ns[self.start :]
         row: dict = dict(epoch=learn.epoch)
         row['train_loss'] = _mean_loss(self.losses[self.start :], self.sizes or ns, self.is_sum)
-        row |= _train_metrics(self._functions, self.sums)
+        row |= _train_metrics(self._functions, self._sums_of_all())
         row |= {'valid_loss' if name == 'loss' else name: value for name, value in learn.results.items()}
         learn.history.append(row | dict(time=time.perf_counter() - self._start_time))
 

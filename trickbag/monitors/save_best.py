@@ -180,11 +180,10 @@ class _CheckpointFile(Callback):
             check_writable(file, 'Checkpoint')
 
     def _save(self, learn):
-        if learn.rank:
-            return
         place = f'epoch {learn.epoch}, batch {learn.iter}'
         if not _is_finite(learn.model):
-            say(f'Checkpoint: the weights are not finite after {place}; the older file stays')
+            if not learn.rank:
+                say(f'Checkpoint: the weights are not finite after {place}; the older file stays')
             return
         try:
             write_checkpoint(learn, checkpoint_path(learn, self.file), self.keep)
@@ -224,13 +223,15 @@ class Checkpoint(_CheckpointFile):
 
     def before_epoch(self, learn):
         "What could not be read back is refused before the first step"
-        if self._looked or learn.rank:
+        if self._looked:
             return
+        self._looked = True
         content(learn)
+        if learn.rank:
+            return
         file = checkpoint_path(learn, self.file)
         if self.keep > 1 and file.exists():
             _set_damaged_aside(file)
-        self._looked = True
 
     def after_batch(self, learn):
         if self.every_batches and learn.training and (learn.iter + 1) % self.every_batches == 0:

@@ -56,6 +56,7 @@ def _second_pass(
         # of a mean over the window each batch has its part
         loss = learn.loss if size is None or total is None else learn.loss * ratio(size, total)
         loss.backward()
+    learn.average_gradients()
 
 
 def _check_sam(rho, interval):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..callback import Callback
+from ..core.processes import copy_from_first
 from ..loop.optimizer import trained_norms
 
 # %% ../../nbs/tricks/whiten.ipynb #d64e1c7e
@@ -126,6 +127,8 @@ class Whiten(Callback):
         filters, self.variances = whitening_filters(
             learn.xb, conv.kernel_size, self.eps, stride=conv.stride, dilation=conv.dilation
         )
+        # of several processes each has other images
+        copy_from_first([filters, self.variances])
         if self.both and conv.out_channels >= 2 * len(filters):
             filters = torch.cat([filters, -filters])
         conv.weight[: len(filters)] = filters.to(conv.weight.dtype)
