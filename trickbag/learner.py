@@ -17,7 +17,7 @@ from trickbag.callback import Cancel, hooks
 from trickbag.core.arguments import check_device, check_lr, check_path, check_seed, checked_arguments
 from trickbag.core.basics import flatten, preserve_attrs, preserve_modes
 from trickbag.core.interrupts import interrupts_held, interrupts_released, preserve_torch_state
-from trickbag.core.processes import join, place
+from trickbag.core.processes import join
 from trickbag.core.streams import Streams
 from trickbag.core.threads import one_at_a_time
 from trickbag.loop import batch, checkpoint, events, facts, freezing, randomness, state
@@ -131,8 +131,7 @@ def all_batches(learn: 'Learner'):
             learn.iter = i
             seen = True
             batch.one_batch(learn, xb_yb)
-    # of several processes one may have none
-    checks.check_not_empty(learn, seen or learn.world > 1)
+    checks.check_not_empty(learn, seen)
 
 
 def take_results(learn: 'Learner'):
@@ -198,6 +197,7 @@ class LearnerMethods(state.LaterMethods):
     opt_step = batch.opt_step
     forget_batch = state.forget_batch
     __call__ = events.call_event
+    __repr__ = facts.learner_text
     composed = events.composed
     cb = events.find_callback
     rng = randomness.rng
@@ -241,10 +241,8 @@ class Learner(LearnerMethods):
         self.lr = check_lr('Learner', lr)
         self.seed = check_seed('Learner', seed)
         self.path = check_path('Learner', 'path', path)
-        self.rank = place().rank
-        self.world = place().world
         self.device = check_device('Learner', device)
-        join(self.device)
+        self.rank, self.world, _ = join(self.device)
         self.dls = dls
         self.model = model.to(self.device)
         self.loss_func = facts.usual_loss(dls) if loss_func is None else loss_func
@@ -260,9 +258,3 @@ class Learner(LearnerMethods):
         self.crop_settings = {}
         self._streams = Streams(self.device)
         self.forget_batch()
-
-    def __repr__(self):
-        last = (self.history or [{}])[-1]
-        values = [f'{k} {v:.4f}' for k, v in last.items() if isinstance(v, float) and k != 'time']
-        trained = f'{self.epochs_run} epochs trained' + (': ' if values else '')
-        return f"Learner({type(self.model).__name__}, {trained}{', '.join(values)})"

@@ -58,10 +58,10 @@ WAIT_SECONDS = 120  # for the others, in anything that is said between processes
 
 def join(
     device: torch.device,  # of the tensors that will be sent
-):
+) -> Place:
     "Join the others, unless this process is alone or has joined already"
     if has_group() or place().world == 1:
-        return
+        return place()
     # GPUs speak NCCL, and gloo for what lies on the CPU
     backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
     wait = timedelta(seconds=WAIT_SECONDS)
@@ -71,6 +71,7 @@ def join(
     store = dist.PrefixStore(f'attempt {attempt}', store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
     atexit.register(_leave)
+    return place()
 
 
 def _leave():

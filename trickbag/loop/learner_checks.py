@@ -151,7 +151,8 @@ def check_validate(
 
 def check_not_empty(learn: 'Learner', seen: bool):
     "ValueError if a validation has seen no batch, or no targets, and nothing was to look at the predictions"
-    if not seen:
+    # of several processes one may have none
+    if not seen and learn.world == 1:
         raise ValueError(
             "validate: the loader gave no batch (an iterator lasts one pass only); give a list or a loader"
         )
