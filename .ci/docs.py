@@ -62,6 +62,7 @@ ROOMS = [
     ('Recipes', ['recipes']),
     ('Deploying', ['deploy']),
     ('Runs', ['runs']),
+    ('Several processes', ['parallel']),
     ('Data', ['data']),
     ('Vision', ['vision']),
     ('Models', ['models']),
