@@ -1,8 +1,11 @@
 "Several processes train as one: the same weights in all, and those that one process would have."
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.parallel.ranks import on_ranks
 from trickbag.all import DataLoaders, GradientAccumulation, GradientClip, Learner, accuracy
@@ -133,3 +136,29 @@ def test_predictions_are_of_all_images_in_order_in_each_process(n, tmp_path):
     probs, targets = predict_plain(0, n)
     for got, got_targets in on_ranks(3, tmp_path, predict_plain, n):
         assert torch.equal(got, probs) and torch.equal(got_targets, targets)
+
+
+def warnings_and_errors(rank):
+    "Of a loader without shares, and of one that is too small"
+    data = TensorDataset(*images(24, 0))
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for loader in (DataLoader(data, 4), DataLoader(data, 4, sampler=DistributedSampler(data, shuffle=False))):
+            learn = Learner(DataLoaders(loader, None), plain_model(), opt_func=torch.optim.SGD, lr=0.1).fit(1)
+            said.append((learn.step, [str(w.message) for w in caught if 'DistributedSampler' in str(w.message)]))
+            caught.clear()
+    try:
+        Learner(DataLoaders(in_batches(images(4, 0), 4), None), plain_model()).fit(1)
+    except ValueError as e:
+        said.append(str(e))
+    return said
+
+
+def test_who_cannot_share_is_told(tmp_path):
+    (plain, sampled, error), other = on_ranks(2, tmp_path, warnings_and_errors)
+    assert plain[0] == sampled[0] == 3
+    assert len(plain[1]) == 1 and not sampled[1] and '\n' not in plain[1][0]
+    assert '1 batches for 2 processes' in error
+    # the first process speaks
+    assert not other[0][1] and other[2] == error

@@ -14,9 +14,9 @@ from torch import nn
 
 from ..callback import layered
 from ..core.arguments import check_lr, check_seed, check_whole
-from ..core.modules import enter_training
+from ..core.modules import enter_training, warn_once
 from .checks import check_loader
-from .loading import loader_omissions, num_batches, ordered_view
+from .loading import gives_a_share, loader_omissions, num_batches, ordered_view
 from .metrics import Averages
 from .optimizer import check_loss_params, check_new_params, warn_untrained
 from .rules import check_rules
@@ -86,6 +86,7 @@ def check_fit(
     for what, loader in loaders.items():
         if num_batches(loader) == 0:
             raise ValueError(f"fit: the {what} loader is empty; give more images or a smaller bs")
+    _check_shares(learn, train)
     # a sampler of the user's own is not asked for its numbers: a fit needs no order
     _, left_out = loader_omissions(valid, look=False)
     if left_out:
@@ -95,6 +96,26 @@ def check_fit(
             stacklevel=1,
         )
     return n_epoch, lr
+
+
+def _check_shares(learn, loader):
+    "ValueError if several processes cannot share a loader's batches; a warning if each makes those of all"
+    if learn.world == 1:
+        return
+    if num_batches(loader, learn.world) == 0:
+        raise ValueError(
+            f"fit: the training loader has {num_batches(loader)} batches for {learn.world} processes, and each needs one "
+            "at least; give more images or a smaller bs"
+        )
+    makes_all = (
+        not hasattr(loader, 'iter_every') and not gives_a_share(loader) and not isinstance(loader, (list, tuple))
+    )
+    if makes_all and not learn.rank:
+        warn_once(
+            loader,
+            f"fit: each of the {learn.world} processes makes every batch of the {type(loader).__name__} and takes its own; "
+            "that is right, but slow: give it torch's DistributedSampler",
+        )
 
 
 def check_recipe(
