@@ -104,17 +104,16 @@ def _check_shares(learn, loader):
         return
     if num_batches(loader, learn.world) == 0:
         raise ValueError(
-            f"fit: the training loader has {num_batches(loader)} batches for {learn.world} processes, and each needs one "
-            "at least; give more images or a smaller bs"
+            f"fit: the training loader has {num_batches(loader)} batches for {learn.world} processes, and each needs "
+            "one at least; give more images or a smaller bs"
         )
-    makes_all = (
-        not hasattr(loader, 'iter_every') and not gives_a_share(loader) and not isinstance(loader, (list, tuple))
-    )
-    if makes_all and not learn.rank:
+    in_memory = isinstance(loader, (list, tuple))
+    makes_own = hasattr(loader, 'iter_every') or gives_a_share(loader)
+    if not in_memory and not makes_own and not learn.rank:
         warn_once(
             loader,
-            f"fit: each of the {learn.world} processes makes every batch of the {type(loader).__name__} and takes its own; "
-            "that is right, but slow: give it torch's DistributedSampler",
+            f"fit: each of the {learn.world} processes makes every batch of the {type(loader).__name__} and takes its "
+            "own; that is right, but slow: give it torch's DistributedSampler",
         )
 
 
