@@ -1,5 +1,6 @@
 "Every notebook in nbs/ runs, as `nbdev-test` runs it, so that pytest counts and reports them."
 
+import multiprocessing
 import os
 import socket
 import sys
@@ -21,6 +22,8 @@ def run_notebook(path, errors):
 
     from tests.conftest import fresh, no_network
 
+    # workers of a notebook's loaders are made as in a kernel, not as this process was
+    multiprocessing.set_start_method('fork', force=True)
     fd = os.open(errors, os.O_WRONLY | os.O_CREAT)
     os.dup2(fd, 2)
     socket.socket.connect = no_network(socket.socket.connect)

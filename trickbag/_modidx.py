@@ -2787,6 +2787,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'trickbag.monitors.log._records': ('monitors/log.html#_records', 'trickbag/monitors/log.py'),
                                        'trickbag.monitors.log._settled_records': ( 'monitors/log.html#_settled_records',
                                                                                    'trickbag/monitors/log.py'),
+                                       'trickbag.monitors.log._wait_for_a_later_second': ( 'monitors/log.html#_wait_for_a_later_second',
+                                                                                           'trickbag/monitors/log.py'),
                                        'trickbag.monitors.log.flat': ('monitors/log.html#flat', 'trickbag/monitors/log.py'),
                                        'trickbag.monitors.log.offline_rows': ( 'monitors/log.html#offline_rows',
                                                                                'trickbag/monitors/log.py')},

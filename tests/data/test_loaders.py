@@ -145,7 +145,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     'kw,says',
     [
-        (dict(size='64'), 'size is a whole number'),
+        (dict(size='64'), 'size is a number of pixels'),
         (dict(size=(64, 64, 3)), 'size is'),
         (dict(bs=16.0), 'bs is'),
         (dict(threads=-1), 'threads is'),

@@ -75,6 +75,13 @@ class LogPlace:
         return step > self.had.get(key, -1)
 
 # %% ../../nbs/monitors/log.ipynb #94a2017f
+def _wait_for_a_later_second(folder: Path):
+    "Readers take a run's files in the order of their names, which begin with the second and go on with the process"
+    seconds = [int(file.name.split('.')[3]) for file in folder.glob('events.out.tfevents.*')]
+    while seconds and time.time() < max(seconds) + 1:
+        time.sleep(0.02)
+
+
 class TensorBoard(LogPlace):
     "Event files in a folder a run: `tensorboard --logdir runs`"
 
@@ -95,6 +102,8 @@ class TensorBoard(LogPlace):
         name = run or self.run or uuid.uuid4().hex[:8]
         # what follows `step` is of a process that was killed: readers forget it
         purge = step + 1 if run else None
+        if run:
+            _wait_for_a_later_second(path / self.folder / name)
         self.writer = SummaryWriter(str(path / self.folder / name), purge_step=purge)
         return name
 

@@ -128,7 +128,7 @@ class EMA(AveragedTensors):
             if getattr(self, name):
                 _check_length(learn, name)
         n_steps = learn.n_epoch * (learn.n_iter or self.interval)
-        if n_steps < self.interval:
+        if 0 < n_steps < self.interval:
             raise ValueError(f"EMA: interval={self.interval} is longer than the run of {n_steps} steps; lower it")
 
     def decay_at(self, n, passed, n_epoch, n_iter) -> float:
