@@ -24,7 +24,7 @@ from ..loop.phase import During
 from .calls import is_float
 from .paired import mean_std, paired_p
 from .recipe import Recipe, made_trick, rescaled, to_toml, trick_name, with_trick, without_trick
-from .runs import Job, RunLog, Workers, is_right, run_all, score_name
+from .runs import Job, RunLog, Workers, check_question, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/08_tune.ipynb #1886a948
 def _is_float(recipe, name) -> bool:
@@ -178,8 +178,11 @@ def tune(
     optuna = _optuna()
     if budget is None and trials is None:
         raise ValueError("tune: give budget=, in minutes, or trials=")
+    check_question('tune', recipe, dls_fn)
+    if trials is not None:
+        check_whole('tune', 'trials', trials, low=1)
     _check_space(recipe, space)
-    n_seeds = check_whole('tune', 'seeds', seeds)
+    n_seeds = check_whole('tune', 'seeds', seeds, low=1)
     fresh = range(first_seed + 1, first_seed + 1 + n_seeds)
     deadline = math.inf if budget is None else time.time() + 60 * budget
     workers = Workers(1, threads, dls_fn, score)
