@@ -56,7 +56,9 @@ _smoothing = replace(
 _distilled = replace(
     _smoothing + 'Distillation(teacher, T=20)', name='bag_of_tricks_distilled', accuracy=0.7867, hardware='8 V100'
 )
-_mixed = replace(_smoothing + "MixUp(0.2, mode='batch')", name='bag_of_tricks_mixup', epochs=200, accuracy=0.7915, hardware='8 V100')
+_mixed = replace(
+    _smoothing + "MixUp(0.2, mode='batch')", name='bag_of_tricks_mixup', epochs=200, accuracy=0.7915, hardware='8 V100'
+)
 _bag_full = replace(_mixed + 'Distillation(teacher, T=20)', name='bag_of_tricks', accuracy=0.7929, hardware='8 V100')
 
 # %% ../../nbs/recipes/03_published.ipynb #62f1fd0d

@@ -236,6 +236,10 @@ def _arch_args(value, who) -> Any:
     return value
 
 
+# fields that may be None
+_MAYBE_NONE = ('presize', 'valid_size', 'scale', 'accuracy', 'hours')
+
+
 def _check(recipe):
     "Raise ValueError or TypeError for what cannot be trained"
     who = f'Recipe {recipe.name!r}'
@@ -292,8 +296,6 @@ def _check_crop(recipe, who):
 ABOUT = ('name', 'source', 'accuracy', 'hardware', 'hours', 'deviations')
 # what only says how another batch or set would be dealt with
 _SCALES = ('n_images', 'devices')
-# fields that may be None
-_MAYBE_NONE = ('presize', 'valid_size', 'scale', 'accuracy', 'hours')
 
 
 def _plain(value) -> Any:

@@ -56,8 +56,7 @@ def check_question(
         raise TypeError(f"{who}: recipe is {recipe!r}; give a Recipe, such as {example}")
     if not callable(dls_fn):
         raise TypeError(
-            f"{who}: dls_fn is a function of a recipe, such as partial(folder_data, path='photographs'), "
-            f"got {dls_fn!r}"
+            f"{who}: dls_fn is a function of a recipe, such as partial(folder_data, path='photographs'), got {dls_fn!r}"
         )
 
 
