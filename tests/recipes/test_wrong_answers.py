@@ -358,3 +358,17 @@ def test_ablation_refuses_what_is_no_question():
         tune(RECIPE, dict(lr=(1e-3, 1e-2)), data, trials=0)
     with pytest.raises(ValueError, match='seeds must be a whole number >= 1'):
         tune(RECIPE, dict(lr=(1e-3, 1e-2)), data, trials=1, seeds=0)
+
+
+@pytest.mark.parametrize(
+    'space, said',
+    [
+        ({}, 'the space is empty'),
+        (dict(lr=(1e-2, 1e-3)), 'from low to high'),
+        (dict(lr=(0, 1e-3, 'log')), "with 'log' from above 0"),
+        (dict(lr=('a', 'b')), 'lr must be a finite number'),
+    ],
+)
+def test_a_space_that_is_none(space, said, tmp_path):
+    with pytest.raises(ValueError, match='tune: .*' + said):
+        tune(RECIPE, space, partial(folder_data, path='nowhere'), trials=1, log=tmp_path / 'log.jsonl')

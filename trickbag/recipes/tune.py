@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..callback import arguments_of
-from ..core.arguments import check_whole
+from ..core.arguments import check_number, check_whole
 from ..core.output import say
 from ..look.explain import Table
 from ..loop.phase import During
@@ -65,6 +65,8 @@ def _own_setting(recipe, space) -> dict:
 
 def _check_space(recipe, space):
     "ValueError for a name that the recipe has not, and for what is no range"
+    if not space:
+        raise ValueError("tune: the space is empty; give names and ranges, such as {'lr': (1e-4, 1e-2, 'log')}")
     known = [field.name for field in fields(Recipe)]
     tricks = {trick_name(call): call for call in recipe.tricks}
     for name, values in space.items():
@@ -78,6 +80,10 @@ def _check_space(recipe, space):
         is_range = isinstance(values, tuple) and len(values) in (2, 3) and values[2:] in ((), ('log',))
         if not (isinstance(values, list) and values) and not is_range:
             raise ValueError(f"tune: {name}: give (low, high), (low, high, 'log') or a list, got {values!r}")
+        if is_range:
+            low, high = (check_number('tune', name, value) for value in values[:2])
+            if low > high or 'log' in values and low <= 0:
+                raise ValueError(f"tune: {name}: a range is from low to high, with 'log' from above 0, got {values!r}")
 
 
 def changed(
