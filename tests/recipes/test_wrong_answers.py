@@ -276,3 +276,99 @@ def test_loaders_are_shared_only_by_recipes_with_the_same_data():
         bench.data(replace(RECIPE, **change))
         bench.data(replace(RECIPE, **change, tricks=()))
     assert len(made) == 1 + len(others) + 1
+
+
+@pytest.mark.parametrize(
+    'line, said',
+    [
+        ("epochs = '3'", 'write 3, without quotes'),
+        ('epoch = 3', 'did you mean epochs?'),
+        ("tricks = [1]", 'a trick is a callback or its call'),
+        ("tricks = ['MixUpp(0.2)']", 'did you mean MixUp?'),
+        ("tricks = ['MixUp(alfa=0.2)']", 'did you mean alpha=?'),
+        ("tricks = ['MixUp', ' MixUp(0.4)']", 'MixUp is listed twice'),
+        ("flip = 'yes'", 'flip must be True or False'),
+        ("interpolation = 'cubic'", "one of ('bilinear', 'bicubic')"),
+        ('scale = [1.0, 0.5]', 'scale is a pair, least and most'),
+        ('scale = [0.5]', 'scale is a pair, least and most'),
+        ('scale = [0.5, 1.5]', 'scale[1] <= 1'),
+        ("ratio = ['a', 'b']", 'ratio must be a finite number > 0'),
+        ('crop_pct = 87.5', 'crop_pct is a fraction'),
+        ("valid_size = 'big'", 'valid_size must be a whole number'),
+        ('valid_size = 0', 'valid_size must be a whole number >= 1'),
+        ('presize = 1.5', 'presize must be a whole number'),
+        ('arch = 5', 'arch must be a text'),
+        ('arch_args = 5', 'arch_args are names and values'),
+        ('pretrained = 3', 'pretrained must be True or False or a text'),
+        ('accuracy = 80.9', 'accuracy must be a finite number >= 0 and <= 1'),
+        ("hours = 'long'", 'hours must be a number'),
+        ("deviations = 'some'", 'deviations must be a tuple'),
+        ('phases = 3', 'phases must be a tuple'),
+        ("phases = [{name = 'x', epochs = 1}]", 'a phase needs lr'),
+        ("phases = [{name = 'x', epochs = 1, lr = -0.1}]", "phase 'x': lr must be a finite number > 0"),
+        ("phases = [{name = 'x', epochs = 1, lr = 0.1, trick = []}]", 'a phase has no trick; did you mean tricks?'),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, line, said):
+    "Before there are data, in one line, with the file"
+    (tmp_path / 'mine.toml').write_text(f"name = 'a'\n{line}\n")
+    with pytest.raises(ValueError) as e:
+        from_toml(tmp_path / 'mine.toml')
+    message = str(e.value)
+    assert said in message and message.startswith(str(tmp_path / 'mine.toml')) and '\n' not in message
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match='nowhere.toml: there is no such file'):
+        get_recipe('nowhere.toml')
+
+
+def test_callbacks_may_stand_for_their_calls():
+    assert replace(RECIPE, tricks=[OneCycle(), MixUp(0.2)]) == replace(RECIPE, tricks=['OneCycle()', 'MixUp(0.2)'])
+
+
+def test_what_with_changes_is_said_with_the_reason(capsys):
+    changes = dict(epochs=20, bs=64)
+    shorter = get_recipe('mosaic_medium').with_(**changes)
+    # of every batch there are 32 times as many, so a step of the decay is a 32nd
+    assert 'DecoupledDecay(wd=1.5625e-05)' in shorter.tricks
+    said = capsys.readouterr().out.splitlines()
+    assert 'mosaic_medium: lr 2.048 -> 0.064 (with bs)' in said
+    assert 'mosaic_medium: devices 8 -> 1 (another bs)' in said
+    cosine = 'Cosine(warmup=8, warmup_start=0) -> Cosine(warmup=1, warmup_start=0)'
+    assert f'mosaic_medium: {cosine} (with epochs)' in said
+    (average,) = [line for line in said if 'EMA' in line]
+    assert average.endswith('(with epochs, bs)')
+    get_recipe('rsb_a2').with_(bs=512)
+    assert 'rsb_a2: lr 0.005 -> 0.0025 (with the square root of bs)' in capsys.readouterr().out
+
+
+def test_ablation_refuses_what_is_no_question():
+    data = partial(folder_data, path='nowhere')
+    with pytest.raises(TypeError, match=r"recipe is 'toy'; give a Recipe, such as get_recipe\('toy'\)"):
+        Ablation('toy', 'OneCycle', data)
+    with pytest.raises(TypeError, match='dls_fn is a function of a recipe, such as partial'):
+        Ablation(RECIPE, [], 'photographs')
+    for wrong in (dict(seeds=0), dict(processes=0)):
+        with pytest.raises(ValueError, match='must be a whole number >= 1'):
+            Ablation(RECIPE + 'MixUp()', 'OneCycle', data, **wrong)
+    with pytest.raises(TypeError, match="recipe is 'toy'"):
+        tune('toy', {}, data, trials=1)
+    with pytest.raises(ValueError, match='trials must be a whole number >= 1'):
+        tune(RECIPE, dict(lr=(1e-3, 1e-2)), data, trials=0)
+    with pytest.raises(ValueError, match='seeds must be a whole number >= 1'):
+        tune(RECIPE, dict(lr=(1e-3, 1e-2)), data, trials=1, seeds=0)
+
+
+@pytest.mark.parametrize(
+    'space, said',
+    [
+        ({}, 'the space is empty'),
+        (dict(lr=(1e-2, 1e-3)), 'from low to high'),
+        (dict(lr=(0, 1e-3, 'log')), "with 'log' from above 0"),
+        (dict(lr=('a', 'b')), 'lr must be a finite number'),
+    ],
+)
+def test_a_space_that_is_none(space, said, tmp_path):
+    with pytest.raises(ValueError, match='tune: .*' + said):
+        tune(RECIPE, space, partial(folder_data, path='nowhere'), trials=1, log=tmp_path / 'log.jsonl')

@@ -20,7 +20,7 @@ from ..look.explain import Table
 from .ladder import KINDS, Row, base_of, rows_of
 from .paired import holm, mean_std, paired_p
 from .recipe import Recipe, fit_callbacks, from_toml, recipe_hash, to_toml
-from .runs import Job, RunLog, Workers, is_right, run_all, score_name
+from .runs import Job, RunLog, Workers, check_question, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/07_ablation.ipynb #6d905709
 @dataclass(frozen=True)
@@ -358,12 +358,13 @@ class Ablation:
         score=is_right,  # `score(probs, targets)` -> N values, the higher the better
         first_seed: int = 42,
     ):
-        n_seeds = check_whole('Ablation', 'seeds', seeds)
+        check_question('Ablation', recipe, dls_fn)
+        n_seeds = check_whole('Ablation', 'seeds', seeds, low=1)
         shared = tuple(range(first_seed, first_seed + n_seeds))
         fresh = tuple(range(first_seed + n_seeds, first_seed + 2 * n_seeds)) if confirm else ()
         kinds = (rows,) if isinstance(rows, str) else tuple(rows)
         self.plan = Plan(recipe, base_of(recipe, base), kinds, shared, fresh, halving)
-        self.workers = Workers(check_whole('Ablation', 'processes', processes), threads, dls_fn, score)
+        self.workers = Workers(check_whole('Ablation', 'processes', processes, low=1), threads, dls_fn, score)
         # before the log is made: what is wrong with the rows should be known
         rows_of(self.plan.base, recipe, kinds)
         how = dict(threads=self.workers.threads, score=score_name(score))

@@ -56,10 +56,14 @@ _smoothing = replace(
 _distilled = replace(
     _smoothing + 'Distillation(teacher, T=20)', name='bag_of_tricks_distilled', accuracy=0.7867, hardware='8 V100'
 )
-_mixed = replace(_smoothing + 'MixUp(0.2)', name='bag_of_tricks_mixup', epochs=200, accuracy=0.7915, hardware='8 V100')
+_mixed = replace(
+    _smoothing + "MixUp(0.2, mode='batch')", name='bag_of_tricks_mixup', epochs=200, accuracy=0.7915, hardware='8 V100'
+)
 _bag_full = replace(_mixed + 'Distillation(teacher, T=20)', name='bag_of_tricks', accuracy=0.7929, hardware='8 V100')
 
 # %% ../../nbs/recipes/03_published.ipynb #62f1fd0d
+# torchvision's and timm's scripts draw once for the batch of a device
+_one_lambda = 'one factor of mixing and one box for the batch of a device there, for each image here'
 _torchvision_v2 = Recipe(
     'torchvision_v2',
     source='torchvision references/classification, IMAGENET1K_V2 of ResNet-50 (2021)',
@@ -79,12 +83,13 @@ _torchvision_v2 = Recipe(
         "TrivialAugment(mode='bilinear')",
         "RandomErasing(p=0.1, mode='const')",
         'LabelSmoothing(0.1)',
-        'MixOrCut(mixup_alpha=0.2, cutmix_alpha=1.0)',
+        "MixOrCut(mixup_alpha=0.2, cutmix_alpha=1.0, mode='batch')",
         # .99998 as torchvision's script adjusts it: for 32 steps at once, the batch and the length of the run
         f'EMA(decay={1 - 2e-5 * 1024 * 32 / 600!r}, warmup_power=0, interval=32, start={5 / 600!r})',
     ),
     accuracy=0.80858,
     hardware='8 V100',
+    deviations=(_one_lambda,),
 )
 
 # %% ../../nbs/recipes/03_published.ipynb #595ba785
@@ -114,7 +119,10 @@ def _rsb(name, epochs, lr, decay, size, tricks, accuracy, hours) -> Recipe:
         accuracy=accuracy,
         hardware='4 V100',
         hours=hours,
-        deviations=('timm resizes bilinearly or bicubically at random in training, and bicubically in the test',),
+        deviations=(
+            'timm resizes bilinearly or bicubically at random in training, and bicubically in the test',
+            _one_lambda,
+        ),
     )
 
 
@@ -127,7 +135,7 @@ _rsb_a1 = _rsb(
     (
         'RepeatedAugmentation(3)',
         'RandAugment(n=2, m=7, mstd=0.5)',
-        'MixOrCut(0.2, 1.0)',
+        "MixOrCut(0.2, 1.0, mode='batch')",
         'StochasticDepth(0.05)',
     ),
     0.804,
@@ -149,13 +157,22 @@ _rsb_a2 = _rsb(
     (
         'RepeatedAugmentation(3)',
         'RandAugment(n=2, m=7, mstd=0.5)',
-        'MixOrCut(0.1, 1.0)',
+        "MixOrCut(0.1, 1.0, mode='batch')",
         'StochasticDepth(0.05)',
     ),
     0.798,
     55.0,
 )
-_rsb_a3 = _rsb('rsb_a3', 100, 8e-3, 0.02, 160, ('RandAugment(n=2, m=6, mstd=0.5)', 'MixOrCut(0.1, 1.0)'), 0.781, 15.0)
+_rsb_a3 = _rsb(
+    'rsb_a3',
+    100,
+    8e-3,
+    0.02,
+    160,
+    ('RandAugment(n=2, m=6, mstd=0.5)', "MixOrCut(0.1, 1.0, mode='batch')"),
+    0.781,
+    15.0,
+)
 
 # %% ../../nbs/recipes/03_published.ipynb #fe5024d2
 _fixres = Recipe(
@@ -194,7 +211,8 @@ _assembled = Recipe(
         'MixUp(0.2)',
         'DropBlock(0.9)',
         'SqueezeExcite()',
-        'BlurPool()',
+        # the script's `sconv`: strided convolutions alone
+        'BlurPool(maxpools=False)',
         'Distillation(teacher, T=1.0)',
     ),
     accuracy=0.8278,
@@ -307,7 +325,18 @@ def _mosaic(name, epochs, smoothing, initial, start, tricks, accuracy, deviation
 
 
 _mosaic_mild = _mosaic('mosaic_mild', 36, 0.08, 0.5, 0.4, (), 0.766)
-_mosaic_medium = _mosaic('mosaic_medium', 135, 0.1, 0.5, 0.4, ('MixUp(0.2)', 'SAM(rho=0.5, interval=10)'), 0.781)
+# Composer runs its algorithms in the order of the list
+_partner = "there smoothing comes before MixUp, so the partner's label is not smoothed; here the mixed one is"
+_mosaic_medium = _mosaic(
+    'mosaic_medium',
+    135,
+    0.1,
+    0.5,
+    0.4,
+    ("MixUp(0.2, mode='batch')", 'SAM(rho=0.5, interval=10)'),
+    0.781,
+    (_partner,),
+)
 _mosaic_hot = _mosaic(
     'mosaic_hot',
     270,
@@ -315,14 +344,14 @@ _mosaic_hot = _mosaic(
     0.6,
     0.2,
     (
-        'MixUp(0.25)',
+        "MixUp(0.25, mode='batch')",
         'SAM(rho=0.5, interval=5)',
         "StochasticDepth(0.1, rule='paper')",
         'ColOut(0.05, 0.05)',
         'RandAugment(n=1, m=9, mstd=inf, p=1.0)',
     ),
     0.795,
-    ("RandAugment's operations are timm's, Composer's are torchvision's without Identity",),
+    (_partner, "RandAugment's operations are timm's, Composer's are torchvision's without Identity"),
 )
 
 # %% ../../nbs/recipes/03_published.ipynb #cab2a0bc
@@ -678,13 +707,13 @@ def _deit3(name, arch, size, lr, drop_path, accuracy, phases=(), deviations=()) 
             'RepeatedAugmentation(3)',
             'ThreeAugment()',
             'ColorJitter(0.3, 0.3, 0.3)',
-            'MixOrCut(0.8, 1.0)',
+            "MixOrCut(0.8, 1.0, mode='batch')",
             'BinaryTargets(0.0)',
         ),
         phases=phases,
         accuracy=accuracy,
         hardware='8 GPUs',
-        deviations=deviations,
+        deviations=(_one_lambda, *deviations),
     )
 
 

@@ -10,13 +10,15 @@ __all__ = ['GIVEN', 'ABOUT', 'Phase', 'Recipe', 'trick_name', 'to_dict', 'to_tom
 # %% ../../nbs/recipes/02_recipe.ipynb #6fe1216e
 import difflib
 import hashlib
+import io
 import json
 import math
 import tomllib
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import tomli_w
 from torch import nn
 
 from ..callback import Callback, arguments_of
+from ..core.arguments import check_number, check_types, check_whole
 from ..core.basics import flatten
 from ..core.files import atomic_write
 from ..core.output import say
@@ -99,9 +102,10 @@ class Recipe:
 
     def __post_init__(self):
         _check(self)
+        who = f'Recipe {self.name!r}'
         own_form = dict(
-            tricks=tuple(one_form(trick, _names_in_calls(), self.name) for trick in self.tricks),
-            phases=tuple(_phase(phase, self.name) for phase in self.phases),
+            tricks=_calls(self.tricks, who),
+            phases=tuple(_phase(phase, who) for phase in self.phases),
             scale=None if self.scale is None else tuple(map(float, self.scale)),
             ratio=tuple(map(float, self.ratio)),
             deviations=tuple(self.deviations),
@@ -179,12 +183,41 @@ def _names_in_calls(given=None) -> dict:
     return callback_names() | {name: Given(name) for name in GIVEN} | (given or {})
 
 
+def _calls(tricks, who) -> tuple:  # of texts
+    "Callbacks, or their calls, each in its one form"
+    if isinstance(tricks, str) or not isinstance(tricks, (list, tuple)):
+        raise TypeError(f"{who}: tricks is a list of calls, each a text, got {tricks!r}")
+    found = tuple(_one_call(trick, who) for trick in tricks)
+    names = [trick_name(call) for call in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{who}: {twice[0]} is listed twice; one trick of a class is enough, or another recipe")
+    return found
+
+
+def _one_call(trick, who) -> str:
+    if isinstance(trick, Callback):
+        return to_text(trick)
+    if not isinstance(trick, str):
+        raise TypeError(f"{who}: a trick is a callback or its call, such as 'MixUp(0.2)', got {trick!r}")
+    return one_form(trick, _names_in_calls(), who)
+
+
 def _phase(phase, who) -> Phase:
-    found = phase if isinstance(phase, Phase) else Phase(**phase)
-    if not isinstance(found.epochs, int) or found.epochs < 1:
-        raise ValueError(f"{who}: epochs of the phase {found.name} is a whole number >= 1, got {found.epochs!r}")
-    tricks = tuple(one_form(trick, _names_in_calls(), who) for trick in found.tricks)
-    return replace(found, tricks=tricks, lr=float(found.lr))
+    known = [f.name for f in fields(Phase)]
+    if not isinstance(phase, (Phase, dict)):
+        raise TypeError(f"{who}: a phase has {', '.join(known)}, got {phase!r}")
+    given = vars(phase) if isinstance(phase, Phase) else phase
+    if unknown := [name for name in given if name not in known]:
+        raise TypeError(f"{who}: a phase has no {unknown[0]}{did_you_mean(unknown[0], known)}")
+    if missing := [name for name in ('name', 'epochs', 'lr') if name not in given]:
+        raise TypeError(f"{who}: a phase needs {missing[0]}")
+    found = Phase(**given)
+    if not isinstance(found.name, str):
+        raise TypeError(f"{who}: name of a phase is a text, got {found.name!r}")
+    where = f'{who}, phase {found.name!r}'
+    epochs = check_whole(where, 'epochs', found.epochs, low=1)
+    lr = check_number(where, 'lr', found.lr, above=0)
+    return replace(found, tricks=_calls(found.tricks, where), epochs=epochs, lr=lr)
 
 
 def trick_name(call: str) -> str:
@@ -203,30 +236,66 @@ def _arch_args(value, who) -> Any:
     return value
 
 
+# fields that may be None
+_MAYBE_NONE = ('presize', 'valid_size', 'scale', 'accuracy', 'hours')
+
+
 def _check(recipe):
     "Raise ValueError or TypeError for what cannot be trained"
     who = f'Recipe {recipe.name!r}'
+    _check_kinds(recipe, who)
     for name in ('size', 'bs', 'epochs', 'n_images', 'devices'):
         value = getattr(recipe, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{who}: {name} is a whole number >= 1, got {value!r}")
     if not isinstance(recipe.lr, (int, float)) or not 0 < recipe.lr < float('inf'):
         raise ValueError(f"{who}: lr is a finite number above 0, got {recipe.lr!r}")
-    if isinstance(recipe.tricks, str):
-        raise TypeError(f"{who}: tricks is a list of calls, each a text, got {recipe.tricks!r}")
+    for name in ('presize', 'valid_size'):
+        if getattr(recipe, name) is not None:
+            check_whole(who, name, getattr(recipe, name), low=1)
+    _check_crop(recipe, who)
+    if recipe.accuracy is not None:
+        check_number(who, 'accuracy', recipe.accuracy, low=0, high=1)
+    if recipe.hours is not None:
+        check_number(who, 'hours', recipe.hours, above=0)
     find_library(recipe.arch)
-    for tricks in (recipe.tricks, *(_phase(phase, who).tricks for phase in recipe.phases)):
-        names = [trick_name(trick) for trick in tricks]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{who}: {twice[0]} is listed twice; one trick of a class is enough, or another recipe")
+
+
+def _check_kinds(recipe, who):
+    "Each field is what its annotation says; calls and phases are read later"
+    params = signature(Recipe).parameters
+    given = {name: getattr(recipe, name) for name in params}
+    for name, value in given.items():
+        if value is None and name not in _MAYBE_NONE:
+            raise ValueError(f"{who}: {name} is None; leave it out for its default")
+    check_types(who, params, given | dict(tricks=(), lr=0.1))
+    if not isinstance(recipe.arch_args, dict):
+        raise TypeError(f"{who}: arch_args are names and values, got {recipe.arch_args!r}")
+    if not all(isinstance(text, str) for text in recipe.deviations):
+        raise TypeError(f"{who}: deviations are texts, got {recipe.deviations!r}")
+
+
+def _check_crop(recipe, who):
+    "What `Crop` would refuse once there are data"
+    for name in ('scale', 'ratio'):
+        pair = getattr(recipe, name)
+        if pair is None:
+            continue
+        if len(pair) != 2:
+            raise ValueError(f"{who}: {name} is a pair, least and most, got {pair!r}")
+        low, high = (check_number(who, name, value, above=0) for value in pair)
+        if low > high:
+            raise ValueError(f"{who}: {name} is a pair, least and most, got {pair!r}")
+    try:
+        Crop(recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, interpolation=recipe.interpolation)
+    except ValueError as e:
+        raise ValueError(f"{who}: {e}") from None
 
 # %% ../../nbs/recipes/02_recipe.ipynb #1a2e9120
 # what is said about a recipe, and does not change what it trains
 ABOUT = ('name', 'source', 'accuracy', 'hardware', 'hours', 'deviations')
 # what only says how another batch or set would be dealt with
 _SCALES = ('n_images', 'devices')
-# fields that may be None
-_MAYBE_NONE = ('presize', 'valid_size', 'scale', 'accuracy', 'hours')
 
 
 def _plain(value) -> Any:
@@ -272,20 +341,23 @@ def from_toml(
     if isinstance(text, str) and text.endswith('.toml') and '=' not in text:
         text = Path(text)
     who = str(text) if isinstance(text, Path) else 'recipe'
+    if isinstance(text, Path) and not text.is_file():
+        raise FileNotFoundError(f"{text}: there is no such file; a recipe is a TOML file, as `to_toml` writes it")
     try:
         found = tomllib.loads(text.read_text(encoding='utf-8') if isinstance(text, Path) else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{who}: not TOML ({e})") from None
     known = [f.name for f in fields(Recipe)]
     if unknown := sorted(found.keys() - set(known)):
-        raise ValueError(f"{who}: a recipe has no {', '.join(unknown)}; it has {', '.join(known)}")
+        near = did_you_mean(unknown[0], known) or f"; it has {', '.join(known)}"
+        raise ValueError(f"{who}: a recipe has no {unknown[0]}{near}")
     if 'name' not in found:
         raise ValueError(f"{who}: a recipe needs a name")
     is_none = {name: name in _MAYBE_NONE and value == 'none' for name, value in found.items()}
     given: dict[str, Any] = {name: None if is_none[name] else value for name, value in found.items()}
     try:
         return Recipe(**given)
-    except TypeError as e:
+    except (TypeError, ValueError) as e:
         raise ValueError(f"{who}: {e}") from None
 
 
@@ -326,9 +398,7 @@ def with_trick(
     trick: str | Callback,  # takes the place of one of its class
 ) -> Recipe:
     "A recipe with one trick more"
-    if not isinstance(trick, (str, Callback)):
-        raise TypeError(f"+: a trick is a callback or its call, such as 'MixUp(0.2)', got {trick!r}")
-    call = to_text(trick) if isinstance(trick, Callback) else one_form(trick, _names_in_calls(), '+')
+    call = _one_call(trick, '+')
     others = tuple(other for other in recipe.tricks if trick_name(other) != trick_name(call))
     return replace(recipe, name=f'{recipe.name} + {call}', tricks=(*others, call), **_UNPUBLISHED)
 
@@ -410,16 +480,40 @@ def rescaled(
     new = replace(recipe, **_UNPUBLISHED | changes)
     if new.bs != recipe.bs and 'devices' not in changes:
         new = replace(new, devices=1)
-    sizes = dict(valid_size=partial(_pixels_for, 'valid_size'), presize=partial(_pixels_for, 'presize'))
-    dependent = dict(lr=_rate_for, tricks=_tricks_for, phases=_phases_for) | sizes
-    found = {name: f(recipe, new) for name, f in dependent.items() if name not in changes}
-    new = replace(new, **found)
+    new = replace(new, **_dependent(recipe, new, changes))
     for what, before, after in diff(recipe, new):
         if what == 'phases':
             before, after = (', then '.join(map(_phase_text, phases)) for phases in (before, after))
-        if what not in changes:
-            say(f'{recipe.name}: {what} {before} -> {after}')
+        # a call says which trick it is of
+        subject = f'{what} ' if hasattr(recipe, what) else ''
+        if what not in changes and not (subject == '' and 'tricks' in changes):
+            say(f'{recipe.name}: {subject}{before} -> {after}{_why(recipe, new, what)}')
     return new
+
+
+def _dependent(recipe, new, given=()) -> dict:  # name -> value
+    "The fields that go with others, as a new recipe has those; not the ones that are given"
+    sizes = dict(valid_size=partial(_pixels_for, 'valid_size'), presize=partial(_pixels_for, 'presize'))
+    functions = dict(lr=_rate_for, tricks=_tricks_for, phases=_phases_for) | sizes
+    return {name: f(recipe, new) for name, f in functions.items() if name not in given}
+
+
+def _why(recipe, new, what) -> str:
+    "With which of the changes a field or a trick has changed: with those that alone would change it"
+    if what == 'devices':
+        return ' (another bs)'
+    found = []
+    for name in ('epochs', 'bs', 'size', 'n_images'):
+        alone = replace(recipe, **{name: getattr(new, name)})
+        # a batch of one device, as in `rescaled`
+        alone = replace(alone, devices=new.devices if name == 'bs' else recipe.devices)
+        with redirect_stdout(io.StringIO()):
+            changed = diff(recipe, replace(alone, **_dependent(recipe, alone)))
+        if alone != recipe and any(row[0] == what for row in changed):
+            found.append(name)
+    if what == 'lr' and _goes_with_root(recipe, recipe.tricks):
+        return ' (with the square root of bs)'
+    return f' (with {", ".join(found)})' if found else ''
 
 
 def made_trick(call, given=None) -> Callback:
@@ -445,13 +539,18 @@ def _own_rate_ratio(recipe, new, tricks) -> float:
     "What a rate is multiplied by that is a trick's own, so that LinearScaling does not see it"
     if scaling := _scaling(tricks):
         return lr_factor(new.bs, recipe.bs, scaling.rule)
-    kinds = [made_trick(call) for call in tricks]
     ratio = new.bs / recipe.bs
-    if recipe.opt.startswith(('Adam', 'NAdam', 'RAdam')) or any(isinstance(cb, LAMB) for cb in kinds):
+    if _goes_with_root(recipe, tricks):
         return ratio**0.5
     (loss,) = from_text(recipe.loss, loss_names(), recipe.name)
     # a sum over the batch, and with it a step of SGD, grows with the batch
     return 1.0 if getattr(loss, 'reduction', None) == 'sum' else ratio
+
+
+def _goes_with_root(recipe, tricks) -> bool:
+    "Whether a rate goes with the square root of the batch"
+    kinds = [made_trick(call) for call in tricks]
+    return recipe.opt.startswith(('Adam', 'NAdam', 'RAdam')) or any(isinstance(cb, LAMB) for cb in kinds)
 
 
 def _tricks_for(recipe, new) -> tuple:

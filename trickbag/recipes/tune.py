@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..callback import arguments_of
-from ..core.arguments import check_whole
+from ..core.arguments import check_number, check_whole
 from ..core.output import say
 from ..look.explain import Table
 from ..loop.phase import During
 from .calls import is_float
 from .paired import mean_std, paired_p
 from .recipe import Recipe, made_trick, rescaled, to_toml, trick_name, with_trick, without_trick
-from .runs import Job, RunLog, Workers, is_right, run_all, score_name
+from .runs import Job, RunLog, Workers, check_question, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/08_tune.ipynb #1886a948
 def _is_float(recipe, name) -> bool:
@@ -65,6 +65,8 @@ def _own_setting(recipe, space) -> dict:
 
 def _check_space(recipe, space):
     "ValueError for a name that the recipe has not, and for what is no range"
+    if not space:
+        raise ValueError("tune: the space is empty; give names and ranges, such as {'lr': (1e-4, 1e-2, 'log')}")
     known = [field.name for field in fields(Recipe)]
     tricks = {trick_name(call): call for call in recipe.tricks}
     for name, values in space.items():
@@ -78,6 +80,10 @@ def _check_space(recipe, space):
         is_range = isinstance(values, tuple) and len(values) in (2, 3) and values[2:] in ((), ('log',))
         if not (isinstance(values, list) and values) and not is_range:
             raise ValueError(f"tune: {name}: give (low, high), (low, high, 'log') or a list, got {values!r}")
+        if is_range:
+            low, high = (check_number('tune', name, value) for value in values[:2])
+            if low > high or 'log' in values and low <= 0:
+                raise ValueError(f"tune: {name}: a range is from low to high, with 'log' from above 0, got {values!r}")
 
 
 def changed(
@@ -178,8 +184,11 @@ def tune(
     optuna = _optuna()
     if budget is None and trials is None:
         raise ValueError("tune: give budget=, in minutes, or trials=")
+    check_question('tune', recipe, dls_fn)
+    if trials is not None:
+        check_whole('tune', 'trials', trials, low=1)
     _check_space(recipe, space)
-    n_seeds = check_whole('tune', 'seeds', seeds)
+    n_seeds = check_whole('tune', 'seeds', seeds, low=1)
     fresh = range(first_seed + 1, first_seed + 1 + n_seeds)
     deadline = math.inf if budget is None else time.time() + 60 * budget
     workers = Workers(1, threads, dls_fn, score)

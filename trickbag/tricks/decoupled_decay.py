@@ -39,6 +39,8 @@ class DecoupledDecay(Callback):
     # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
     stage = 'weights'
     state = ('due',)
+    # a fraction a step: of a batch twice as large there are half as many steps
+    in_rates = ('wd',)
     does = ('decouple the decay',)
     reads = ('weights', 'weight_decay', 'groups', 'lr')
     writes = ('weights', 'weight_decay')
