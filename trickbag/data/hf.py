@@ -92,13 +92,14 @@ def hf_labels(
 ) -> list:  # a class number a row; names, where the classes are not known
     "The labels of all rows; one that is missing, or no class, is refused with its row"
     check_table(table, label)
-    several = next((i for i, value in enumerate(table[label]) if isinstance(value, (list, tuple))), None)
+    values = list(table[label])
+    several = next((i for i, value in enumerate(values) if isinstance(value, (list, tuple))), None)
     if several is not None:
         raise ValueError(
-            f"from_hf: row {several} has the labels {table[several][label]!r}; for several labels an image give "
+            f"from_hf: row {several} has the labels {values[several]!r}; for several labels an image give "
             "multi_label=True"
         )
-    return [_class_of(value, i, label, table, names) for i, value in enumerate(table[label])]
+    return [_class_of(value, i, label, table, names) for i, value in enumerate(values)]
 
 
 def _class_of(value, i, label, table, names):
@@ -132,7 +133,7 @@ def hf_label_sets(
                 f"from_hf: row {i} has the label {values!r}; with multi_label=True the column has a list a row"
             )
         classes = {_class_of(value, i, label, table, names) for value in values}
-        found.append(tuple(sorted(classes if names is None else (names[i] for i in classes))))
+        found.append(tuple(sorted(classes if names is None else {names[int(k)] for k in classes})))
     return found
 
 # %% ../../nbs/data/07_hf.ipynb #53c9ec2a

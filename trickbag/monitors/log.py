@@ -263,12 +263,14 @@ class WandB(LogPlace):
     def flush(self):
         if not self.made.offline or self.row == self.first_row:
             return
-        # a program of W&B's own writes the file: wait for the last row, ten seconds at most
-        for _ in range(100):
+        # a program of W&B's own writes the file: wait for the last row, which on a busy machine takes a while
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             records = _records(_offline_files(self.path, self.made.id)[-1])
             if any(record.HasField('history') and record.history.step.num == self.row - 1 for record in records):
-                break
+                return
             time.sleep(0.1)
+        warnings.warn("WandB: W&B has not written its last rows in a minute; a run that goes on here may lack them")
 
     def close(self):
         self.made.finish()
@@ -471,7 +473,6 @@ class Log(_Mistakes):
         # where the last batch was that was counted
         self.at = None
         self._open = []
-        self._begun = False
         self._learn = None
         self._worst = None
         self._warned = set()
@@ -483,7 +484,6 @@ class Log(_Mistakes):
 
     def before_fit(self, learn):
         self._open = []
-        self._begun = False
         self._learn = learn
         self.at = None
         if self.rows is None:
@@ -491,13 +491,13 @@ class Log(_Mistakes):
 
     def before_epoch(self, learn):
         # here, and not before the fit: a checkpoint has been taken up by now
-        if self._begun or learn.rank:
+        if learn.rank or len(self._open) == len(self.to):
             return
-        self._begun = True
         about = {name: value for name, value in learn._this_fit.items() if name not in ('model', 'frozen')}
         about = flat(self.config) | flat(dict(about, network=type(learn.model).__name__))
         for place in self.to:
-            if self._try(place, self._begin, learn, place, about):
+            # one that failed is tried again: W&B takes a while to see that a killed process is gone
+            if place not in self._open and self._try(place, self._begin, learn, place, about):
                 self._open.append(place)
 
     def _begin(self, learn, place, about):
