@@ -406,13 +406,14 @@ def predict(
             n_bad += 1
     n_given = len(files) + n_bad
     if form == 'csv':
-        _print_csv(['file', 'label', 'probability', 'sure', *(f'p({name})' for name in classifier.classes)])
+        several = ['labels'] if _several(classifier) else []
+        _print_csv(['file', 'label', 'probability', 'sure', *several, *(f'p({name})' for name in classifier.classes)])
     for file, found in _predictions(classifier, files):
         if isinstance(found, Exception):
             print(found, file=sys.stderr)
             n_bad += 1
         else:
-            _print_prediction(file, found, classifier.classes, form)
+            _print_prediction(file, found, classifier, form)
     if n_bad:
         raise ValueError(f"predict: {n_bad} of {n_given} could not be read, as said above")
 
@@ -440,14 +441,24 @@ def _print_csv(row):
     csv.writer(sys.stdout, lineterminator='\n').writerow(row)
 
 
-def _print_prediction(file, found, classes, form):
+def _several(classifier) -> bool:
+    "Whether an image may have several labels"
+    return classifier.config.activation == 'sigmoid'
+
+
+def _print_prediction(file, found, classifier, form):
     values = [round(value, 6) for value in found.probabilities.tolist()]
     probability = round(found.probability, 6)
     if form == 'json':
         row = dict(file=file, label=found.label, probability=probability, sure=found.sure)
-        print(json.dumps(row | dict(probabilities=dict(zip(classes, values, strict=True)))))
+        several = dict(labels=found.labels) if _several(classifier) else {}
+        print(json.dumps(row | several | dict(probabilities=dict(zip(classifier.classes, values, strict=True)))))
     elif form == 'csv':
-        _print_csv([file, found.label, probability, found.sure, *values])
+        several = [';'.join(found.labels)] if _several(classifier) else []
+        _print_csv([file, found.label, probability, found.sure, *several, *values])
+    elif len(found.labels) > 1:
+        of = dict(zip(classifier.classes, values, strict=True))
+        print(f"{file}: {', '.join(f'{name} ({of[name]:.3f})' for name in found.labels)}")
     else:
         print(f"{file}: {found.label} ({found.probability:.3f}{'' if found.sure else ', below its threshold'})")
 

@@ -1,6 +1,8 @@
 """Several labels an image, from every way in to every way out: a table, lists, a tensor and folders of links give the
 same items; they train, resume to the bit in mid-epoch, predict, and stand alone after an export."""
 
+import csv
+import json
 import os
 import warnings
 
@@ -13,6 +15,7 @@ from torch import nn
 import trickbag.deploy.export  # noqa: F401  methods of the learner
 import trickbag.runs.predictions  # noqa: F401
 from tests.helpers import SaveAt, one_line
+from trickbag import commands
 from trickbag.data.loaders import DataLoaders
 from trickbag.deploy.calibration import threshold_for
 from trickbag.deploy.classifier import load_classifier
@@ -112,7 +115,7 @@ def learner(dls, cbs=(), **kw):
     return tiny_learner(cbs, dls, model, lr=2e-2, **kw)
 
 
-def test_trains_resumes_predicts_exports(images, is_valid, tmp_path):
+def test_trains_resumes_predicts_exports(images, is_valid, tmp_path, capsys):
     dls = loaders(images, is_valid, 'lists')
 
     def new():
@@ -146,7 +149,18 @@ def test_trains_resumes_predicts_exports(images, is_valid, tmp_path):
         torch.testing.assert_close(prediction.probabilities, mine, rtol=0.1, atol=0.05)
         reached = (prediction.probabilities >= thresholds).nonzero()[:, 0].tolist()
         assert prediction.labels == [NAMES[i] for i in reached]
-    assert max(len(prediction.labels) for prediction in classifier.predict(files)) > 1
+    said = [prediction.labels for prediction in classifier.predict(files)]
+    assert max(map(len, said)) > 1
+    # in tables, too, here and in the shell
+    assert classifier.predict_df(files)['labels'].tolist() == said
+    capsys.readouterr()
+    commands.predict(tmp_path / 'out', files, 'csv')
+    assert [row['labels'].split(';') for row in csv.DictReader(capsys.readouterr().out.splitlines())] == [
+        labels or [''] for labels in said
+    ]
+    commands.predict(tmp_path / 'out', files, 'json')
+    assert [json.loads(line)['labels'] for line in capsys.readouterr().out.splitlines()] == said
+    one_line(lambda: dls.test_dl(files[:1], [[9]]), '9 is no class')
     seen = LabelInterpretation(learn)
     assert [row[0] for row in seen.report().rows] == NAMES
     seen.plot_co_occurrence()

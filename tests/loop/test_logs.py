@@ -92,18 +92,19 @@ PLACES = dict(
 def test_killed_and_gone_on_is_one_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv('WANDB_SILENT', 'true')
     _, read = PLACES[name]
+    # two batches, and an epoch with them, after the last checkpoint
+    # first: a process that is forked when W&B runs already shares its service, which keeps the killed run as in use
+    folder = tmp_path / 'killed'
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = killed_and_gone_on(folder, name, (1, 1))
     whole_folder = tmp_path / 'whole'
     whole_folder.mkdir()
     whole = run(whole_folder, name)
     expected = read(whole_folder, whole.cb(Log))
     n = whole.cb(Log).batches
     assert [step for step, _ in expected['batch_loss']] == list(range(1, n + 1))
-    # two batches, and an epoch with them, after the last checkpoint
-    folder = tmp_path / 'killed'
-    folder.mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        learn = killed_and_gone_on(folder, name, (1, 1))
     found = read(folder, learn.cb(Log))
     assert found.keys() == expected.keys()
     for key in expected:

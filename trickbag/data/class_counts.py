@@ -49,7 +49,7 @@ def class_counts(
 ) -> torch.Tensor:  # C, int64, each above 0
     "Training images of each class; ValueError where that is not known, or a class has none"
     if given is not None:
-        counts = torch.as_tensor(list(given.values()) if isinstance(given, Mapping) else given)
+        counts = torch.as_tensor(_in_order(learn, who, given) if isinstance(given, Mapping) else given)
     else:
         labels = loader_labels(learn.dls.train)
         if labels is None:
@@ -68,6 +68,21 @@ def class_counts(
             "give counts="
         )
     return counts
+
+
+def _in_order(learn, who, given) -> list:
+    "The counts of a mapping as the classes are numbered: a `Counter` of labels has them as they came"
+    vocab = getattr(learn.dls, 'vocab', None)
+    if not vocab:
+        raise ValueError(f"{who}: counts by name, and the data have no vocab that numbers the names; give a list")
+    by_name = {str(name): n for name, n in given.items()}
+    names = [str(name) for name in vocab]
+    unlike = sorted(set(by_name) ^ set(names))
+    if unlike:
+        raise ValueError(
+            f"{who}: {unlike[0]!r} is in counts or among the classes, not in both; give a count for each class"
+        )
+    return [by_name[name] for name in names]
 
 
 def check_counts(

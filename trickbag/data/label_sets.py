@@ -6,6 +6,7 @@
 __all__ = ['split_labels', 'label_sets', 'checked_sets', 'merged_files', 'numbered_sets', 'multi_hot']
 
 # %% ../../nbs/data/12_label_sets.ipynb #1d90ff37
+import os
 import warnings
 
 import torch
@@ -52,6 +53,11 @@ def label_sets(
 
 
 def _label_set(file, value) -> tuple:
+    if getattr(value, 'ndim', 0) == 1:
+        raise ValueError(
+            f"from_lists: {file} has the label {value!r}, which may be classes or a yes and no for each; give "
+            "labels.tolist() of each for the first, all as one tensor N x C for the second"
+        )
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise ValueError(
             f"from_lists: {file} has the label {value!r}; with multi_label=True labels are a list for each file: "
@@ -102,7 +108,9 @@ def merged_files(
     boxes: list | None,
 ) -> tuple:  # the same four, each file once
     "A file that is listed several times has the labels of all its entries"
-    if len(set(files)) == len(files):
+    # a/./b is a/b
+    keys = [os.path.abspath(file) for file in files]
+    if len(set(keys)) == len(files):
         return files, sets, is_valid, boxes
     if boxes is not None:
         raise ValueError(
@@ -112,13 +120,13 @@ def merged_files(
     first = {}
     united = {}
     for i, (file, labels) in enumerate(zip(files, sets, strict=True)):
-        at = first.setdefault(file, i)
-        united.setdefault(file, set()).update(labels)
+        at = first.setdefault(keys[i], i)
+        united.setdefault(keys[i], set()).update(labels)
         if is_valid is not None and plain_value(is_valid[at]) != plain_value(is_valid[i]):
             raise ValueError(f"from_lists: {file} is listed for training and for validation; give it one side")
     kept = list(first.values())
-    in_order = [tuple(sorted(united[file], key=lambda label: (str(type(label)), label))) for file in first]
-    return list(first), in_order, is_valid and [is_valid[i] for i in kept], None
+    in_order = [tuple(sorted(united[key], key=lambda label: (str(type(label)), label))) for key in first]
+    return [files[i] for i in kept], in_order, None if is_valid is None else [is_valid[i] for i in kept], None
 
 # %% ../../nbs/data/12_label_sets.ipynb #4d988d6e
 def numbered_sets(

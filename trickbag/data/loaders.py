@@ -22,7 +22,7 @@ from .datasets import DatasetSource, dataset_classes, dataset_labels
 from .decode import RGB, ImageMode, jpeg_decoder, quick_check
 from .files import Found, _few, folder_labels, label_func, split_idxs
 from .folds import split_sets
-from .hf import HFSource, hf_classes, hf_labels, hf_splits
+from .hf import HFSource, hf_classes, hf_label_sets, hf_labels, hf_splits
 from .image_loader import ImageLoader
 from .label_sets import checked_sets, label_sets, merged_files, multi_hot, numbered_sets, split_labels
 from trickbag.data.labeled_files import (
@@ -454,6 +454,7 @@ def from_hf(
     valid_pct: float = 0.2,  # fraction of a random split, where nothing else validates
     seed: int = 42,  # of the random split
     vocab: list = None,  # class names; None: those of the ClassLabel, else the labels, sorted
+    multi_label: bool = False,  # several labels an image: the column has a list of labels a row
     channels: int = 3,
     levels: tuple | str = None,  # as in `from_lists`
     **kw,
@@ -463,12 +464,11 @@ def from_hf(
     train, valid, note = hf_splits(dataset, valid)
     tables = [train] if valid is None else [train, valid]
     names = _one_vocab([hf_classes(table, label) for table in tables], vocab)
-    labels = [hf_labels(table, label, names) for table in tables]
-    if names is None:
-        names = sorted({value for values in labels for value in values})
-        labels = [[names.index(value) for value in values] for values in labels]
-    if valid is None:
-        train_rows, valid_rows = split_idxs(labels[0], valid_pct, seed)
+    labels = [(hf_label_sets if multi_label else hf_labels)(table, label, names) for table in tables]
+    split = (split_sets if multi_label else split_idxs)(labels[0], valid_pct, seed) if valid is None else None
+    names, labels = _numbered_rows(labels, split, names, multi_label)
+    if split is not None:
+        train_rows, valid_rows = split
         sources = [HFSource(train, image, labels[0], rows, mode) for rows in (train_rows, valid_rows)]
     else:
         sources = [HFSource(table, image, values, None, mode) for table, values in zip(tables, labels, strict=True)]
@@ -477,9 +477,35 @@ def from_hf(
     return dls
 
 
+def _numbered_rows(
+    labels,  # of each table
+    split,  # rows of the first that train and that validate; None: the second validates
+    names,  # the classes; None: the labels that train
+    multi_label,
+) -> tuple:  # the classes; a class number or a row of 0 and 1 for each row of each table
+    "Labels of tables as the loss takes them; ValueError for a class in validation that no training image has"
+    flat = [value for values in labels for value in values]
+    where = [f'row {i}' for values in labels for i in range(len(values))]
+    n = len(labels[0])
+    train, valid = split or (list(range(n)), list(range(n, len(flat))))
+    if multi_label:
+        names, index = numbered_sets(where, flat, train, valid, names)
+        return names, [multi_hot(sets, index).tolist() for sets in labels]
+    if names is None:
+        names, index = numbered_classes(where, flat, train, valid, None)
+        labels = [[index[value] for value in values] for values in labels]
+    return names, labels
+
+
 def _one_vocab(found, vocab) -> list | None:
     "The classes of all tables; None, if they have no names"
     if vocab is not None:
+        known = found[0] or []
+        if list(vocab) != known and sorted(map(str, vocab)) == sorted(map(str, known)):
+            raise ValueError(
+                "from_hf: vocab has the classes of the column in another order, and their numbers are those of the "
+                "column; leave vocab out"
+            )
         return list(vocab)
     if any(names != found[0] for names in found):
         raise ValueError(
@@ -567,10 +593,15 @@ def _one_batch_of(items) -> list:
     return [(torch.stack(tensors), None)]
 
 # %% ../../nbs/data/13_loaders.ipynb #279b6541
+def _is_number_of(label, classes) -> bool:
+    "Whether it is the number of a class; of classes without names any is"
+    return hasattr(label, '__index__') and (not classes or 0 <= label < len(classes))
+
+
 def _class_numbers(labels, vocab):
     "Numbers of classes that are given by name or number"
     number_of = {name: i for i, name in enumerate(vocab or [])}
-    unknown = [label for label in labels if label not in number_of and not hasattr(label, '__index__')]
+    unknown = [label for label in labels if label not in number_of and not _is_number_of(label, number_of)]
     if unknown:
         known = ', '.join(map(str, number_of)) or 'no names'
         raise ValueError(f"test_dl: {unknown[0]!r} is no class; there are {known}")

@@ -360,10 +360,13 @@ def _changed(config, temperature, thresholds) -> ClassifierConfig:
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
-def _row(prediction, classes) -> dict:
+def _row(prediction, config) -> dict:
     "A row of a table"
     row = dict(file=prediction.file, label=prediction.label, probability=prediction.probability, sure=prediction.sure)
-    return row | {f'p({name})': p for name, p in zip(classes, prediction.probabilities.tolist(), strict=True)}
+    if config.activation == 'sigmoid':
+        # classes that do not exclude each other
+        row['labels'] = prediction.labels
+    return row | {f'p({name})': p for name, p in zip(config.classes, prediction.probabilities.tolist(), strict=True)}
 
 # %% ../../nbs/deploy/01_classifier.ipynb #e1939954
 class Classifier(_ImageNetwork):
@@ -395,14 +398,15 @@ class Classifier(_ImageNetwork):
         self,
         items,  # as for `predict`
         bs: int = 64,  # images a batch
-    ):  # `pandas.DataFrame`: file, label, probability, sure, and a column of probabilities a class
+        # `pandas.DataFrame`: file, label, probability, sure, of a sigmoid labels, and a column of probabilities a class
+    ):
         "Predictions as a table"
         try:
             import pandas
         except ModuleNotFoundError:
             raise ModuleNotFoundError("predict_df: needs pandas: pip install pandas") from None
         listed, _ = _listed(items)
-        return pandas.DataFrame([_row(one, self.classes) for one in self.predict(listed, bs)])
+        return pandas.DataFrame([_row(one, self.config) for one in self.predict(listed, bs)])
 
     def save(
         self,

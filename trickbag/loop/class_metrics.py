@@ -6,6 +6,7 @@
 __all__ = ['ClassScores', 'LabelScores']
 
 # %% ../../nbs/loop/28_class_metrics.ipynb #e9b7ff4a
+import warnings
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class LabelScores:
         kw: Any = dict(num_labels=n_labels, threshold=threshold)
         self.metrics = MetricCollection(
             {
-                'mAP': of.MultilabelAveragePrecision(n_labels, average='macro'),
+                'mAP': of.MultilabelAveragePrecision(n_labels, average='none'),
                 'F1_macro': of.MultilabelF1Score(average='macro', **kw),
                 'F1_micro': of.MultilabelF1Score(average='micro', **kw),
                 'exact_match': of.MultilabelExactMatch(**kw),
@@ -114,5 +115,11 @@ class LabelScores:
         self.metrics.update(pred.sigmoid(), (y > 0.5).long())
 
     def compute(self) -> dict:
-        "`mAP`, `F1_macro`, `F1_micro` and `exact_match`"
-        return self.metrics.compute()
+        "`mAP` over the labels that there are, `F1_macro`, `F1_micro` and `exact_match`"
+        with warnings.catch_warnings():
+            # of labels that no image has
+            warnings.filterwarnings('ignore', 'No positive samples')
+            found = self.metrics.compute()
+        # 0 only of such a label: the least that another can have is 1/images
+        each = found['mAP']
+        return found | dict(mAP=each[each > 0].mean())

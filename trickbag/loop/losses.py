@@ -7,6 +7,7 @@ __all__ = ['focal_loss', 'sigmoid_focal_loss', 'FocalLoss', 'poly1_loss', 'Poly1
            'AsymmetricLoss', 'ldam_margins', 'ldam_loss', 'LDAMLoss', 'feature_distance']
 
 # %% ../../nbs/loop/05_losses.ipynb #a3292cda
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -227,6 +228,8 @@ def ldam_margins(
     scale: float = 1.0,  # what the network's logits are multiplied by: 30 for a head of cosines as the paper's
 ) -> torch.Tensor:  # C, float32
     "Margins in units of the logits, proportional to `counts**-.25`"
+    if isinstance(counts, Counter):
+        raise TypeError("LDAMLoss: a Counter has classes in the order in which they came; give dls.counts() or a list")
     n = torch.as_tensor(list(counts.values()) if isinstance(counts, Mapping) else counts)
     if n.ndim != 1 or bool((n <= 0).any()):
         raise ValueError(
@@ -243,6 +246,10 @@ def ldam_loss(
     reduction: str = 'mean',  # 'mean' and 'sum' over samples, 'none': N losses
 ) -> torch.Tensor:  # float32
     "Cross entropy where the logit of the true class counts less by its margin (Cao et al. 2019)"
+    if len(margins) != pred.shape[1]:
+        raise ValueError(
+            f"LDAMLoss: counts of {len(margins)} classes, the model has {pred.shape[1]} outputs; give one each"
+        )
     log_p = pred.float().log_softmax(1)
     # the probability of all other classes, exactly also where it is tiny
     rest = (-log_p.expm1()).clamp(min=_TINY)

@@ -75,7 +75,7 @@ def true_classes(
         )
     several = (
         f"{who}: samples have several labels or none, so no single class is the true one; take a "
-        f"metric for that, such as torchmetrics' MultilabelF1Score, or {_use_threshold(who)}"
+        f"metric for that, such as LabelScores(dls.c) or torchmetrics' MultilabelF1Score, or {_use_threshold(who)}"
     )
     if not y.is_floating_point():
         if is_one_hot(y):

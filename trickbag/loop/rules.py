@@ -536,13 +536,15 @@ def rule_matches(
     "The rules that speak of these callbacks"
     matches = []
     for rule in RULES:
-        for a in cbs:
+        for i, a in enumerate(cbs):
             if not selects(rule.a, a):
                 continue
             if rule.b in LEARNER:
                 matches.append((rule, a, rule.b))
-            else:
-                matches += [(rule, a, b) for b in cbs if b is not a and selects(rule.b, b)]
+                continue
+            # of two that are the same to the rule it speaks once
+            others = cbs[i + 1 :] if rule.a == rule.b else cbs
+            matches += [(rule, a, b) for b in others if b is not a and selects(rule.b, b)]
     return matches
 
 # %% ../../nbs/loop/12_rules.ipynb #9abf31ff

@@ -8,11 +8,14 @@ __all__ = ['LogPlace', 'TensorBoard', 'MLflow', 'WandB', 'offline_rows', 'flat',
 # %% ../../nbs/monitors/log.ipynb #14d3d767
 import importlib.util
 import math
+import re
 import struct
+import textwrap
 import time
 import uuid
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +111,12 @@ class TensorBoard(LogPlace):
         return name
 
     def config(self, values):
-        rows = [f'| {name} | {value} |' for name, value in values.items()]
+        # a line of a table has one line
+        long = {name: value for name, value in values.items() if '\n' in str(value)}
+        rows = [f'| {name} | {value} |' for name, value in values.items() if name not in long]
         self.writer.add_text('config', '\n'.join(['| | |', '|---|---|', *rows]), 0)
+        for name, value in long.items():
+            self.writer.add_text(f'config/{name}', textwrap.indent(value, '    '), 0)
 
     def scalars(self, step, values):
         for name, value in values.items():
@@ -127,6 +134,15 @@ class TensorBoard(LogPlace):
         self.writer.close()
 
 # %% ../../nbs/monitors/log.ipynb #f7b1c062
+# characters of a parameter that every server takes
+_LONGEST = 500
+
+
+def _mlflow_name(name) -> str:
+    "Without the characters that MLflow refuses, which names of classes may have: 'recall a (b)'"
+    return re.sub(r'[^\w\-. :/]', '_', name)
+
+
 class MLflow(LogPlace):
     "A run on an MLflow server, or in a database: `mlflow ui --backend-store-uri sqlite:///mlflow.db`"
 
@@ -166,7 +182,11 @@ class MLflow(LogPlace):
         from mlflow.entities import Param
 
         known = self.client.get_run(self.id).data.params
-        new = [Param(name, str(value)[:500]) for name, value in values.items() if name not in known]
+        texts = {_mlflow_name(name): str(value) for name, value in values.items()}
+        new = [Param(name, text[:_LONGEST]) for name, text in texts.items() if name not in known]
+        for name, text in texts.items():
+            if len(text) > _LONGEST:
+                self.client.log_text(self.id, text, f'config/{name}.txt')
         # a hundred a call, says MLflow
         for start in range(0, len(new), 100):
             self.client.log_batch(self.id, params=new[start : start + 100])
@@ -175,7 +195,8 @@ class MLflow(LogPlace):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, value in values.items() if self.is_new(step, key)]
+        named = {_mlflow_name(key): value for key, value in values.items()}
+        metrics = [Metric(key, value, now, step) for key, value in named.items() if self.is_new(step, key)]
         if metrics:
             self.client.log_batch(self.id, metrics=metrics)
 
@@ -251,12 +272,14 @@ class WandB(LogPlace):
     def flush(self):
         if not self.made.offline or self.row == self.first_row:
             return
-        # a program of W&B's own writes the file: wait for the last row, ten seconds at most
-        for _ in range(100):
+        # a program of W&B's own writes the file: wait for the last row, which on a busy machine takes a while
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             records = _records(_offline_files(self.path, self.made.id)[-1])
             if any(record.HasField('history') and record.history.step.num == self.row - 1 for record in records):
-                break
+                return
             time.sleep(0.1)
+        warnings.warn("WandB: W&B has not written its last rows in a minute; a run that goes on here may lack them")
 
     def close(self):
         self.made.finish()
@@ -394,7 +417,9 @@ class _Mistakes(Callback):
             self._warn_once("mistakes are shown for images with one class each; here there are none")
             return
         logits = learn.pred.detach().float()
-        losses = F.cross_entropy(logits, y, reduction='none', ignore_index=learn.ignored or -100)
+        # an ignored label may be 0
+        ignored = -100 if learn.ignored is None else learn.ignored
+        losses = F.cross_entropy(logits, y, reduction='none', ignore_index=ignored)
         found = losses, learn.xb.detach(), y, logits.argmax(1)
         if self._worst is not None:
             found = [torch.cat([old, new]) for old, new in zip(self._worst, found, strict=True)]
@@ -475,12 +500,13 @@ class Log(_Mistakes):
 
     def before_epoch(self, learn):
         # here, and not before the fit: a checkpoint has been taken up by now
-        if self._open or learn.rank:
+        if learn.rank or len(self._open) == len(self.to):
             return
         about = {name: value for name, value in learn._this_fit.items() if name not in ('model', 'frozen')}
         about = flat(self.config) | flat(dict(about, network=type(learn.model).__name__))
         for place in self.to:
-            if self._try(place, self._begin, learn, place, about):
+            # one that failed is tried again: W&B takes a while to see that a killed process is gone
+            if place not in self._open and self._try(place, self._begin, learn, place, about):
                 self._open.append(place)
 
     def _begin(self, learn, place, about):
@@ -496,7 +522,11 @@ class Log(_Mistakes):
             self._warn_once(
                 f"{place.name} cannot be written to ({type(e).__name__}: {e}); the training goes on without"
             )
-            self._open = [other for other in self._open if other is not place]
+            if place in self._open:
+                self._open.remove(place)
+                # what it has until here is complete
+                with suppress(Exception):
+                    place.close()
             return False
 
     def _warn_once(self, text):

@@ -12,8 +12,15 @@ from .early_stopping import BestEpoch
 def _refuse_other_direction(name, monitor, mode, trial):
     "ValueError for a study that looks for the worst"
     study = getattr(trial, 'study', None)
-    # a trial of several values has no pruning in Optuna; a fixed one has no study
-    if study is None or mode is None:
+    # a fixed trial has no study
+    if study is None:
+        return
+    if len(study.directions) > 1:
+        raise ValueError(
+            f"{name}: Optuna prunes no study of several values, and this one has {len(study.directions)}; leave "
+            "PruneTrial out"
+        )
+    if mode is None:
         return
     wanted = study.direction.name.lower()[:3]
     if wanted != mode:

@@ -18,7 +18,7 @@ def sample_weights(
     counts: torch.Tensor,  # training images of each class, C
     power: float = 1.0,  # of the inverse count
     repeat: float = None,  # frequency below which a class is repeated, in its place
-) -> torch.Tensor:  # N, float64; 0 for an image without any label
+) -> torch.Tensor:  # N, float64; an image without any label has the least that a class has
     "How often images shall come, up to a factor"
     n = counts.double().clamp(min=1)
     if repeat is None:
