@@ -101,12 +101,12 @@ def check_width(
         )
 
 # %% ../../nbs/loop/17_facts.ipynb #78f75178
-def learner_text(learn: 'Learner') -> str:
-    "A learner in one line: its model, and what its last epoch gave"
-    last = (learn.history or [{}])[-1]
+def learner_text(self) -> str:
+    "A learner in one line: its model, and what its last epoch gave; the learner's `__repr__`"
+    last = (self.history or [{}])[-1]
     values = [f'{k} {v:.4f}' for k, v in last.items() if isinstance(v, float) and k != 'time']
-    trained = f'{learn.epochs_run} epochs trained' + (': ' if values else '')
-    return f"Learner({type(learn.model).__name__}, {trained}{', '.join(values)})"
+    trained = f'{self.epochs_run} epochs trained' + (': ' if values else '')
+    return f"Learner({type(self.model).__name__}, {trained}{', '.join(values)})"
 
 
 def look_at_first_batch(learn: 'Learner'):
