@@ -253,7 +253,7 @@ def test_an_average_in_a_shorter_run(capsys):
     [
         (lambda: replace(RECIPE, opt=''), 'opt: .* is not one call'),
         (lambda: replace(RECIPE, tricks=('During(MixUp(), stop=0.5)', 'MixUp(0.9)')), 'MixUp is listed twice'),
-        (lambda: replace(RECIPE, phases=(Phase('a', 0, 0.1),)), 'epochs of the phase a is a whole number'),
+        (lambda: replace(RECIPE, phases=(Phase('a', 0, 0.1),)), "phase 'a': epochs must be a whole number"),
         (lambda: RECIPE + MixUp, 'a trick is a callback or its call'),
         (lambda: RECIPE - ['MixUp'], 'give the name of a trick'),
         (lambda: RECIPE.with_(epoch=3), 'did you mean epochs'),
