@@ -27,9 +27,14 @@ class Seen(Callback):
     "The numbers of the samples of each training batch"
 
     monitor = True
+    state = ('only_of_the_first',)  # as that of a log, into which the first process writes
 
     def __init__(self):
         self.numbers = []
+        self.only_of_the_first = None
+
+    def before_fit(self, learn):
+        self.only_of_the_first = 'open' if learn.rank == 0 else None
 
     def before_batch(self, learn):
         if learn.training:
@@ -50,7 +55,7 @@ def numbered_learner(cbs=(), bs=4):
 
 def train_and_save(rank, folder, at, make_cbs):
     saves = SaveAt([at], folder)
-    learn = numbered_learner(make_cbs()).fit(2, cbs=saves)
+    learn = numbered_learner([*make_cbs(), Seen()]).fit(2, cbs=saves)
     return weights(learn), saves.files[at]
 
 

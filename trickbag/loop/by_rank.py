@@ -29,11 +29,12 @@ def _parts(
 def gathered(
     saved: dict,  # the content of this process's checkpoint
     world: int,  # processes that train together, each of which calls this
+    watchers=(),  # names of callbacks that only watch: the first process writes for all, so its state is everybody's
 ) -> dict:
     "The content with `by_rank`: path of keys, joined by '/' -> the part of each process, where they differ"
     if world == 1:
         return saved
-    parts = _parts(saved)
+    parts = {path: part for path, part in _parts(saved).items() if path[-1] not in watchers}
     digests = all_say({path: content_digest(part) for path, part in parts.items()})
     every_path = {path: None for of_one in digests for path in of_one}
     differing = [path for path in every_path if len({of_one.get(path) for of_one in digests}) > 1]

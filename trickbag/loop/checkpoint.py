@@ -123,7 +123,8 @@ def write_checkpoint(
     if file.suffix == '.safetensors':
         return file if learn.rank else write_weights(learn.model.state_dict(), file, _vocab(learn))
     # in every process, for to gather some of it takes all; the first one writes
-    saved = packed(gathered(content(learn), learn.world))
+    watchers = [cb.name for cb in learn.active if cb.monitor is True]
+    saved = packed(gathered(content(learn), learn.world, watchers))
     if learn.rank:
         return file
     # a second checksum, with which one flipped bit can be put right
