@@ -10,6 +10,7 @@ from collections import deque
 from itertools import islice
 
 import torch
+from .skipped import without_bad
 
 from .loader_arguments import checked_loader_arguments
 from .store import Store
@@ -36,7 +37,11 @@ def batches(
             started.append(batch)
             submitted.extend(islice(to_submit, 1))
         batch = started.popleft()
-        yield batch.take(), None if labels is None else labels[batch.idx], batch.idx
+        images = batch.take()
+        idx = batch.idx
+        if loader.store.bad:
+            images, idx = without_bad(loader, images, idx)
+        yield images, None if labels is None else labels[idx], idx
 
 
 def submit_each(loader, store, order, numbers):

@@ -330,7 +330,7 @@ class Checkpoint(_CheckpointFile):
         self.keep = keep
         self.best = best
         self.mode = mode
-        self._best_epoch = best and _BestSaved(best, mode)
+        self._best_epoch = None if best is None else _BestSaved(best, mode)
         self._interval = read_interval(every)
         self._clock = _Clock(self._interval.count if self._interval.unit == 's' else float('inf'))
         self._begin()
