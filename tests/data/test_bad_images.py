@@ -10,6 +10,7 @@ from PIL import Image
 from tests.helpers import one_line
 from tests.parallel.ranks import on_ranks
 from trickbag.all import EMA, Callback, DataLoaders
+from trickbag.cli import main
 from trickbag.data.decode import ImageError
 from trickbag.data.image_loader import ImageLoader
 from trickbag.data.sources import FileSource
@@ -145,3 +146,14 @@ def test_a_decompression_bomb_is_named(files):
     dl = loader(files, 'memory')
     assert 5 not in torch.cat([idx for _, _, idx in dl]) and 'decompression bomb' in dl.store.bad[5]
     assert Path(files[5]).stat().st_size < 100_000 and files[5] in dl.store.bad[5]
+
+
+def test_the_command(files, capsys):
+    folder = str(Path(files[0]).parent)
+    main(['check', folder])
+    # of 20 x 20 pixels all are small
+    assert '12 images looked at' in (said := capsys.readouterr().out) and '12 oddly shaped' in said
+    spoil(files)
+    with pytest.raises(SystemExit) as e:
+        main(['check', folder])
+    assert e.value.code == 1 and '3 cannot be decoded' in (said := capsys.readouterr().out) and files[3] in said

@@ -186,10 +186,15 @@ def test_the_best_of_a_run_that_goes_on(tmp_path, stop):
         cbs = [Script(0.5, 0.2, 0.4), Checkpoint('2st', best='accuracy'), *cbs]
         return tiny_learner(cbs, metrics=accuracy, path=tmp_path)
 
-    learner().fit(2, cbs=[Script(0.1, 0.9)])  # another run on this learner before; its best is not this one's
-    (tmp_path / 'models/last-best.pt').unlink()
     learner(StopAt(stop, tmp_path / 'stop.pt')).fit(3)
     learner().fit(3, resume='stop')
+    assert at(tmp_path / 'models/last-best.pt') == (1, 0)
+
+
+def test_every_fit_has_its_best(tmp_path):
+    learn = tiny_learner([Checkpoint(best='accuracy')], metrics=accuracy, path=tmp_path)
+    learn.fit(2, cbs=Script(0.1, 0.9))
+    learn.fit(3, cbs=Script(0.5, 0.2, 0.4))
     assert at(tmp_path / 'models/last-best.pt') == (1, 0)
 
 
