@@ -191,6 +191,26 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+class Tardy(Callback):
+    "A signal after the last moment in which the fit looks for one"
+
+    stage = 'stop'
+    monitor = True
+
+    def after_fit(self, learn):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_late_signal_is_answered_in_the_next_fit(tmp_path):
+    learn = tiny_learner([Checkpoint(), Preemptible()], path=tmp_path).fit(1, cbs=Tardy())
+    assert len(learn.history) == 1
+    with pytest.raises(Preempted):
+        learn.fit(1)
+    assert learn.position == (0, 1)
+    # and that was all
+    learn.fit(1)
+
+
 def test_nothing_saved_is_no_75(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, 'No space left on device')

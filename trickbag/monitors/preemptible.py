@@ -56,7 +56,6 @@ class _Signals:
         self._before = {}  # number -> handler
 
     def listen(self, names: Sequence[str]):
-        self.came = None
         self._process = os.getpid()
         for name in names:
             number = signal.Signals[name]
@@ -107,6 +106,7 @@ class Preemptible(Callback):
         self.exit_code = exit_code
         self.every = every
         self._signals = _Signals()
+        self._is_over = False
 
     def check(self, learn):
         self._checkpoint(learn)
@@ -122,6 +122,7 @@ class Preemptible(Callback):
         raise ValueError("Preemptible: nothing in this fit would save; add Checkpoint() to the callbacks")
 
     def before_fit(self, learn):
+        self._is_over = False
         self._signals.listen(usual_signals() if self.signals is None else self.signals)
 
     def after_batch(self, learn):
@@ -151,5 +152,11 @@ class Preemptible(Callback):
             say(f"Preemptible: {what} came; saved in {checkpoint.file}, ends with code {self.exit_code}")
         raise Preempted(self.exit_code)
 
+    def after_fit(self, learn):
+        self._is_over = True
+
     def cleanup_fit(self, learn):
         self._signals.stop()
+        # one that came when nothing was left to train is answered in the next fit
+        if not self._is_over:
+            self._signals.came = None
