@@ -53,7 +53,7 @@ STAR = {
     'vision.preprocess': 'ImageSpec',
     'runs.vision_learner': 'vision_learner',
     # the others, fastai's deep and deeper ones among them, come from the module
-    'models.xresnet': 'XResNet xresnet?? xresnet??? xresnext50 xse_resnet50 xse_resnext50',
+    'models.xresnet': 'XResNet xresnet?? xresnet??? xresnext50 xse_resnext50',
     'runs.soups': 'greedy_soup wise_ft',
     'runs.tta': 'TTA',
     'recipes.recipe': 'Recipe get_recipe',

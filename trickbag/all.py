@@ -11,6 +11,7 @@ import trickbag.deploy.onnx
 import trickbag.look.cost
 import trickbag.look.explain
 import trickbag.look.sizes
+import trickbag.runs.batch_size
 import trickbag.runs.fix_res
 import trickbag.runs.lr_find
 import trickbag.runs.one_cycle
@@ -45,10 +46,11 @@ from .loop.schedule import StepDecay, Warmup
 from .loop.targets import soft_targets
 from .models.batchnorm import update_bn
 from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet34, xresnet50, xresnext50
-from .models.xresnet import xse_resnet50, xse_resnext50
+from .models.xresnet import xse_resnext50
 from .monitors.csv_logger import CSVLogger
 from .monitors.early_stopping import BestEpoch, EarlyStopping
 from .monitors.log import Log
+from .monitors.preemptible import Preemptible
 from .monitors.progress import Progress
 from .monitors.prune import PruneTrial
 from .monitors.recorder import Recorder
@@ -145,7 +147,7 @@ __all__ = [
     'During', 'combine_scheds', 'Cooldown', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
     'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay',
     'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34',
-    'xresnet50', 'xresnext50', 'xse_resnet50', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Log',
+    'xresnet50', 'xresnext50', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Log', 'Preemptible',
     'Progress', 'PruneTrial', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
     'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner',
     'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC',

@@ -213,6 +213,10 @@ def _add_others(commands):
     )
     one.add_argument('name', nargs='?', help='of one recipe, or a TOML file')
     one.add_argument('--toml', metavar='FILE', type=_path, help='write it to this file, to change it there')
+    one = _command(
+        commands, 'check', 'find bad, repeated and oddly shaped images in a folder', 'trickbag check photographs'
+    )
+    one.add_argument('folder', type=_path, help='with images anywhere below')
     one = _command(commands, 'notebooks', 'copy the tutorials as notebooks', 'trickbag notebooks tutorials')
     one.add_argument('folder', type=_path, help='made, if it is not there')
     one = _command(
@@ -237,6 +241,16 @@ def _made_of(args) -> dict:
     return arguments | dict(pretrained=args.weights or args.pretrained)
 
 
+def _check(folder):
+    "What `check_folder` finds; SystemExit with 1 if training would fail, or its numbers be wrong"
+    from trickbag.data.check import check_folder
+
+    found = check_folder(folder)
+    print(found)
+    if not found.is_good:
+        raise SystemExit(1)
+
+
 def _run(args):
     "The command that was asked for"
     if args.cmd == 'cache':
@@ -246,6 +260,8 @@ def _run(args):
 
         run_demo(args.out, args.epochs, args.size, args.bs, args.lr, args.seed)
         return None
+    if args.cmd == 'check':
+        return _check(args.folder)
     from trickbag import commands
 
     match args.cmd:

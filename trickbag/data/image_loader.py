@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 
 from .loader_arguments import checked_loader_arguments
+from .skipped import without_bad
 from .store import Store
 
 # %% ../../nbs/data/10_image_loader.ipynb #e5c03aa9
@@ -36,7 +37,11 @@ def batches(
             started.append(batch)
             submitted.extend(islice(to_submit, 1))
         batch = started.popleft()
-        yield batch.take(), None if labels is None else labels[batch.idx], batch.idx
+        images = batch.take()
+        idx = batch.idx
+        if loader.store.bad:
+            images, idx = without_bad(loader, images, idx)
+        yield images, None if labels is None else labels[idx], idx
 
 
 def submit_each(loader, store, order, numbers):

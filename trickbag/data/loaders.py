@@ -36,6 +36,7 @@ from trickbag.data.labeled_files import (
     warn_of_repeated,
 )
 from .loader_arguments import checked_loader_arguments
+from .skipped import SkippedImages, checked_limit
 from .sources import FileSource
 from .store import Store
 from .tables import chosen_columns, look_at_unused, read_table, row_box, row_files
@@ -69,9 +70,13 @@ def from_sources(
     drop_last: bool = True,  # leave the incomplete last training batch out, if there is a complete one
     keep: bool | str = None,  # where decoded images are kept, see `Store`
     threads: int = None,  # decoding threads, see `Store`
+    # 'skip': an image that cannot be read is left out of its batch, see `SkippedImages`
+    on_error: str = 'raise',
+    max_bad: float = 0.01,  # share of a loader's images that may be left out; more is an error
 ) -> 'DataLoaders':
     "Loaders from two sources; all other constructors end here"
     _check_whole_numbers(bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
+    may_be_bad = checked_limit(on_error, max_bad)
     longer = max(height_width(size, 'DataLoaders'))
     mode = getattr(train, 'mode', RGB)
     mean_used, std_used = _usual_statistics(mode.channels, mean, std)
@@ -89,13 +94,16 @@ def from_sources(
     crop = Crop(size, scale, crop_pct=crop_pct, interpolation=interpolation, fit=fit, fill=fill)
     checked_fill(fill, mode.channels, 'DataLoaders')
     cbs = [crop, *([Flip()] if flip else []), Normalize(mean_used, std_used)]
+    if may_be_bad is not None:
+        cbs.append(SkippedImages())
     loader = partial(_loader, presize, keep, threads)
-    train_loader = loader(train, bs, shuffle=True, drop_last=drop_last)
+    train_loader = loader(train, bs, shuffle=True, drop_last=drop_last, max_bad=may_be_bad)
     valid_bs = valid_bs or 2 * bs
     labels = getattr(train, 'labels', None)
     several = labels is not None and labels.ndim == 2
     test_loader = partial(_test_loader, loader, valid_bs, mode)
-    return cls(train_loader, loader(valid, valid_bs), cbs, names, test_loader, several)
+    valid_loader = loader(valid, valid_bs, max_bad=may_be_bad)
+    return cls(train_loader, valid_loader, cbs, names, test_loader, several)
 
 
 def _usual_statistics(channels, mean, std) -> Any:
@@ -119,10 +127,10 @@ def _usual_statistics(channels, mean, std) -> Any:
     return mean, std
 
 
-def _loader(presize, keep, threads, source, bs, **kw):
+def _loader(presize, keep, threads, source, bs, max_bad=None, **kw):
     if not source:
         return source
-    return ImageLoader(Store(source, presize, keep, threads), bs, **kw)
+    return ImageLoader(Store(source, presize, keep, threads, max_bad), bs, **kw)
 
 
 def _test_loader(loader, bs, mode, items, labels=None):
@@ -162,7 +170,8 @@ def from_lists(
     seed: int = 42,  # of a random split
     stratify: bool = True,  # of a random split: the same fraction of each class
     boxes: list = None,  # x0, y0, x1, y1 in pixels for each file: crop to it
-    # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced
+    # look at first and last bytes of every file now (some 10 us each); None: of up to 50,000 files, evenly spaced, and
+    # of none where those that cannot be read are left out
     verify: bool = None,
     vocab: list = None,  # the classes, in the order of their indices; None: the training labels, sorted
     # several labels an image: a list of them for each file, or a tensor N x C of 0 and 1; a file that is listed more
@@ -192,7 +201,7 @@ def from_lists(
     warn_of_repeated(files, labels, boxes)
     _warn_of_both_sides('files', files_on_both_sides(files, train, valid, look=verify is not False))
     classes, index = (numbered_sets if multi_label else numbered_classes)(files, labels, train, valid, vocab)
-    if verify is None or verify:
+    if verify or (verify is None and kw.get('on_error') != 'skip'):
         every = 1 if verify else -(-len(files) // 50_000)
         quick_check(files[::every])
 

@@ -28,7 +28,7 @@ import torch
 
 from ..core.files import atomic_write
 from ..core.threads import lone_threads, one_thread
-from .decode import RGB
+from .decode import RGB, ImageError
 
 # %% ../../nbs/data/08_store.ipynb #6063e7af
 LARGE = 1_500_000  # bytes; a batch of less is read when it is needed, for a thread costs more
@@ -309,11 +309,14 @@ class DecodedImages:
         source,  # see `Store`
         presize: int,  # side of the square
         keep: bool | str = None,  # see `Store`
+        max_bad: float | None = None,  # see `Store`
     ):
         n = len(source)
         key = source.key() if hasattr(source, 'key') else None
         self.source = source
         self.presize = presize
+        self.max_bad = max_bad
+        self.bad = {}  # number -> why it cannot be read, of images that are left out
         self.channels = getattr(source, 'mode', RGB).channels
         self.need = n * presize**2 * self.channels  # bytes
         self.kind = _checked_kind(source, key, keep, self.need)
@@ -394,8 +397,22 @@ def _open_on_disk(images: DecodedImages, key):
 # %% ../../nbs/data/08_store.ipynb #e199e158
 def _decode_some(images: DecodedImages, numbers: list) -> list:
     "Pairs of number and pixels, for those that were not there yet"
-    decoded = ((i, _decode_one(images, i)) for i in numbers)
+    decoded = ((i, _decode_or_skip(images, i)) for i in numbers)
     return [(i, x) for i, x in decoded if x is not None]
+
+
+def _decode_or_skip(images, i):
+    "The same as `_decode_one`; no pixels for what cannot be read, if such images are left out"
+    try:
+        pixels = _decode_one(images, i)
+    except ImageError as e:
+        if images.max_bad is None:
+            raise
+        # it is marked nowhere as decoded, so it is tried again the next time
+        images.bad[i] = str(e)
+        return torch.zeros(images.presize, images.presize, images.channels, dtype=torch.uint8)
+    images.bad.pop(i, None)
+    return pixels
 
 
 def _decode_one(images, i):
@@ -562,7 +579,7 @@ class PendingOnGPU(Pending):
             if gpu.copy is not None:
                 if len(self.missing):
                     gpu.copy[self.missing.to(gpu.device, non_blocking=True)] = images
-                    gpu.copied[self.missing] = True
+                    gpu.copied[self.missing] = torch.tensor([i not in gpu.store.bad for i in self.missing.tolist()])
                 images = gpu.copy[self.idx.to(gpu.device, non_blocking=True)]
             self.images = images
             self.sent = gpu.stream.record_event()
@@ -592,8 +609,11 @@ class Store(DecodedImages):
         # 'disk', 'memory', 'none'; False is 'none', True is 'memory'; None chooses, see `choose_kind`
         keep: bool | str = None,
         threads: int = None,  # decoding threads; None: one a core, 8 at most
+        # share of the images that may be left out because they cannot be read, see `SkippedImages`; None: such an image
+        # is an error
+        max_bad: float = None,
     ):
-        super().__init__(source, presize, keep)
+        super().__init__(source, presize, keep, max_bad)
         self.threads = threads or min(8, os.cpu_count() or 1)
         self.gpu = None  # `OnGPU`, if batches are needed there
         self._gpus = {}  # device -> `OnGPU`
@@ -601,7 +621,7 @@ class Store(DecodedImages):
 
     def __reduce__(self):
         "A copy, or one in another process, is a store of the same source; what it has not on disk it decodes itself"
-        return Store, (self.source, self.presize, self.kind, self.threads)
+        return Store, (self.source, self.presize, self.kind, self.threads, self.max_bad)
 
     def use(
         self,

@@ -177,6 +177,7 @@ class LaterMethods(LoopState):
         from trickbag.look.explain import explain, summary
         from trickbag.look.show import show_batch
         from trickbag.look.sizes import size_sweep
+        from trickbag.runs.batch_size import fit_batch_size
         from trickbag.runs.fix_res import fix_res
         from trickbag.runs.lr_find import lr_find
         from trickbag.runs.one_cycle import fine_tune, fit_flat_cos, fit_one_cycle

@@ -79,9 +79,11 @@ class MixedPrecision(_Autocast):
         self.init_scale = init_scale
         self.growth_interval = growth_interval
         self.scaler = None
+        self.overflows = 0  # steps of this fit that were skipped
         self._outside = None
 
     def before_fit(self, learn):
+        self.overflows = 0
         self.before_validate(learn)
         if self.format(learn) != torch.float16:
             return
@@ -90,7 +92,19 @@ class MixedPrecision(_Autocast):
         )
         # makes its state, which a checkpoint may overwrite
         self.scaler.scale(torch.zeros((), device=learn.device))
-        learn.opt_step = partial(_checked_step, learn, self.scaler)
+        learn.opt_step = partial(self._checked_step, learn)
+
+    def _checked_step(self, learn):
+        try:
+            _checked_step(learn, self.scaler)
+        except CancelStep:
+            self.overflows += 1
+            raise
+
+    def after_validate(self, learn):
+        # a column of the table, beside the metrics
+        if self.scaler and learn.fitting and learn.depth < 2:
+            learn.results['overflows'] = self.overflows
 
     def cleanup_fit(self, learn):
         self.cleanup_validate(learn)
@@ -108,11 +122,12 @@ class MixedPrecision(_Autocast):
             self.scaler.unscale_(learn.opt)
 
     def state_dict(self) -> dict:
-        return dict(scaler=self.scaler.state_dict()) if self.scaler else {}
+        return dict(scaler=self.scaler.state_dict(), overflows=self.overflows) if self.scaler else {}
 
     def load_state_dict(self, sd: dict):
         if self.scaler and sd:
             self.scaler.load_state_dict(sd['scaler'])
+            self.overflows = sd.get('overflows', 0)  # older files have none
 
 # %% ../../nbs/speed/03_mixed_precision.ipynb #d272bfdf
 def _has_grads(opt):
