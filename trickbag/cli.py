@@ -110,6 +110,12 @@ def _add_run_arguments(parser):
         '--epochs', type=_whole(1), help='epochs to train (5), with weights one more before, of the head alone'
     )
     parser.add_argument('--size', type=_whole(1), help='pixels that the network sees, height and width (128)')
+    parser.add_argument(
+        '--image-fit',
+        choices=('crop', 'squash', 'pad'),
+        help='of images that are no squares: cut off what is beside the center (crop, the usual), or keep all, '
+        'squashed or padded',
+    )
     parser.add_argument('--bs', type=_whole(1), help='images a batch (64)')
     parser.add_argument(
         '--lr',

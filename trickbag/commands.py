@@ -49,7 +49,7 @@ CHECKPOINT = 'last.pt'
 RECIPE_FILE = 'recipe.toml'
 ARGUMENTS = ('data', 'arch', 'pretrained', 'epochs', 'size', 'bs', 'lr', 'tricks', 'valid_pct', 'seed')
 # of what is neither given nor a recipe's
-USUAL: dict = dict(arch='xresnet18', epochs=5, size=128, bs=64, lr=2e-3, tricks='')
+USUAL: dict = dict(arch='xresnet18', epochs=5, size=128, bs=64, lr=2e-3, tricks='', image_fit='crop')
 
 
 def write_run(
@@ -139,7 +139,7 @@ def completed(a: dict) -> dict:  # arguments of `train`, some of them None
         return a
     if a.get('without'):
         raise ValueError("--without: leaves tricks of a recipe out, and there is no --recipe")
-    usual = {name: value for name, value in USUAL.items() if a[name] is None}
+    usual = {name: value for name, value in USUAL.items() if a.get(name) is None}
     return a | usual
 
 
@@ -161,7 +161,9 @@ def _split_of(a) -> tuple:  # the folder; arguments of `DataLoaders.from_folder`
 def make_data(a: dict) -> Any:  # arguments of `train`
     "`DataLoaders` of a folder or a named set"
     path, split = _split_of(a)
-    return tb.DataLoaders.from_folder(path, size=a['size'], bs=a['bs'], **split)
+    # a run of an older version has no image_fit
+    image_fit = a.get('image_fit') or 'crop'
+    return tb.DataLoaders.from_folder(path, size=a['size'], bs=a['bs'], fit=image_fit, **split)
 
 
 def _own_split(path: Path) -> dict:  # names of the two folders, as `DataLoaders.from_folder` takes them; or empty
@@ -213,6 +215,8 @@ def recipe_of(
     for name in filter(None, (part.strip() for part in (a.get('without') or '').split(','))):
         recipe = recipe - name
     given = {name: a[name] for name in ('arch', 'epochs', 'size', 'bs', 'lr') if a[name] is not None}
+    if a.get('image_fit'):
+        given['image_fit'] = a['image_fit']
     if a['pretrained']:
         given['pretrained'] = a['pretrained']
     if n_images is not None:

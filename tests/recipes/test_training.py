@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.recipes.test_published import small_data
 from trickbag.all import *
 from trickbag.cli import main
-from trickbag.commands import _RunFile
+from trickbag.commands import _RunFile, completed, make_data, recipe_of
 from trickbag.data.toy import toy_set
 from trickbag.recipes.published import RECIPES
 from trickbag.recipes.recipe import Phase, Recipe, from_toml, get_recipe, to_toml
@@ -189,6 +189,27 @@ def test_from_the_shell(place, monkeypatch, capsys):
     (place / 'moved.toml').rename(place / 'mine.toml')
     whole, resumed = (load_file(place / run / 'classifier' / 'model.safetensors') for run in ('whole', 'stopped'))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_images_that_are_no_squares(place, capsys):
+    "All of a padded or squashed image is seen, unless a recipe says otherwise; runs and recipes say it alike"
+    recipe = from_toml(place / 'mine.toml')
+    padded = recipe.with_(image_fit='pad')
+    assert f'crop_pct {recipe.crop_pct:g} -> 1 (with image_fit)' in capsys.readouterr().out.replace('1.0', '1')
+    assert padded.with_(image_fit='crop').crop_pct == recipe.crop_pct == 0.875
+    assert recipe.with_(image_fit='squash', crop_pct=0.9).crop_pct == 0.9
+    assert padded.hash != recipe.hash and get_recipe(to_toml(padded, place / 'padded.toml') and place / 'padded.toml')
+    assert 'of the padded image' in str(padded)
+    given = {name: None for name in ('recipe', 'arch', 'epochs', 'size', 'bs', 'lr', 'valid_pct', 'tricks')}
+    given |= dict(data='toy', seed=1, pretrained=False, image_fit='pad')
+    loaders = (make_data(completed(given)), padded.data(toy_set()))
+    for dls in loaders:
+        (crop,) = [cb for cb in dls.cbs if isinstance(cb, Crop)]
+        assert (crop.fit, crop.crop_pct) == ('pad', 1)
+    assert recipe_of(given | dict(recipe=place / 'mine.toml')) == padded
+    # a run of a version that had no such argument
+    del given['image_fit']
+    assert next(cb for cb in make_data(completed(given)).cbs if isinstance(cb, Crop)).fit == 'crop'
 
 
 def test_recipes_in_the_shell(place, monkeypatch, capsys):

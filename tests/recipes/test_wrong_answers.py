@@ -272,7 +272,8 @@ def test_loaders_are_shared_only_by_recipes_with_the_same_data():
     made = []
     bench = _Bench(lambda recipe: made.append(recipe) or made, is_right)
     others = dict(size=40, presize=64, valid_size=48, crop_pct=0.9, scale=None, ratio=(1, 1), flip=False, bs=4)
-    for change in (dict(lr=0.5), *({name: value} for name, value in others.items()), dict(interpolation='bicubic')):
+    others['interpolation'] = 'bicubic'
+    for change in (dict(lr=0.5), *({name: value} for name, value in others.items()), dict(image_fit='pad')):
         bench.data(replace(RECIPE, **change))
         bench.data(replace(RECIPE, **change, tricks=()))
     assert len(made) == 1 + len(others) + 1
@@ -289,6 +290,7 @@ def test_loaders_are_shared_only_by_recipes_with_the_same_data():
         ("tricks = ['MixUp', ' MixUp(0.4)']", 'MixUp is listed twice'),
         ("flip = 'yes'", 'flip must be True or False'),
         ("interpolation = 'cubic'", "one of ('bilinear', 'bicubic')"),
+        ("image_fit = 'stretch'", "fit is one of ('crop', 'squash', 'pad')"),
         ('scale = [1.0, 0.5]', 'scale is a pair, least and most'),
         ('scale = [0.5]', 'scale is a pair, least and most'),
         ('scale = [0.5, 1.5]', 'scale[1] <= 1'),

@@ -86,6 +86,7 @@ class Recipe:
     ratio: tuple = (3 / 4, 4 / 3)  # width over height of the training crop
     flip: bool = True  # mirror training images at random
     interpolation: str = 'bilinear'  # or 'bicubic', how crops are resized
+    image_fit: str = 'crop'  # 'crop', 'squash' or 'pad': what becomes of images of another shape, `fit` of `Crop`
     n_images: int = 1_281_167  # of the training set that it was made for; ImageNet's
     bs: int = 256  # images a step, of all devices together
     devices: int = 1  # over how many these were spread
@@ -275,6 +276,11 @@ def _check_kinds(recipe, who):
         raise TypeError(f"{who}: deviations are texts, got {recipe.deviations!r}")
 
 
+def _made_crop(recipe) -> Crop:
+    how = dict(interpolation=recipe.interpolation, fit=recipe.image_fit)
+    return Crop(recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, recipe.valid_size, **how)
+
+
 def _check_crop(recipe, who):
     "What `Crop` would refuse once there are data"
     for name in ('scale', 'ratio'):
@@ -287,7 +293,7 @@ def _check_crop(recipe, who):
         if low > high:
             raise ValueError(f"{who}: {name} is a pair, least and most, got {pair!r}")
     try:
-        Crop(recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, interpolation=recipe.interpolation)
+        _made_crop(recipe)
     except ValueError as e:
         raise ValueError(f"{who}: {e}") from None
 
@@ -446,6 +452,12 @@ def _duration(hours) -> str:
     return f'{hours * 3600:.3g} seconds'
 
 
+def _square(recipe) -> str:
+    "Of what `crop_pct` is a fraction, in words"
+    squares = dict(crop='the shorter side', squash='the squashed image', pad='the padded image')
+    return squares[recipe.image_fit]
+
+
 def as_table(recipe: Recipe) -> Table:
     "A recipe as people read it"
     details = [recipe.hardware, _duration(recipe.hours) if recipe.hours else '']
@@ -458,7 +470,7 @@ def as_table(recipe: Recipe) -> Table:
         ('source', recipe.source or '-'),
         ('network', ' '.join([recipe.arch, *(f'{name}={value!r}' for name, value in recipe.arch_args.items())])),
         ('trained at', f'{recipe.size} px, crops of {crop}{", mirrored" if recipe.flip else ""}'),
-        ('tested at', f'{recipe.valid_size or recipe.size} px, {recipe.crop_pct:.4g} of the shorter side'),
+        ('tested at', f'{recipe.valid_size or recipe.size} px, {recipe.crop_pct:.4g} of {_square(recipe)}'),
         ('batch, epochs', f'{batch}; {recipe.epochs} epochs of {recipe.n_images:,} images'),
         ('optimizer', f'{recipe.opt}, highest rate {recipe.lr:g}'),
         ('loss', recipe.loss),
@@ -494,7 +506,7 @@ def rescaled(
 def _dependent(recipe, new, given=()) -> dict:  # name -> value
     "The fields that go with others, as a new recipe has those; not the ones that are given"
     sizes = dict(valid_size=partial(_pixels_for, 'valid_size'), presize=partial(_pixels_for, 'presize'))
-    functions = dict(lr=_rate_for, tricks=_tricks_for, phases=_phases_for) | sizes
+    functions = dict(lr=_rate_for, tricks=_tricks_for, phases=_phases_for, crop_pct=_crop_pct_for) | sizes
     return {name: f(recipe, new) for name, f in functions.items() if name not in given}
 
 
@@ -503,7 +515,7 @@ def _why(recipe, new, what) -> str:
     if what == 'devices':
         return ' (another bs)'
     found = []
-    for name in ('epochs', 'bs', 'size', 'n_images'):
+    for name in ('epochs', 'bs', 'size', 'n_images', 'image_fit'):
         alone = replace(recipe, **{name: getattr(new, name)})
         # a batch of one device, as in `rescaled`
         alone = replace(alone, devices=new.devices if name == 'bs' else recipe.devices)
@@ -519,6 +531,13 @@ def _why(recipe, new, what) -> str:
 def made_trick(call, given=None) -> Callback:
     (made,) = from_text(call, _names_in_calls(given), 'recipe')
     return made
+
+
+def _crop_pct_for(recipe, new) -> float:
+    "An image that is squashed or padded so that all of it is seen is not cut off after that"
+    if new.image_fit == recipe.image_fit:
+        return recipe.crop_pct
+    return Crop(new.size, fit=new.image_fit).crop_pct
 
 
 def _rate_for(recipe, new) -> float:
@@ -677,6 +696,7 @@ def data_for(
         crop_pct=recipe.crop_pct,
         flip=recipe.flip,
         interpolation=recipe.interpolation,
+        fit=recipe.image_fit,
         **kw,
     )
 
@@ -730,8 +750,7 @@ def _crop(recipe, dls) -> list:
     "The recipe's crops, in place of the data's own"
     if not any(isinstance(cb, Crop) for cb in getattr(dls, 'cbs', ())):
         return []
-    how = recipe.size, recipe.scale, recipe.ratio, recipe.crop_pct, recipe.valid_size
-    return [Crop(*how, interpolation=recipe.interpolation)]
+    return [_made_crop(recipe)]
 
 
 def _check_data(recipe, dls):

@@ -276,8 +276,8 @@ class _Bench:
     def data(self, recipe: Recipe):
         "Its loaders"
         # all that the loaders of `recipe.data` depend on
-        parts = ('size', 'presize', 'valid_size', 'crop_pct', 'scale', 'ratio', 'flip', 'interpolation', 'bs')
-        key = tuple(getattr(recipe, part) for part in parts)
+        parts = ('size', 'presize', 'valid_size', 'crop_pct', 'scale', 'ratio', 'flip', 'interpolation', 'image_fit')
+        key = tuple(getattr(recipe, part) for part in (*parts, 'bs'))
         if key not in self.loaders:
             self.loaders[key] = self.dls_fn(recipe)
         return self.loaders[key]
