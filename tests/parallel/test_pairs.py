@@ -59,6 +59,11 @@ def test_sets_of_eight_end_the_same_in_both_processes(tmp_path):
     assert wrong_ends(tmp_path, random.Random(1).sample(TOGETHER, 10)) == {}
 
 
+def test_statistics_that_are_taken_anew_wait_for_nobody_in_vain(tmp_path):
+    "Three batches for two processes: `update_bn` leaves one out, for a synchronized layer talks in each"
+    assert wrong_ends(tmp_path, [('SWA', 'SyncBatchNorm'), ('EMA', 'SyncBatchNorm'), ('SWA', 'GhostBatchNorm')]) == {}
+
+
 class NoiseOfRank(Callback):
     "Changes the weights after the step, by another number in each process"
 

@@ -68,7 +68,8 @@ def seeded_batches(
     begin = skip if can_begin_anywhere else 0
     if shared:
         start = begin * learn.world + (learn._offset if learn.training else 0)
-        iterator = own_batches(loader, start, learn.rank, learn.world, even=learn.training)
+        even = learn.training or any('even batches' in cb.does for cb in learn.active)
+        iterator = own_batches(loader, start, learn.rank, learn.world, even)
     else:
         iterator = loader.iter_from(skip) if begin else iter(loader)
     numbered_seeds = enumerate(_seeds_from(begin, fold_in(*epoch_key, learn.rank)), begin)

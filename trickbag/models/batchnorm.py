@@ -20,6 +20,8 @@ class _Stats(Callback):
     "In this validation, BatchNorm's running statistics become means over its batches"
 
     stage = 'model'
+    # as in training: a layer that waits in its forward pass for the other processes would wait in vain in the last one
+    does = ('even batches',)
 
     def __init__(self, norms, n_batches):
         self.norms = [(m, m.momentum) for m in norms]
