@@ -90,13 +90,14 @@ def points_of(folder: Path) -> dict:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
-    for part in sorted({file.parent for file in folder.rglob('*tfevents*')}):
-        reader = EventAccumulator(str(part), dict(scalars=0))
-        reader.Reload()
-        for name in reader.Tags()['scalars']:
-            events = reader.Scalars(name)
-            values = json.dumps([event.value for event in events]) if name != 'time' else ''
-            found[name] = [event.step for event in events], hashlib.sha256(values.encode()).hexdigest()[:12]
+    # a process that was killed before its first checkpoint has left a run of its own, which nobody goes on with
+    last = max(folder.rglob('*tfevents*'), key=lambda file: file.stat().st_mtime)
+    reader = EventAccumulator(str(last.parent), dict(scalars=0))
+    reader.Reload()
+    for name in reader.Tags()['scalars']:
+        events = reader.Scalars(name)
+        values = json.dumps([event.value for event in events]) if name != 'time' else ''
+        found[name] = [event.step for event in events], hashlib.sha256(values.encode()).hexdigest()[:12]
     return found
 
 

@@ -8,8 +8,19 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.parallel.ranks import on_ranks
-from trickbag.all import DataLoaders, GradientAccumulation, GradientClip, Learner, accuracy
+from trickbag.all import (
+    SAM,
+    Callback,
+    CancelBackward,
+    DataLoaders,
+    GradientAccumulation,
+    GradientClip,
+    Learner,
+    accuracy,
+)
 from trickbag.core.processes import all_say, copy_from_first, first_says, mean_of_all, place, sum_of_all
+from trickbag.parallel import gradients
+from trickbag.parallel.gradients import AverageGradients
 from trickbag.testing.pairs import BAG, pair_learner
 from trickbag.testing.proofs import found, weights
 
@@ -113,6 +124,68 @@ def test_several_processes_train_as_one_with_a_larger_batch(make_cbs, world, tmp
         assert got_steps == steps
         for row, expected in zip(got_rows, rows, strict=True):
             assert row == pytest.approx(expected, rel=1e-9)
+
+
+class Branches(nn.Module):
+    "In the second process one layer has no gradient, in both another one has none"
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh())
+        self.sometimes = nn.Linear(8, 4)
+        self.never = nn.Linear(8, 4)
+        self.head = nn.Linear(8, 4)
+        self.double()
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.head(x) + (self.sometimes(x) if place().rank == 0 else 0)
+
+
+class FreezeLater(Callback):
+    "The body learns in the first epoch only; a canceled backward pass is of no sample"
+
+    def before_epoch(self, learn):
+        learn.model.body.requires_grad_(learn.epoch == 0)
+
+    def before_backward(self, learn):
+        if learn.epoch == 1 and learn.iter < 2 and (learn.iter == 0 or learn.rank):
+            raise CancelBackward
+
+
+def train_overlapped(rank, overlap, n_bytes, more):
+    gradients.PARCEL_BYTES = n_bytes
+    learn = plain_learner(4, cbs=[FreezeLater(), *more()])
+    learn.model = Branches()
+    learn.default_cbs = [cb for cb in learn.default_cbs if not isinstance(cb, AverageGradients)]
+    average = AverageGradients(overlap)
+    learn.fit(2, cbs=average)
+    return weights(learn), average._overlaps
+
+
+def test_gradients_that_travel_during_the_backward_pass_are_the_same(tmp_path):
+    (plain, no), (plain_2, _) = on_ranks(2, tmp_path, train_overlapped, False, 1, tuple)
+    assert torch.equal(plain, plain_2) and plain.isfinite().all() and not no
+    # parcels of one tensor each, of a few, and all in one
+    for n_bytes in (1, 200, 2**20):
+        for got, yes in on_ranks(2, tmp_path, train_overlapped, True, n_bytes, tuple):
+            assert torch.equal(got, plain) and yes
+    # where a callback would be in between, they wait
+    for make in (accumulating, sharpened):
+        (expected, _), _ = on_ranks(2, tmp_path, train_overlapped, False, 1, make)
+        for got, no in on_ranks(2, tmp_path, train_overlapped, True, 1, make):
+            assert torch.equal(got, expected) and not no
+
+
+def sharpened():
+    return [SAM()]
+
+
+def test_parcels_are_full_in_the_order_of_the_backward_pass():
+    params = [torch.empty(n) for n in (8, 4, 1, 2)] + [torch.empty(3, dtype=torch.float64)]
+    parcels = gradients.in_parcels(params, 24)
+    assert [[param.numel() for param in parcel] for parcel in parcels] == [[3], [2, 1, 4], [8]]
 
 
 def validate_plain(rank, n):

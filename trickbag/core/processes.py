@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAIT_SECONDS', 'Place', 'has_group', 'place', 'join', 'sum_of_all', 'any_of_all', 'all_say', 'first_says',
-           'wait_for_all', 'copy_from_first', 'mean_of_all']
+           'wait_for_all', 'copy_from_first', 'MeanOnItsWay', 'mean_of_all']
 
 # %% ../../nbs/core/11_processes.ipynb #64bd1d22
 import atexit
@@ -151,7 +151,33 @@ def _unpack(flat, tensors):
     torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
-@torch.no_grad()
+class MeanOnItsWay:
+    "A weighted mean over processes that was sent, and has not come back"
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],  # floating point, of one type on one device
+        weight: float,  # of what this process has
+    ):
+        self._tensors = tensors
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        if flat.itemsize < 4:
+            # a sum of products with numbers of samples would overflow, or lose digits
+            flat = flat.float()
+        # without samples in any process the values stay; beside one sample the small number is none
+        weight = max(weight, 1e-12)
+        # the sum of weights travels with the values
+        self._flat = torch.cat([flat.mul_(weight), flat.new_tensor([weight])])
+        self._message: Any = dist.all_reduce(self._flat, async_op=True)
+
+    @torch.no_grad()
+    def arrive(self):
+        "Wait for the mean, and put it into the tensors"
+        self._message.wait()
+        _unpack(self._flat[:-1].div_(self._flat[-1]), self._tensors)
+
+
 def mean_of_all(
     tensors: Sequence[torch.Tensor],  # floating point; the same number, shapes and types in all processes
     weight: float = 1.0,  # of what this process has, such as its number of samples
@@ -159,9 +185,5 @@ def mean_of_all(
     "Give all processes the weighted mean over processes, in place"
     if place().world == 1:
         return
-    for same_kind in _by_kind(tensors):
-        flat = torch.cat([tensor.reshape(-1) for tensor in same_kind])
-        # the sum of weights travels with the values
-        flat = torch.cat([flat.mul_(weight), flat.new_tensor([weight])])
-        dist.all_reduce(flat)
-        _unpack(flat[:-1].div_(flat[-1]), same_kind)
+    for mean in [MeanOnItsWay(same_kind, weight) for same_kind in _by_kind(tensors)]:
+        mean.arrive()

@@ -105,7 +105,9 @@ class SAM(Callback):
 
     def before_step(self, learn):
         params = [p for group in learn.opt.param_groups for p in group['params'] if p.grad is not None]
-        if not (params and self.window):
+        # a process without a sample takes part in the mean of the others
+        due = self.window or learn.world > 1
+        if not (params and due) or (learn.step + 1) % self.interval:
             return
         # BatchNorm's statistics are those of the first pass alone
         moved = [*params, *learn.model.buffers()]
