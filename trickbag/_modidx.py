@@ -398,6 +398,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'trickbag.core.processes.mean_of_all': ( 'core/processes.html#mean_of_all',
                                                                                   'trickbag/core/processes.py'),
                                          'trickbag.core.processes.place': ('core/processes.html#place', 'trickbag/core/processes.py'),
+                                         'trickbag.core.processes.several_here': ( 'core/processes.html#several_here',
+                                                                                   'trickbag/core/processes.py'),
                                          'trickbag.core.processes.sum_of_all': ( 'core/processes.html#sum_of_all',
                                                                                  'trickbag/core/processes.py'),
                                          'trickbag.core.processes.wait_for_all': ( 'core/processes.html#wait_for_all',

@@ -168,7 +168,7 @@ def run_alone(folder: Path, a) -> dict:
         place.mkdir()
         while not (place / 'end.json').exists():
             pid = start(place, photographs)
-            moment = time.perf_counter() + rng.uniform(0.02, 0.6) * seconds
+            moment = time.perf_counter() + rng.uniform(0.02, 0.9) * seconds
             while time.perf_counter() < moment and os.waitpid(pid, os.WNOHANG)[0] == 0:
                 time.sleep(0.001)
             try:

@@ -27,6 +27,7 @@ except ImportError:
 import torch
 
 from ..core.files import atomic_write
+from ..core.processes import several_here
 from ..core.threads import lone_threads, one_thread
 from .decode import RGB, ImageError
 
@@ -62,7 +63,9 @@ def choose_kind(
     named: bool,  # the source's images are files, so that they can be found again
 ) -> str:  # 'disk', 'memory' or 'none'
     "Where decoded images are kept: at most half of what is free is taken"
-    if named and fcntl and SMALL <= need <= free_disk(cache_dir()) // 2:
+    # on disk what one process has decoded is there for the others as well
+    smallest = 0 if several_here() else SMALL
+    if named and fcntl and smallest <= need <= free_disk(cache_dir()) // 2:
         return 'disk'
     return 'memory' if need <= free_memory() // 2 else 'none'
 
