@@ -572,6 +572,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trickbag.data.decode._open': ('data/decode.html#_open', 'trickbag/data/decode.py'),
                                       'trickbag.data.decode._pixels': ('data/decode.html#_pixels', 'trickbag/data/decode.py'),
                                       'trickbag.data.decode._read': ('data/decode.html#_read', 'trickbag/data/decode.py'),
+                                      'trickbag.data.decode._read_once': ('data/decode.html#_read_once', 'trickbag/data/decode.py'),
                                       'trickbag.data.decode._reason': ('data/decode.html#_reason', 'trickbag/data/decode.py'),
                                       'trickbag.data.decode._squash': ('data/decode.html#_squash', 'trickbag/data/decode.py'),
                                       'trickbag.data.decode._stored_box': ('data/decode.html#_stored_box', 'trickbag/data/decode.py'),

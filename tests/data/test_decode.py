@@ -1,6 +1,7 @@
 """What `decode` gives is what a viewer shows (Pillow's exif_transpose, and depth scaled by numpy), or an ImageError
 that names the file."""
 
+import errno
 import io
 import os
 import random
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from tests.helpers import start, wait_for
+from tests.helpers import one_line, start, wait_for
 from trickbag.data import decode as decoding
 from trickbag.data.datasets import DatasetSource
 from trickbag.data.decode import ImageError, decode, find_bad, quick_check, to_rgb
@@ -742,3 +743,30 @@ def test_a_stamp_changes_with_the_file(tmp_path):
     assert len({first, second, third, stamp()}) == 4 and all(s & 1 for s in (first, second, third))
     a.unlink()
     assert stamp() == -1
+
+
+@pytest.mark.parametrize('code', [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+@pytest.mark.parametrize('call', ['open', 'read'])
+def test_a_network_file_system_that_fails_for_a_moment_is_asked_again(code, call, tmp_path, monkeypatch):
+    file = tmp_path / 'a.png'
+    Image.new('RGB', (8, 8), (1, 2, 3)).save(file)
+    whole = decode(file, 4)[0]
+    real = getattr(os, call)
+    failures = [code, code]
+    waited = []
+
+    def failing(path, *args, **kw):
+        if failures and (call == 'read' or os.fspath(path) == str(file)):
+            raise OSError(failures.pop(), 'gone')
+        return real(path, *args, **kw)
+
+    monkeypatch.setattr(os, call, failing)
+    monkeypatch.setattr(time, 'sleep', waited.append)
+    assert torch.equal(decode(file, 4)[0], whole) and waited == [0.1, 1.0]
+    failures += [code] * 3
+    one_line(lambda: decode(file, 4), str(file), 'gone, 3 times in a row', exc=ImageError)
+    assert waited == [0.1, 1.0] * 2
+    # what will not pass is said at once
+    failures[:] = [errno.EACCES]
+    one_line(lambda: decode(file, 4), str(file), exc=ImageError)
+    assert waited == [0.1, 1.0] * 2

@@ -7,12 +7,14 @@ __all__ = ['RGB', 'DECODE_RULES', 'ImageError', 'ImageMode', 'decoder_versions',
            'viewed', 'find_bad', 'quick_check']
 
 # %% ../../nbs/data/05_decode.ipynb #02f68495
+import errno
 import importlib.metadata
 import io
 import os
 import re
 import stat
 import sys
+import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +137,8 @@ def _open(path) -> tuple:
     except PermissionError:
         reason = 'may not be read (permission denied); change its rights or leave it out'
     except OSError as e:
+        if e.errno in _PASSING:
+            raise
         reason = _no_file(path) or f"cannot be opened ({e.strerror}); mend or remove it"
     raise ImageError(reason)
 
@@ -166,7 +170,29 @@ def _bytes_of(item) -> bytearray:
     return bytearray(item) if isinstance(item, (bytes, bytearray)) else _read(item)
 
 
+# what a network file system says while its server or the network is away
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+_WAITS = (0.1, 1.0)  # seconds before the second and the third try
+
+
 def _read(path) -> bytearray:
+    "A file's bytes; what may pass is tried three times"
+    tries = 0
+    while True:
+        try:
+            return _read_once(path)
+        except OSError as e:
+            if e.errno not in _PASSING:
+                raise
+            if tries == len(_WAITS):
+                raise ImageError(
+                    f"cannot be read ({e.strerror}, {tries + 1} times in a row); is its disk there?"
+                ) from e
+        time.sleep(_WAITS[tries])
+        tries += 1
+
+
+def _read_once(path) -> bytearray:
     descriptor, size = _open(path)
     try:
         if size > _LARGEST:
@@ -593,7 +619,7 @@ def _is_suspect(path) -> bool:
     "Do the first or last bytes not look like an image's?"
     try:
         descriptor, _ = _open(path)
-    except (ImageError, ValueError):
+    except (OSError, ValueError):
         return True
     try:
         with open(descriptor, 'rb', buffering=0) as f:
