@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from tests.helpers import one_line, start, wait_for
+from tests.helpers import start, wait_for
 from trickbag.data import decode as decoding
 from trickbag.data.datasets import DatasetSource
 from trickbag.data.decode import ImageError, decode, find_bad, quick_check, to_rgb
@@ -764,9 +764,11 @@ def test_a_network_file_system_that_fails_for_a_moment_is_asked_again(code, call
     monkeypatch.setattr(time, 'sleep', waited.append)
     assert torch.equal(decode(file, 4)[0], whole) and waited == [0.1, 1.0]
     failures += [code] * 3
-    one_line(lambda: decode(file, 4), str(file), 'gone, 3 times in a row', exc=ImageError)
+    with pytest.raises(ImageError, match=f'{file}: cannot be read .gone, 3 times in a row'):
+        decode(file, 4)
     assert waited == [0.1, 1.0] * 2
     # what will not pass is said at once
     failures[:] = [errno.EACCES]
-    one_line(lambda: decode(file, 4), str(file), exc=ImageError)
+    with pytest.raises(ImageError, match=str(file)):
+        decode(file, 4)
     assert waited == [0.1, 1.0] * 2

@@ -185,9 +185,8 @@ def _read(path) -> bytearray:
             if e.errno not in _PASSING:
                 raise
             if tries == len(_WAITS):
-                raise ImageError(
-                    f"cannot be read ({e.strerror}, {tries + 1} times in a row); is its disk there?"
-                ) from e
+                reason = f"cannot be read ({e.strerror}, {tries + 1} times in a row); is its disk there?"
+                raise ImageError(reason) from e
         time.sleep(_WAITS[tries])
         tries += 1
 
