@@ -79,14 +79,22 @@ class _BestWeights(BestEpoch):
             )
 
     def _take_back(self, learn):
-        "Read the best weights of the part of the run that another process trained"
-        try:
-            self._weights = _weights_in_file(checkpoint_path(learn, self.file), learn.model)
-        except (OSError, DamagedFile) as e:
-            self.best = None
-            self.best_epoch = None
+        """Read the best weights of the part of the run that another process trained. The first of several that train
+        together reads, for the others may not have the file, and all must have the same best"""
+        lost = None
+        if not learn.rank:
+            try:
+                self._weights = _weights_in_file(checkpoint_path(learn, self.file), learn.model)
+            except (OSError, DamagedFile) as e:
+                lost = str(e)
+        self._weights, lost = first_says([self._weights, lost])
+        if lost is None:
+            return
+        self.best = None
+        self.best_epoch = None
+        if not learn.rank:
             warnings.warn(
-                f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of "
+                f"SaveBest: the best weights of the epochs before the stop are lost ({lost}); the best of "
                 "the others is kept",
                 stacklevel=1,
             )

@@ -17,15 +17,20 @@ from ..core.processes import copy_from_first, mean_of_all
 def average_gradients(
     params: Sequence[torch.Tensor],  # those that train, in the same order in all processes
     buffers: Sequence[torch.Tensor],  # floating point, averaged as well
-    samples: float,  # in this process, since the last step: its weight in the mean
+    # what the mean loss of this process's batches since the last step divided by, such as their samples: the weight
+    # of its gradient
+    size: float | torch.Tensor,
+    samples: float | None = None,  # the weight of its buffers; None: `size` as well
 ):
     "Give all processes the mean gradient, over samples"
-    has_grad = params[0].new_tensor([param.grad is not None for param in params])
+    has_grad = torch.tensor([float(param.grad is not None) for param in params], device=params[0].device)
     missing = [i for i, param in enumerate(params) if param.grad is None]
     for i in missing:
         params[i].grad = torch.zeros_like(params[i])
     grads = [param.grad for param in params if param.grad is not None]
-    mean_of_all([*grads, *buffers, has_grad], samples)
+    mean_of_all(grads, size)
+    # apart: a batch of which the loss ignores every image has been seen by BatchNorm
+    mean_of_all([*buffers, has_grad], size if samples is None else samples)
     for i in missing:
         if not has_grad[i]:
             params[i].grad = None
@@ -42,8 +47,12 @@ class AverageGradients(Callback):
         self._clear()
 
     def _clear(self):
-        self._samples = 0  # since the last step
+        self._is_sum = False  # whether the loss is no mean
+        # since the last step, and of the step that is taken: samples, and what their mean loss divides by
+        self._samples = 0
+        self._size = 0
         self._samples_of_step = 0
+        self._size_of_step = 0
 
     def before_fit(self, learn):
         # after the stage 'surgery', in which each process may have drawn new layers of its own
@@ -52,17 +61,25 @@ class AverageGradients(Callback):
         learn.average_gradients = lambda: self._average(learn)
 
     def after_backward(self, learn):
-        self._samples += len(learn.xb)
+        n = len(learn.xb)
+        facts = learn.loss_facts
+        self._samples += n
+        self._is_sum = facts.reduction == 'sum'
+        self._size = 1 if self._is_sum else self._size + facts.size(learn.clean_yb, n)
 
     def before_step(self, learn):
         self._samples_of_step = self._samples
+        self._size_of_step = self._size
         self._samples = 0
+        self._size = 0
         learn.average_gradients()
 
     def _average(self, learn):
         params = [param for group in learn.opt.param_groups for param in group['params']]
         buffers = [buffer for buffer in learn.model.buffers() if buffer.is_floating_point()]
-        average_gradients(params, buffers, self._samples_of_step)
+        average_gradients(params, buffers, self._size_of_step, self._samples_of_step)
+        if self._is_sum:
+            torch._foreach_mul_([param.grad for param in params if param.grad is not None], learn.world)
 
     def cleanup_fit(self, learn):
         vars(learn).pop('average_gradients', None)
