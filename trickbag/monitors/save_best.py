@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from ..callback import Callback
-from ..core.files import atomic_save, check_writable
+from ..core.files import atomic_save, check_writable, room_text
 from ..core.output import say
 from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 from ..core.processes import first_says
@@ -208,7 +208,8 @@ class _CheckpointFile(Callback):
             self._failed = None
         except OSError as e:  # a full disk is no reason to stop training; the next save may find room
             self._failed = e
-            warnings.warn(f"Checkpoint: not saved after {place}: {e}", stacklevel=1)
+            fewer = f'; or keep fewer than {self.keep} files' if self.keep > 1 and room_text(e, Path('.')) else ''
+            warnings.warn(f"Checkpoint: not saved after {place}: {e}{fewer}", stacklevel=1)
             return
         if not file:
             self._saved_at = learn.position
