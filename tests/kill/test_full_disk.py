@@ -44,6 +44,6 @@ def test_a_store_without_room_says_how_much_it_needs(tmp_path, monkeypatch):
     (tmp_path / 'images').mkdir()
     source = FileSource(image_files(tmp_path / 'images'))
     with pytest.warns(
-        UserWarning, match=r'about 110.6 kB are needed and [\d,.]+ .B are free in .*; they are kept in memory'
+        UserWarning, match=r'about 98.3 kB are needed and [\d,.]+ .B are free in .*; they are kept in memory'
     ):
         Store(source, 64, keep='disk')
