@@ -179,15 +179,34 @@ class Twice(Callback):
         self.seconds = seconds
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
+class TwiceInValidation(Twice):
+    "Where handlers stand within others, that hold signals back"
+
+    def before_step(self, learn):
+        "Not yet"
+
+    def after_pred(self, learn):
+        if not learn.training:
+            super().before_step(learn)
+
+
+def test_a_second_signal_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr('trickbag.monitors.preemptible._SAME_SIGNAL', 0.1)
+
     def run(seconds):
         tiny_learner([Checkpoint(), Preemptible(['SIGINT']), Twice(seconds)], path=tmp_path).fit(1)
 
+    def run_in_validation(seconds):
+        tiny_learner([Checkpoint(), Preemptible(['SIGINT']), TwiceInValidation(seconds)], path=tmp_path).fit(1)
+
     before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_validation(0.15)
+    assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(Preempted):
         run(0.0)
     with pytest.raises(KeyboardInterrupt):
-        run(1.2)
+        run(0.15)
     assert signal.getsignal(signal.SIGINT) is before
 
 

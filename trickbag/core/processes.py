@@ -9,6 +9,7 @@ __all__ = ['WAIT_SECONDS', 'Place', 'has_group', 'place', 'several_here', 'join'
 # %% ../../nbs/core/11_processes.ipynb #64bd1d22
 import atexit
 import os
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -38,6 +39,11 @@ def place() -> Place:
         return Place(dist.get_rank(), dist.get_world_size(), local_rank)
     rank = _from_environment('RANK', 0)
     world = _from_environment('WORLD_SIZE', 1)
+    if world > 1 and not os.environ.get('RANK'):
+        raise ValueError(
+            f"processes: WORLD_SIZE is {world} and RANK is missing, so nobody knows which of them this is; start the "
+            "script with torchrun, or unset WORLD_SIZE"
+        )
     if not 0 <= rank < world:
         raise ValueError(
             f"processes: RANK is {rank} and WORLD_SIZE {world}; start the script with torchrun, or unset both"
@@ -60,17 +66,60 @@ def _from_environment(name, default) -> int:
 # %% ../../nbs/core/11_processes.ipynb #00716b47
 WAIT_SECONDS = 120  # for the others, in anything that is said between processes
 
+# what starts several processes without torch's variables: their number, and the number of each
+_OTHER_STARTERS = dict(
+    srun=('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'),
+    mpirun=('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'),
+)
+_said = set()  # who was warned of
+
+
+def _warn_if_one_of_several():
+    "A warning, once, if this process was started as one of several by what does not set torch's variables"
+    for starter, (of_number, of_rank) in _OTHER_STARTERS.items():
+        number = os.environ.get(of_number, '')
+        if number in ('', '1') or of_rank not in os.environ or 'RANK' in os.environ or starter in _said:
+            continue
+        _said.add(starter)
+        warnings.warn(
+            f"processes: {starter} started {number} tasks, and as RANK and WORLD_SIZE are missing each trains alone; "
+            f"to train as one: {starter} torchrun ..., or export RANK=${of_rank} WORLD_SIZE=${of_number} LOCAL_RANK, "
+            "MASTER_ADDR and MASTER_PORT in each",
+            stacklevel=1,
+        )
+
 
 def join(
     device: torch.device,  # of the tensors that will be sent
 ) -> Place:
     "Join the others, unless this process is alone or has joined already"
-    if has_group() or place().world == 1:
+    if has_group():
         return place()
+    if place().world == 1:
+        _warn_if_one_of_several()
+        return place()
+    if missing := [name for name in ('MASTER_ADDR', 'MASTER_PORT') if not os.environ.get(name)]:
+        raise ValueError(
+            f"processes: WORLD_SIZE is {place().world} and {' and '.join(missing)} missing, so the others cannot be "
+            "found; start the script with torchrun, or unset WORLD_SIZE"
+        )
     # GPUs speak NCCL, and gloo for what lies on the CPU
     backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
     wait = timedelta(seconds=WAIT_SECONDS)
-    store, rank, world = next(rendezvous('env://', timeout=wait))
+    try:
+        store, rank, world = next(rendezvous('env://', timeout=wait))
+    except dist.DistNetworkError as e:
+        raise ConnectionError(
+            f"processes: the first process cannot listen at, or the others not reach, {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} ({str(e).splitlines()[0]}); if that port is taken give another MASTER_PORT, "
+            "or torchrun --standalone"
+        ) from e
+    except dist.DistStoreError as e:
+        raise TimeoutError(
+            f"processes: of {place().world} processes not all came to {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} within {WAIT_SECONDS} s ({str(e).splitlines()[0]}); start as many as "
+            "WORLD_SIZE says"
+        ) from e
     # after a failure torchrun begins anew with the same store, where the addresses of the processes that died still are
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     store = dist.PrefixStore(f'attempt {attempt}', store)
@@ -163,29 +212,32 @@ class MeanOnItsWay:
     def __init__(
         self,
         tensors: Sequence[torch.Tensor],  # floating point, of one type on one device
-        weight: float,  # of what this process has
+        weight: float | torch.Tensor,  # of what this process has
     ):
         self._tensors = tensors
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        if flat.itemsize < 4:
-            # a sum of products with numbers of samples would overflow, or lose digits
+        if flat.dtype in (torch.float16, torch.bfloat16):
+            # in 16 bits a gradient times its number of samples may overflow, and 257 samples are 256
             flat = flat.float()
-        # without samples in any process the values stay; beside one sample the small number is none
-        weight = max(weight, 1e-12)
+        own = torch.as_tensor(weight, dtype=flat.dtype, device=flat.device).reshape(1)
+        # who has no samples may have no numbers either: 0 * nan is nan
+        flat = torch.where(own == 0, 0.0, flat.mul_(own))
         # the sum of weights travels with the values
-        self._flat = torch.cat([flat.mul_(weight), flat.new_tensor([weight])])
+        self._flat = torch.cat([flat, own])
         self._message: Any = dist.all_reduce(self._flat, async_op=True)
 
     @torch.no_grad()
     def arrive(self):
         "Wait for the mean, and put it into the tensors"
         self._message.wait()
-        _unpack(self._flat[:-1].div_(self._flat[-1]), self._tensors)
+        total = self._flat[-1]
+        _unpack(self._flat[:-1].div_(torch.where(total == 0, 1.0, total)), self._tensors)
 
 
 def mean_of_all(
     tensors: Sequence[torch.Tensor],  # floating point; the same number, shapes and types in all processes
-    weight: float = 1.0,  # of what this process has, such as its number of samples
+    # of what this process has, such as its number of samples. Where it is 0 in all the mean is 0
+    weight: float | torch.Tensor = 1.0,
 ):
     "Give all processes the weighted mean over processes, in place"
     if place().world == 1:

@@ -26,7 +26,7 @@ except ImportError:
 
 import torch
 
-from ..core.files import atomic_write
+from ..core.files import REMOVABLE, atomic_write, megabytes, room_text
 from ..core.processes import several_here
 from ..core.threads import lone_threads, one_thread
 from .decode import RGB, ImageError
@@ -362,7 +362,7 @@ class DecodedImages:
         if kind_before == 'none':
             return  # another thread has warned
         instead = 'they are kept in memory, for this run' if kind == 'memory' else 'they are decoded anew each epoch'
-        reason = getattr(error, 'strerror', None) or error
+        reason = f"{getattr(error, 'strerror', None) or error}{room_text(error, cache_dir(), self.need)}"
         cannot = f"Store: decoded images cannot be kept in {cache_dir()} ({reason}); {instead}"
         warnings.warn(f'{cannot}. Make room (trickbag cache), or set TRICKBAG_CACHE', stacklevel=1)
 
@@ -708,6 +708,23 @@ def _bytes_on_disk(folder) -> int:
     return sum(os.lstat(path).st_blocks * 512 for path in paths)
 
 # %% ../../nbs/data/08_store.ipynb #b9b98da6
+def _removable(folder: Path) -> str:
+    "What of the cache lies on the file system of a folder"
+    root = cache_dir()
+    if not root.is_dir() or root.stat().st_dev != folder.stat().st_dev:
+        return ''
+    n_bytes = _bytes_on_disk(root)
+    if n_bytes < 1_000_000:
+        return ''
+    return (
+        f'{megabytes(n_bytes)} there are decoded images in {root}, made again when they are needed: '
+        'trickbag cache --clear all'
+    )
+
+
+REMOVABLE.append(_removable)
+
+
 def clear_cache(
     name: str = 'all',  # of `cached_sets`, or all
 ) -> int:  # bytes that are free again

@@ -23,6 +23,7 @@ from ..data.decode import ImageError, ImageMode
 from ..data.originals import OriginalsLoader
 from .classifier import Classifier, ClassifierConfig, apply_changes
 from ..learner import Learner
+from ..loop.loading import Unshared
 from ..loop.loss_facts import ACTIVATIONS
 from ..loop.same_fit import plain_name
 from ..models.architectures import Architecture, build, describe
@@ -64,7 +65,7 @@ def _look(learn, loader) -> _Look:
     look = _Look()
     with preserve_attrs(learn, 'cbs'):
         learn.cbs = [cb for cb in learn.cbs if 'views' not in cb.owns]
-        learn.validate(loader, cbs=look, ordered=False)
+        learn.validate(Unshared(loader) if learn.world > 1 else loader, cbs=look, ordered=False)
     return look
 
 
@@ -218,7 +219,8 @@ def export(
     classifier = Classifier(model, config, self.device)
     if images is None:
         _check_images_same(self, loader, classifier)
-    if folder is not None:
+    # of several processes the first one writes
+    if folder is not None and not self.rank:
         classifier.save(folder)
     return classifier
 

@@ -133,6 +133,8 @@ def write_checkpoint(
         torch_save(saved, f)
         f.flush()
         if keep > 1:
+            # where no room is left this may be the first to say so, and the older files stay as they are
+            os.fsync(f.fileno())
             _rotate(file, keep)
     return file
 

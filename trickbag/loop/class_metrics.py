@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..core.processes import all_say
 from .metrics import true_classes
 
 # %% ../../nbs/loop/28_class_metrics.ipynb #9d860126
@@ -48,6 +49,15 @@ class ClassScores:
         guess = pred.argmax(1)
         for counts, which in ((self.hits, true[guess == true]), (self.true, true), (self.predicted, guess)):
             counts += torch.bincount(which, minlength=n_classes)
+
+    def take_from_all(self):
+        "Where several processes share a pass: take what all of them counted, some of which may have seen no batch"
+        counted = [counts for counts in all_say([self.hits, self.true, self.predicted]) if counts[0] is not None]
+        if not counted:
+            return
+        device = counted[0][0].device if self.hits is None else self.hits.device
+        sums = [sum(count.to(device) for count in same) for same in zip(*counted, strict=True)]
+        self.hits, self.true, self.predicted = sums
 
     def compute(self) -> dict:
         "`macro_recall` and `macro_f1` over the classes that there are, `recall NAME` of each"

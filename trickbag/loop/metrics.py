@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -298,6 +299,20 @@ def _object_columns(
 _CPU = torch.device('cpu')
 
 
+def _of_torchmetrics(metric) -> list:
+    "The metrics of torchmetrics that an object is, or has in its attributes: they ask other processes in `compute`"
+    torchmetrics = sys.modules.get('torchmetrics')
+    if torchmetrics is None:
+        return []
+    found = []
+    for thing in (metric, *getattr(metric, '__dict__', {}).values()):
+        if isinstance(thing, torchmetrics.MetricCollection):
+            found += thing.values(copy_state=False)
+        elif isinstance(thing, torchmetrics.Metric):
+            found.append(thing)
+    return found
+
+
 class _Sums:
     "Loss and metrics of the batches of a pass, gathered"
 
@@ -317,6 +332,11 @@ class _Sums:
         self.failed = set()  # names
         self.directions = {}  # after `compute`: column -> whether higher is better, None if nothing says so
         self.deferred = {name: [] for name in self.funcs}  # checks of values on a GPU, see `deferring`
+        # of several processes: what batches gave to metric objects, all of them where one does not see to the others
+        alone = [obj for obj in self.objs.values() if not hasattr(obj, 'take_from_all') and not _of_torchmetrics(obj)]
+        self.kept = []
+        self.to_keep = 0 if place().world == 1 or not self.objs else math.inf if alone else 1
+        self.n_batches = 0
         self.n = 0  # samples
         self.unlabeled = False  # whether there were batches without targets
         self.n_counted = 0  # those that the loss does not ignore
@@ -349,6 +369,9 @@ class _TriedSums(_Sums):
         if len(y):
             for name, metric in self.objs.items():
                 self._try(name, partial(metric.update, logits, y))
+        if len(y) and len(self.kept) < self.to_keep:
+            self.kept.append((logits.cpu() if isinstance(logits, torch.Tensor) else logits, y.cpu()))
+        self.n_batches += bool(len(y))
         self.n += n
         self.n_counted += len(y)
         self.size = self.size + size
@@ -388,7 +411,8 @@ class Averages(_TriedSums):
     "Loss and metrics of one pass over data, as means over samples"
 
     def take_from_all(self):
-        "Where several processes share the pass: take what all of them counted. Objects see to that by themselves"
+        """Where several processes share the pass: take what all of them counted. torchmetrics' objects see to that in
+        their `compute`, others in a method `take_from_all`; one that has neither is given the batches of all"""
         if place().world == 1:
             return
         counts = self.sums.new_tensor([self.n, self.n_counted, float(self.size), self.unlabeled])
@@ -401,6 +425,37 @@ class Averages(_TriedSums):
         self.unlabeled = bool(unlabeled)
         # a metric that fails in one process is left out in all
         self.failed = set().union(*all_say(self.failed))
+        if self.objs:
+            self._objects_take_from_all()
+
+    def _objects_take_from_all(self):
+        counts = all_say(self.n_batches)
+        # lists of torchmetrics that are empty in one process make the others wait
+        one_has_none = min(counts) == 0
+        all_are_kept = max(counts) <= self.to_keep
+        of_each = all_say(self.kept) if self.to_keep > 1 or (one_has_none and all_are_kept) else []
+        for name, metric in self.objs.items():
+            if hasattr(metric, 'take_from_all'):
+                self._try(name, metric.take_from_all)
+            elif of_each and (one_has_none or not _of_torchmetrics(metric)):
+                self._give_all(name, metric, of_each)
+            elif one_has_none:
+                self.failed.add(name)
+                warnings.warn(
+                    f"metric {name} is left out of this validation: one of the processes has no sample that counts, "
+                    "and torchmetrics would wait for it",
+                    stacklevel=2,
+                )
+
+    def _give_all(self, name, metric, of_each):
+        "Let an object see the batches of all processes, in the order in which one process has them"
+        for inner in _of_torchmetrics(metric):
+            inner.sync_on_compute = False
+        metric.reset()
+        for batch in (batch for batches in zip_longest(*of_each) for batch in batches if batch is not None):
+            logits, y = batch
+            on_device = logits.to(self.sums.device) if isinstance(logits, torch.Tensor) else logits
+            self._try(name, partial(metric.update, on_device, y.to(self.sums.device)))
 
     def compute(self) -> dict:
         """`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if

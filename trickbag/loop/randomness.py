@@ -19,7 +19,7 @@ from ..core.interrupts import uninterrupted
 from ..core.streams import fold_in, fold_prefix, name_key, seed_all, seed_default
 from ..core.threads import preserve_rng
 from .checks import loader_failed
-from .loading import gives_a_share, own_batches
+from .loading import each_once, gives_a_share, own_batches
 
 if TYPE_CHECKING:
     from trickbag.learner import Learner
@@ -56,6 +56,7 @@ def seeded_batches(
 ) -> Iterator[tuple]:  # (number, batch)
     "The batches of a loader; every draw of loader and model is a function of (seed, rank, epoch, batch)"
     learn._event_seed = None
+    loader = loader if learn.training else each_once(loader)
     epoch_key = (learn.seed, learn.epochs_run, learn.training, name_key('data'))
     # the order of the samples, the same on every rank
     seed_all(fold_in(*epoch_key))

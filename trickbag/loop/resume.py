@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.output import say
+from ..core.processes import all_say
 from trickbag.loop.checkpoint import (
     check_fits,
     checkpoint_path,
@@ -43,10 +44,35 @@ def find_point(
     else:
         # the fit before was over in the file that was loaded, so this one may be in it
         point = learn._loaded if learn._passed_by else None
+    if resume:
+        _check_all_found_it(learn, point)
     saved_in_fit = point and (point['loop'] or {}).get('fitting')
     if not saved_in_fit and (point or resume is True):
         raise ValueError(f"resume: nothing to go on from; {_why_nothing(point)}")
     return point
+
+
+def _check_all_found_it(learn, point):
+    "ValueError in all processes if they would go on from different places: folders that not all machines share"
+    if learn.world == 1:
+        return
+    places = all_say(_place_in_words(point))
+    if len({*places}) > 1:
+        found = ', '.join(f'process {rank} {place}' for rank, place in enumerate(places))
+        raise ValueError(
+            f"resume: the processes do not find the same: {found}; give learn.path a folder that all machines share, "
+            "or copy the file to each"
+        )
+
+
+def _place_in_words(point) -> str:
+    "Where a checkpoint was saved"
+    if point is None:
+        return 'finds no file'
+    if not point['loop']:
+        return f"finds {point['file']}, which holds weights alone"
+    epoch, batch = point['loop']['position']
+    return f"finds {point['file']} of epoch {epoch}, batch {batch}, after {point['loop']['step']} steps"
 
 
 def _check_folder(learn, resume, file):

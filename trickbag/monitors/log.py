@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from ..callback import Callback
 from ..core.arguments import check_whole
 from ..core.basics import flatten
+from ..core.files import room_text
 from ..vision.basic import Normalize
 
 # %% ../../nbs/monitors/log.ipynb #5232af92
@@ -519,8 +520,10 @@ class Log(_Mistakes):
             function(*args)
             return True
         except Exception as e:
+            base = self._learn.path if self._learn else Path('.')
+            room = room_text(e, base / getattr(place, 'folder', '.'))
             self._warn_once(
-                f"{place.name} cannot be written to ({type(e).__name__}: {e}); the training goes on without"
+                f"{place.name} cannot be written to ({type(e).__name__}: {e}{room}); the training goes on without"
             )
             if place in self._open:
                 self._open.remove(place)

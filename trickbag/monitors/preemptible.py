@@ -80,8 +80,17 @@ class _Signals:
                 return
             if monotonic() - self._when < _SAME_SIGNAL:
                 return
-        self.stop()
-        signal.raise_signal(number)
+        self._as_before(number, frame)
+
+    def _as_before(self, number, frame):
+        # called by hand: in a validation this handler is within another, that holds signals back, and to put the old
+        # one in the place of both would not last
+        before = self._before.get(number, signal.SIG_DFL)
+        if callable(before):
+            before(number, frame)
+        elif before == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 # %% ../../nbs/monitors/preemptible.ipynb #02efb66f
 class Preemptible(Callback):

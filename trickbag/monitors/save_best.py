@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from ..callback import Callback
-from ..core.files import atomic_save, check_writable
+from ..core.files import atomic_save, check_writable, room_text
 from ..core.output import say
 from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 from ..core.processes import first_says
@@ -79,14 +79,22 @@ class _BestWeights(BestEpoch):
             )
 
     def _take_back(self, learn):
-        "Read the best weights of the part of the run that another process trained"
-        try:
-            self._weights = _weights_in_file(checkpoint_path(learn, self.file), learn.model)
-        except (OSError, DamagedFile) as e:
-            self.best = None
-            self.best_epoch = None
+        """Read the best weights of the part of the run that another process trained. The first of several that train
+        together reads, for the others may not have the file, and all must have the same best"""
+        lost = None
+        if not learn.rank:
+            try:
+                self._weights = _weights_in_file(checkpoint_path(learn, self.file), learn.model)
+            except (OSError, DamagedFile) as e:
+                lost = str(e)
+        self._weights, lost = first_says([self._weights, lost])
+        if lost is None:
+            return
+        self.best = None
+        self.best_epoch = None
+        if not learn.rank:
             warnings.warn(
-                f"SaveBest: the best weights of the epochs before the stop are lost ({e}); the best of "
+                f"SaveBest: the best weights of the epochs before the stop are lost ({lost}); the best of "
                 "the others is kept",
                 stacklevel=1,
             )
@@ -200,7 +208,8 @@ class _CheckpointFile(Callback):
             self._failed = None
         except OSError as e:  # a full disk is no reason to stop training; the next save may find room
             self._failed = e
-            warnings.warn(f"Checkpoint: not saved after {place}: {e}", stacklevel=1)
+            fewer = f'; or keep fewer than {self.keep} files' if self.keep > 1 and room_text(e, Path('.')) else ''
+            warnings.warn(f"Checkpoint: not saved after {place}: {e}{fewer}", stacklevel=1)
             return
         if not file:
             self._saved_at = learn.position

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ..callback import Callback
 from ..core.basics import preserve_modes
 from ..core.modules import uncompiled
+from ..core.processes import any_of_all
 from ..core.threads import preserve_rng
 
 # %% ../../nbs/monitors/terminate_on_nan.ipynb #0da3996a
@@ -87,10 +88,13 @@ def _check_finite(
     learn,
 ):
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"TerminateOnNaN: {where.format(loss)}{_where_it_begins(learn)}; lower the learning rate, warm up, clip "
-            "gradients, or avoid fp16"
-        )
+        raise _not_finite(f'{where.format(loss)}{_where_it_begins(learn)}')
+
+
+def _not_finite(what: str) -> FloatingPointError:
+    return FloatingPointError(
+        f"TerminateOnNaN: {what}; lower the learning rate, warm up, clip gradients, or avoid fp16"
+    )
 
 # %% ../../nbs/monitors/terminate_on_nan.ipynb #bfbbd430
 class TerminateOnNaN(Callback):
@@ -142,9 +146,16 @@ class TerminateOnNaN(Callback):
         sizes = self._sizes
         iters = self._iters
         self._clear()
+        found = []
         # here the host waits
-        if not losses or torch.stack(losses).isfinite().all():
+        if losses and not torch.stack(losses).isfinite().all():
+            for loss, size, i in zip(torch.stack(losses).tolist(), sizes, iters, strict=True):
+                if not math.isfinite(loss) and not _is_of_no_sample(loss, size, learn.loss_facts):
+                    found.append((loss, i))
+        # who stopped alone would leave the others waiting
+        if not any_of_all(bool(found), learn.device):
             return
-        for loss, size, i in zip(torch.stack(losses).tolist(), sizes, iters, strict=True):
-            if not _is_of_no_sample(loss, size, learn.loss_facts):
-                _check_finite(loss, f'training loss is {{}} at epoch {learn.epoch}, batch {i}', learn)
+        if not found:
+            raise _not_finite(f'training loss of another process is not finite in epoch {learn.epoch}')
+        loss, i = found[0]
+        _check_finite(loss, f'training loss is {{}} at epoch {learn.epoch}, batch {i}', learn)

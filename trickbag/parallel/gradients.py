@@ -14,18 +14,29 @@ from ..callback import Callback
 from ..core.processes import MeanOnItsWay, copy_from_first, mean_of_all
 
 # %% ../../nbs/parallel/01_gradients.ipynb #63afc516
+def _take_rest(tensors, samples):
+    """The means of statistics, apart from those of gradients: a batch of which the loss ignores every image has been
+    seen by BatchNorm"""
+    # where no process has seen anything they stay; beside a sample the small number is none
+    mean_of_all(tensors, samples if isinstance(samples, torch.Tensor) else max(samples, 1e-12))
+
+
 def average_gradients(
     params: Sequence[torch.Tensor],  # those that train, in the same order in all processes
     buffers: Sequence[torch.Tensor],  # floating point, averaged as well
-    samples: float,  # in this process, since the last step: its weight in the mean
+    # what the mean loss of this process's batches since the last step divided by, such as their samples: the weight
+    # of its gradient
+    size: float | torch.Tensor,
+    samples: float | None = None,  # the weight of its buffers; None: `size` as well
 ):
     "Give all processes the mean gradient, over samples"
-    has_grad = params[0].new_tensor([param.grad is not None for param in params])
+    has_grad = torch.tensor([float(param.grad is not None) for param in params], device=params[0].device)
     missing = [i for i, param in enumerate(params) if param.grad is None]
     for i in missing:
         params[i].grad = torch.zeros_like(params[i])
     grads = [param.grad for param in params if param.grad is not None]
-    mean_of_all([*grads, *buffers, has_grad], samples)
+    mean_of_all(grads, size)
+    _take_rest([*buffers, has_grad], size if samples is None else samples)
     for i in missing:
         if not has_grad[i]:
             params[i].grad = None
@@ -68,10 +79,10 @@ class GradientsOnTheirWay:
 
     def begin(
         self,
-        samples: float,  # of the batch whose backward pass comes now: its weight in the mean
+        size: float | torch.Tensor,  # of the batch whose backward pass comes now: its weight in the mean
     ):
         self._is_open = True
-        self._weight = samples
+        self._weight = size
         self._awaited = [len(parcel) for parcel in self._parcels]
         self._sent = []
 
@@ -89,18 +100,19 @@ class GradientsOnTheirWay:
     def arrive(
         self,
         buffers: Sequence[torch.Tensor],  # floating point, averaged as well
-        samples: float,  # 0 where the backward pass was canceled
+        size: float | torch.Tensor,  # as in `begin`; 0 where the backward pass was canceled
+        samples: float,  # the weight of the buffers
     ):
         "Send what is left, and wait for all"
         self._is_open = False
-        self._weight = samples
-        has_grad = self.params[0].new_tensor([param.grad is not None for param in self.params])
+        self._weight = size
+        has_grad = torch.tensor([float(param.grad is not None) for param in self.params], device=self.params[0].device)
         without = [i for i, param in enumerate(self.params) if param.grad is None]
         for i in without:
             self.params[i].grad = torch.zeros_like(self.params[i])
         while len(self._sent) < len(self._parcels):
             self._send_next()
-        mean_of_all([*buffers, has_grad], self._weight)
+        _take_rest([*buffers, has_grad], samples)
         for mean in self._sent:
             mean.arrive()
         for i in without:
@@ -132,8 +144,13 @@ class AverageGradients(Callback):
         self._clear()
 
     def _clear(self):
-        self._samples = 0  # since the last step
+        self._is_sum = False  # whether the loss is no mean
+        # since the last step, and of the step that is taken: samples, and what their mean loss divides by
+        self._samples = 0
+        self._size = 0
+        self._size_of_batch = 0
         self._samples_of_step = 0
+        self._size_of_step = 0
 
     def before_fit(self, learn):
         # after the stage 'surgery', in which each process may have drawn new layers of its own
@@ -144,6 +161,9 @@ class AverageGradients(Callback):
         learn.average_gradients = lambda: self._average(learn)
 
     def before_backward(self, learn):
+        facts = learn.loss_facts
+        self._is_sum = facts.reduction == 'sum'
+        self._size_of_batch = 1 if self._is_sum else facts.size(learn.clean_yb, len(learn.xb))
         if not self._overlaps:
             return
         params = [param for param in _trained(learn) if param.requires_grad]
@@ -153,21 +173,31 @@ class AverageGradients(Callback):
             self._stop()
             self._on_their_way = GradientsOnTheirWay(params) if params else None
         if self._on_their_way:
-            self._on_their_way.begin(len(learn.xb))
+            self._on_their_way.begin(self._size_of_batch)
 
     def after_backward(self, learn):
         self._samples += len(learn.xb)
+        self._size = 1 if self._is_sum else self._size + self._size_of_batch
 
     def before_step(self, learn):
         self._samples_of_step = self._samples
+        # a process without samples adds nothing to a sum; in a mean it does not count
+        self._size_of_step = 1 if self._is_sum else self._size
         self._samples = 0
+        self._size = 0
         if self._on_their_way:
-            self._on_their_way.arrive(_buffers(learn), self._samples_of_step)
+            self._on_their_way.arrive(_buffers(learn), self._size_of_step, self._samples_of_step)
+            self._mean_to_sum(learn)
         else:
             learn.average_gradients()
 
     def _average(self, learn):
-        average_gradients(_trained(learn), _buffers(learn), self._samples_of_step)
+        average_gradients(_trained(learn), _buffers(learn), self._size_of_step, self._samples_of_step)
+        self._mean_to_sum(learn)
+
+    def _mean_to_sum(self, learn):
+        if self._is_sum:
+            torch._foreach_mul_([param.grad for param in _trained(learn) if param.grad is not None], learn.world)
 
     def _stop(self):
         if self._on_their_way:

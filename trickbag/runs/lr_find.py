@@ -10,10 +10,12 @@ import math
 from bisect import bisect_left
 from collections import namedtuple
 
+import torch
 from fastcore.basics import patch
 
 from ..callback import Callback, CancelEpoch, CancelFit
 from ..core.arguments import check_number, check_whole, checked_arguments
+from ..core.processes import sum_of_all
 from ..learner import Learner
 from ..loop.loading import num_batches
 from ..loop.schedule import sched_exp
@@ -85,11 +87,15 @@ class _Sweep(Callback):
     def after_batch(self, learn):
         if learn.loss is None:
             return
-        size = float(learn.loss_facts.size(learn.clean_yb, len(learn.xb)))
+        size = learn.loss_facts.size(learn.clean_yb, len(learn.xb))
+        total = learn.loss_facts.total(learn.loss.detach(), size)
+        # of all processes, so that they suggest, and stop at, the same
+        own = torch.tensor([float(total), float(size)], dtype=torch.float64)
+        total, size = sum_of_all(own.to(learn.device) if learn.world > 1 else own).tolist()
         if not size:
             return
         self.i += 1
-        loss = self._smoothed(float(learn.loss_facts.total(learn.loss.detach(), size)), size)
+        loss = self._smoothed(total, size)
         if not math.isfinite(loss):
             raise CancelFit
         self.lrs.append(self.lr)
