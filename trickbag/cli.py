@@ -209,10 +209,17 @@ def _add_others(commands):
     one = _command(commands, 'tricks', 'the bag of tricks, or one with its arguments', 'trickbag tricks MixUp')
     one.add_argument('name', nargs='?', help='of one trick')
     one = _command(
-        commands, 'recipes', 'published recipes, or one of them', 'trickbag recipes rsb_a3 --toml my_recipe.toml'
+        commands, 'recipes', 'published recipes, or one of them', 'trickbag recipes rsb_a3 --toml > my_recipe.toml'
     )
     one.add_argument('name', nargs='?', help='of one recipe, or a TOML file')
-    one.add_argument('--toml', metavar='FILE', type=_path, help='write it to this file, to change it there')
+    one.add_argument(
+        '--toml',
+        metavar='FILE',
+        type=_path,
+        nargs='?',
+        const=True,
+        help='write it to this file, to change it there; without one it is printed as TOML',
+    )
     one = _command(
         commands, 'check', 'find bad, repeated and oddly shaped images in a folder', 'trickbag check photographs'
     )

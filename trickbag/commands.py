@@ -541,16 +541,22 @@ def explain(arguments: dict):
 
 def print_recipes(
     name: str | None = None,  # of one, or a TOML file; None: all
-    toml: str | Path | None = None,  # a file that it is written to
+    toml: str | Path | bool | None = None,  # a file that it is written to; True: its TOML is printed in place of the table
 ):
-    "The published recipes, a line each, or one as a table"
+    "The published recipes, a line each, or one as a table or as TOML"
     if name is None:
         if toml is not None:
-            raise ValueError("recipes: which one shall be written? trickbag recipes NAME --toml FILE")
+            raise ValueError("recipes: which one shall be written? trickbag recipes NAME --toml > FILE")
         rows = [(r.name, r.arch, r.size, r.epochs, f'{r.accuracy:.1%}' if r.accuracy else '') for r in RECIPES.values()]
         print(Table(('recipe', 'network', 'pixels', 'epochs', 'published'), rows))
         return
     recipe = get_recipe(name)
+    if toml is True:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # which TOML is, whatever the terminal's encoding
+            sys.stdout.reconfigure(encoding='utf-8')
+        print(to_toml(recipe), end='')
+        return
     print(recipe)
     if toml is not None:
         if Path(toml).exists():

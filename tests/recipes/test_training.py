@@ -1,5 +1,6 @@
 "A recipe at work: with any learner, resumed, from the shell; and what changes with its length, batch and size."
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -199,11 +200,26 @@ def test_recipes_in_the_shell(place, monkeypatch, capsys):
     assert 'MixUp' in shell(place, monkeypatch, capsys, 'explain', 'toy', '--recipe', 'mine.toml')
 
 
+@pytest.mark.parametrize('name', ['toy', 'airbench94'])
+def test_a_recipe_as_toml_on_the_screen_is_a_file(place, monkeypatch, name):
+    "`trickbag recipes NAME --toml > FILE`, also where the shell's encoding lacks letters that the recipe has"
+    shown = io.TextIOWrapper(io.BytesIO(), encoding='latin-1', newline='')
+    with monkeypatch.context() as patch:
+        patch.setattr('sys.stdout', shown)
+        main(['recipes', name, '--toml'])
+        shown.flush()
+    file = place / f'{name}_printed.toml'
+    file.write_bytes(shown.buffer.getvalue())
+    assert from_toml(file) == RECIPES[name] and file.read_text(encoding='utf-8') == to_toml(RECIPES[name])
+
+
 @pytest.mark.parametrize(
     'argv, message',
     [
         (['recipes', 'rsb_a4'], 'did you mean rsb_a'),
         (['recipes', '--toml', 'x.toml'], 'which one'),
+        (['recipes', '--toml'], 'which one'),
+        (['recipes', 'mosaic'], 'there are mosaic_mild, mosaic_medium, mosaic_hot, or'),
         (['train', 'toy', '--without', 'EMA'], 'there is no --recipe'),
         (['train', 'toy', '--recipe', 'mine.toml', '--lr', 'auto'], 'a recipe has its rate'),
         (['train', 'toy', '--recipe', 'mine.toml', '--without', 'EMA'], 'has no EMA; its tricks: Cosine, MixUp'),
