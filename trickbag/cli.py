@@ -217,7 +217,7 @@ def _add_others(commands):
         metavar='FILE',
         type=_path,
         nargs='?',
-        const=True,
+        const='-',
         help='write it to this file, to change it there; without one it is printed as TOML',
     )
     one = _command(

@@ -541,7 +541,7 @@ def explain(arguments: dict):
 
 def print_recipes(
     name: str | None = None,  # of one, or a TOML file; None: all
-    toml: str | Path | bool | None = None,  # a file that it is written to; True: its TOML is printed in place of the table
+    toml: str | Path | None = None,  # a file that it is written to; '-': its TOML is printed in place of the table
 ):
     "The published recipes, a line each, or one as a table or as TOML"
     if name is None:
@@ -551,7 +551,7 @@ def print_recipes(
         print(Table(('recipe', 'network', 'pixels', 'epochs', 'published'), rows))
         return
     recipe = get_recipe(name)
-    if toml is True:
+    if toml == '-':
         if isinstance(sys.stdout, io.TextIOWrapper):
             # which TOML is, whatever the terminal's encoding
             sys.stdout.reconfigure(encoding='utf-8')

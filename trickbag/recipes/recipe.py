@@ -887,7 +887,8 @@ def _curves_of(cb, recipe, positions, n_iter) -> dict:
 
 def _bounds(cb, n_epoch, n_iter) -> tuple:  # as of `phase_bounds`
     "Where in a run a callback works"
-    return phase_bounds(*(cb.phase or (0.0, None, False)), n_epoch, n_iter)
+    start, stop, in_epochs = cb.phase or (0.0, None, False)
+    return phase_bounds(start, stop, in_epochs, n_epoch, n_iter)
 
 
 def _momentum(recipe) -> float | None:
