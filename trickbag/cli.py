@@ -103,7 +103,10 @@ def _add_run_arguments(parser):
     parser.add_argument('--recipe', type=_path, help='train as this says: a name of `trickbag recipes`, or a TOML file')
     parser.add_argument('--arch', help="network (xresnet18): resnet50, timm/vit_small_patch16_224 ...")
     parser.add_argument(
-        '--pretrained', action='store_true', help='begin with the weights that the library recommends, the head first'
+        '--pretrained',
+        action=argparse.BooleanOptionalAction,
+        help='begin with the weights that the library recommends, the head first; with --no-pretrained a recipe that '
+        'has weights begins without',
     )
     parser.add_argument('--weights', type=_path, help='begin with these: a name (IMAGENET1K_V1, a1_in1k), or a file')
     parser.add_argument(
@@ -245,6 +248,8 @@ def _made_of(args) -> dict:
     "The arguments that a run is made of"
     others = ('cmd', 'out', 'weights', 'budget')
     arguments = {name: value for name, value in vars(args).items() if name not in others}
+    if args.weights and args.pretrained is False:
+        raise ValueError("--weights: and --no-pretrained, which of the two? give one")
     return arguments | dict(pretrained=args.weights or args.pretrained)
 
 

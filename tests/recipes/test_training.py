@@ -94,6 +94,14 @@ class StopAt(Callback):
             raise KeyboardInterrupt
 
 
+def test_a_recipe_broken_off_leaves_the_layers_that_it_made():
+    learn = plain_learner()
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(recipe=TWO_PHASES, cbs=StopAt(2))
+    # its weights are made for blurred images, in predictions and in a later fit, too
+    assert [cb.name for cb in learn.cbs] == ['BlurPool', 'Crop']
+
+
 @pytest.fixture(scope='module')
 def whole():
     "A learner that nothing stopped"
@@ -200,6 +208,16 @@ def test_recipes_in_the_shell(place, monkeypatch, capsys):
     assert 'MixUp' in shell(place, monkeypatch, capsys, 'explain', 'toy', '--recipe', 'mine.toml')
 
 
+def test_weights_of_a_recipe_in_the_shell(place, monkeypatch, capsys):
+    asked = ('explain', 'toy', '--recipe', 'fgvc', '--arch', 'xresnet18', '--size', '32', '--bs', '8')
+    assert 'EarlyStopping' in shell(place, monkeypatch, capsys, *asked, '--no-pretrained')
+    shown = shell(place, monkeypatch, capsys, 'recipes', 'fgvc')
+    assert 'resnet50, pretrained' in shown and '1 of the area, mirrored' in shown
+    book = shell(place, monkeypatch, capsys, 'recipes', 'fastbook')
+    assert 'crops of 0.75 to 1 of the area, square, of images kept at 460 px, mirrored' in book
+    assert ', bicubic, mirrored' in shell(place, monkeypatch, capsys, 'recipes', 'deit3_small')
+
+
 @pytest.mark.parametrize('name', ['toy', 'airbench94'])
 def test_a_recipe_as_toml_on_the_screen_is_a_file(place, monkeypatch, name):
     "`trickbag recipes NAME --toml > FILE`, also where the shell's encoding lacks letters that the recipe has"
@@ -219,6 +237,8 @@ def test_a_recipe_as_toml_on_the_screen_is_a_file(place, monkeypatch, name):
         (['recipes', 'rsb_a4'], 'did you mean rsb_a'),
         (['recipes', '--toml', 'x.toml'], 'which one'),
         (['recipes', '--toml'], 'which one'),
+        (['train', 'toy', '--recipe', 'fgvc', '--arch', 'xresnet18', '--size', '32', '--bs', '8'], '--no-pretrained'),
+        (['explain', 'toy', '--no-pretrained', '--weights', 'a.safetensors'], 'which of the two'),
         (['recipes', 'mosaic'], 'there are mosaic_mild, mosaic_medium, mosaic_hot, or'),
         (['train', 'toy', '--without', 'EMA'], 'there is no --recipe'),
         (['train', 'toy', '--recipe', 'mine.toml', '--lr', 'auto'], 'a recipe has its rate'),

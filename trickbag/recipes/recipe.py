@@ -376,7 +376,9 @@ def get_recipe(
     near = difflib.get_close_matches(str(name), RECIPES, 3)
     # 'imagenette' is twelve
     longer = [other for other in RECIPES if other.startswith(f'{name}_')]
-    if near and not longer:
+    if Path(f'{name}.toml').is_file():
+        hint = f"did you mean the file {name}.toml?"
+    elif near and not longer:
         hint = f"did you mean {' or '.join(near)}?"
     else:
         hint = f"there are {', '.join(longer or RECIPES)}, or give a .toml file"
@@ -452,18 +454,45 @@ def _duration(hours) -> str:
     return f'{hours * 3600:.3g} seconds'
 
 
+def _network_text(recipe) -> str:
+    text = ' '.join([recipe.arch, *(f'{name}={value!r}' for name, value in recipe.arch_args.items())])
+    if not recipe.pretrained:
+        return text
+    return f'{text}, pretrained' + ('' if recipe.pretrained is True else f': {recipe.pretrained}')
+
+
+def _training_images_text(recipe) -> str:
+    parts = [f'{recipe.size} px']
+    if recipe.scale is None:
+        parts.append('crops of the central square')
+    else:
+        low, high = recipe.ratio
+        shape = f', {low:g} to {high:g} times as wide as high'
+        if low == high == 1:
+            shape = ', square'
+        if recipe.ratio == Recipe.ratio:
+            shape = ''
+        parts.append(f'crops of {recipe.scale[0]:g} to {recipe.scale[1]:g} of the area{shape}')
+    if recipe.presize is not None:
+        parts.append(f'of images kept at {recipe.presize} px')
+    if recipe.interpolation != Recipe.interpolation:
+        parts.append(recipe.interpolation)
+    if recipe.flip:
+        parts.append('mirrored')
+    return ', '.join(parts)
+
+
 def as_table(recipe: Recipe) -> Table:
     "A recipe as people read it"
     details = [recipe.hardware, _duration(recipe.hours) if recipe.hours else '']
     how = ', '.join(text for text in details if text)
     published = f'{recipe.accuracy:.2%}' + (f' ({how})' if how else '') if recipe.accuracy else 'nothing'
     batch = f'{recipe.bs}' + (f', over {recipe.devices} devices' if recipe.devices > 1 else '')
-    crop = 'the central square' if recipe.scale is None else f'{recipe.scale[0]:g} to {recipe.scale[1]:g} of the area'
     rows = [
         ('recipe', f'{recipe.name} ({recipe_hash(recipe)})'),
         ('source', recipe.source or '-'),
-        ('network', ' '.join([recipe.arch, *(f'{name}={value!r}' for name, value in recipe.arch_args.items())])),
-        ('trained at', f'{recipe.size} px, crops of {crop}{", mirrored" if recipe.flip else ""}'),
+        ('network', _network_text(recipe)),
+        ('trained at', _training_images_text(recipe)),
         ('tested at', f'{recipe.valid_size or recipe.size} px, {recipe.crop_pct:.4g} of the shorter side'),
         ('batch, epochs', f'{batch}; {recipe.epochs} epochs of {recipe.n_images:,} images'),
         ('optimizer', f'{recipe.opt}, highest rate {recipe.lr:g}'),
@@ -748,7 +777,13 @@ def _check_data(recipe, dls):
         raise ValueError(
             f"{who}: its rate is for {recipe.bs} images a step, the data give {bs}; take recipe.with_(bs={bs})"
         )
-    side = getattr(getattr(dls.train, 'store', None), 'presize', None)
+    store = getattr(dls.train, 'store', None)
+    if store is not None and len(store) < recipe.bs:
+        raise ValueError(
+            f"{who}: its rate is for {recipe.bs} images a step, and only {len(store)} train; take "
+            f"recipe.with_(bs={len(store)}) or less, in the shell --bs"
+        )
+    side = getattr(store, 'presize', None)
     if side is not None and side < recipe.size:
         raise ValueError(
             f"{who}: trains at {recipe.size} px, the data keep {side}; take recipe.data(path), or presize="
