@@ -103,7 +103,10 @@ def _add_run_arguments(parser):
     parser.add_argument('--recipe', type=_path, help='train as this says: a name of `trickbag recipes`, or a TOML file')
     parser.add_argument('--arch', help="network (xresnet18): resnet50, timm/vit_small_patch16_224 ...")
     parser.add_argument(
-        '--pretrained', action='store_true', help='begin with the weights that the library recommends, the head first'
+        '--pretrained',
+        action=argparse.BooleanOptionalAction,
+        help='begin with the weights that the library recommends, the head first; with --no-pretrained a recipe that '
+        'has weights begins without',
     )
     parser.add_argument('--weights', type=_path, help='begin with these: a name (IMAGENET1K_V1, a1_in1k), or a file')
     parser.add_argument(
@@ -215,10 +218,17 @@ def _add_others(commands):
     one = _command(commands, 'tricks', 'the bag of tricks, or one with its arguments', 'trickbag tricks MixUp')
     one.add_argument('name', nargs='?', help='of one trick')
     one = _command(
-        commands, 'recipes', 'published recipes, or one of them', 'trickbag recipes rsb_a3 --toml my_recipe.toml'
+        commands, 'recipes', 'published recipes, or one of them', 'trickbag recipes rsb_a3 --toml > my_recipe.toml'
     )
     one.add_argument('name', nargs='?', help='of one recipe, or a TOML file')
-    one.add_argument('--toml', metavar='FILE', type=_path, help='write it to this file, to change it there')
+    one.add_argument(
+        '--toml',
+        metavar='FILE',
+        type=_path,
+        nargs='?',
+        const='-',
+        help='write it to this file, to change it there; without one it is printed as TOML',
+    )
     one = _command(
         commands, 'check', 'find bad, repeated and oddly shaped images in a folder', 'trickbag check photographs'
     )
@@ -244,6 +254,8 @@ def _made_of(args) -> dict:
     "The arguments that a run is made of"
     others = ('cmd', 'out', 'weights', 'budget')
     arguments = {name: value for name, value in vars(args).items() if name not in others}
+    if args.weights and args.pretrained is False:
+        raise ValueError("--weights: and --no-pretrained, which of the two? give one")
     return arguments | dict(pretrained=args.weights or args.pretrained)
 
 

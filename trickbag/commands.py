@@ -38,6 +38,7 @@ from .data.files import TRAINING_FOLDERS, VALIDATION_FOLDERS
 from .demo import save_pictures
 from .deploy.classifier import Classifier, load_classifier
 from .look.explain import Table
+from .models.pretrained import WeightsError
 from .recipes.ablation import Ablation, folder_data
 from .recipes.calls import callback_names, did_you_mean, from_text
 from .recipes.published import RECIPES
@@ -217,7 +218,7 @@ def recipe_of(
     given = {name: a[name] for name in ('arch', 'epochs', 'size', 'bs', 'lr') if a[name] is not None}
     if a.get('image_fit'):
         given['image_fit'] = a['image_fit']
-    if a['pretrained']:
+    if a['pretrained'] is not None:
         given['pretrained'] = a['pretrained']
     if n_images is not None:
         given['n_images'] = n_images
@@ -245,12 +246,21 @@ def recipe_learner(
     recipe = recipe or _fitted_recipe(a, path, split)
     dls = recipe.data(path, **split)
     torch.manual_seed(a['seed'])  # the first weights
-    try:
+    with _shells_remedy(recipe):
         learn = recipe.learner(dls, cbs=_writers(folder), path=folder or '.', seed=a['seed'])
+    return learn, recipe
+
+
+@contextmanager
+def _shells_remedy(recipe):
+    "What is said of a recipe that cannot be trained names the remedy of Python; here that of the shell comes after it"
+    try:
+        yield
     except ValueError as e:
         hint = "; in the shell: --without Distillation" if recipe.needs else ""
         raise ValueError(f"{e}{hint}") from None
-    return learn, recipe
+    except WeightsError as e:
+        raise WeightsError(f"{e}; in the shell: --weights FILE, or --no-pretrained") from None
 
 # %% ../nbs/07_commands.ipynb #c2a0878b
 def train(
@@ -513,7 +523,9 @@ def ablate(
         processes=a['processes'],
         first_seed=a['seed'],
     )
-    with _held(folder):
+    if n_done := len(ablation.log.runs):
+        print(f"{ablation.log.file}: {n_done} training{'s' * (n_done > 1)} are there, and not done again")
+    with _held(folder), _shells_remedy(recipe):
         table = ablation.run(budget)
     with atomic_write(folder / 'table.txt', text=True) as f:
         f.write(f'{table}\n')
@@ -545,16 +557,22 @@ def explain(arguments: dict):
 
 def print_recipes(
     name: str | None = None,  # of one, or a TOML file; None: all
-    toml: str | Path | None = None,  # a file that it is written to
+    toml: str | Path | None = None,  # a file that it is written to; '-': its TOML is printed in place of the table
 ):
-    "The published recipes, a line each, or one as a table"
+    "The published recipes, a line each, or one as a table or as TOML"
     if name is None:
         if toml is not None:
-            raise ValueError("recipes: which one shall be written? trickbag recipes NAME --toml FILE")
+            raise ValueError("recipes: which one shall be written? trickbag recipes NAME --toml > FILE")
         rows = [(r.name, r.arch, r.size, r.epochs, f'{r.accuracy:.1%}' if r.accuracy else '') for r in RECIPES.values()]
         print(Table(('recipe', 'network', 'pixels', 'epochs', 'published'), rows))
         return
     recipe = get_recipe(name)
+    if toml == '-':
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # which TOML is, whatever the terminal's encoding
+            sys.stdout.reconfigure(encoding='utf-8')
+        print(to_toml(recipe), end='')
+        return
     print(recipe)
     if toml is not None:
         if Path(toml).exists():

@@ -108,6 +108,28 @@ def test_the_list_at_the_end(files, capsys):
     assert 'SkippedImages: 3 could not be read and were left out:' in said and all(files[i] in said for i in BAD)
 
 
+class AfterOneBatch(Callback):
+    "What is known of bad images after the first batch of a fit"
+
+    monitor = True
+
+    def after_batch(self, learn):
+        if learn.training and not learn.iter and not learn.epoch:
+            self.found = learn.cb('SkippedImages').state_dict()['files']
+
+
+def test_a_second_fit_counts_anew(files):
+    good = [Path(file).read_bytes() for file in files]
+    spoil(files)
+    look = AfterOneBatch()
+    learn = learner(files, look)
+    learn.fit(1)
+    for file, content in zip(files, good, strict=True):
+        Path(file).write_bytes(content)
+    learn.fit(1)
+    assert look.found == {} and learn.history[-1]['skipped'] == 0
+
+
 class Sizes(Callback):
     monitor = True
 

@@ -247,3 +247,41 @@ def test_ignored_signals_stay_ignored(tmp_path):
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class OwnAnswer(Callback):
+    "Somebody answers a signal in a way of their own from the first batch on"
+
+    def before_batch(self, learn):
+        signal.signal(signal.SIGUSR1, own_answer)
+
+
+def own_answer(number, frame):
+    pass
+
+
+def test_an_answer_that_came_later_stays(tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        tiny_learner([Checkpoint(), Preemptible(), OwnAnswer()], path=tmp_path).fit(1)
+        assert signal.getsignal(signal.SIGUSR1) is own_answer
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+class Forked(Callback):
+    "Ends a child of this process, such as one that loads images, by a signal"
+
+    def before_step(self, learn):
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGTERM)
+            # whoever only notes it comes here
+            os._exit(0)
+        self.status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_child_is_ended_by_its_signal(tmp_path):
+    forked = Forked()
+    tiny_learner([Checkpoint(), Preemptible(), forked], path=tmp_path).fit(1)
+    assert forked.status == -signal.SIGTERM

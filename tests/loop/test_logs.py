@@ -122,17 +122,30 @@ def test_what_a_fit_is_made_of_is_written_down(tmp_path):
         assert words in said, said
 
 
+class Keep(TensorBoard):
+    "Keeps the pictures that it gets"
+
+    @property
+    def name(self):
+        return 'Keep'
+
+    def pictures(self, step, name, images, captions):
+        Keep.shown = images, captions
+
+
+def test_no_picture_has_an_ignored_label(tmp_path):
+    torch.manual_seed(0)
+    path = toy_set(tmp_path / 'toy', n_classes=2, n_train=16, n_valid=8)
+    dls = DataLoaders.from_folder(path, size=16, bs=8)
+    # trained for the second class alone, the network is most wrong about the first
+    loss = torch.nn.CrossEntropyLoss(ignore_index=0)
+    Learner(dls, xresnet18(n_out=2), loss, lr=0.01, path=tmp_path, cbs=Log(Keep(), mistakes=3)).fit(2)
+    _, captions = Keep.shown
+    assert len(captions) == 3 and all(text.startswith(dls.vocab[1]) for text in captions)
+
+
 def test_pictures_are_the_worst_predictions(tmp_path):
     "As they came to the network, back to levels; captions name both classes"
-
-    class Keep(TensorBoard):
-        @property
-        def name(self):
-            return 'Keep'
-
-        def pictures(self, step, name, images, captions):
-            Keep.shown = images, captions
-
     torch.manual_seed(0)
     path = toy_set(tmp_path / 'toy', n_classes=2, n_train=16, n_valid=8)
     dls = DataLoaders.from_folder(path, size=16, bs=8)

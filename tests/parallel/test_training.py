@@ -20,7 +20,7 @@ from trickbag.all import (
 )
 from trickbag.core.processes import all_say, copy_from_first, first_says, mean_of_all, place, sum_of_all
 from trickbag.parallel import gradients
-from trickbag.parallel.gradients import AverageGradients
+from trickbag.parallel.gradients import AverageGradients, average_gradients
 from trickbag.testing.pairs import BAG, pair_learner
 from trickbag.testing.proofs import found, weights
 
@@ -186,6 +186,39 @@ def test_parcels_are_full_in_the_order_of_the_backward_pass():
     params = [torch.empty(n) for n in (8, 4, 1, 2)] + [torch.empty(3, dtype=torch.float64)]
     parcels = gradients.in_parcels(params, 24)
     assert [[param.numel() for param in parcel] for parcel in parcels] == [[3], [2, 1, 4], [8]]
+
+
+def gradients_of_unequal(rank):
+    "The second process has another gradient, of three times the samples, and one where the first has none"
+    params = [nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(3)]
+    params[0].grad = torch.tensor([1.0, 2.0], dtype=torch.float64) * (rank + 1)
+    if rank:
+        params[1].grad = torch.full((2,), 8.0, dtype=torch.float64)
+    average_gradients(params, [], 1 + 2 * rank)
+    return [None if param.grad is None else param.grad.tolist() for param in params]
+
+
+def test_the_mean_gradient_is_over_samples_and_whoever_has_one(tmp_path):
+    for got in on_ranks(2, tmp_path, gradients_of_unequal):
+        assert got == [
+            [pytest.approx((1 + 3 * 2) / 4), pytest.approx(2 * (1 + 3 * 2) / 4)],
+            [pytest.approx(6)] * 2,
+            None,
+        ]
+
+
+def train_batches(rank, sizes):
+    "An epoch of batches of these sizes, which the processes share"
+    x, y = images(8, 0)
+    batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    learn = Learner(DataLoaders(batches, [(x, y)]), plain_model(), opt_func=torch.optim.SGD, lr=0.1)
+    return weights(learn.fit(1))
+
+
+def test_batches_of_unequal_sizes_train_as_one(tmp_path):
+    alone = train_batches(0, [8])
+    for got in on_ranks(2, tmp_path, train_batches, [2, 6]):
+        torch.testing.assert_close(got, alone, rtol=1e-9, atol=1e-12)
 
 
 def validate_plain(rank, n):

@@ -193,6 +193,10 @@ def test_from_the_shell(photographs, tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'found' / 'table.txt').read_text().strip() in out
     about = json.loads((tmp_path / 'found' / 'log.jsonl').read_text().splitlines()[0])
     assert about['seeds'] == [42] and about['kinds'] == ['ladder']
+    # again: all is there
+    main([*ablate, '--without', 'EMA', '--out', 'found'])
+    n_runs = len((tmp_path / 'found' / 'log.jsonl').read_text().splitlines()) - 1
+    assert f'log.jsonl: {n_runs} trainings are there, and not done again' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*ablate[:5], 'Cosine'])
     assert 'has no Cosine; its tricks: OneCycle' in capsys.readouterr().err

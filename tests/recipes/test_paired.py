@@ -115,3 +115,26 @@ def test_dropped_rows_count_as_comparisons(tmp_path):
             del found.log.runs[key]
     assert found.adjusted()[1] == pytest.approx(min(1, 4 * p)) and found.adjusted()[4] is None
     assert json.loads(simulation.file.read_text()) == found.log.about
+
+
+def test_each_two_trainings_that_are_compared_count_once(tmp_path):
+    "Of two techniques: A and B over the base, both over A, and B over both; the ladder's first row is A's own"
+    recipe = Recipe('whole', arch='xresnet18', tricks=['MixUp()', 'EMA()'])
+    base = Recipe('base', arch='xresnet18')
+    plan = Plan(recipe, base, ('alone', 'ladder', 'without'), (0, 1, 2, 3), (), False)
+    found = Findings(plan, RunLog(tmp_path / 'log.jsonl', plan.about()))
+    scores = dict(base=[0.1, 0.2, 0.3, 0.4], a=[0.4, 0.45, 0.7, 0.75], b=[0.1, 0.3, 0.2, 0.5], ab=[0.5, 0.65, 0.8, 0.9])
+    recipes = dict(base=base, a=base + 'MixUp()', b=base + 'EMA()', ab=recipe)
+    for name, values in scores.items():
+        for seed, score in enumerate(values):
+            run = dict(choose=score, confirm=score, n_choose=10**6, n_confirm=10**6)
+            found.log.runs[Job(recipes[name], seed).key] = run
+    pairs = dict(a='base', b='base', ab='a')
+    p_values = [stats.ttest_rel(scores[one], scores[other]).pvalue for one, other in [*pairs.items(), ('b', 'ab')]]
+    order = np.argsort(p_values)
+    adjusted = np.empty(4)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.array(p_values)[order] * np.arange(4, 0, -1)))
+    a_base, b_base, ab_a, b_ab = adjusted
+    names = ['base', 'MixUp()', 'EMA()', '+ MixUp()', '+ EMA()', 'all - MixUp()', 'all - EMA()']
+    assert [row.name for row in found.rows] == names
+    assert found.adjusted() == [None, *map(pytest.approx, (a_base, b_base, a_base, ab_a, b_ab, ab_a))]

@@ -4,11 +4,14 @@ sources, each written out as a formula"""
 import math
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from trickbag.loop.phase import During, in_phase
 from trickbag.recipes.published import RECIPES
-from trickbag.recipes.recipe import Recipe, curves
+from trickbag.recipes.recipe import Phase, Recipe, curves
+from trickbag.tricks.mixup import MixUp
 
 
 def short(recipe: Recipe) -> Recipe:
@@ -273,3 +276,46 @@ def test_what_lookahead_keeps_is_airbenchs():
         (call,) = [call for call in RECIPES[name].tricks if call.startswith('Lookahead')]
         alpha_end = float(call.partition('alpha_end=')[2].rstrip(')'))
         assert 'k=5, alpha=1, ' in call and 1 - alpha_end == pytest.approx(0.95**5)
+
+
+def test_a_drawing_goes_through_all_phases():
+    "Touvron et al.: 120 epochs at 224 px, then 56 of the head at 384, each with a tenth of the rate every 30 epochs"
+    figure = RECIPES['fixres'].plot()
+    rates, sizes = [ax.lines[-1].get_xydata().T for ax in figure.axes]
+    begins = [0] * 200 + [120] * 200
+    for (epochs, rate), begin in zip(rates.T, begins, strict=True):
+        highest = 8e-3 if begin else 0.2
+        # a mark of the axis lies on the first batch after a step
+        assert rate in [pytest.approx(highest * 0.1 ** ((epochs - begin + near) // 30)) for near in (-1e-3, 0)]
+    np.testing.assert_array_equal(sizes[1], [224] * 200 + [384] * 200)
+    assert (rates[0][0], rates[0][-1], rates[0][200]) == (0, 176, 120)
+    assert [(text.get_text(), text.xy[0]) for text in figure.axes[0].texts] == [('fixres', 120)]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize('phase', [dict(stop=0.9), dict(stop=90, epochs=True), dict(start=-40, stop=-10, epochs=True)])
+def test_mixing_is_drawn_where_it_works(phase):
+    mixup = During(MixUp(), **phase)
+    recipe = Recipe('mixed', n_images=1000, bs=100, epochs=100, lr=1.0, tricks=[mixup])
+    works = [in_phase(0, i, 100, 10, *mixup.phase) for i in range(1000)]
+    assert curves(recipe, n=1000)['mixing'] == works and not all(works)
+    figure = recipe.plot()
+    ends = [text.xy[0] for text in figure.axes[0].texts if text.get_text() == 'MixUp ends']
+    assert ends == [pytest.approx(90, abs=0.2)]
+    plt.close(figure)
+
+
+def test_what_a_training_leaves_alone_is_drawn_at_its_value():
+    "The momentum of an optimizer without a schedule of it, no size but the recipe's, no average"
+    later = [Phase('cycle', 1, 0.1, ['OneCycle()', 'AtSize(48)', 'EMA()'])]
+    for opt, momentum in (('SGD(momentum=0.8)', 0.8), ('AdamW(betas=(0.7, 0.99))', 0.7), ('AdamW()', 0.9)):
+        figure = Recipe('plain', size=32, epochs=1, opt=opt, phases=later).plot()
+        found = {ax.get_ylabel(): ax.lines[-1].get_ydata() for ax in figure.axes}
+        assert set(found['momentum'][:200]) == {momentum} and min(found['momentum'][200:]) == pytest.approx(
+            0.85, abs=1e-3
+        )
+        assert set(found['size'][:200]) == {32} and set(found['size'][200:]) == {48}
+        assert np.isnan(found['decay of the average'][:200]).all()
+        plt.close(figure)
+    # `OneCycle` leaves an optimizer without momentum alone
+    assert 'momentum' not in curves(Recipe('plain', opt='SGD()', tricks=['OneCycle()']))

@@ -1,5 +1,6 @@
 "A recipe at work: with any learner, resumed, from the shell; and what changes with its length, batch and size."
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -91,6 +92,14 @@ class StopAt(Callback):
     def after_step(self, learn):
         if learn.step == self.step:
             raise KeyboardInterrupt
+
+
+def test_a_recipe_broken_off_leaves_the_layers_that_it_made():
+    learn = plain_learner()
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(recipe=TWO_PHASES, cbs=StopAt(2))
+    # its weights are made for blurred images, in predictions and in a later fit, too
+    assert [cb.name for cb in learn.cbs] == ['BlurPool', 'Crop']
 
 
 @pytest.fixture(scope='module')
@@ -220,11 +229,38 @@ def test_recipes_in_the_shell(place, monkeypatch, capsys):
     assert 'MixUp' in shell(place, monkeypatch, capsys, 'explain', 'toy', '--recipe', 'mine.toml')
 
 
+def test_weights_of_a_recipe_in_the_shell(place, monkeypatch, capsys):
+    asked = ('explain', 'toy', '--recipe', 'fgvc', '--arch', 'xresnet18', '--size', '32', '--bs', '8')
+    assert 'EarlyStopping' in shell(place, monkeypatch, capsys, *asked, '--no-pretrained')
+    shown = shell(place, monkeypatch, capsys, 'recipes', 'fgvc')
+    assert 'resnet50, pretrained' in shown and '1 of the area, mirrored' in shown
+    book = shell(place, monkeypatch, capsys, 'recipes', 'fastbook')
+    assert 'crops of 0.75 to 1 of the area, square, of images kept at 460 px, mirrored' in book
+    assert ', bicubic, mirrored' in shell(place, monkeypatch, capsys, 'recipes', 'deit3_small')
+
+
+@pytest.mark.parametrize('name', ['toy', 'airbench94'])
+def test_a_recipe_as_toml_on_the_screen_is_a_file(place, monkeypatch, name):
+    "`trickbag recipes NAME --toml > FILE`, also where the shell's encoding lacks letters that the recipe has"
+    shown = io.TextIOWrapper(io.BytesIO(), encoding='latin-1', newline='')
+    with monkeypatch.context() as patch:
+        patch.setattr('sys.stdout', shown)
+        main(['recipes', name, '--toml'])
+        shown.flush()
+    file = place / f'{name}_printed.toml'
+    file.write_bytes(shown.buffer.getvalue())
+    assert from_toml(file) == RECIPES[name] and file.read_text(encoding='utf-8') == to_toml(RECIPES[name])
+
+
 @pytest.mark.parametrize(
     'argv, message',
     [
         (['recipes', 'rsb_a4'], 'did you mean rsb_a'),
         (['recipes', '--toml', 'x.toml'], 'which one'),
+        (['recipes', '--toml'], 'which one'),
+        (['train', 'toy', '--recipe', 'fgvc', '--arch', 'xresnet18', '--size', '32', '--bs', '8'], '--no-pretrained'),
+        (['explain', 'toy', '--no-pretrained', '--weights', 'a.safetensors'], 'which of the two'),
+        (['recipes', 'mosaic'], 'there are mosaic_mild, mosaic_medium, mosaic_hot, or'),
         (['train', 'toy', '--without', 'EMA'], 'there is no --recipe'),
         (['train', 'toy', '--recipe', 'mine.toml', '--lr', 'auto'], 'a recipe has its rate'),
         (['train', 'toy', '--recipe', 'mine.toml', '--without', 'EMA'], 'has no EMA; its tricks: Cosine, MixUp'),

@@ -222,6 +222,10 @@ def test_rates_and_batches_of_tricks_themselves():
     assert (swa + "LinearScaling(8, rule='sqrt')").with_(bs=32).tricks[-2] == 'SWA(lr=0.1)'
     assert replace(swa, opt='AdamW()').with_(bs=32).tricks[-1] == 'SWA(lr=0.1)'
     assert (RECIPE + 'SWA()').with_(bs=16).tricks[-1] == 'SWA()'
+    # a phase goes by its own tricks: LAMB's root is not that of the SGD after it
+    phase = Phase('a', 1, 0.1, ('SWA(lr=0.05)',))
+    (after,) = replace(RECIPE, tricks=('LAMB()',), phases=(phase,)).with_(bs=32).phases
+    assert (after.lr, after.tricks) == (0.4, ('SWA(lr=0.2)',))
     # the batch of one process
     own = RECIPE + 'LinearScaling(8, bs=8)'
     assert own.with_(bs=16).tricks[-1] == 'LinearScaling(base_bs=8, bs=16)' and own.with_(bs=16).lr == RECIPE.lr
@@ -241,6 +245,9 @@ def test_an_average_in_a_shorter_run(capsys):
     # a longer one has more
     longer = made_trick(recipe.with_(epochs=16).tricks[0])
     assert (longer.interval, longer.decay) == (20, pytest.approx(0.9**0.5))
+    # as many epochs of half the batch are twice the steps
+    halved = made_trick(recipe.with_(bs=4).tricks[0])
+    assert (halved.interval, halved.decay) == (20, pytest.approx(0.9**0.5))
     capsys.readouterr()
     recipe.with_(epochs=1, n_images=24)
     assert 'EMA averages next to nothing in so short a run' in capsys.readouterr().out
@@ -270,7 +277,12 @@ def test_mistakes(make, message):
 
 def test_loaders_are_shared_only_by_recipes_with_the_same_data():
     made = []
-    bench = _Bench(lambda recipe: made.append(recipe) or made, is_right)
+
+    def loaders(recipe):
+        made.append(recipe)
+        return DataLoaders([], [])
+
+    bench = _Bench(loaders, is_right)
     others = dict(size=40, presize=64, valid_size=48, crop_pct=0.9, scale=None, ratio=(1, 1), flip=False, bs=4)
     others['interpolation'] = 'bicubic'
     for change in (dict(lr=0.5), *({name: value} for name, value in others.items()), dict(image_fit='pad')):
@@ -345,7 +357,7 @@ def test_what_with_changes_is_said_with_the_reason(capsys):
     assert 'rsb_a2: lr 0.005 -> 0.0025 (with the square root of bs)' in capsys.readouterr().out
 
 
-def test_ablation_refuses_what_is_no_question():
+def test_ablation_refuses_what_is_no_question(tmp_path):
     data = partial(folder_data, path='nowhere')
     with pytest.raises(TypeError, match=r"recipe is 'toy'; give a Recipe, such as get_recipe\('toy'\)"):
         Ablation('toy', 'OneCycle', data)
@@ -354,6 +366,23 @@ def test_ablation_refuses_what_is_no_question():
     for wrong in (dict(seeds=0), dict(processes=0)):
         with pytest.raises(ValueError, match='must be a whole number >= 1'):
             Ablation(RECIPE + 'MixUp()', 'OneCycle', data, **wrong)
+    ask = partial(Ablation, RECIPE + 'MixUp()', log=tmp_path / 'log.jsonl')
+    with pytest.raises(TypeError, match='base is a recipe, or names of the tricks that it keeps, .*, got 3'):
+        ask(3, data)
+    with pytest.raises(TypeError, match='score is a function, .*, got 3'):
+        ask('OneCycle', data, score=3)
+    with pytest.raises(ValueError, match='threads must be a whole number >= 1'):
+        ask('OneCycle', data, threads=0)
+    with pytest.raises(ValueError, match="first_seed must be a whole number"):
+        ask('OneCycle', data, first_seed='a')
+    with pytest.raises(ValueError, match='budget, in minutes, must be'):
+        ask('OneCycle', data).run(budget=-1)
+    with pytest.raises(ValueError, match='Ablation: .*: dls_fn gave None; it returns the DataLoaders'):
+        ask('OneCycle', lambda recipe: None).run()
+    with pytest.raises(ValueError, match='tune: budget, in minutes, must be'):
+        tune(RECIPE, dict(lr=(1e-3, 1e-2)), data, budget=-1)
+    with pytest.raises(TypeError, match='tune: space is a dict'):
+        tune(RECIPE, [('lr', 1)], data, trials=1)
     with pytest.raises(TypeError, match="recipe is 'toy'"):
         tune('toy', {}, data, trials=1)
     with pytest.raises(ValueError, match='trials must be a whole number >= 1'):
@@ -369,8 +398,25 @@ def test_ablation_refuses_what_is_no_question():
         (dict(lr=(1e-2, 1e-3)), 'from low to high'),
         (dict(lr=(0, 1e-3, 'log')), "with 'log' from above 0"),
         (dict(lr=('a', 'b')), 'lr must be a finite number'),
+        (dict(arch=['xresnet18', 'resnet1']), "arch='resnet1': .*did you mean"),
+        (dict(epochs=(0, 4)), 'epochs=0: .*whole number >= 1'),
+        ({'OneCycle.pct_start': (0.3, 2.0)}, 'OneCycle.pct_start=2.0: .*pct_start'),
     ],
 )
 def test_a_space_that_is_none(space, said, tmp_path):
     with pytest.raises(ValueError, match='tune: .*' + said):
         tune(RECIPE, space, partial(folder_data, path='nowhere'), trials=1, log=tmp_path / 'log.jsonl')
+
+
+def test_fewer_images_than_a_batch_takes(photographs):
+    "The rate is for a batch that never comes"
+    recipe = replace(RECIPE, bs=1000, size=16)
+    with pytest.raises(ValueError, match=r'its rate is for 1000 images a step, and only \d+ train; take .*--bs'):
+        recipe.learner(recipe.data(photographs))
+
+
+def test_a_file_without_its_suffix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RECIPE.to_toml('mine.toml')
+    with pytest.raises(ValueError, match='there is no recipe mine; did you mean the file mine.toml'):
+        get_recipe('mine')

@@ -171,7 +171,7 @@ class AverageGradients(Callback):
         # layers may have been frozen, or let go, since the last batch
         if before is None or [*map(id, before.params)] != [*map(id, params)]:
             self._stop()
-            self._on_their_way = GradientsOnTheirWay(params) if params else None
+            self._on_their_way = GradientsOnTheirWay(params, PARCEL_BYTES) if params else None
         if self._on_their_way:
             self._on_their_way.begin(self._size_of_batch)
 

@@ -9,7 +9,6 @@ __all__ = ['Plan', 'GivenRows', 'gains_of', 'Findings', 'as_table', 'confirmatio
 # %% ../../nbs/recipes/07_ablation.ipynb #e79500ee
 import io
 import math
-import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..look.explain import Table
 from .ladder import KINDS, Row, base_of, rows_of
 from .paired import holm, mean_std, paired_p
 from .recipe import Recipe, fit_callbacks, from_toml, recipe_hash, to_toml
-from .runs import Job, RunLog, Workers, check_question, is_right, run_all, score_name
+from .runs import Job, RunLog, Workers, check_question, checked_budget, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/07_ablation.ipynb #6d905709
 @dataclass(frozen=True)
@@ -223,8 +222,8 @@ class Findings:
         return mean_std([run['choose'] for run in self.runs(row.recipe).values()])[0]
 
 
-def _compared(row) -> tuple:  # equal for rows that compare the same two trainings
-    return row.key, row.against and recipe_hash(row.against)
+def _compared(row) -> frozenset | None:  # equal for rows that compare the same two trainings, whichever is the better
+    return frozenset({row.key, recipe_hash(row.against)}) if row.against else None
 
 # %% ../../nbs/recipes/07_ablation.ipynb #d5b79353
 def _points(values) -> str:
@@ -358,7 +357,7 @@ class Ablation:
         score=is_right,  # `score(probs, targets)` -> N values, the higher the better
         first_seed: int = 42,
     ):
-        check_question('Ablation', recipe, dls_fn)
+        check_question('Ablation', recipe, dls_fn, score, threads, first_seed)
         n_seeds = check_whole('Ablation', 'seeds', seeds, low=1)
         shared = tuple(range(first_seed, first_seed + n_seeds))
         fresh = tuple(range(first_seed + n_seeds, first_seed + 2 * n_seeds)) if confirm else ()
@@ -381,7 +380,7 @@ class Ablation:
         budget: float | None = None,  # minutes; None: as long as it takes
     ) -> Table:
         "Train what the log has not yet"
-        deadline = math.inf if budget is None else time.time() + 60 * budget
+        deadline = checked_budget('Ablation', budget)
         self.check()
         left_out = []
         with self.workers as workers:

@@ -99,6 +99,8 @@ def base_of(
     "The recipe with only those of its tricks; ValueError for a name that it has not"
     if isinstance(base, Recipe):
         return base
+    if not isinstance(base, (str, list, tuple)):
+        raise TypeError(f"base is a recipe, or names of the tricks that it keeps, as 'OneCycle, Flip', got {base!r}")
     names = [name.strip() for name in base.split(',')] if isinstance(base, str) else list(base)
     kept = [name for name in names if name]
     has = [trick_name(call) for call in recipe.tricks]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GIVEN', 'ABOUT', 'Phase', 'Recipe', 'trick_name', 'to_dict', 'to_toml', 'from_toml', 'get_recipe', 'recipe_hash',
            'with_trick', 'without_trick', 'diff', 'as_table', 'rescaled', 'made_trick', 'StampRecipe', 'data_for',
-           'learner_for', 'train', 'fit_callbacks', 'curves', 'plot']
+           'learner_for', 'train', 'fit_callbacks', 'trainings', 'curves', 'plot']
 
 # %% ../../nbs/recipes/02_recipe.ipynb #6fe1216e
 import difflib
@@ -34,7 +34,7 @@ from ..data.loaders import DataLoaders
 from ..learner import Learner
 from ..look.explain import Table
 from ..loop.metrics import accuracy
-from ..loop.phase import During
+from ..loop.phase import During, phase_bounds
 from ..loop.schedule import Schedule
 from ..models.architectures import find_library
 from trickbag.recipes.calls import (
@@ -55,6 +55,7 @@ from ..tricks.lamb import LAMB
 from ..tricks.linear_scaling import LinearScaling, lr_factor
 from ..tricks.progressive_resize import ProgressiveResize, size_at
 from ..tricks.stochastic_depth import StochasticDepth
+from ..vision.at_size import AtSize
 from ..vision.basic import Flip
 from ..vision.crop import Crop
 
@@ -379,7 +380,14 @@ def get_recipe(
     if Path(name).suffix == '.toml':
         return from_toml(Path(name))
     near = difflib.get_close_matches(str(name), RECIPES, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}, or give a .toml file"
+    # 'imagenette' is twelve
+    longer = [other for other in RECIPES if other.startswith(f'{name}_')]
+    if Path(f'{name}.toml').is_file():
+        hint = f"did you mean the file {name}.toml?"
+    elif near and not longer:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"there are {', '.join(longer or RECIPES)}, or give a .toml file"
     raise ValueError(f"there is no recipe {name}; {hint}")
 
 
@@ -458,18 +466,47 @@ def _square(recipe) -> str:
     return squares[recipe.image_fit]
 
 
+def _network_text(recipe) -> str:
+    text = ' '.join([recipe.arch, *(f'{name}={value!r}' for name, value in recipe.arch_args.items())])
+    if not recipe.pretrained:
+        return text
+    return f'{text}, pretrained' + ('' if recipe.pretrained is True else f': {recipe.pretrained}')
+
+
+def _training_images_text(recipe) -> str:
+    parts = [f'{recipe.size} px']
+    if recipe.scale is None:
+        parts.append('crops of the central square')
+    else:
+        low, high = recipe.ratio
+        shape = f', {low:g} to {high:g} times as wide as high'
+        if low == high == 1:
+            shape = ', square'
+        if recipe.ratio == Recipe.ratio:
+            shape = ''
+        parts.append(f'crops of {recipe.scale[0]:g} to {recipe.scale[1]:g} of the area{shape}')
+    if recipe.presize is not None:
+        parts.append(f'of images kept at {recipe.presize} px')
+    if recipe.interpolation != Recipe.interpolation:
+        parts.append(recipe.interpolation)
+    if recipe.image_fit != Recipe.image_fit:
+        parts.append(f'images of another shape: {recipe.image_fit}')
+    if recipe.flip:
+        parts.append('mirrored')
+    return ', '.join(parts)
+
+
 def as_table(recipe: Recipe) -> Table:
     "A recipe as people read it"
     details = [recipe.hardware, _duration(recipe.hours) if recipe.hours else '']
     how = ', '.join(text for text in details if text)
     published = f'{recipe.accuracy:.2%}' + (f' ({how})' if how else '') if recipe.accuracy else 'nothing'
     batch = f'{recipe.bs}' + (f', over {recipe.devices} devices' if recipe.devices > 1 else '')
-    crop = 'the central square' if recipe.scale is None else f'{recipe.scale[0]:g} to {recipe.scale[1]:g} of the area'
     rows = [
         ('recipe', f'{recipe.name} ({recipe_hash(recipe)})'),
         ('source', recipe.source or '-'),
-        ('network', ' '.join([recipe.arch, *(f'{name}={value!r}' for name, value in recipe.arch_args.items())])),
-        ('trained at', f'{recipe.size} px, crops of {crop}{", mirrored" if recipe.flip else ""}'),
+        ('network', _network_text(recipe)),
+        ('trained at', _training_images_text(recipe)),
         ('tested at', f'{recipe.valid_size or recipe.size} px, {recipe.crop_pct:.4g} of {_square(recipe)}'),
         ('batch, epochs', f'{batch}; {recipe.epochs} epochs of {recipe.n_images:,} images'),
         ('optimizer', f'{recipe.opt}, highest rate {recipe.lr:g}'),
@@ -761,7 +798,13 @@ def _check_data(recipe, dls):
         raise ValueError(
             f"{who}: its rate is for {recipe.bs} images a step, the data give {bs}; take recipe.with_(bs={bs})"
         )
-    side = getattr(getattr(dls.train, 'store', None), 'presize', None)
+    store = getattr(dls.train, 'store', None)
+    if store is not None and len(store) < recipe.bs:
+        raise ValueError(
+            f"{who}: its rate is for {recipe.bs} images a step, and only {len(store)} train; take "
+            f"recipe.with_(bs={len(store)}) or less, in the shell --bs"
+        )
+    side = getattr(store, 'presize', None)
     if side is not None and side < recipe.size:
         raise ValueError(
             f"{who}: trains at {recipe.size} px, the data keep {side}; take recipe.data(path), or presize="
@@ -842,11 +885,19 @@ def _as_recipe_says(learn, recipe, teacher):
             setattr(learn, name, value)
 
 # %% ../../nbs/recipes/02_recipe.ipynb #558a2fde
+def trainings(recipe: Recipe) -> list:  # of `Recipe`
+    "A recipe's first training, and each of its phases as a recipe of its own"
+    first = replace(recipe, phases=())
+    of_phase = [dict(name=phase.name, epochs=phase.epochs, lr=phase.lr, tricks=phase.tricks) for phase in recipe.phases]
+    return [first, *(replace(first, **changes) for changes in of_phase)]
+
+
 def curves(
     recipe: Recipe,
     n: int = 200,  # positions, from the first batch to the last
 ) -> dict:  # what -> n values
-    "Learning rate and whatever else a recipe's tricks change over the run, without training"
+    """Learning rate and whatever else a recipe's tricks change over its first training, without training; for the later
+    ones see `trainings`"""
     positions = [i / (n - 1) for i in range(n)]
     n_iter = max(1, round(recipe.n_images / recipe.bs))
     found = {'learning rate': [recipe.lr] * n}
@@ -862,20 +913,25 @@ def _curves_of(cb, recipe, positions, n_iter) -> dict:
     if isinstance(cb, Schedule):
         names = dict(lr='learning rate')
         funcs = cb.funcs(recipe.epochs, n_iter)
+        if not _momentum(recipe):
+            # as `OneCycle` does, which leaves an optimizer without momentum as it is
+            funcs.pop('momentum', None)
         return {names.get(param, param): [f(p) for p in positions] for param, f in funcs.items()}
+    if isinstance(cb, AtSize):
+        return dict(size=[cb.size] * len(positions))
     if isinstance(cb, ProgressiveResize):
         sizes = cb.all_sizes(recipe.size)
         return dict(size=[size_at(p, sizes, cb.start, cb.end) for p in positions])
     if isinstance(cb, EMA):
-        start = cb.phase.start if cb.phase else cb.start
+        start = _bounds(cb, recipe.epochs, n_iter)[0] if cb.phase else cb.start
         # the last step has position 1
         last = recipe.epochs * n_iter - 1
         updates = [max(0, round((p - start) * last)) // cb.interval for p in positions]
         decays = [cb.decay_at(n, cb.interval, recipe.epochs, n_iter) for n in updates]
         return {'decay of the average': decays}
     if 'mix' in cb.owns:
-        start, stop = (cb.phase.start, cb.phase.stop) if cb.phase else (0.0, None)
-        return dict(mixing=[float(start <= p and (stop is None or p < stop)) for p in positions])
+        start, stop = _bounds(cb, recipe.epochs, n_iter)
+        return dict(mixing=[float(start <= p < stop) for p in positions])
     if isinstance(cb, DropBlock):
         return {
             'fraction dropped': [1 - (cb.keep_prob_start + (cb.keep_prob - cb.keep_prob_start) * p) for p in positions]
@@ -885,17 +941,100 @@ def _curves_of(cb, recipe, positions, n_iter) -> dict:
     return {}
 
 
+def _bounds(cb, n_epoch, n_iter) -> tuple:  # as of `phase_bounds`
+    "Where in a run a callback works"
+    start, stop, in_epochs = cb.phase or (0.0, None, False)
+    return phase_bounds(start, stop, in_epochs, n_epoch, n_iter)
+
+
+def _momentum(recipe) -> float | None:
+    "Of its optimizer; None if that has none"
+    opt_func = _opt_and_loss(recipe)['opt_func']
+    defaults = {name: parameter.default for name, parameter in signature(opt_func.func).parameters.items()}
+    values = defaults | opt_func.keywords
+    return values['betas'][0] if 'betas' in values else values.get('momentum')
+
+
+def _at_rest(recipe) -> dict:  # what -> value
+    "What has this value in a training that does not change it"
+    dropped = {'fraction dropped': 0.0, 'depth dropped': 0.0}
+    return dict(size=recipe.size, momentum=_momentum(recipe), mixing=0.0) | dropped
+
+
+def _whole_run(recipe, n) -> dict:  # what -> n values for each training, nan where there is no such thing
+    "The curves of all trainings, one after the other"
+    parts = [curves(one, n) for one in trainings(recipe)]
+    names = {name: None for part in parts for name in part}
+    rest = _at_rest(recipe)
+    # an optimizer may have no momentum, and a training no average
+    constant = {name: [math.nan if rest.get(name) is None else rest[name]] * n for name in names}
+    return {name: [value for part in parts for value in part.get(name, constant[name])] for name in names}
+
+
+def _marks(recipe) -> dict:  # epoch, counted from the start of the first training -> text
+    "Where in the run something begins or ends: a phase, or a trick within `During`"
+    n_iter = max(1, round(recipe.n_images / recipe.bs))
+    found = {}
+    begin = 0
+    for number, part in enumerate(trainings(recipe)):
+        if number:
+            found[begin] = [part.name]
+        for cb in map(made_trick, part.tricks):
+            for position, what in zip(_bounds(cb, part.epochs, n_iter), ('begins', 'ends'), strict=True):
+                if 0 < position < 1:
+                    found.setdefault(begin + position * part.epochs, []).append(f'{cb.name} {what}')
+        begin += part.epochs
+    return {epoch: ', '.join(texts) for epoch, texts in sorted(found.items())}
+
+
 def plot(recipe: Recipe):  # the matplotlib figure
-    "Learning rate, momentum, size, average, mixing and dropping over the run"
+    "Learning rate, momentum, size, average, mixing and dropping over the run, with its phases"
     import matplotlib.pyplot as plt
 
-    found = curves(recipe)
+    n = 200
+    found = _whole_run(recipe, n)
+    marks = _marks(recipe)
+    epochs = []
+    begin = 0
+    for part in trainings(recipe):
+        epochs += [begin + i / (n - 1) * part.epochs for i in range(n)]
+        begin += part.epochs
     fig, axs = plt.subplots(
-        len(found), 1, figsize=(6, 1 + 1.1 * len(found)), layout='constrained', sharex=True, squeeze=False
+        len(found),
+        1,
+        figsize=(6, 1 + 1.1 * len(found) + 0.2 * len(marks)),
+        layout='constrained',
+        sharex=True,
+        squeeze=False,
     )
-    n = len(found['learning rate'])
     for ax, (name, values) in zip(axs.flat, found.items(), strict=True):
-        ax.plot([i / (n - 1) * recipe.epochs for i in range(n)], values)
+        for epoch in marks:
+            ax.axvline(epoch, color='gray', linewidth=1, linestyle=':')
+        ax.plot(epochs, values)
         ax.set_ylabel(name, rotation=0, ha='right', va='center')
+        if name == 'mixing':
+            ax.set_ylim(-0.05, 1.05)
+    _write_marks(axs[0, 0], marks, late=0.7 * begin)
     axs[-1, 0].set_xlabel('epochs')
     return fig
+
+
+def _write_marks(ax, marks, late):
+    "The texts above a picture, each on a line of its own, to the left of its mark if that is late in the run"
+    to_the_left = [epoch for epoch in marks if epoch > late]
+    to_the_right = [epoch for epoch in marks if epoch <= late]
+    # in this order no text lies on the line of another one's mark
+    for line, epoch in enumerate([*to_the_left, *reversed(to_the_right)]):
+        is_late = epoch in to_the_left
+        ax.annotate(
+            marks[epoch],
+            (epoch, 1),
+            (0, 6 + 12 * line),
+            fontsize=8,
+            xycoords=('data', 'axes fraction'),
+            textcoords='offset points',
+            ha='right' if is_late else 'left',
+            arrowprops=dict(
+                arrowstyle='-', color='gray', linestyle=':', shrinkA=0, shrinkB=0, relpos=(float(is_late), 0)
+            ),
+        )

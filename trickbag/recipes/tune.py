@@ -24,7 +24,7 @@ from ..loop.phase import During
 from .calls import is_float
 from .paired import mean_std, paired_p
 from .recipe import Recipe, made_trick, rescaled, to_toml, trick_name, with_trick, without_trick
-from .runs import Job, RunLog, Workers, check_question, is_right, run_all, score_name
+from .runs import Job, RunLog, Workers, check_question, checked_budget, is_right, run_all, score_name
 
 # %% ../../nbs/recipes/08_tune.ipynb #1886a948
 def _is_float(recipe, name) -> bool:
@@ -65,6 +65,8 @@ def _own_setting(recipe, space) -> dict:
 
 def _check_space(recipe, space):
     "ValueError for a name that the recipe has not, and for what is no range"
+    if not isinstance(space, dict):
+        raise TypeError(f"tune: space is a dict, such as {{'lr': (1e-4, 1e-2, 'log')}}, got {space!r}")
     if not space:
         raise ValueError("tune: the space is empty; give names and ranges, such as {'lr': (1e-4, 1e-2, 'log')}")
     known = [field.name for field in fields(Recipe)]
@@ -84,6 +86,16 @@ def _check_space(recipe, space):
             low, high = (check_number('tune', name, value) for value in values[:2])
             if low > high or 'log' in values and low <= 0:
                 raise ValueError(f"tune: {name}: a range is from low to high, with 'log' from above 0, got {values!r}")
+        _try_values(recipe, name, values[:2] if is_range else values)
+
+
+def _try_values(recipe, name, values):
+    "ValueError for a choice, or an end of a range, with which there is no recipe; not hours later"
+    for value in values:
+        try:
+            changed(recipe, {name: value})
+        except (ValueError, TypeError) as e:
+            raise ValueError(f"tune: {name}={value!r}: {e}") from None
 
 
 def changed(
@@ -184,13 +196,13 @@ def tune(
     optuna = _optuna()
     if budget is None and trials is None:
         raise ValueError("tune: give budget=, in minutes, or trials=")
-    check_question('tune', recipe, dls_fn)
+    check_question('tune', recipe, dls_fn, score, threads, first_seed)
     if trials is not None:
         check_whole('tune', 'trials', trials, low=1)
     _check_space(recipe, space)
     n_seeds = check_whole('tune', 'seeds', seeds, low=1)
     fresh = range(first_seed + 1, first_seed + 1 + n_seeds)
-    deadline = math.inf if budget is None else time.time() + 60 * budget
+    deadline = checked_budget('tune', budget)
     workers = Workers(1, threads, dls_fn, score)
     shown = {name: list(values) for name, values in space.items()}
     about = dict(recipe=to_toml(recipe), space=shown, seed=first_seed)
