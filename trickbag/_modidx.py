@@ -4578,6 +4578,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'trickbag/tricks/resize_mix.py')},
             'trickbag.tricks.sam': { 'trickbag.tricks.sam.SAM': ('tricks/sam.html#sam', 'trickbag/tricks/sam.py'),
                                      'trickbag.tricks.sam.SAM.__init__': ('tricks/sam.html#sam.__init__', 'trickbag/tricks/sam.py'),
+                                     'trickbag.tricks.sam.SAM._is_due': ('tricks/sam.html#sam._is_due', 'trickbag/tricks/sam.py'),
                                      'trickbag.tricks.sam.SAM.after_backward': ( 'tricks/sam.html#sam.after_backward',
                                                                                  'trickbag/tricks/sam.py'),
                                      'trickbag.tricks.sam.SAM.after_step': ('tricks/sam.html#sam.after_step', 'trickbag/tricks/sam.py'),

@@ -836,7 +836,7 @@ DATA = [
         some('data/store', 'twice_at_once'),
         'ignored',
     ),
-    Bug('data/store.py', 'SMALL<=need<=free_disk(cache_dir())//2', 'SMALL<=need', page('data/store'), 'ignored'),
+    Bug('data/store.py', 'smallest<=need<=free_disk(cache_dir())//2', 'smallest<=need', page('data/store'), 'ignored'),
     Bug(
         'data/store.py', "have.get('format')!=want['format']", 'False', ('tests/data/test_store_damage.py',), 'ignored'
     ),

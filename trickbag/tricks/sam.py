@@ -98,7 +98,7 @@ class SAM(Callback):
 
     def after_backward(self, learn):
         self.ascended = False
-        if (learn.step + 1) % self.interval:
+        if not self._is_due(learn):
             return
         size = _size_in_mean(learn) if self._mean else None
         self.window.append([*(getattr(learn, name) for name in _BATCH), size])
@@ -106,8 +106,8 @@ class SAM(Callback):
     def before_step(self, learn):
         params = [p for group in learn.opt.param_groups for p in group['params'] if p.grad is not None]
         # a process without a sample takes part in the mean of the others
-        due = self.window or learn.world > 1
-        if not (params and due) or (learn.step + 1) % self.interval:
+        has_part = self.window or learn.world > 1
+        if not (params and has_part and self._is_due(learn)):
             return
         # BatchNorm's statistics are those of the first pass alone
         moved = [*params, *learn.model.buffers()]
@@ -124,6 +124,9 @@ class SAM(Callback):
                 with torch.no_grad():
                     torch._foreach_copy_(moved, was)
                 vars(learn).update(batch)
+
+    def _is_due(self, learn):
+        return (learn.step + 1) % self.interval == 0
 
     def after_step(self, learn):
         self.window = []
