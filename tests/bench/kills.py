@@ -278,8 +278,10 @@ def run(a):
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--kills', type=int, default=50)
+    parser.add_argument('--kills', type=int, help='50, under torchrun 10')
     parser.add_argument('--torchrun', action='store_true')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', type=Path)
-    sys.exit(run(parser.parse_args()))
+    arguments = parser.parse_args()
+    arguments.kills = arguments.kills or (10 if arguments.torchrun else 50)
+    sys.exit(run(arguments))

@@ -1161,14 +1161,14 @@ NEWEST = [
     Bug(
         'parallel/gradients.py',
         'for i in missing: if not has_grad[i]:',
-        'for i in missing: if True:',
+        'for i in missing:\n        if True:',
         some('parallel/training', 'whoever_has_one'),
         'ignored',
     ),
     Bug(
         'parallel/gradients.py',
         'for i in without: if not has_grad[i]:',
-        'for i in without: if True:',
+        'for i in without:\n            if True:',
         some('parallel/training', 'travel'),
         'ignored',
     ),
