@@ -154,6 +154,8 @@ EACH_EPOCH = {
     'rsb_a3': timm(1e-4 / 8e-3),
     'deit3_small': timm(1e-6 / 4e-3, end=1e-5 / 4e-3),
     'deit3_base': timm(1e-6 / 3e-3, end=1e-5 / 3e-3),
+    # --lr 1e-5 is the script's --min-lr, too
+    'deit3_base_224': timm(1e-6 / 1e-5, end=1e-5 / 1e-5),
     'fixres': step_lr,
     'fgvc_base': step_lr,
     'fgvc_large_batch': step_lr,
