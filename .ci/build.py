@@ -61,6 +61,8 @@ STAR = {
     'recipes.tune': 'tune',
     'tricks.muon': 'Muon',
 }
+# bases of callbacks, which nobody types
+BASES = {'BestEpoch'}
 # the pure functions of these rooms are in `trickbag.functional`
 FUNCTIONAL_ROOMS = ('tricks', 'vision')
 
@@ -141,7 +143,7 @@ def callbacks(found):
 
 def star(found):
     "module -> names that `from trickbag.all import *` brings"
-    known = callbacks(found)
+    known = callbacks(found) - BASES
     for module, names, _ in found:
         here = module.split('.')[0] in CALLBACK_ROOMS
         patterns = STAR.get(module, '').split()

@@ -14,12 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trickbag.all import DataLoaders, EarlyStopping, TerminateOnNaN
 from trickbag.data.store import Store
+from trickbag.monitors.roll_back import RollBack
 from trickbag.testing.pairs import BAG, Trial, bag_opt, small_data, small_model
 from trickbag.testing.proofs import StopAt, tiny_learner, tiny_model
 
 # All that generated tests try: the tricks of the bag, and monitors that must keep the promises as well
 TRIALS = BAG | dict(
     EarlyStopping=Trial(lambda: EarlyStopping(patience=9)),
+    RollBack=Trial(lambda: RollBack(every=2, look=1)),
     TerminateOnNaN=Trial(TerminateOnNaN),
 )
 

@@ -48,13 +48,14 @@ from .models.batchnorm import update_bn
 from .models.xresnet import XResNet, xresnet101, xresnet152, xresnet18, xresnet34, xresnet50, xresnext50
 from .models.xresnet import xse_resnext50
 from .monitors.csv_logger import CSVLogger
-from .monitors.early_stopping import BestEpoch, EarlyStopping
+from .monitors.early_stopping import EarlyStopping
 from .monitors.log import Log
 from .monitors.preemptible import Preemptible
 from .monitors.progress import Progress
 from .monitors.prune import PruneTrial
 from .monitors.recorder import Recorder
 from .monitors.reduce_lr_on_plateau import ReduceLROnPlateau
+from .monitors.roll_back import RollBack
 from .monitors.save_best import Checkpoint, SaveBest
 from .monitors.terminate_on_nan import TerminateOnNaN
 from .recipes.ablation import Ablation, folder_data
@@ -147,8 +148,8 @@ __all__ = [
     'During', 'combine_scheds', 'Cooldown', 'Cosine', 'FlatCos', 'Linear', 'OneCycle', 'plot_schedule',
     'sched_const', 'sched_cos', 'sched_exp', 'sched_lin', 'sched_poly', 'sched_step', 'Schedule', 'StepDecay',
     'Warmup', 'soft_targets', 'update_bn', 'XResNet', 'xresnet101', 'xresnet152', 'xresnet18', 'xresnet34',
-    'xresnet50', 'xresnext50', 'xse_resnext50', 'CSVLogger', 'BestEpoch', 'EarlyStopping', 'Log', 'Preemptible',
-    'Progress', 'PruneTrial', 'Recorder', 'ReduceLROnPlateau', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
+    'xresnet50', 'xresnext50', 'xse_resnext50', 'CSVLogger', 'EarlyStopping', 'Log', 'Preemptible', 'Progress',
+    'PruneTrial', 'Recorder', 'ReduceLROnPlateau', 'RollBack', 'Checkpoint', 'SaveBest', 'TerminateOnNaN',
     'Ablation', 'folder_data', 'get_recipe', 'Recipe', 'tune', 'greedy_soup', 'wise_ft', 'TTA', 'vision_learner',
     'ChannelsLast', 'Compile', 'Backends', 'Fast', 'GradientCheckpointing', 'Im2Col', 'MixedPrecision', 'AGC',
     'BalancedSampler', 'BinaryTargets', 'BlurPool', 'ClassWeights', 'CutMix', 'DecoupledDecay', 'DiracInit',

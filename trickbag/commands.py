@@ -123,8 +123,7 @@ def read_run(folder: Path) -> dict:  # 'arguments' of `train`; 'started': a dict
 def bag() -> dict:  # name -> class
     "The callbacks that the star import brings, but for base classes and those that only watch"
     kinds = {name: kind for name, kind in callback_names().items() if isinstance(kind, type)}
-    bases = (Callback, tb.BestEpoch)
-    return {name: kinds[name] for name in sorted(kinds) if kinds[name] not in bases and not kinds[name].monitor}
+    return {name: kinds[name] for name in sorted(kinds) if kinds[name] is not Callback and not kinds[name].monitor}
 
 
 def parse_tricks(

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tests.helpers import SaveAt
+from tests.helpers import SaveAt, class_folders
 from tests.parallel.ranks import on_ranks
 from tests.parallel.test_training import images, in_batches, plain_model
 from trickbag.all import SAM, Callback, DataLoaders, GradientAccumulation, LabelSmoothing, Learner
-from trickbag.testing.pairs import pair_learner
+from trickbag.testing.pairs import pair_learner, small_model
 from trickbag.testing.proofs import weights
 
 # those that hold something of their own while a run goes on
@@ -124,3 +124,25 @@ def test_what_differs_between_processes_asks_for_as_many(tmp_path):
     (_, file), _ = on_ranks(2, tmp_path, train_and_save, tmp_path, (1, 2), accumulating)
     (message,) = on_ranks(1, tmp_path, refuse, file, accumulating)
     assert 'saved by 2 processes' in message and "epoch's end" in message and '\n' not in message
+
+
+def folder_learner(folder, cbs=()):
+    dls = DataLoaders.from_folder(folder / 'images', valid='valid', size=16, bs=2)
+    return Learner(dls, small_model(2), cbs=[*cbs, Seen()], path=folder)
+
+
+def stop_and_go_on(rank, folder):
+    saves = SaveAt([(0, 0), (0, 1), (1, 1)], folder)
+    whole = folder_learner(folder).fit(2, cbs=saves)
+    ends = {}
+    for at, file in saves.files.items():
+        rest = folder_learner(folder).fit(2, resume=file)
+        seen = whole.cb(Seen).numbers[-len(rest.cb(Seen).numbers) :]
+        ends[at] = seen == rest.cb(Seen).numbers, torch.equal(weights(rest), weights(whole))
+    return ends
+
+
+def test_a_shuffling_image_loader_goes_on_in_mid_epoch_with_its_order(tmp_path):
+    class_folders(tmp_path / 'images')
+    for ends in on_ranks(2, tmp_path, stop_and_go_on, tmp_path):
+        assert ends == dict.fromkeys([(0, 0), (0, 1), (1, 1)], (True, True))

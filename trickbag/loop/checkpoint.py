@@ -168,7 +168,8 @@ def save(
     file: str | Path = 'models/model',
 ) -> Path:  # where it was written
     """Model, optimizer, callbacks, counters and history in one file; inside a fit, in `after_batch` or
-    `after_epoch` (stage 'report' or later), a point to resume from"""
+    `after_epoch` (stage 'report' or later), a point to resume from. Of several processes all
+    must call it; one writes"""
     if learn._in_batch:
         raise ValueError("save: a batch is half done, which cannot be resumed; save in after_batch or after_epoch")
     return write_checkpoint(learn, checkpoint_path(learn, file))

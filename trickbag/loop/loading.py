@@ -49,11 +49,13 @@ def own_batches(
     """Every `world`-th batch: of each `world` successive ones this process has one. Loaders that have `iter_every` make
     no others"""
     if hasattr(dl, 'iter_every'):
+        # now, and not with the first batch: the order is drawn here, under the seed of the epoch
         own = dl.iter_every(start + rank, world)
-        n = len(dl) - start
-        yield from islice(own, n // world if even else None)
-        return
-    batches = islice(dl, start, None)
+        return islice(own, (len(dl) - start) // world if even else None)
+    return _own_of_all(islice(dl, start, None), rank, world, even)
+
+
+def _own_of_all(batches, rank, world, even) -> Iterator:
     while group := list(islice(batches, world)):
         if len(group) < world and even:
             return

@@ -488,6 +488,12 @@ _RUN_RULES = [
         when=_gates,
     ),
     Rule(
+        'does roll back',
+        'does end at no number',
+        'at a loss that is no number the one would go back and the other end the run',
+        'keep one',
+    ),
+    Rule(
         'owns views',
         'owns views',
         OWNED['views'].split(';')[0],

@@ -102,6 +102,7 @@ class TerminateOnNaN(Callback):
 
     stage = 'stop'
     monitor = True
+    does = ('end at no number',)
 
     def __init__(
         self,
