@@ -36,6 +36,7 @@ TRICKS = {
         'ProgressiveResize',
         'Flip',
         'EarlyStopping',
+        'RollBack',
         'TerminateOnNaN',
     )
 }
