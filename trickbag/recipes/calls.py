@@ -48,7 +48,11 @@ def _callback_modules():
 
 
 def _is_callback(kind) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Callback) and not kind.__name__.startswith('_')
+    from trickbag.monitors.early_stopping import BestEpoch
+
+    is_kind = isinstance(kind, type) and issubclass(kind, Callback) and not kind.__name__.startswith('_')
+    # a base of others, which does nothing by itself
+    return is_kind and kind is not BestEpoch
 
 
 def optimizer_names() -> dict:  # name -> `make(**arguments)`, which gives an `opt_func`
