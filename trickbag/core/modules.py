@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['user_level', 'warn_once', 'held_modules', 'train_mode', 'moving_norms', 'enter_training', 'wrap_forward',
-           'own_forward', 'compiled_part', 'uncompiled', 'has_extra_state', 'hidden_buffers', 'load_hidden_buffers',
-           'snapshot_modules', 'check_lazy', 'found_tensors']
+           'own_forward', 'compiled_part', 'uncompiled', 'has_extra_state', 'has_finite_weights', 'hidden_buffers',
+           'load_hidden_buffers', 'snapshot_modules', 'check_lazy', 'found_tensors']
 
 # %% ../../nbs/core/08_modules.ipynb #58371348
 import sys
@@ -204,6 +204,12 @@ def uncompiled(model: nn.Module):
 def has_extra_state(module: nn.Module) -> bool:
     "Whether a module has state of its own in a state dict"
     return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def has_finite_weights(model: nn.Module) -> bool:
+    "Whether all parameters are finite; one wait for the device"
+    finite = [param.isfinite().all() for param in model.parameters() if param.is_floating_point()]
+    return not finite or bool(torch.stack(finite).all())
 
 
 def hidden_buffers(

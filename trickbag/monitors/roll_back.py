@@ -14,7 +14,7 @@ import torch
 from ..callback import Callback
 from ..core.arguments import check_number, check_whole
 from ..core.interrupts import interrupts_held
-from ..core.modules import hidden_buffers, load_hidden_buffers
+from ..core.modules import has_finite_weights, hidden_buffers, load_hidden_buffers
 from ..core.output import say
 from ..core.processes import sum_of_all
 from ..loop.checkpoint import own_state
@@ -61,11 +61,6 @@ def put_back(learn, own, snapshot: dict):
             if _trains(cb, own):
                 cb.load_state_dict(deepcopy(snapshot['cbs'][cb.name]))
         learn.step = snapshot['step']
-
-
-def _is_finite(model) -> bool:
-    finite = [p.isfinite().all() for p in model.parameters() if p.is_floating_point()]
-    return not finite or bool(torch.stack(finite).all())
 
 # %% ../../nbs/monitors/roll_back.ipynb #0e527642
 _MEMORY = 0.98  # of the running mean: the part that stays at each batch
@@ -213,7 +208,7 @@ class RollBack(_Losses, _LowerRate):
         bad = self._first_bad(learn)
         if bad:
             self._roll_back(learn, *bad)
-        elif learn.step - self.snapshots[-1]['step'] >= self.every and _is_finite(learn.model):
+        elif learn.step - self.snapshots[-1]['step'] >= self.every and has_finite_weights(learn.model):
             self._keep(learn)
 
     def _keep(self, learn):

@@ -18,6 +18,7 @@ import torch
 
 from ..callback import Callback
 from ..core.files import atomic_save, check_writable, room_text
+from ..core.modules import has_finite_weights
 from ..core.output import say
 from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 from ..core.processes import first_says
@@ -165,12 +166,6 @@ def _set_damaged_aside(file: Path):
         file.replace(aside)
         warnings.warn(f"Checkpoint: {e}; it is called {aside.name} now", stacklevel=1)
 
-
-def _is_finite(model):
-    "Whether all weights are; one wait for the device"
-    finite = [p.isfinite().all() for p in model.parameters() if p.is_floating_point()]
-    return not finite or bool(torch.stack(finite).all())
-
 # %% ../../nbs/monitors/save_best.ipynb #2e3658db
 class _CheckpointFile(Callback):
     "A checkpoint's file, and what may be wrong with it"
@@ -199,7 +194,7 @@ class _CheckpointFile(Callback):
         file: Path | None = None,  # None: the one of this name, whose older ones are kept
     ):
         place = f'epoch {learn.epoch}, batch {learn.iter}'
-        if not _is_finite(learn.model):
+        if not has_finite_weights(learn.model):
             if not learn.rank:
                 say(f'Checkpoint: the weights are not finite after {place}; the older file stays')
             return
