@@ -56,6 +56,7 @@ setup(
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'hub': ['huggingface_hub'],
         'tune': ['optuna'],  # proposes settings
+        'ray': ['ray[train]'],  # starts workers on many machines
         'torchcodec': ['torchcodec'],  # decodes JPEGs once torchvision has lost its decoders
         'bench': ['fastai', 'timm', 'lightning'],
     },
