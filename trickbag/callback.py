@@ -149,10 +149,12 @@ def _check_declarations(cls):
     "TypeError for class attributes that cannot be right"
     if cls.stage not in _stage_order:
         raise TypeError(f"{cls.__name__}.stage is '{cls.stage}'; it must be one of {', '.join(STAGES)}")
-    for name in ('reads', 'writes', 'owns', 'does', 'traced', 'state'):
+    for name in ('reads', 'writes', 'owns', 'does', 'traced', 'state', 'tasks'):
         # ('mix') is a text: its letters would be taken for the entries
         if isinstance(getattr(cls, name), str):
             raise TypeError(f"{cls.__name__}.{name} is a text; write ({getattr(cls, name)!r},)")
+    if cls.pixels not in (None, 'stay', 'move'):
+        raise TypeError(f"{cls.__name__}.pixels is {cls.pixels!r}; it must be 'stay', 'move' or None")
     for part in (*cls.reads, *cls.writes):
         if part not in PARTS:
             raise TypeError(f"{cls.__name__} reads or writes '{part}'; it must be one of {', '.join(PARTS)}")
@@ -332,6 +334,11 @@ class Callback(_Events):
     in_epochs: tuple[str, ...] = ()
     in_pixels: tuple[str, ...] = ()
     in_rates: tuple[str, ...] = ()
+    # where targets say where things are, as boxes do: whether things stay where they are in images that it changes,
+    # 'stay', or it moves the targets along with `learn.task.move`, 'move'; None: not said
+    pixels: str | None = None
+    # names of the tasks in which it works; None: in all whose targets and outputs it does not touch, see `why_not`
+    tasks: tuple[str, ...] | None = None
     train_only = False  # True: batch events call it in training only
     monitor = False  # only watches: leave it out and the same weights come out
     # the part of the run in which batches of training call it, set by `During`; None: all of it

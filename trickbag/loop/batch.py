@@ -89,6 +89,8 @@ def forward(learn: 'Learner'):
                     "nothing can be learned; let it give (images, targets)"
                 )
             return
+        if not learn.task.has_loss(learn):
+            return
         # targets that were smoothed or mixed: divide by what the loss divides by for the clean ones, which depends on
         # class weights and ignored labels
         changed = learn.yb is not learn.clean_yb

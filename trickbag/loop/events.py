@@ -26,6 +26,7 @@ from trickbag.callback import (
 from ..core.basics import flatten
 from ..core.interrupts import uninterrupted
 from .rules import check_rules
+from .task import check_task
 
 if TYPE_CHECKING:
     from trickbag.learner import Learner
@@ -122,6 +123,7 @@ def composed(
         all_cbs = compose(learn.default_cbs, getattr(learn.dls, 'cbs', ()), learn.cbs, learn._call_cbs)
         learn.active = [cb for cb in all_cbs if not cb.monitor or cb not in learn._muted]
         check_rules(learn.active)
+        check_task(learn.active, learn.task)
         learn._hooks = hooks(learn.active)
         yield learn
     finally:

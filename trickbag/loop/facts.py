@@ -22,14 +22,15 @@ from .loss_facts import LossFacts
 from .metrics import try_metrics
 from .read_loss import read_loss
 from .targets import soft_targets
+from .task import task_of
 
 if TYPE_CHECKING:
     from trickbag.learner import Learner
 
 # %% ../../nbs/loop/17_facts.ipynb #874adeb3
 def usual_loss(dls) -> nn.Module:
-    "The loss where none is given: binary cross entropy for data that say that images have several labels"
-    return nn.BCEWithLogitsLoss() if getattr(dls, 'multi_label', False) else nn.CrossEntropyLoss()
+    "The loss where none is given: that of the task that the data have"
+    return task_of(dls).usual_loss(dls)
 
 
 def n_out(learn: 'Learner') -> int:
@@ -55,6 +56,8 @@ def loss_facts(learn: 'Learner') -> LossFacts:
     """What the loss does with logits and targets such as those of the present batch; found once in each training
     or validation of an epoch"""
     if learn._loss_facts is None or learn._loss_facts.loss_func is not learn.loss_func:
+        learn._loss_facts = learn.task.loss_facts(learn.loss_func)
+    if learn._loss_facts is None:
         pred = learn.pred
         if pred is None:
             pred = _sample_output(learn)
@@ -128,7 +131,7 @@ def _try_metrics(learn):
         with preserve_modes(learn.model), eager, learn.autocast():
             pred = learn.model.eval()(learn.xb)
         learn.pred = pred if isinstance(pred, torch.Tensor) else None
-        facts = None if learn.pred is None else learn.loss_facts
+        facts = learn.task.loss_facts(learn.loss_func) if learn.pred is None else learn.loss_facts
         learn.pred = None
         try:
             found = try_metrics(learn.metrics, pred, learn.clean_yb, learn.device, facts)

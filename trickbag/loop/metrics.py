@@ -339,6 +339,7 @@ class _Sums:
         self.n_batches = 0
         self.n = 0  # samples
         self.unlabeled = False  # whether there were batches without targets
+        self.no_loss = False  # whether there were batches without a loss
         self.n_counted = 0  # those that the loss does not ignore
         self.size = 0  # what the mean of the loss divides by
         # MPS has no float64
@@ -351,7 +352,7 @@ class _TriedSums(_Sums):
 
     def add(
         self,
-        loss: torch.Tensor,  # mean over the batch
+        loss: torch.Tensor | None,  # mean over the batch; None where an evaluation has none
         # logits, N first; if the model gives something else, such as a tuple, metrics get it as it is
         pred: torch.Tensor,
         y: torch.Tensor,  # clean targets
@@ -364,8 +365,10 @@ class _TriedSums(_Sums):
         size = facts.size(y, n)
         logits = pred.float() if isinstance(pred, torch.Tensor) else pred
         logits, y = counted(logits, y, facts, host)
-        values = self._function_sums(loss, logits, y)
-        self.sums.add_(torch.stack([facts.total(loss.float(), size).float(), *values]))
+        values = self._function_sums(logits, y)
+        self.no_loss = self.no_loss or loss is None
+        of_loss = self.sums.new_zeros(()).float() if loss is None else facts.total(loss.float(), size).float()
+        self.sums.add_(torch.stack([of_loss, *values]))
         if len(y):
             for name, metric in self.objs.items():
                 self._try(name, partial(metric.update, logits, y))
@@ -376,10 +379,10 @@ class _TriedSums(_Sums):
         self.n_counted += len(y)
         self.size = self.size + size
 
-    def _function_sums(self, loss, logits, y) -> list:
+    def _function_sums(self, logits, y) -> list:
         "Of each function, its sum over the samples of the batch"
         # not new_tensor, which waits for a GPU
-        missing = loss.new_full((), float('nan')).float()
+        missing = self.sums.new_full((), float('nan')).float()
         n = len(y)
         sums = []
         for name, function in self.funcs.items():
@@ -387,7 +390,7 @@ class _TriedSums(_Sums):
                 sums.append(missing.new_zeros(()))
                 continue
             with deferring(self.deferred[name]):
-                value = self._try(name, partial(_value_of, name, function, logits, y, loss.device))
+                value = self._try(name, partial(_value_of, name, function, logits, y, self.sums.device))
             sums.append(missing if value is None else n * value)
         return sums
 
@@ -415,14 +418,15 @@ class Averages(_TriedSums):
         their `compute`, others in a method `take_from_all`; one that has neither is given the batches of all"""
         if place().world == 1:
             return
-        counts = self.sums.new_tensor([self.n, self.n_counted, float(self.size), self.unlabeled])
+        counts = self.sums.new_tensor([self.n, self.n_counted, float(self.size), self.unlabeled, self.no_loss])
         everything = sum_of_all(torch.cat([self.sums, counts]))
         self.sums.copy_(everything[: len(self.sums)])
-        n, n_counted, size, unlabeled = everything[len(self.sums) :].tolist()
+        n, n_counted, size, unlabeled, no_loss = everything[len(self.sums) :].tolist()
         self.n = round(n)
         self.n_counted = round(n_counted)
         self.size = size
         self.unlabeled = bool(unlabeled)
+        self.no_loss = bool(no_loss)
         # a metric that fails in one process is left out in all
         self.failed = set().union(*all_say(self.failed))
         if self.objs:
@@ -458,8 +462,8 @@ class Averages(_TriedSums):
             self._try(name, partial(metric.update, on_device, y.to(self.sums.device)))
 
     def compute(self) -> dict:
-        """`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); empty if
-        nothing was counted"""
+        """`{'loss': mean, metric name: mean, ...}`, Python floats (objects give what their `compute` gives); without
+        'loss' where batches had none; empty if nothing was counted"""
         if not self.n:
             return {}
         sum_of_loss, *sums = self.sums.tolist()
@@ -468,8 +472,8 @@ class Averages(_TriedSums):
             means[name] = total / self.n_counted if self.n_counted else math.nan
             self._try(name, partial(raise_deferred, self.deferred[name]))
         columns = {}
-        self.directions = {'loss': False}
-        for name in self.names:
+        self.directions = {} if self.no_loss else {'loss': False}
+        for name in self.names[self.no_loss :]:
             if name in self.objs:
                 new = self._try(name, partial(_object_columns, name, self.objs[name], columns)) or {}
             else:

@@ -17,6 +17,7 @@ from torch import nn
 from ..callback import Callback, hooks
 from ..core.arguments import no_such_attribute
 from ..core.basics import flatten
+from .task import Task, task_of
 
 if TYPE_CHECKING:
     from trickbag.core.draws import Draws
@@ -188,3 +189,8 @@ class LaterMethods(LoopState):
     def multi_label(self) -> bool:
         "Whether the data say that an image may have several labels"
         return getattr(self.dls, 'multi_label', False)
+
+    @property
+    def task(self) -> Task:
+        "What the targets of the data say"
+        return task_of(self.dls)

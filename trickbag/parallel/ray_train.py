@@ -16,7 +16,7 @@ from ..core.processes import wait_for_all
 def _ray_train():
     "Ray's module; ImportError that says how to get it"
     try:
-        import ray.train
+        import ray.train  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise ImportError(f"RayReport: Ray Train is not here ({e}); pip install 'trickbag[ray]'") from e
     return ray.train

@@ -64,6 +64,7 @@ class MixedPrecision(_Autocast):
     stage = 'precision'
     reads = ('pred', 'loss', 'grads')
     writes = ('pred', 'grads', 'step')
+    tasks = ('classify', 'detect', 'segment')
 
     def __init__(
         self,

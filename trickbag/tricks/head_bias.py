@@ -29,6 +29,7 @@ class HeadBias(Callback):
     stage = 'surgery'
     reads = ('model',)
     writes = ('weights',)
+    tasks = ('classify',)
 
     def __init__(
         self,

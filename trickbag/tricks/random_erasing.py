@@ -58,6 +58,7 @@ class RandomErasing(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class SAM(Callback):
     state = ('window',)
     reads = ('x', 'y', 'grads', 'weights')
     writes = ('grads',)
+    tasks = ('classify', 'detect', 'segment')
     traced = ('ascended', 'norm')
 
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from ..callback import Callback
 from ..core.streams import fold_in, name_key
 from .basic import flip
+from .moved_targets import move_mirrored
 from .ops import to_device
 
 # %% ../../nbs/vision/alternating_flip.ipynb #8b3550e0
@@ -45,6 +46,7 @@ class AlternatingFlip(Callback):
     reads = ('x',)
     writes = ('x',)
     traced = ('mirrored',)
+    pixels = 'move'
     mirrored = None
 
     def before_batch(self, learn):
@@ -56,3 +58,4 @@ class AlternatingFlip(Callback):
         key = fold_in(learn.seed, name_key(self.name))
         self.mirrored = to_device(alternating(learn.idx, learn.epochs_run, key), learn.xb.device)
         learn.xb = flip(learn.xb, self.mirrored)
+        move_mirrored(learn, self.mirrored)

@@ -9,7 +9,8 @@ __all__ = ['imagenet_policy', 'auto_ops', 'AutoAugment']
 import torch
 
 from ..callback import Callback
-from .ops import OPS, apply_ops, check_images, host_stream, magnitudes
+from .moved_targets import move_turned
+from .ops import OPS, apply_ops, check_images, host_stream, magnitudes, op_mats
 
 # %% ../../nbs/vision/auto_augment.ipynb #f187329c
 # (operation, probability, strength 0 to 9) twice; the paper's, strengths that mean nothing left at 0
@@ -79,6 +80,7 @@ class AutoAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'move'
     traced = ('op', 'mag')
 
     def __init__(
@@ -111,4 +113,5 @@ class AutoAugment(Callback):
         self.op, self.mag = auto_ops(len(x), h, w, host_stream(learn.rng(self)), self.policy)
         for op, mag in zip(self.op, self.mag, strict=True):
             x = apply_ops(x, op, mag, self.fill, self.mode)
+            move_turned(learn, op_mats(op, mag, h, w))
         learn.xb = x

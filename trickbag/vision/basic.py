@@ -11,6 +11,7 @@ import torch
 from ..callback import Callback
 from ..core.arguments import check_scale
 from ..core.threads import one_thread
+from .moved_targets import move_mirrored
 
 imagenet_mean = (0.485, 0.456, 0.406)
 imagenet_std = (0.229, 0.224, 0.225)
@@ -39,6 +40,7 @@ class Flip(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'move'
 
     def __init__(
         self,
@@ -50,7 +52,9 @@ class Flip(Callback):
 
     def before_batch(self, learn):
         g = learn.rng(self)
-        learn.xb = flip(learn.xb, torch.rand(len(learn.xb), generator=g, device=g.device) < self.p)
+        mirrored = torch.rand(len(learn.xb), generator=g, device=g.device) < self.p
+        learn.xb = flip(learn.xb, mirrored)
+        move_mirrored(learn, mirrored)
 
 # %% ../../nbs/vision/basic.ipynb #53ec09e6
 def normalize(
@@ -98,6 +102,7 @@ class Normalize(Callback):
     owns = ('normalize',)
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class ColorJitter(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
     traced = ('factors',)
 
     def __init__(

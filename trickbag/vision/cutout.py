@@ -47,6 +47,7 @@ class CutOut(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
     traced = ('boxes',)
     in_pixels = ('length',)
 

@@ -33,6 +33,7 @@ class GaussianBlur(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
     traced = ('blurred',)
 
     def __init__(

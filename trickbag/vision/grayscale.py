@@ -27,6 +27,7 @@ class Grayscale(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
     traced = ('mask',)
 
     def __init__(

@@ -9,6 +9,7 @@ __all__ = ['shift', 'PadCrop']
 import torch
 
 from ..callback import Callback
+from .moved_targets import move_shifted
 
 # %% ../../nbs/vision/pad_crop.ipynb #a3c754cc
 def shift(
@@ -38,6 +39,7 @@ class PadCrop(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'move'
     traced = ('shifts',)
     in_pixels = ('pad',)
 
@@ -62,3 +64,4 @@ class PadCrop(Callback):
         self.shifts = torch.randint(-self.pad, self.pad + 1, (2, len(x)), generator=g, device=g.device)
         dx, dy = self.shifts
         learn.xb = shift(x, dx, dy, self.mode)
+        move_shifted(learn, self.shifts.T)

@@ -41,6 +41,7 @@ class PCALighting(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'stay'
     traced = ('shift',)
 
     def __init__(

@@ -9,7 +9,8 @@ __all__ = ['rand_space', 'rand_ops', 'RandAugment']
 import torch
 
 from ..callback import Callback
-from .ops import OPS, apply_ops, check_images, host_stream, magnitudes, pick_ops
+from .moved_targets import move_turned
+from .ops import OPS, apply_ops, check_images, host_stream, magnitudes, op_mats, pick_ops
 
 # %% ../../nbs/vision/rand_augment.ipynb #c513b15e
 def rand_space(
@@ -83,6 +84,7 @@ class RandAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'move'
     traced = ('op', 'mag')
 
     def __init__(
@@ -125,4 +127,5 @@ class RandAugment(Callback):
         self.op, self.mag = rand_ops(self.n, len(x), h, w, g, self.m, self.mstd, self.inc, self.p, self.space)
         for op, mag in zip(self.op, self.mag, strict=True):
             x = apply_ops(x, op, mag, self.fill, self.mode)
+            move_turned(learn, op_mats(op, mag, h, w))
         learn.xb = x

@@ -9,6 +9,7 @@ __all__ = ['draw_affine', 'RandomAffine']
 import torch
 
 from ..callback import Callback
+from .moved_targets import move_turned
 from .ops import affine, host_stream, inverse_affine
 
 # %% ../../nbs/vision/random_affine.ipynb #b5593758
@@ -56,6 +57,7 @@ class RandomAffine(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'move'
     traced = ('drawn',)
 
     def __init__(
@@ -105,4 +107,6 @@ class RandomAffine(Callback):
         d = draw_affine(len(x), h, w, s, **self._ranges)
         on = torch.rand(len(x), generator=s) < self.p
         self.drawn = {k: torch.where(on, o, float(k == 'scale')) for k, o in d.items()}
-        learn.xb = affine(x, inverse_affine(**self.drawn), self.fill, self.mode)
+        sources = inverse_affine(**self.drawn)
+        learn.xb = affine(x, sources, self.fill, self.mode)
+        move_turned(learn, sources)

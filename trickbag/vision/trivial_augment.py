@@ -9,7 +9,8 @@ __all__ = ['wide_space', 'trivial_ops', 'TrivialAugment']
 import torch
 
 from ..callback import Callback
-from .ops import apply_ops, check_images, host_stream, magnitudes, pick_ops
+from .moved_targets import move_turned
+from .ops import apply_ops, check_images, host_stream, magnitudes, op_mats, pick_ops
 
 # %% ../../nbs/vision/trivial_augment.ipynb #a4b3c4be
 def wide_space(
@@ -55,6 +56,7 @@ class TrivialAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
+    pixels = 'move'
     traced = ('op', 'mag')
 
     def __init__(
@@ -81,3 +83,4 @@ class TrivialAugment(Callback):
         g = host_stream(learn.rng(self))
         self.op, self.mag = trivial_ops(len(x), g, self.bins, self.translate)
         learn.xb = apply_ops(x, self.op, self.mag, self.fill, self.mode)
+        move_turned(learn, op_mats(self.op, self.mag, *x.shape[-2:]))
