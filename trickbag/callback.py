@@ -153,8 +153,8 @@ def _check_declarations(cls):
         # ('mix') is a text: its letters would be taken for the entries
         if isinstance(getattr(cls, name), str):
             raise TypeError(f"{cls.__name__}.{name} is a text; write ({getattr(cls, name)!r},)")
-    if cls.pixels not in (None, 'stay', 'move'):
-        raise TypeError(f"{cls.__name__}.pixels is {cls.pixels!r}; it must be 'stay', 'move' or None")
+    if cls.geometry not in (None, 'kept', 'moved'):
+        raise TypeError(f"{cls.__name__}.geometry is {cls.geometry!r}; it must be 'kept', 'moved' or None")
     for part in (*cls.reads, *cls.writes):
         if part not in PARTS:
             raise TypeError(f"{cls.__name__} reads or writes '{part}'; it must be one of {', '.join(PARTS)}")
@@ -334,9 +334,9 @@ class Callback(_Events):
     in_epochs: tuple[str, ...] = ()
     in_pixels: tuple[str, ...] = ()
     in_rates: tuple[str, ...] = ()
-    # where targets say where things are, as boxes do: whether things stay where they are in images that it changes,
-    # 'stay', or it moves the targets along with `learn.task.move`, 'move'; None: not said
-    pixels: str | None = None
+    # for targets that say where things are, as boxes do: 'kept', things stay where they are in images that it changes;
+    # 'moved', it moves the targets along with `learn.task.move`; None: not said
+    geometry: str | None = None
     # names of the tasks in which it works; None: in all whose targets and outputs it does not touch, see `why_not`
     tasks: tuple[str, ...] | None = None
     train_only = False  # True: batch events call it in training only

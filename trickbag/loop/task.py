@@ -71,7 +71,7 @@ def why_not(
     if touched:
         what = dict(y='classes of whole images as targets', pred='logits N x C')[touched[0]]
         return f"it works with {what}, and a target is {task.targets}"
-    if task.has_places and 'x' in cb.writes and cb.pixels is None:
+    if task.has_places and 'x' in cb.writes and cb.geometry is None:
         return f"it changes images, and does not say what becomes of {task.targets}"
     return None
 

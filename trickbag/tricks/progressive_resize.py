@@ -144,7 +144,7 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
     state = ('full', 'held')
     reads = ('x',)
     writes = ('size', 'x')
-    pixels = 'move'
+    geometry = 'moved'
     traced = ('size',)
     in_pixels = ('initial', 'sizes', 'step')
 

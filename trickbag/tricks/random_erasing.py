@@ -58,7 +58,7 @@ class RandomErasing(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
 
     def __init__(
         self,

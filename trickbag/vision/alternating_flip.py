@@ -46,7 +46,7 @@ class AlternatingFlip(Callback):
     reads = ('x',)
     writes = ('x',)
     traced = ('mirrored',)
-    pixels = 'move'
+    geometry = 'moved'
     mirrored = None
 
     def before_batch(self, learn):

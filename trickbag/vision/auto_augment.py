@@ -80,7 +80,7 @@ class AutoAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
     traced = ('op', 'mag')
 
     def __init__(

@@ -40,7 +40,7 @@ class Flip(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Normalize(Callback):
     owns = ('normalize',)
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
 
     def __init__(
         self,

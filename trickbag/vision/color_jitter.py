@@ -73,7 +73,7 @@ class ColorJitter(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
     traced = ('factors',)
 
     def __init__(

@@ -345,7 +345,7 @@ class Crop(Callback):
     owns = ('crop',)
     reads = ('x', 'size')
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
 
     def __init__(
         self,

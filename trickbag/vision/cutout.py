@@ -47,7 +47,7 @@ class CutOut(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
     traced = ('boxes',)
     in_pixels = ('length',)
 

@@ -33,7 +33,7 @@ class GaussianBlur(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
     traced = ('blurred',)
 
     def __init__(

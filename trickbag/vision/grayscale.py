@@ -27,7 +27,7 @@ class Grayscale(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
     traced = ('mask',)
 
     def __init__(

@@ -39,7 +39,7 @@ class PadCrop(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
     traced = ('shifts',)
     in_pixels = ('pad',)
 

@@ -41,7 +41,7 @@ class PCALighting(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
     traced = ('shift',)
 
     def __init__(

@@ -84,7 +84,7 @@ class RandAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
     traced = ('op', 'mag')
 
     def __init__(

@@ -57,7 +57,7 @@ class RandomAffine(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
     traced = ('drawn',)
 
     def __init__(

@@ -51,7 +51,7 @@ class ThreeAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'stay'
+    geometry = 'kept'
     traced = ('op', 'sigmas')
 
     def __init__(

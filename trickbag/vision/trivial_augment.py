@@ -56,7 +56,7 @@ class TrivialAugment(Callback):
     train_only = True
     reads = ('x',)
     writes = ('x',)
-    pixels = 'move'
+    geometry = 'moved'
     traced = ('op', 'mag')
 
     def __init__(
