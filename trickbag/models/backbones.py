@@ -24,11 +24,13 @@ class Backbone(nn.Module):
         taken: Sequence,  # names of the layers whose output is given, finest first
         channels: Sequence,  # of these outputs
         strides: Sequence,  # pixels of the image, along a side, that become one
+        keys: Sequence = None,  # what the outputs are called; None: '0', '1', ..., as torchvision's pyramid has them
     ):
         super().__init__()
         for name, layer in layers:
             self.add_module(name, layer)
-        self.taken = {name: str(i) for i, name in enumerate(taken)}
+        keys = keys or [str(i) for i in range(len(taken))]
+        self.taken = dict(zip(taken, keys, strict=True))
         self.channels = list(channels)
         self.strides = list(strides)
 
@@ -74,6 +76,7 @@ def backbone(
     # MobileNet and EfficientNet. It is taken apart: its layers are the backbone's then
     model: nn.Module,
     strides: Sequence = (4, 8, 16, 32),  # of the feature maps that are asked for
+    keys: Sequence = None,  # what they are called, see `Backbone`
     c_in: int = 3,  # channels of the images
 ) -> Backbone:
     "The part of a classifier that makes feature maps; ValueError if it has none of a stride"
@@ -90,7 +93,7 @@ def backbone(
     taken = [last[stride][0] for stride in strides]
     names = [name for name, _ in layers]
     needed = layers[: names.index(taken[-1]) + 1]
-    return Backbone(needed, taken, [last[stride][1] for stride in strides], strides)
+    return Backbone(needed, taken, [last[stride][1] for stride in strides], strides, keys)
 
 # %% ../../nbs/models/11_backbones.ipynb #b032072b
 def dilate(
@@ -109,7 +112,7 @@ def dilate(
         for i, block in enumerate(blocks):
             _spread(block, before if i == 0 else rate, rate)
     if isinstance(body, Backbone):
-        coarse = body.strides[-stages - 1]
+        coarse = body.strides[-1] // 2**stages
         body.strides = [min(stride, coarse) for stride in body.strides]
     return body
 

@@ -32,8 +32,8 @@ class SumOfLosses(nn.Module):
     ) -> torch.Tensor:  # scalar
         if not isinstance(pred, dict) or not pred:
             raise TypeError(
-                f"SumOfLosses: the model gives a {type(pred).__name__} in training, not a dict of losses as torchvision's "
-                "detectors do; is Targets() among the callbacks?"
+                f"SumOfLosses: the model gives a {type(pred).__name__} in training, not a dict of losses as "
+                "torchvision's detectors do; is Targets() among the callbacks?"
             )
         if unknown := [name for name in self.weights if name not in pred]:
             raise ValueError(f"SumOfLosses: no loss is called {unknown[0]!r}; there are {', '.join(pred)}")
