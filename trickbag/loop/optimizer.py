@@ -95,8 +95,15 @@ def trained_norms(model: nn.Module) -> bool:
 
 
 def split_head(model: nn.Module) -> list:
-    """Two parameter groups: the last `nn.Linear` (the head) and all before it (the body); one group if there is no
-    such layer"""
+    """Two parameter groups, body and head: of a model that has a `backbone`, such as torchvision's detectors and
+    segmenters, that and all else; of others the last `nn.Linear` and all before it; one group if there is no such
+    layer"""
+    if isinstance(getattr(model, 'backbone', None), nn.Module):
+        body_ids = {id(param) for param in model.backbone.parameters()}
+        parts = [], []
+        for param in model.parameters():
+            parts[id(param) not in body_ids].append(param)
+        return [group for group in parts if group]
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     head_ids = {id(param) for param in linears[-1].parameters()} if linears else set()
     body = []

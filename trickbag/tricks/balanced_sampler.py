@@ -38,6 +38,7 @@ class BalancedSampler(Callback):
     stage = 'sample'
     does = ('balance classes', 'repeat images')
     writes = ('samples',)
+    tasks = ('classify',)
 
     def __init__(
         self,
