@@ -57,6 +57,7 @@ setup(
         'hub': ['huggingface_hub'],
         'tune': ['optuna'],  # proposes settings
         'ray': ['ray[train]'],  # starts workers on many machines
+        'detect': ['torchmetrics', 'pycocotools'],
         'torchcodec': ['torchcodec'],  # decodes JPEGs once torchvision has lost its decoders
         'bench': ['fastai', 'timm', 'lightning'],
     },

@@ -68,6 +68,7 @@ ROOMS = [
     ('Data', ['data']),
     ('Vision', ['vision']),
     ('Models', ['models']),
+    ('Boxes and masks', ['tasks']),
     ('Tricks', ['tricks']),
     ('Speed', ['speed']),
     ('Monitors', ['monitors']),
