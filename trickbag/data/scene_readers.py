@@ -61,7 +61,7 @@ def _files_by_stem(folder) -> dict:
         by_stem[stem] = file
     return by_stem
 
-# %% ../../nbs/data/22_scene_readers.ipynb #5e5c9dbf
+# %% ../../nbs/data/22_scene_readers.ipynb #33aaee8d
 def _read_voc_xml(
     file: Path,
     first_pixel: int,  # as in `voc_scenes`
@@ -91,7 +91,7 @@ def _number(file, item, path, default=None) -> float:
     if text is None and default is not None:
         return default
     try:
-        return float(text)
+        return float(text or '')
     except (TypeError, ValueError):
         raise ValueError(f'{file}: {path} is {text!r}, not a number; mend it') from None
 

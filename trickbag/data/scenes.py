@@ -21,11 +21,11 @@ from .files import _few
 from .labeled_files import files_on_both_sides, marks_validation, plain_value
 from .skipped import checked_limit
 
-# %% ../../nbs/data/21_scenes.ipynb #899df7ea
+# %% ../../nbs/data/21_scenes.ipynb #b2ab0004
 _OF_IMAGES = ('is_valid', 'wh')
 _OF_OBJECTS = ('boxes', 'labels', 'ignored')
 
-
+# %% ../../nbs/data/21_scenes.ipynb #b9bf7b6b
 @dataclass
 class Scenes:
     "Images with boxes, or with masks, that were looked at: `list_scenes` and the readers make them"
@@ -36,10 +36,10 @@ class Scenes:
     wh: torch.Tensor  # N x 2, int64: widths and heights
     # M objects of all images: boxes M x 4, float32; class indices, int64; whether it is ignored, bool; which image it
     # is in, int64, ascending
-    boxes: torch.Tensor | None = None
-    labels: torch.Tensor | None = None
-    ignored: torch.Tensor | None = None
-    image: torch.Tensor | None = None
+    boxes: Any = None
+    labels: Any = None
+    ignored: Any = None
+    image: Any = None
     masks: list | None = None  # paths of the masks
     zero_is_ignored: bool = False  # in masks 0 does not count, and i > 0 is class i - 1, as in ADE20K
     notes: list = field(default_factory=list)  # what was left out
@@ -57,7 +57,7 @@ class Scenes:
         i: int,  # image
     ) -> tuple:  # boxes n x 4, labels n, ignored n
         "The objects of an image"
-        if self.boxes is None or self.labels is None or self.ignored is None or self.image is None:
+        if self.boxes is None:
             raise ValueError('Scenes: these have masks, not boxes; see masks[i]')
         i = range(len(self))[int(i)]
         mine = slice(*torch.searchsorted(self.image, torch.tensor([i, i + 1])).tolist())
@@ -77,13 +77,13 @@ class Scenes:
     def __repr__(self):
         n_valid = int(self.is_valid.sum())
         parts = [f'Scenes: {len(self) - n_valid:,} training and {n_valid:,} validation images']
-        if self.labels is not None and self.ignored is not None:
+        if self.labels is not None:
             parts.append(f'{len(self.labels):,} objects, {int(self.ignored.sum()):,} of them ignored')
         n_classes = len(self.vocab)
         parts.append(f"{n_classes} class{'es' if n_classes != 1 else ''} ({_few(self.vocab)})")
         return '\n'.join(['; '.join(parts), *self.notes])
 
-# %% ../../nbs/data/21_scenes.ipynb #de083d55
+# %% ../../nbs/data/21_scenes.ipynb #45545346
 def _chosen(scenes, numbers) -> Scenes:
     numbers = [range(len(scenes))[int(i)] for i in numbers]
     if len(set(numbers)) != len(numbers):
@@ -123,7 +123,7 @@ def _joined(first, second) -> Scenes:
         new['image'] = torch.cat([first.image, second.image + len(first)])
     return replace(first, **new)
 
-# %% ../../nbs/data/21_scenes.ipynb #7b242ec0
+# %% ../../nbs/data/21_scenes.ipynb #7aa06c6c
 _ROTATION_MARK = 0x112
 
 
@@ -174,7 +174,7 @@ def _box_problem(file, box, size) -> str | None:
     if min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1:
         return f'{text} lies outside of the image of {_by(size)} pixels; is it of another size? Mend the box'
 
-# %% ../../nbs/data/21_scenes.ipynb #e3c84dad
+# %% ../../nbs/data/21_scenes.ipynb #fda863a2
 def _in_parts(f, n) -> list:
     "`f(i)` for each number, by threads; a job for each file would cost more than to look at it"
     parts = [range(first, min(first + 256, n)) for first in range(0, n, 256)]
@@ -216,7 +216,7 @@ def _look_at(
         sizes.append((0, 0) if isinstance(found, str) else found)
     return sizes
 
-# %% ../../nbs/data/21_scenes.ipynb #2c1e1c08
+# %% ../../nbs/data/21_scenes.ipynb #8a57c335
 def refuse_or_note(
     problems: dict,  # number of an image -> what is wrong with it
     n: int,  # images in all
@@ -240,7 +240,7 @@ def refuse_or_note(
     warnings.warn(f'scenes: {note}', stacklevel=1)
     return [note]
 
-# %% ../../nbs/data/21_scenes.ipynb #781a1c7c
+# %% ../../nbs/data/21_scenes.ipynb #3fbbb5af
 def list_scenes(
     files: list,  # paths
     boxes: list = None,  # to detect: of each file a list of boxes x0, y0, x1, y1 in pixels
@@ -290,7 +290,7 @@ def list_scenes(
     _look_at_split(scenes)
     return scenes
 
-# %% ../../nbs/data/21_scenes.ipynb #ca6122e1
+# %% ../../nbs/data/21_scenes.ipynb #6ff10c89
 def _paths(name, values, files=None) -> list:
     if isinstance(values, (str, os.PathLike)) or not isinstance(values, Sequence):
         raise TypeError(f'list_scenes: {name} is a list of paths, got a {type(values).__name__}')
@@ -342,7 +342,7 @@ def _checked_objects(files, boxes, labels, ignored) -> tuple:
     of_files = [[plain_value(label) for label in mine] for mine in labels]
     return plain, of_files, [[bool(mark) for mark in mine] for mine in ignored]
 
-# %% ../../nbs/data/21_scenes.ipynb #b3f6e85b
+# %% ../../nbs/data/21_scenes.ipynb #1877f096
 def _checked_names(vocab) -> list:
     if isinstance(vocab, str) or not isinstance(vocab, Sequence) or not vocab:
         raise TypeError(f'list_scenes: vocab is a list of class names, got {vocab!r}')
@@ -398,7 +398,7 @@ def _set_objects(scenes, boxes, labels, ignored):
     scenes.labels = torch.tensor([label for mine in labels for label in mine], dtype=torch.int64)
     scenes.ignored = torch.tensor([mark for mine in ignored for mark in mine], dtype=torch.bool)
 
-# %% ../../nbs/data/21_scenes.ipynb #07442e20
+# %% ../../nbs/data/21_scenes.ipynb #2e25d551
 def _look_at_split(scenes):
     "Refuse a set without training images, and warn of images on both sides, and of classes that nobody trains on"
     train = (~scenes.is_valid).nonzero()[:, 0].tolist()
