@@ -32,7 +32,8 @@ setup(
             'basedpyright==1.40.2',  # types of the package; pyright that needs no npm
             'timm',
             'torchmetrics',
-            'scikit-learn',  # references that the tests compare with
+            'scikit-learn',
+            'pycocotools',  # references that the tests compare with
             'onnx',
             'onnxruntime',
             'onnxscript',

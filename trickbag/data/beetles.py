@@ -575,7 +575,7 @@ def _paint(im, parts, factor, shift=0j, fill=None):
     draw = ImageDraw.Draw(im, 'RGBA' if im.mode == 'RGB' else None)
     for points, color in parts:
         corners = [(factor * (point.real + shift.real), factor * (point.imag + shift.imag)) for point in points]
-        draw.polygon(corners, fill=fill or color)
+        draw.polygon(corners, fill=color if fill is None else fill)
     return im
 
 
@@ -583,10 +583,18 @@ def _add_shadow(im, parts, width, height, box, lamp):
     opaque = [(points, color) for points, color in parts if color[3] == 255]
     shadow = _paint(Image.new('L', (width, height)), opaque, 1, -0.05 * box.unit * lamp, 150)
     shadow = shadow.filter(ImageFilter.GaussianBlur(0.022 * box.unit))
-    im.paste((12, 10, 16), (0, 0), shadow.resize(im.size, Image.Resampling.BILINEAR))
+    left, top, right, bottom = shadow.getbbox() or (0, 0, 1, 1)
+    # a pixel more, where there is no shadow, and nothing changes at the edge of the part
+    part = (max(left - 1, 0), max(top - 1, 0), min(right + 1, width), min(bottom + 1, height))
+    factor = im.width // width
+    shadow = shadow.crop(part)
+    shadow = shadow.resize((shadow.width * factor, shadow.height * factor), Image.Resampling.BILINEAR)
+    im.paste((12, 10, 16), (part[0] * factor, part[1] * factor), shadow)
 
 
-def _add_leaves(im, rng, box, occlusion):
+def _leaves_before(rng, box, occlusion):
+    "Polygons of the leaves that hide parts of what is in `box`"
+    parts = []
     for _ in range(4):
         there = rng.random() < 0.3 * occlusion
         center = complex(box.left + box.width * rng.random(), box.top + box.height * rng.random())
@@ -595,7 +603,8 @@ def _add_leaves(im, rng, box, occlusion):
         color = _rgb(0.2 + 0.15 * rng.random(), 0.45 + 0.3 * rng.random(), 0.25 + 0.4 * rng.random())
         leaf = _leaf(rng, center, length, turn, color)
         if there:
-            _paint(im, leaf, _OVERSAMPLE)
+            parts += leaf
+    return parts
 
 # %% ../../nbs/data/01_beetles.ipynb #e1a8aac9
 _NUISANCES = ('pose', 'light', 'background', 'occlusion')
@@ -652,7 +661,7 @@ def beetle(
         im = _paint(backdrop.resize(large, Image.Resampling.BILINEAR), clutter, _OVERSAMPLE)
         _add_shadow(im, parts, width, height, box, lamp)
         _paint(im, parts, _OVERSAMPLE)
-        _add_leaves(im, streams['occlusion'], box, occlusion)
+        _paint(im, _leaves_before(streams['occlusion'], box, occlusion), _OVERSAMPLE)
         im = _lighting(im.reduce(_OVERSAMPLE), streams['light'], light, size)
     im.info['box'] = box.whole_pixels(width, height)
     return im

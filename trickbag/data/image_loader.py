@@ -22,8 +22,7 @@ def batches(
     first: int,  # batch to begin with
     step: int = 1,  # every how many-th batch is given
 ):
-    "Triples of images, labels and numbers of the images; the next ones are decoded meanwhile"
-    labels = loader.labels
+    "Triples of images, targets and numbers of the images; the next ones are decoded meanwhile"
     gpu = loader.store.gpu
     # on a GPU one batch is always under way
     most_started = 2 if gpu else 1
@@ -41,7 +40,7 @@ def batches(
         idx = batch.idx
         if loader.store.bad:
             images, idx = without_bad(loader, images, idx)
-        yield images, None if labels is None else labels[idx], idx
+        yield images, loader.targets(idx), idx
 
 
 def submit_each(loader, store, order, numbers):
@@ -71,6 +70,13 @@ class LoaderOfStore:
     @property
     def labels(self):
         return self.store.source.labels
+
+    def targets(
+        self,
+        idx: torch.Tensor,  # numbers of images
+    ) -> torch.Tensor | None:
+        "What a batch of these images has beside them: their labels, if they have some"
+        return None if self.labels is None else self.labels[idx]
 
     def name(
         self,
@@ -108,7 +114,17 @@ class ImageLoader(LoaderOfStore):
     def ordered_view(self) -> 'ImageLoader':
         "The same images, each once and in the order of the files: itself, if it does not shuffle and leaves none out"
         all_of_them = not self.drop_last or len(self.store) % self.bs == 0
-        return self if all_of_them and not self.shuffle else ImageLoader(self.store, self.bs, ahead=self.ahead)
+        return self if all_of_them and not self.shuffle else self._in_order()
+
+    def _in_order(self) -> 'ImageLoader':
+        return ImageLoader(self.store, self.bs, ahead=self.ahead)
+
+    def _order(self) -> torch.Tensor:
+        "Numbers of the images in the order of a pass that begins now"
+        n = len(self.store)
+        if not self.shuffle:
+            return torch.arange(n)
+        return torch.randperm(n) if self.draw is None else self.draw()
 
     def __len__(self):
         return len(self.store) // self.bs if self.drop_last else -(-len(self.store) // self.bs)
@@ -129,9 +145,4 @@ class ImageLoader(LoaderOfStore):
         step: int,  # every how many-th; the others are not decoded
     ):
         "Some of the batches of a whole pass: those of one process, where several share them"
-        n = len(self.store)
-        if not self.shuffle:
-            order = torch.arange(n)
-        else:
-            order = torch.randperm(n) if self.draw is None else self.draw()
-        return batches(self, order, start, step)
+        return batches(self, self._order(), start, step)

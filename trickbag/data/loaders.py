@@ -691,6 +691,8 @@ class LoaderPair:
 class DataLoaders(LoaderPair):
     "A training and a validation loader, and what callbacks their batches need"
 
+    task = 'classify'  # or 'detect', 'segment', see `detection_loaders` and `segmentation_loaders`
+
     from_sources = classmethod(from_sources)
     from_lists = classmethod(from_lists)
     from_folder = classmethod(from_folder)

@@ -57,10 +57,10 @@ def _is_complete(path, knobs):
     return sum(1 for _ in path.glob('*/*/*.jpg')) == knobs['n_train'] + knobs['n_valid']
 
 
-def _cached_path(knobs):
+def _cached_path(knobs, kind):
     cache = Path(os.environ.get('TRICKBAG_CACHE') or Path.home() / '.cache' / 'trickbag')
     digest = hashlib.sha1(json.dumps(knobs, sort_keys=True).encode()).hexdigest()
-    return cache / f'toy-{digest[:10]}'
+    return cache / f'{kind}-{digest[:10]}'
 
 # %% ../../nbs/data/02_toy.ipynb #f6dcbba2
 def _refuse_other_content(path, knobs):
@@ -106,17 +106,41 @@ def _draw_files(folder, splits, knobs):
     (folder / 'toy.json').write_text(json.dumps(knobs))
 
 # %% ../../nbs/data/02_toy.ipynb #37c2fc94
-def _put_in_place(new, path, aside, knobs):
+def _put_in_place(new, path, aside, is_complete):
     "Rename folder `new` to `path`, unless another process was quicker"
-    if _is_complete(path, knobs):
+    if is_complete(path):
         return
     if path.exists():
         os.rename(path, aside)
     try:
         os.rename(new, path)
     except OSError:
-        if not _is_complete(path, knobs):
+        if not is_complete(path):
             raise
+
+
+def _drawn_once(
+    path,  # folder to fill; None: one of its own in the cache
+    knobs: dict,
+    kind: str,  # what the name of a folder in the cache begins with
+    is_complete,  # `is_complete(folder)` -> whether all files are there
+    draw,  # `draw(folder)` makes them
+) -> Path:
+    "The folder of a set, drawn if it is not there, or not complete"
+    folder = _cached_path(knobs, kind) if path is None else Path(path).expanduser().resolve()
+    if is_complete(folder):
+        return folder
+    if path is not None:
+        _refuse_other_content(folder, knobs)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    work = folder.with_name(f'.{folder.name}-{os.getpid()}-{time.time_ns()}')
+    try:
+        draw(work / 'new')
+        _put_in_place(work / 'new', folder, work / 'old', is_complete)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
 
 # %% ../../nbs/data/02_toy.ipynb #0ebc15ba
 def _check_set(n_classes, label_noise, long_tail):
@@ -167,17 +191,10 @@ def toy_set(
     knobs |= dict(label_noise=float(label_noise), long_tail=float(long_tail), seed=seed, version=1)
     splits = dict(train=_class_list(n_train, n_classes, long_tail), valid=_class_list(n_valid, n_classes, 1))
     _check_splits(splits, n_classes)
-    folder = _cached_path(knobs) if path is None else Path(path).expanduser().resolve()
-    if _is_complete(folder, knobs):
-        return folder
-    if path is not None:
-        _refuse_other_content(folder, knobs)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    work = folder.with_name(f'.{folder.name}-{os.getpid()}-{time.time_ns()}')
-    try:
-        _draw_files(work / 'new', splits, knobs)
-        _put_in_place(work / 'new', folder, work / 'old', knobs)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
+    return _drawn_once(
+        path,
+        knobs,
+        'toy',
+        lambda folder: _is_complete(folder, knobs),
+        lambda folder: _draw_files(folder, splits, knobs),
+    )
