@@ -951,6 +951,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'trickbag/data/scene_loaders.py'),
                                              'trickbag.data.scene_loaders._checked_task': ( 'data/scene_loaders.html#_checked_task',
                                                                                             'trickbag/data/scene_loaders.py'),
+                                             'trickbag.data.scene_loaders._scene_cbs': ( 'data/scene_loaders.html#_scene_cbs',
+                                                                                         'trickbag/data/scene_loaders.py'),
                                              'trickbag.data.scene_loaders._scene_loaders': ( 'data/scene_loaders.html#_scene_loaders',
                                                                                              'trickbag/data/scene_loaders.py'),
                                              'trickbag.data.scene_loaders._side_by_side': ( 'data/scene_loaders.html#_side_by_side',

@@ -42,6 +42,7 @@ from .store import Store
 from .tables import chosen_columns, look_at_unused, read_table, row_box, row_files
 from ..loop.checks import check_item
 from ..loop.loading import num_batches
+from ..loop.task import CLASSIFY
 from ..vision.basic import Flip, Normalize, imagenet_mean, imagenet_std
 from ..vision.crop import Crop
 from ..vision.preprocess import checked_fill, height_width
@@ -691,7 +692,7 @@ class LoaderPair:
 class DataLoaders(LoaderPair):
     "A training and a validation loader, and what callbacks their batches need"
 
-    task = 'classify'  # or 'detect', 'segment', see `detection_loaders` and `segmentation_loaders`
+    task = CLASSIFY  # what targets say: classes of images; `detection_loaders` and `segmentation_loaders` have others
 
     from_sources = classmethod(from_sources)
     from_lists = classmethod(from_lists)

@@ -12,15 +12,21 @@ from functools import partial
 
 import torch
 
-from .image_loader import ImageLoader, batches
-from .loaders import DataLoaders, _check_whole_numbers, _loader, _test_loader
 from .decode import RGB
-from .masks import MaskSource, fill
+from .image_loader import ImageLoader, batches
+from .loaders import DataLoaders, _check_whole_numbers, _loader, _test_loader, _usual_statistics
+from .masks import MaskSource
+from .masks import fill as decode_masks
 from .scenes import Scenes, refuse_or_note
 from .skipped import SkippedImages, checked_limit
 from .sources import FileSource
 from .store import Store
-from ..vision.preprocess import height_width
+from ..loop.task import Task
+from ..tasks.detection import Detection, Targets
+from ..tasks.segmentation import Segmentation
+from ..vision.basic import Flip, Normalize
+from ..vision.crop import Crop
+from ..vision.preprocess import checked_fill, height_width
 
 # %% ../../nbs/data/24_scene_loaders.ipynb #831fd633
 class BoxTable:
@@ -123,7 +129,7 @@ class SceneLoaders(DataLoaders):
         train: bool = True,  # False: of the validation images
     ) -> dict:  # class name -> objects
         "Objects of each class; those that are ignored do not count"
-        if self.task != 'detect':
+        if self.task.name != 'detect':
             raise ValueError('counts: masks have pixels, not objects; their classes are counted by nothing here')
         scenes = self.scenes
         counted = ~scenes.ignored & (scenes.is_valid[scenes.image] != train)
@@ -174,17 +180,25 @@ def _checked_task(who, scenes, task, other):
         raise ValueError(f'{who}: these scenes have {"masks" if task == "detect" else "boxes"}; call {other}')
 
 # %% ../../nbs/data/24_scene_loaders.ipynb #6b633e4d
+def _scene_cbs(task, size, scale, fit, fill, flip, mean, std) -> list:
+    "What cuts, mirrors and normalizes, and what gives a detector its targets"
+    mean, std = _usual_statistics(RGB.channels, mean, std)
+    checked_fill(fill, RGB.channels, 'DataLoaders')
+    cbs = [Crop(size, scale, fit=fit, fill=fill), *([Flip()] if flip else []), Normalize(mean, std)]
+    return [*cbs, Targets()] if task.name == 'detect' else cbs
+
+
 def _scene_loaders(
-    task: str,
+    task: Task,
     sides: tuple,  # `Scenes` that train, and those that validate, or None
     loaders: tuple,  # a loader of each
     size: int | tuple,
     make_test: Callable,  # of `DataLoaders`
-    skips: bool,  # images that cannot be read are left out
+    cbs: list,  # callbacks that the data bring
 ) -> SceneLoaders:
     train, valid = sides
     train_loader, valid_loader = loaders
-    dls = SceneLoaders(train_loader, valid_loader, [SkippedImages()] if skips else [], train.vocab, make_test)
+    dls = SceneLoaders(train_loader, valid_loader, cbs, train.vocab, make_test)
     dls.task = task
     dls.size = size
     dls.scenes = train if valid is None else train + valid
@@ -199,13 +213,21 @@ def detection_loaders(
     bs: int = 16,  # training images a batch
     valid_bs: int = None,  # None: twice `bs`
     presize: int = None,  # side of the stored square; None: 1.5 x the longer side of size, up to a multiple of 8
+    scale: tuple = (0.35, 1.0),  # area of the training crop, see `Crop`; None: what evaluation sees
+    # what becomes of an image of another shape: 'pad' keeps all of it and fills up, 'squash' keeps all of it but not
+    # its proportions, 'crop' cuts off what is beside the center, in evaluation too
+    fit: str = 'pad',
+    fill: int | tuple = 0,  # of 'pad': a level of 0 to 255, or one a channel
+    flip: bool = True,  # mirror training images at random
+    mean: tuple = None,
+    std: tuple = None,  # see `Normalize`; None: ImageNet's
     drop_last: bool = True,  # leave the incomplete last training batch out, if there is a complete one
     keep: bool | str = None,  # where decoded images are kept, see `Store`
     threads: int = None,  # decoding threads, see `Store`
     on_error: str = 'raise',  # 'skip': an image that cannot be read is left out of its batch, see `SkippedImages`
     max_bad: float = 0.01,  # share of a loader's images that may be left out; more is an error
 ) -> SceneLoaders:
-    "Loaders of images with boxes"
+    "Loaders of images with boxes, and the callbacks that cut, mirror and normalize them"
     _checked_task('detection_loaders', scenes, 'detect', 'segmentation_loaders')
     _check_whole_numbers(bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
     may_be_bad = checked_limit(on_error, max_bad)
@@ -225,20 +247,24 @@ def detection_loaders(
     valid_loader = None if valid is None else make(valid, valid_bs)
     make_test = partial(_test_loader, partial(_loader, presize, keep, threads), valid_bs, RGB)
     loaders = (train_loader, valid_loader)
-    return _scene_loaders('detect', (train, valid), loaders, size, make_test, may_be_bad is not None)
+    task = Detection()
+    cbs = _scene_cbs(task, size, scale, fit, fill, flip, mean, std)
+    if may_be_bad is not None:
+        cbs.append(SkippedImages())
+    return _scene_loaders(task, (train, valid), loaders, size, make_test, cbs)
 
 # %% ../../nbs/data/24_scene_loaders.ipynb #4d50d224
 def _with_masks(side, presize, keep, threads, on_error, max_bad) -> tuple:
     "The images whose masks can be used, and a store of these masks, decoded"
     store = Store(MaskSource(side), presize, keep, threads)
-    problems = fill(store)
+    problems = decode_masks(store)
     notes = refuse_or_note(problems, len(side), on_error, max_bad)
     if not problems:
         return side, store
     side = side.subset([i for i in range(len(side)) if i not in problems])
     side.notes = side.notes + notes
     store = Store(MaskSource(side), presize, keep, threads)
-    refuse_or_note(fill(store), len(side), 'raise', max_bad)
+    refuse_or_note(decode_masks(store), len(side), 'raise', max_bad)
     return side, store
 
 
@@ -248,6 +274,12 @@ def segmentation_loaders(
     bs: int = 16,
     valid_bs: int = None,
     presize: int = None,
+    scale: tuple = (0.35, 1.0),
+    fit: str = 'pad',
+    fill: int | tuple = 0,
+    flip: bool = True,
+    mean: tuple = None,
+    std: tuple = None,
     drop_last: bool = True,
     keep: bool | str = None,
     threads: int = None,
@@ -255,7 +287,7 @@ def segmentation_loaders(
     on_error: str = 'raise',
     max_bad: float = 0.01,
 ) -> SceneLoaders:
-    "Loaders of images with masks"
+    "Loaders of images with masks, and the callbacks that cut, mirror and normalize them"
     _checked_task('segmentation_loaders', scenes, 'segment', 'detection_loaders')
     _check_whole_numbers(bs=bs, valid_bs=valid_bs, presize=presize, threads=threads)
     may_be_bad = checked_limit(on_error, max_bad)
@@ -276,4 +308,8 @@ def segmentation_loaders(
         valid_loader = make(valid, masks, valid_bs)
     make_test = partial(_test_loader, partial(_loader, presize, keep, threads), valid_bs, RGB)
     loaders = (train_loader, valid_loader)
-    return _scene_loaders('segment', (train, valid), loaders, size, make_test, may_be_bad is not None)
+    task = Segmentation()
+    cbs = _scene_cbs(task, size, scale, fit, fill, flip, mean, std)
+    if may_be_bad is not None:
+        cbs.append(SkippedImages())
+    return _scene_loaders(task, (train, valid), loaders, size, make_test, cbs)

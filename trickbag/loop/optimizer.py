@@ -98,8 +98,9 @@ def split_head(model: nn.Module) -> list:
     """Two parameter groups, body and head: of a model that has a `backbone`, such as torchvision's detectors and
     segmenters, that and all else; of others the last `nn.Linear` and all before it; one group if there is no such
     layer"""
-    if isinstance(getattr(model, 'backbone', None), nn.Module):
-        body_ids = {id(param) for param in model.backbone.parameters()}
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, nn.Module):
+        body_ids = {id(param) for param in backbone.parameters()}
         parts = [], []
         for param in model.parameters():
             parts[id(param) not in body_ids].append(param)

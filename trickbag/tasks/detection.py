@@ -37,7 +37,7 @@ class SumOfLosses(nn.Module):
             )
         if unknown := [name for name in self.weights if name not in pred]:
             raise ValueError(f"SumOfLosses: no loss is called {unknown[0]!r}; there are {', '.join(pred)}")
-        return sum(self.weights.get(name, 1.0) * loss for name, loss in pred.items())
+        return torch.stack([self.weights.get(name, 1.0) * loss for name, loss in pred.items()]).sum()
 
 
 class Detection(Task):

@@ -14,7 +14,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from ..models.backbones import Backbone, backbone
 
@@ -39,7 +39,7 @@ class Pyramid(nn.Module):
         self,
         body: Backbone,
         channels: int,  # of each level
-        extra_blocks: nn.Module,  # makes the coarser levels
+        extra_blocks: ExtraFPNBlock,  # makes the coarser levels
     ):
         super().__init__()
         self.body = body

@@ -60,6 +60,7 @@ class SmallDetector(nn.Module):
             best = scores.softmax(1).max(1)
             found = zip(boxes, best.values, best.indices + 1, strict=True)
             return [dict(boxes=b[None], scores=s[None], labels=one[None]) for b, s, one in found]
+        assert targets is not None  # `Targets` gives them
         has_one = torch.tensor([len(target['boxes']) > 0 for target in targets], device=x.device)
         # of an image without an object nothing is learned
         none = dict(boxes=x.new_zeros(1, 4), labels=torch.ones(1, dtype=torch.long, device=x.device))
