@@ -12,9 +12,9 @@ from functools import partial
 
 import torch
 
+from .decode import RGB
 from .image_loader import ImageLoader, batches
 from .loaders import DataLoaders, _check_whole_numbers, _loader, _test_loader
-from .decode import RGB
 from .masks import MaskSource, fill
 from .scenes import Scenes, refuse_or_note
 from .skipped import SkippedImages, checked_limit
