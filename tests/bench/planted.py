@@ -1388,7 +1388,7 @@ SCENES = [
         'data/scene_loaders.py',
         'BoxTable(side, presize, most)',
         'BoxTable(side, presize)',
-        page('data/scene_loaders'),
+        some('data/scenes', 'both_sides'),
         'axis',
     ),
     Bug('data/image_loader.py', 'self.labels[idx]', 'self.labels', page('data/image_loader'), 'axis'),

@@ -182,6 +182,7 @@ def _scene_loaders(
     make_test: Callable,  # of `DataLoaders`
     skips: bool,  # images that cannot be read are left out
 ) -> SceneLoaders:
+    "Both loaders with what is known of them"
     train, valid = sides
     train_loader, valid_loader = loaders
     dls = SceneLoaders(train_loader, valid_loader, [SkippedImages()] if skips else [], train.vocab, make_test)
