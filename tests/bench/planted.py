@@ -1275,7 +1275,7 @@ SCENES = [
         'data/beetle_scene.py',
         '_paint(numbers, leaves, _OVERSAMPLE, fill=0)',
         'pass',
-        page('data/toy_scenes'),
+        page('data/beetle_scene'),
         'ignored',
     ),
     Bug('data/toy_scenes.py', 'int(edge) + 1', 'int(edge)', some('data/scenes', 'extent'), 'off by one'),
