@@ -24,6 +24,9 @@ from trickbag.data.store import cached_sets
 from trickbag.data.toy_scenes import toy_scenes, voc_palette
 from trickbag.loop.loading import own_batches
 
+# small sets may lack a species
+pytestmark = pytest.mark.filterwarnings('ignore:scenes. .* have no object in training images')
+
 KNOBS = dict(n_train=14, n_valid=5, n_classes=4, size=48, n_beetles=(0, 6), scale=(0.3, 0.7))
 
 
@@ -411,3 +414,13 @@ def test_rows_of_any_choice_of_images(folder):
             assert torch.allclose(row[:n, :4], boxes * scale, atol=1e-4)
             assert torch.equal(row[:n, 4].long(), labels) and torch.equal(row[:n, 5].bool(), ignored)
             assert (row[n:, 4] == -1).all()
+
+
+@pytest.mark.parametrize('crowded', ('train', 'valid'))
+def test_rows_are_as_many_on_both_sides(folder, crowded):
+    scenes = voc_scenes(folder, 'detect', 'trainval', None)
+    counts = torch.bincount(scenes.image, minlength=len(scenes))
+    scenes.is_valid = counts < 3 if crowded == 'train' else counts >= 3
+    dls = detection_loaders(scenes, 32, bs=4)
+    assert {dls.one_batch(train)[1].shape[1] for train in (True, False)} == {int(counts.max())}
+    assert len({int(counts[scenes.is_valid == side].max()) for side in (True, False)}) == 2

@@ -196,6 +196,7 @@ def _scene_loaders(
     make_test: Callable,  # of `DataLoaders`
     cbs: list,  # callbacks that the data bring
 ) -> SceneLoaders:
+    "Both loaders with what is known of them"
     train, valid = sides
     train_loader, valid_loader = loaders
     dls = SceneLoaders(train_loader, valid_loader, cbs, train.vocab, make_test)

@@ -80,7 +80,8 @@ class Scenes:
         if self.labels is not None:
             parts.append(f'{len(self.labels):,} objects, {int(self.ignored.sum()):,} of them ignored')
         n_classes = len(self.vocab)
-        parts.append(f"{n_classes} class{'es' if n_classes != 1 else ''} ({_few(self.vocab)})")
+        some = ', '.join(map(str, self.vocab[:4])) + (', ...' if n_classes > 4 else '')
+        parts.append(f"{n_classes} class{'es' if n_classes != 1 else ''} ({some})")
         return '\n'.join(['; '.join(parts), *self.notes])
 
 # %% ../../nbs/data/21_scenes.ipynb #45545346
