@@ -9,6 +9,7 @@ __all__ = []
 import trickbag.deploy.export
 import trickbag.deploy.onnx
 import trickbag.look.cost
+import trickbag.look.draw_scene
 import trickbag.look.explain
 import trickbag.look.sizes
 import trickbag.runs.batch_size

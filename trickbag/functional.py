@@ -61,11 +61,13 @@ from .vision.basic import flip, imagenet_mean, imagenet_std, memory_format_of, n
 from .vision.boxes import box_mask, cut_boxes, sized_boxes
 from .vision.col_out import col_out, keep_lines
 from .vision.color_jitter import hue, jitter
-from .vision.crop import active_crop, canvases, center_boxes, from_canvas, random_boxes, resize_batch
-from .vision.crop import resize_boxes, tta_views
+from .vision.crop import active_crop, box_sources, canvases, center_boxes, from_canvas, random_boxes
+from .vision.crop import resize_batch, resize_boxes, tta_views
 from .vision.cutout import cutout, cutout_boxes
 from .vision.gaussian_blur import gaussian_blur
 from .vision.grayscale import grayscale
+from .vision.moved_targets import mirror_sources, move_boxes, move_masks, move_mirrored, move_resized
+from .vision.moved_targets import move_shifted, move_turned, straight_sources
 from .vision.pad_crop import shift
 from .vision.pca_lighting import imagenet_eigval, imagenet_eigvec, lighting
 from .vision.preprocess import at_width, centered, checked_fill, fit_images, fitted, height_width, plain_size
@@ -89,9 +91,11 @@ __all__ = [
     'stochastic_depth', 'swa_update', 'sync_batch_norm', 'first_conv', 'whitening_filters', 'zero_gamma',
     'alternating', 'hash_bits', 'apparent_size_ratio', 'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops',
     'imagenet_policy', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'normalize', 'box_mask',
-    'cut_boxes', 'sized_boxes', 'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'canvases', 'center_boxes',
-    'from_canvas', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout', 'cutout_boxes',
-    'gaussian_blur', 'grayscale', 'shift', 'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'at_width', 'centered',
-    'checked_fill', 'fit_images', 'fitted', 'height_width', 'plain_size', 'resize_weights', 'resized', 'width_of',
-    'rand_ops', 'rand_space', 'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
+    'cut_boxes', 'sized_boxes', 'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'box_sources', 'canvases',
+    'center_boxes', 'from_canvas', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
+    'cutout_boxes', 'gaussian_blur', 'grayscale', 'mirror_sources', 'move_boxes', 'move_masks', 'move_mirrored',
+    'move_resized', 'move_shifted', 'move_turned', 'straight_sources', 'shift', 'imagenet_eigval',
+    'imagenet_eigvec', 'lighting', 'at_width', 'centered', 'checked_fill', 'fit_images', 'fitted', 'height_width',
+    'plain_size', 'resize_weights', 'resized', 'width_of', 'rand_ops', 'rand_space', 'draw_affine',
+    'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]
