@@ -9,6 +9,7 @@ __all__ = ['scale_grads', 'GradientAccumulation']
 import torch
 
 from ..callback import Callback, CancelStep
+from ..core.shares import own_parts
 from ..loop.loss_facts import ratio
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
@@ -19,7 +20,7 @@ def scale_grads(
     "Multiply gradients"
     grads = [p.grad for p in params if p.grad is not None]
     if grads and (isinstance(factor, torch.Tensor) or factor != 1):
-        torch._foreach_mul_(grads, factor)
+        torch._foreach_mul_(own_parts(grads), factor)
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #0d40e400
 class _Window(Callback):
@@ -63,6 +64,7 @@ class GradientAccumulation(_Window):
     "Step once every `n_acc` batches, on the gradient of the loss of all their samples together"
 
     stage = 'accumulate'
+    sharded = True
     owns = ('accumulate',)
     state = ('count', 'total', 'first')
     # weights: it takes the last, partial window's step itself
@@ -81,12 +83,12 @@ class GradientAccumulation(_Window):
         self._clear()
 
     def before_backward(self, learn):
-        facts = learn.loss_facts
-        n = len(learn.xb)
-        if facts.reduction == 'sum':
+        if learn.loss_facts.reduction == 'sum':
             return  # sums add up by themselves
-        self._size = facts.size(learn.clean_yb, n)
-        self.first = self.first or n
+        self._size, n = learn.size_of_batch()
+        # a tensor is not asked for its value, which would be to wait for the device
+        if not isinstance(self.first, torch.Tensor):
+            self.first = self.first or n
         weight = self._size / self.first  # `learn.loss` itself stays the batch's mean
         if isinstance(weight, torch.Tensor):
             learn.loss.register_hook(lambda grad: grad * weight.to(grad.dtype))
@@ -100,7 +102,7 @@ class GradientAccumulation(_Window):
         self.count += not self._flushing
         if self.count < self.n_acc and not self._flushing:
             raise CancelStep
-        if self.first:
+        if isinstance(self.first, torch.Tensor) or self.first:
             scale_grads(self._params.values(), ratio(self.first, self.total))
         self._clear()
 

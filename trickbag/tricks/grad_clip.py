@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from ..callback import Callback
+from ..core.shares import whole
 
 # %% ../../nbs/tricks/grad_clip.ipynb #d3b592e3
 def clip_gradients(
@@ -20,16 +21,17 @@ def clip_gradients(
 ) -> torch.Tensor:  # norm before clipping, scalar, on the parameters' device
     "Bound gradients in place (Pascanu et al. 2013)"
     if mode == 'norm':
-        return clip_grad_norm_(params, max_norm, norm_type)
+        return whole(clip_grad_norm_(params, max_norm, norm_type))
     norm = get_total_norm([p.grad for p in params if p.grad is not None], norm_type)
     clip_grad_value_(params, max_norm)
-    return norm
+    return whole(norm)
 
 
 class GradientClip(Callback):
     "Bound the gradient of each step; its norm before that is in `norm`"
 
     stage = 'clip'
+    sharded = True
     owns = ('clip',)
     reads = ('grads',)
     writes = ('grads',)
