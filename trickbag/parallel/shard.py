@@ -85,6 +85,7 @@ class SharedModel:
         self.params = list(model.parameters())  # as they were found
         self.parts = []  # the shared parameters, in the same order
         self._strides = [param.stride() for param in self.params]
+        self._trained = [param.requires_grad for param in self.params]
         self._buffers = []
         self._added = []
 
@@ -102,7 +103,7 @@ class SharedModel:
             for block in self.blocks:
                 fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard)
         finally:
-            self._added = [(module, kind, _added(keys, _keys(module))) for module, kind, keys in found]
+            self._added = [(module, kind, type(module), _added(keys, _keys(module))) for module, kind, keys in found]
             for param, data in zip(self.params, aside, strict=True):
                 param.data = data
         part_of = {param: table[key] for table, key, param in self._places}
@@ -142,14 +143,18 @@ class SharedModel:
 
     @torch.no_grad()
     def put_back(self, buffers: bool):
-        "The model as it was found, with the weights that were put aside last, and their buffers; no other process is asked"
-        for module, kind, added in self._added:
-            module.__class__ = kind
+        """The model as it was found, with the weights that were put aside last, and their buffers; no other process is
+        asked"""
+        for module, kind, shared_kind, added in self._added:
+            # a callback of the stage 'surgery' may have put another class back already
+            if type(module) is shared_kind:
+                module.__class__ = kind
             _remove(module, added)
         for table, key, param in self._places:
             table[key] = param
         for i, param in enumerate(self.params):
-            if self.parts:
+            # frozen, or let go, in the fit; a callback of the stage 'surgery' may have done so before, and undone it
+            if self.parts and self.parts[i].requires_grad != self._trained[i]:
                 param.requires_grad_(self.parts[i].requires_grad)
             data = torch.empty_strided(param.shape, self._strides[i], dtype=param.dtype, device=self.device)
             param.data = data.copy_(param.data)
@@ -309,7 +314,7 @@ class _Sharing(Callback):
 
 # %% ../../nbs/parallel/02_shard.ipynb #88ec4ec8
 class ShardModel(_Sharing):
-    "In a fit each of several processes keeps its share of weights, gradients and optimizer state; alone nothing is done"
+    "In a fit each process keeps its share of weights, gradients and optimizer state; one process alone does nothing"
 
     stage = 'share'
     owns = ('share',)
