@@ -12,6 +12,7 @@ import torch
 
 from ..callback import Callback
 from ..core.processes import MeanOnItsWay, copy_from_first, mean_of_all
+from ..loop.by_rank import tensors_of_first
 
 # %% ../../nbs/parallel/01_gradients.ipynb #63afc516
 def _take_rest(tensors, samples):
@@ -160,7 +161,7 @@ class AverageGradients(Callback):
         self._is_done = any('share the model' in cb.does for cb in learn.active)
         if not self._is_done:
             # after the stage 'surgery', in which each process may have drawn new layers of its own
-            copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
+            copy_from_first(tensors_of_first(learn))
         wanted = learn.device.type == 'cuda' if self.overlap is None else self.overlap
         wanted = wanted and not self._is_done
         self._overlaps = wanted and not any(_is_in_between(cb) for cb in learn.active if cb is not self)

@@ -10,6 +10,7 @@ __all__ = ['blocks_by_size', 'without_ties', 'SharedModel', 'leaves', 'share_opt
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import nn
 from ..callback import Callback
 from ..core.arguments import check_whole
 from ..core.processes import copy_from_first, sum_of_all
-from ..core.shares import part_as, whole
+from ..core.shares import part_as, whole, whole_in_memory
+from ..loop.by_rank import tensors_of_first
+from ..loop.optimizer import follow_params
 
 # %% ../../nbs/parallel/02_shard.ipynb #2367788f
 # nobody calls these: their entries are called
@@ -88,9 +91,11 @@ class SharedModel:
         self._trained = [param.requires_grad for param in self.params]
         self._buffers = []
         self._added = []
+        self._known = []
 
     def share(self):
         "Let this process keep its part of the weights, which must be the same in all"
+        from torch.distributed._composable_state import _module_state_mapping
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -98,10 +103,15 @@ class SharedModel:
         aside = [param.data.cpu() for param in self.params]
         for param in self.params:
             param.data = param.data.contiguous()
+        self._known = [module for module in self.model.modules() if module in _module_state_mapping]
         mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
         try:
             for block in self.blocks:
                 fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard)
+            # torch adds its last hooks only when weights are first put together
+            for block in reversed(self._fsdp_modules()):
+                block.unshard()
+                block.reshard()
         finally:
             self._added = [(module, kind, type(module), _added(keys, _keys(module))) for module, kind, keys in found]
             for param, data in zip(self.params, aside, strict=True):
@@ -142,7 +152,7 @@ class SharedModel:
             block.reshard()
 
     @torch.no_grad()
-    def put_back(self, buffers: bool):
+    def put_back(self):
         """The model as it was found, with the weights that were put aside last, and their buffers; no other process is
         asked"""
         for module, kind, shared_kind, added in self._added:
@@ -150,6 +160,7 @@ class SharedModel:
             if type(module) is shared_kind:
                 module.__class__ = kind
             _remove(module, added)
+        _forget([block for block in self.blocks if block not in self._known])
         for table, key, param in self._places:
             table[key] = param
         for i, param in enumerate(self.params):
@@ -159,7 +170,7 @@ class SharedModel:
             data = torch.empty_strided(param.shape, self._strides[i], dtype=param.dtype, device=self.device)
             param.data = data.copy_(param.data)
             param.grad = None
-        for buffer, value in self._buffers if buffers else ():
+        for buffer, value in self._buffers:
             buffer.copy_(value)
 
 # %% ../../nbs/parallel/02_shard.ipynb #a7782f20
@@ -187,6 +198,14 @@ def _remove(module, added):
             continue
         for key in keys:
             vars(module)[name].pop(key, None)
+
+
+def _forget(modules):
+    "Let torch forget that `fully_shard` was called on modules, so that it can be called again"
+    from torch.distributed._composable_state import _module_state_mapping
+
+    for module in modules:
+        _module_state_mapping.pop(module, None)
 
 
 def _whole_ids(shared: SharedModel) -> list:  # in the order of `shared.parts`; None: not put together yet
@@ -243,14 +262,21 @@ def _part_of_state(value, part):
 
 def whole_opt_state(
     opt: torch.optim.Optimizer,
-    part_of: dict,  # parameter -> the shared one
-) -> dict:  # parameter -> its whole state; takes all processes
-    "The state of an optimizer on shared parameters, put together"
+    part_of: dict,  # parameter -> the one in the optimizer's groups, which may be shared
+) -> dict:  # parameter -> its whole state, in main memory; takes all processes
+    "The state of an optimizer, put together"
     states = {}
     for param, part in part_of.items():
         if part in opt.state:
-            states[param] = {key: whole(value) for key, value in opt.state[part].items()}
+            states[param] = {key: _aside(value, part) for key, value in opt.state[part].items()}
     return states
+
+
+def _aside(value, part):
+    "A number of state, such as the count of steps, stays where it is; a tensor like the parameter goes to main memory"
+    is_like = isinstance(value, torch.Tensor) and value.shape == part.shape
+    value = whole_in_memory(value)
+    return value.cpu() if is_like else deepcopy(value)
 
 # %% ../../nbs/parallel/02_shard.ipynb #78bdca0a
 _BY_NUMBER = ('SGD', 'Adam', 'AdamW', 'Adamax', 'NAdam', 'RAdam', 'RMSprop', 'Adadelta')
@@ -265,7 +291,7 @@ class _Sharing(Callback):
     "What the loop asks of processes that share a model"
 
     _shared: SharedModel | None = None
-    _open = 0  # validations whose weights are put together, one within the other
+    _is_open = False  # whether a validation has the weights put together
     _unused: list | None = None  # numbers of the parameters that the last loss did not depend on
 
     def _whole_weights(self) -> Any:
@@ -273,16 +299,18 @@ class _Sharing(Callback):
 
     @contextmanager
     def _put_together(self, shared) -> Iterator[None]:
-        self._open += 1
+        if self._is_open:
+            raise RuntimeError(
+                "ShardModel: a validation within the batches of another, of which each process has others; validate in "
+                "before_validate or after_validate"
+            )
         try:
+            self._is_open = True
             shared.gather()
             yield
         finally:
-            self._open -= 1
+            self._is_open = False
             shared.let_go()
-        if self._open:
-            # a validation within another
-            shared.gather()
 
     def _size_of_batch(self, learn) -> tuple:
         samples = len(learn.xb)
@@ -352,56 +380,55 @@ class ShardModel(_Sharing):
             return
         # the stage 'surgery' may have drawn new layers in each process, which the optimizer knows by now
         check_weights(learn.model)
-        copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
+        copy_from_first(tensors_of_first(learn))
         shared = SharedModel(learn.model, self._blocks(learn.model), self.reshard_after_forward, learn.device)
         self._shared = shared
         self._unused = None
-        self._states = None
-        self._epoch = learn.epochs_run
+        self._part_of = {param: param for param in shared.params}
+        self._note(learn)
         shared.share()
         self._part_of = dict(zip(shared.params, shared.parts, strict=True))
         share_opt(learn.opt, self._part_of)
         learn.size_of_batch = partial(self._size_of_batch, learn)
         learn.backward_from = partial(self._backward_from, learn)
         learn.whole_weights = self._whole_weights
-        learn.end_sharing = partial(self._end, learn)
+        learn.end_sharing = partial(self._put_aside, learn)
+
+    def _note(self, learn):
+        "The optimizer's state, and how far the fit is"
+        self._states = whole_opt_state(learn.opt, self._part_of) if self.keep_state else {}
+        self._step = learn.step
+        self._epoch = learn.epoch
+
+    def _put_aside(self, learn):
+        self._shared.put_aside()
+        self._note(learn)
 
     def before_epoch(self, learn):
-        if self._shared and learn.epochs_run != self._epoch:
-            self._shared.put_aside()
-            self._epoch = learn.epochs_run
-
-    def before_validate(self, learn):
-        # within another validation: what puts other weights into the model needs the parts
-        if self._open:
-            self._shared.let_go()
+        if self._shared and learn.step != self._step:
+            self._put_aside(learn)
 
     def before_step(self, learn):
         if self._shared:
             # after a backward pass that was canceled
             self._shared.let_go()
 
-    def _end(self, learn):
-        self._shared.put_aside()
-        self._states = whole_opt_state(learn.opt, self._part_of) if self.keep_state else {}
-
     def cleanup_fit(self, learn):
         shared = self._shared
         if shared is None:
             return
-        ended_well = self._states is not None
         for name in ('size_of_batch', 'backward_from', 'whole_weights', 'end_sharing'):
             vars(learn).pop(name, None)
-        shared.put_back(buffers=not ended_well)
-        give_back_opt(learn.opt, self._part_of, self._states or {})
+        shared.put_back()
+        give_back_opt(learn.opt, self._part_of, self._states)
         self._shared = None
         self._part_of = {}
-        self._open = 0
-        if not ended_well and not learn.rank:
+        self._states = {}
+        if learn.step != self._step and not learn.rank:
+            optimizer = 'so is the optimizer' if self.keep_state else 'the optimizer begins anew'
             warnings.warn(
-                f"ShardModel: the fit did not end well, so the model has the weights of the beginning of epoch "
-                f"{self._epoch - learn._first_epoch}, and the optimizer begins anew; "
-                "fit(resume=...) goes on from a file of Checkpoint",
+                f"ShardModel: the fit did not end well, so the model is as at the beginning of epoch {self._epoch}, "
+                f"and {optimizer}; fit(resume=...) goes on from a file of Checkpoint",
                 stacklevel=1,
             )
 
@@ -416,7 +443,14 @@ def give_back_opt(
     for param, part in part_of.items():
         opt.state.pop(part, None)
         if param in states:
-            opt.state[param] = states[param]
+            opt.state[param] = {key: _beside(value, param) for key, value in states[param].items()}
+    follow_params(opt)
+
+
+def _beside(value, param):
+    "A tensor like the parameter goes back to its device"
+    is_like = isinstance(value, torch.Tensor) and value.shape == param.shape
+    return value.to(param.device) if is_like else value
 
 
 def chosen_blocks(

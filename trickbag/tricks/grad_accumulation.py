@@ -27,6 +27,7 @@ class _Window(Callback):
     "What has added up since the last step"
 
     _params: dict  # name -> parameter, in a fit
+    _of_all = False  # whether gradients are those of all processes
 
     def _clear(self):
         # of the open window: batches, what its loss is divided by, samples in the first batch
@@ -36,6 +37,7 @@ class _Window(Callback):
 
     def before_fit(self, learn):
         self._params = dict(learn.model.named_parameters())
+        self._of_all = learn.world > 1 and any('share the model' in cb.does for cb in learn.active)
         self._clear()
 
     def cleanup_fit(self, learn):
@@ -44,9 +46,14 @@ class _Window(Callback):
 
     def state_dict(self) -> dict:
         grads = {name: p.grad for name, p in self._params.items() if self.count and p.grad is not None}
-        return super().state_dict() | dict(grads=grads)
+        return super().state_dict() | dict(grads=grads, of_all=self._of_all)
 
     def load_state_dict(self, sd: dict):
+        if sd['count'] and sd.get('of_all', False) != self._of_all:
+            raise ValueError(
+                "in the midst of a window of batches, ShardModel must be there then and now or not at all; go on from "
+                "the file of an epoch's end"
+            )
         super().load_state_dict(sd)
         for name, grad in sd['grads'].items():
             if name in self._params:
