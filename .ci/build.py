@@ -49,6 +49,7 @@ STAR = {
     ),
     'loop.targets': 'soft_targets',
     'models.batchnorm': 'update_bn',
+    'parallel.shard': 'ShardModel',
     'deploy.classifier': 'load_classifier',
     'vision.preprocess': 'ImageSpec',
     'runs.vision_learner': 'vision_learner',

@@ -27,7 +27,8 @@ def own_parts(
     tensors: Sequence[torch.Tensor],
 ) -> list:  # of a shared one the part that this process holds, in the same memory; others as they are
     "What of some tensors lies here: what is done to each number alone can be done to that"
-    return [tensor.detach().to_local() if is_shared(tensor) else tensor for tensor in tensors]
+    some: Any = tensors
+    return [tensor.detach().to_local() if is_shared(tensor) else tensor for tensor in some]
 
 
 @torch.no_grad()
@@ -99,8 +100,9 @@ def parts_by_name(
 
     def taken(name, value):
         param = shared.get(name)
-        is_weight = param is not None and isinstance(value, torch.Tensor) and value.shape == param.shape
-        return part_as(value, param) if is_weight and not is_shared(value) else parts_by_name(value, shared)
+        if param is None or not isinstance(value, torch.Tensor) or value.shape != param.shape or is_shared(value):
+            return parts_by_name(value, shared)
+        return part_as(value, param)
 
     return type(o)((name, taken(name, value)) for name, value in o.items())
 

@@ -184,7 +184,7 @@ def _keys(module) -> dict:
 
 
 def _added(before, after) -> dict:  # attribute -> None: it is new; else its new keys
-    added = {name: None for name in after if name not in before}
+    added: dict[str, list | None] = {name: None for name in after if name not in before}
     for name, keys in before.items():
         if keys is not None and name not in _TABLES:
             added[name] = [key for key in after.get(name) or () if key not in keys]
@@ -225,7 +225,7 @@ def leaves(
     "The tensors that get a gradient in the loss's backward pass"
     found = set()
     seen = set()
-    ahead = [loss.grad_fn]
+    ahead: list[Any] = [loss.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
@@ -290,9 +290,9 @@ def works_by_number(opt: torch.optim.Optimizer) -> bool:
 class _Sharing(Callback):
     "What the loop asks of processes that share a model"
 
-    _shared: SharedModel | None = None
+    _shared: Any = None  # the `SharedModel` of a fit
     _is_open = False  # whether a validation has the weights put together
-    _unused: list | None = None  # numbers of the parameters that the last loss did not depend on
+    _unused: Any = None  # numbers of the parameters that the last loss did not depend on
 
     def _whole_weights(self) -> Any:
         return self._put_together(self._shared)
@@ -458,7 +458,7 @@ def chosen_blocks(
     blocks: type | Sequence | Callable,  # classes, or `blocks(model)` -> list of modules
 ) -> list:  # inner ones first
     "The blocks that a user chose; ValueError for what cannot be blocks"
-    kinds = blocks if isinstance(blocks, (list, tuple)) else [blocks]
+    kinds: Any = blocks if isinstance(blocks, (list, tuple)) else [blocks]
     if all(isinstance(kind, type) for kind in kinds):
         chosen = [module for module in model.modules() if isinstance(module, tuple(kinds))]
         if not chosen:
