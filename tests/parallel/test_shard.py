@@ -36,7 +36,8 @@ from trickbag.testing.proofs import found, weights
 
 # what needs whole weights, whole matrices or a forward pass of one process alone
 REFUSED = {'FixRes', 'SelectiveBackprop', 'Whiten', 'Compile'}
-NAMES = [name for name in BAG if name not in REFUSED]
+# those that say that they work on parts; the others touch no weights, gradients or modules, or are refused
+NAMES = [name for name in BAG if BAG[name].make().sharded]
 
 
 class Watch(Callback):
@@ -69,8 +70,8 @@ def train_each(rank, names):
         for more in ([], [shard()]):
             torch.manual_seed(rank)
             learn = pair_learner(name)
-            # of seven batches the two processes have three each
-            learn.dls.train = SmallImages(53)
+            # of five batches the two processes have two each
+            learn.dls.train = SmallImages(37)
             learn.metrics = [accuracy]
             learn.cbs = [*learn.cbs, *more]
             was = found(learn)
@@ -82,9 +83,9 @@ def train_each(rank, names):
     return ends
 
 
-@pytest.mark.parametrize('part', [0, 1, 2])
+@pytest.mark.parametrize('part', [0, 1])
 def test_every_trick_trains_the_same_where_the_model_is_shared(part, tmp_path):
-    for ends in on_ranks(2, tmp_path, train_each, NAMES[part::3]):
+    for ends in on_ranks(2, tmp_path, train_each, NAMES[part::2]):
         for name, (plain, shared) in ends.items():
             for a, b in zip(plain[:3], shared[:3], strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f'{name}: {text}')
