@@ -38,6 +38,7 @@ from trickbag.testing.proofs import found, weights
 REFUSED = {'FixRes', 'SelectiveBackprop', 'Whiten', 'Compile'}
 # those that say that they work on parts; the others touch no weights, gradients or modules, or are refused
 NAMES = [name for name in BAG if BAG[name].make().sharded]
+NAMES += ['ChannelsLast', 'Distillation', 'JensenShannon', 'RegMixUp', 'TTA']
 
 
 class Watch(Callback):
@@ -214,6 +215,50 @@ def test_processes_that_share_a_model_train_as_one_with_the_whole_batch(tmp_path
     for world, sizes in ((2, [2, 6]), (3, [1, 2, 5])):
         for got in on_ranks(world, tmp_path, train_as_one, sizes, True):
             torch.testing.assert_close(got, alone, rtol=1e-9, atol=1e-12)
+
+
+class Narrow(nn.Module):
+    "Of three processes some have no row of some weights"
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.a = nn.Linear(12, 1)
+        self.b = nn.Linear(1, 2)
+        self.gain = nn.Parameter(torch.ones(1))
+        self.c = nn.Linear(2, 4)
+        self.double()
+
+    def forward(self, x):
+        return self.c(torch.tanh(self.b(torch.tanh(self.a(x.flatten(1))) * self.gain)))
+
+
+FEW_ROWS = dict(
+    inf_norm=lambda: [GradientClip(0.1, float('inf'))],
+    sums=lambda: [GradientClip(0.1, 1.0), EMA(0.5)],
+    by_value=lambda: [GradientClip(0.01, mode='value')],
+    units=lambda: [AGC(), GradientCentralization(), Lookahead(2)],
+    trust=lambda: [LAMB(always_adapt=True)],
+    ascending=lambda: [SAM(0.1, adaptive=True)],
+)
+OPTIMIZERS = ['SGD', 'Adam', 'Adamax', 'NAdam', 'RAdam', 'RMSprop', 'Adadelta']
+
+
+def train_narrow(rank, shared):
+    def trained(cbs, opt=adamw):
+        dls = DataLoaders(in_batches(images(36, 0), 3), in_batches(images(7, 1), 2))
+        learn = Learner(dls, Narrow(), None, opt, lr=0.05, cbs=[*cbs, *([shard(min_params=1)] if shared else [])])
+        return weights(learn.fit(2))
+
+    ends = {name: trained(make()) for name, make in FEW_ROWS.items()}
+    return ends | {name: trained([], getattr(torch.optim, name)) for name in OPTIMIZERS}
+
+
+def test_processes_without_a_row_of_some_weights(tmp_path):
+    plain = on_ranks(3, tmp_path, train_narrow, False)[0]
+    for ends in on_ranks(3, tmp_path, train_narrow, True):
+        for name, end in ends.items():
+            torch.testing.assert_close(end, plain[name], rtol=1e-6, atol=1e-7, msg=lambda text, n=name: f'{n}: {text}')
 
 
 # Files
@@ -438,6 +483,7 @@ def look_around(rank, folder):
         ]
         report['undone', shared] = everything_of(learn.model) == was
     report['text'] = str(learn.explain())
+    report['steps'] = str(file_learner(True).explain(step=True))
     return report
 
 
@@ -446,7 +492,7 @@ def test_what_else_a_learner_does(tmp_path):
         for plain, got in zip(report[False], report[True], strict=True):
             torch.testing.assert_close(got, plain, rtol=1e-6, atol=1e-9)
         assert report['undone', False] and report['undone', True]
-        assert 'ShardModel' in report['text']
+        assert 'ShardModel' in report['text'] and 'norm' in report['steps']
 
 
 class AskInFit(Callback):
