@@ -98,6 +98,7 @@ class CancelStep(Cancel):
 # %% ../nbs/01_callback.ipynb #89609e4b
 STAGES = dict(  # in the order in which callbacks run at every event
     surgery='the model is changed',
+    share='weights are shared out among processes',
     device='the batch moves to the device',
     sample='which samples make up the batch',
     size='size and crop of this batch are chosen',
@@ -341,6 +342,8 @@ class Callback(_Events):
     tasks: tuple[str, ...] | None = None
     train_only = False  # True: batch events call it in training only
     monitor = False  # only watches: leave it out and the same weights come out
+    # works on weights, gradients and optimizer state also where each process holds a part of them, see `ShardModel`
+    sharded = False
     # the part of the run in which batches of training call it, set by `During`; None: all of it
     phase: 'Phase | None' = None
     in_phase: bool | None  # with a phase: whether it was called at the last batch

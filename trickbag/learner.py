@@ -126,7 +126,7 @@ def run_validation(learn: 'Learner', dl) -> dict:
 def all_batches(learn: 'Learner'):
     "Every batch of a validation"
     seen = False
-    with interrupts_released():
+    with learn.whole_weights(), interrupts_released():
         for i, xb_yb in randomness.seeded_batches(learn, learn.dl):
             learn.iter = i
             seen = True

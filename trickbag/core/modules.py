@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .interrupts import uninterrupted
+from .shares import whole
 
 # %% ../../nbs/core/08_modules.ipynb #a2e7743e
 def user_level() -> int:
@@ -208,7 +209,8 @@ def has_extra_state(module: nn.Module) -> bool:
 
 def has_finite_weights(model: nn.Module) -> bool:
     "Whether all parameters are finite; one wait for the device"
-    finite = [param.isfinite().all() for param in model.parameters() if param.is_floating_point()]
+    # of weights that several processes share each looks at its own part, and all hear of the others'
+    finite = [whole(param.detach().isfinite().all()) for param in model.parameters() if param.is_floating_point()]
     return not finite or bool(torch.stack(finite).all())
 
 

@@ -12,12 +12,13 @@ import torch
 
 from ..callback import PARTS, Callback, Cancel, CancelFit
 from ..core.basics import flatten
+from ..core.shares import whole
 from ..runs.dry_fit import dry_fit
 
 # %% ../../nbs/look/02_steps.ipynb #dc4799e1
 def _copies(tensors):
     "By the tensors' identity: a tensor that takes another's place is no change of that one"
-    return {id(t): t.detach().clone() for t in tensors}
+    return {id(t): whole(t.detach()).clone() for t in tensors}
 
 
 def _copy_of(value):
@@ -70,7 +71,7 @@ def snapshot(learn) -> dict:
 
 def _copies_of_gradients(parameters):
     "By the parameters' identity: `zero_grad` makes new tensors each step"
-    return {id(p): p.grad.detach().clone() for p in parameters if p.grad is not None}
+    return {id(p): whole(p.grad.detach()).clone() for p in parameters if p.grad is not None}
 
 # %% ../../nbs/look/02_steps.ipynb #6efbe6ca
 def _same(a, b):

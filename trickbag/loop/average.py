@@ -10,6 +10,7 @@ import torch
 
 from ..callback import Callback
 from ..core.modules import found_tensors
+from ..core.shares import own_parts
 
 # %% ../../nbs/loop/26_average.ipynb #52036ddd
 def _floating_tensors(model) -> dict:
@@ -28,6 +29,7 @@ class AveragedTensors(Callback):
 
     # 'average': runs after all that changes weights
     stage = 'average'
+    sharded = True
     state = ('avg', 'raw', 'n', 'pos')
     reads = ('weights',)
     writes = ('weights',)
@@ -57,9 +59,10 @@ class AveragedTensors(Callback):
         "The tensors of the average and the model's, in one order, of the same dtypes"
         if not self._lists:
             is_half = any(t.dtype.itemsize < 4 for t in self._own.values())
-            self._lists = (list(self.avg.values()), list(self._places.values()), is_half)
+            self._lists = (own_parts(list(self.avg.values())), list(self._places.values()), is_half)
         avg, places, is_half = self._lists
         new = [tensors[key] for tensors, key in places]
+        new = own_parts(new)
         return avg, [t.to(a.dtype) for a, t in zip(avg, new, strict=True)] if is_half else new
 
     def before_validate(self, learn):
@@ -88,4 +91,4 @@ class AveragedTensors(Callback):
 
     @torch.no_grad()
     def _put(self, src):
-        torch._foreach_copy_(list(self._own.values()), list(src.values()))
+        torch._foreach_copy_(own_parts(list(self._own.values())), own_parts(list(src.values())))

@@ -116,7 +116,7 @@ def backward(learn: 'Learner'):
         learn('before_backward')
         if learn.loss is None:
             refuse_lost_loss(learn)
-        learn.loss.backward()
+        learn.backward_from(learn.loss)
         learn('after_backward')
     except CancelBackward:
         pass

@@ -35,6 +35,7 @@ from trickbag.core.plain_files import (
     read_weights,
     write_weights,
 )
+from ..core.shares import parts_by_name, shared_weights, whole_in_memory
 from .by_rank import gathered, own_part
 from .events import callbacks_outside_fit
 from .optimizer import load_opt_state, opt_state
@@ -52,7 +53,7 @@ def content(learn) -> dict:
     "All that a run is made of, as tensors and plain values; TypeError for state that no file could give back"
     loop = _loop_state(learn)
     cbs = _callback_states(learn)
-    opt = plain(opt_state(learn.opt, learn.model), 'the optimizer') if learn.opt else None
+    opt = plain(whole_in_memory(opt_state(learn.opt, learn.model)), 'the optimizer') if learn.opt else None
     optional = {}
     if hidden := hidden_buffers(learn.model):
         optional['hidden'] = plain_model(hidden)
@@ -61,7 +62,7 @@ def content(learn) -> dict:
     return dict(
         trickbag=CHECKPOINT_FORMAT,
         made_with=dict(trickbag=trickbag.__version__, torch=str(torch.__version__), python=platform.python_version()),
-        model=plain_model(learn.model.state_dict()),
+        model=plain_model(whole_in_memory(learn.model.state_dict())),
         opt=opt,
         cbs=cbs,
         loop=loop,
@@ -90,7 +91,7 @@ def _callback_states(learn) -> dict:
     states = {}
     for cb in cbs:
         if state := cb.state_dict():
-            states[cb.name] = plain(state, cb.name)
+            states[cb.name] = plain(whole_in_memory(state), cb.name)
     return states
 
 
@@ -121,7 +122,8 @@ def write_checkpoint(
 ) -> Path:
     "Save model, optimizer, callbacks, loop counters, history, class names and descriptions of the fits"
     if file.suffix == '.safetensors':
-        return file if learn.rank else write_weights(learn.model.state_dict(), file, _vocab(learn))
+        weights = whole_in_memory(learn.model.state_dict())
+        return file if learn.rank else write_weights(weights, file, _vocab(learn))
     # in every process, for to gather some of it takes all; the first one writes
     watchers = [cb.name for cb in learn.active if cb.monitor is True]
     saved = packed(gathered(content(learn), learn.world, watchers))
@@ -392,13 +394,15 @@ def take_weights(
 def take_callbacks(
     d: dict,  # from `read_checkpoint`
     cbs: Sequence,  # callbacks
+    model: torch.nn.Module,  # of which processes may share the weights
 ):
     "Give callbacks the state that a checkpoint has of them"
+    shared = shared_weights(model)
     for cb in cbs:
         if cb.name not in d['cbs']:
             continue
         try:
-            cb.load_state_dict(d['cbs'][cb.name])
+            cb.load_state_dict(parts_by_name(d['cbs'][cb.name], shared))
         except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as e:
             what = f'{type(e).__name__}: {e}'.splitlines()[0]
             raise ValueError(
@@ -422,7 +426,7 @@ def load(
         if saved['loop'] is not None:
             learn.fits = saved['fits']
             if not saved['loop']['fitting']:
-                take_callbacks(saved, callbacks_outside_fit(learn))
+                take_callbacks(saved, callbacks_outside_fit(learn), learn.model)
         learn._passed_by = False
         learn._undo_resume = None
     return learn

@@ -173,6 +173,8 @@ def cleaned_up(
     error = None
     try:
         yield
+        if event == 'cleanup_fit':
+            learn.end_sharing()
     except BaseException as e:
         error = e
         raise

@@ -21,6 +21,7 @@ from torch import nn
 from ..core.arguments import check_lr, check_whole, no_such_argument
 from ..core.interrupts import uninterrupted
 from ..core.modules import check_lazy, warn_once
+from ..core.shares import parts_by_name, shared_weights
 
 # %% ../../nbs/loop/07_optimizer.ipynb #9e7112c4
 def adamw(
@@ -445,7 +446,14 @@ def load_opt_state(
         numbered_groups.append(dict(setting, params=of_group))
     if not groups:
         _take_own_keys(opt, names, sd, numbered_groups)
-    state = {numbers[name]: deepcopy(value) for name, value in sd['state'].items() if name in numbers}
+    shared = shared_weights(model)
+    state = {}
+    for name, value in sd['state'].items():
+        if name in numbers:
+            # by the parameter's name, so that a tensor of its shape is cut as it is
+            state[numbers[name]] = {
+                key: parts_by_name({name: entry}, shared)[name] for key, entry in deepcopy(value).items()
+            }
     opt.load_state_dict(dict(state=state, param_groups=numbered_groups))
     follow_params(opt)
 

@@ -232,7 +232,7 @@ def take_rest(learn: 'Learner'):
     else:
         batch = f', batch {batches}' if batches else ''
         _say(learn, f"resume: goes on in epoch {epochs}{batch}, from {point['file']}")
-    take_callbacks(point, learn.active)
+    take_callbacks(point, learn.active, learn.model)
 
 
 def take_rest_of_epoch(learn: 'Learner'):  # Python's and numpy's generators, as `seeded_batches` takes them
@@ -242,7 +242,7 @@ def take_rest_of_epoch(learn: 'Learner'):  # Python's and numpy's generators, as
         # also of a run that goes on after the last batch
         learn._loaded = None
         return None
-    take_callbacks(point, learn.active)
+    take_callbacks(point, learn.active, learn.model)
     # only now: if taking failed, the next try has something to go on from
     learn._loaded = None
     return point['loop'].get('host_state')

@@ -42,6 +42,7 @@ OWNED = {  # what -> why there cannot be two, and the remedy
     'ascent': 'both would take the gradient at another point; keep one',
     'lr': 'both would set the learning rate; keep one',
     'views': 'images would be seen in views of views; keep one',
+    'share': 'the model would be shared out twice; keep one',
 }
 
 # %% ../../nbs/loop/12_rules.ipynb #7f5a85a9
@@ -423,6 +424,19 @@ def _has_two_sets_of_weights(learn, a, b):
         return type(learn.opt).__name__
 
 
+# the parts that a callback sees otherwise where processes share the model
+_OF_WEIGHTS = ('weights', 'grads', 'model', 'groups', 'step')
+
+
+def _not_by_parts(learn, a, b):
+    if learn.world > 1 and not b.sharded:
+        return b.name
+
+
+def _shared_fp16(learn, a, b):
+    return _fp16(learn, a, b) if learn.world > 1 else None
+
+
 def _lags(learn, a, b):
     if not hasattr(a, 'half_life_at'):
         return
@@ -438,6 +452,20 @@ def _lags(learn, a, b):
 
 # %% ../../nbs/loop/12_rules.ipynb #3f675f54
 _RUN_RULES = [
+    Rule(
+        'does share the model',
+        ' | '.join(f'{does} {part}' for does in ('reads', 'writes') for part in _OF_WEIGHTS),
+        'each process holds a part of weights and gradients, and {it} does not say that it works on those',
+        'leave one of them out, or say sharded = True in its class if the weights come out the same',
+        when=_not_by_parts,
+    ),
+    Rule(
+        'does share the model',
+        'owns precision',
+        'the scaler of {fp16} looks at the gradients of one process alone',
+        "use MixedPrecision('bf16')",
+        when=_shared_fp16,
+    ),
     Rule(
         'does balance classes',
         'does balance classes',

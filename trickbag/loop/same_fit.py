@@ -300,7 +300,7 @@ def describe_fit(
 ) -> dict:  # what two fits must share
     "A fit as plain values, all but its data"
     defaults = {id(cb) for cb in learn.default_cbs}
-    own = [cb for cb in learn.active if cb.monitor is not True and id(cb) not in defaults]
+    own = [cb for cb in learn.active if cb.monitor is not True and id(cb) not in defaults and not _changes_nothing(cb)]
     frozen = [plain_name(name) for name, param in learn.model.named_parameters() if not param.requires_grad]
     return dict(
         n_epoch=learn.n_epoch,
@@ -315,6 +315,11 @@ def describe_fit(
         callbacks={cb.name: described(cb.settings()) for cb in own},
         frozen=frozen,
     )
+
+
+def _changes_nothing(cb) -> bool:
+    "Whether the weights come out the same without it, up to rounding: processes may share the model then or now"
+    return 'share the model' in cb.does
 
 
 def plain_name(name: str) -> str:

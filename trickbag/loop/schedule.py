@@ -222,6 +222,7 @@ class Schedule(Callback):
     "Before each batch, set a hyper-parameter of all parameter groups by a function of the position in the run"
 
     stage = 'schedule'
+    sharded = True
     train_only = True
     writes = ('lr', 'momentum', 'weight_decay', 'groups')
     traced = ('set_to',)

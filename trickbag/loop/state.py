@@ -17,6 +17,7 @@ from torch import nn
 from ..callback import Callback, hooks
 from ..core.arguments import no_such_attribute
 from ..core.basics import flatten
+from . import sharing
 from .task import Task, task_of
 
 if TYPE_CHECKING:
@@ -111,6 +112,12 @@ class LoopState(LearnerState):
         # what begins with an underscore is asked for by Python, not by a user
         names = [] if name[0] == '_' else [known for known in {*dir(type(self)), *vars(self)} if known[0] != '_']
         raise no_such_attribute('Learner', name, sorted(names))
+
+    # what several processes say to each other; a callback may put others here for a fit
+    size_of_batch = sharing.size_of_batch
+    backward_from = sharing.backward_from
+    whole_weights = sharing.whole_weights
+    end_sharing = sharing.end_sharing
 
     # events
     _call_cbs: Sequence[Callback] = ()  # callbacks that were given to the calls that are running

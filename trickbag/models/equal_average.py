@@ -10,6 +10,7 @@ import torch
 
 from ..callback import Callback
 from ..core.interrupts import interrupts_held
+from ..core.shares import own_parts
 from .batchnorm import update_bn
 
 # %% ../../nbs/models/08_equal_average.ipynb #c69b99b5
@@ -18,6 +19,7 @@ class EqualAverage(Callback):
 
     # 'average': runs after all that changes weights
     stage = 'average'
+    sharded = True
     state = ('avg', 'n', 'done')
     reads = ('weights', 'x')
     writes = ('weights',)
@@ -41,11 +43,11 @@ class EqualAverage(Callback):
     def after_fit(self, learn):
         if self.done or not self.n:
             return
-        own: list[torch.Tensor] = list(self._own.values())
+        own = own_parts(list(self._own.values()))
         was = [t.clone() for t in own]
         with interrupts_held():
             try:
-                torch._foreach_copy_(own, [self.avg[n] for n in self._own])
+                torch._foreach_copy_(own, own_parts([self.avg[n] for n in self._own]))
                 update_bn(learn)
                 self.done = True
             except BaseException:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.interrupts import interrupts_held
+from ..core.shares import own_parts
 from ..loop.average import AveragedTensors
 from .batchnorm import has_stats, update_bn
 
@@ -56,7 +57,9 @@ class EvaluatedWeights(AveragedTensors):
             return
         own = self._own
         weights = [name for name, t in own.items() if isinstance(t, nn.Parameter)]
-        torch._foreach_copy_([own[name] for name in weights], [self.avg[name] for name in weights])
+        torch._foreach_copy_(
+            own_parts([own[name] for name in weights]), own_parts([self.avg[name] for name in weights])
+        )
         self._take_statistics(learn)
         for name, t in own.items():
             if not isinstance(t, nn.Parameter):

@@ -22,6 +22,7 @@ from ..core.modules import has_finite_weights
 from ..core.output import say
 from ..core.plain_files import DamagedFile, check_whole, plain_model, read_file
 from ..core.processes import first_says
+from ..core.shares import load_whole, whole_in_memory
 from ..loop.checkpoint import checkpoint_path, content, own_names, write_checkpoint
 from .early_stopping import BestEpoch
 
@@ -29,7 +30,7 @@ from .early_stopping import BestEpoch
 def _weights_in_memory(model):
     return {
         name: value.detach().to('cpu', copy=True) if isinstance(value, torch.Tensor) else deepcopy(value)
-        for name, value in model.state_dict().items()
+        for name, value in whole_in_memory(model.state_dict()).items()
     }
 
 
@@ -149,7 +150,7 @@ class SaveBest(_BestWeights):
         if self._weights is None:
             self._take_back(learn)  # it was complete, and has been started again
         if self._weights is not None:
-            learn.model.load_state_dict(self._weights)
+            load_whole(learn.model, self._weights)
 
     def cleanup_fit(self, learn):
         self._due = False

@@ -17,6 +17,7 @@ from ..callback import Callback
 from ..core.basics import preserve_modes
 from ..core.modules import uncompiled
 from ..core.processes import any_of_all
+from ..core.shares import is_shared
 from ..core.threads import preserve_rng
 
 # %% ../../nbs/monitors/terminate_on_nan.ipynb #0da3996a
@@ -50,7 +51,9 @@ def first_not_finite(
 def _where_it_begins(learn) -> str:
     "The first module whose output is not finite for the batch at hand, in words; nothing if that cannot be found out"
     xb = learn.xb
-    if not isinstance(xb, torch.Tensor):
+    # a look of this process alone would wait in vain for the others' parts of the weights
+    is_part = any(map(is_shared, learn.model.parameters()))
+    if is_part or not isinstance(xb, torch.Tensor):
         return ''
     if xb.is_floating_point() and not xb.isfinite().all():
         return ', and its images are not finite'

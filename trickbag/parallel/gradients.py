@@ -12,6 +12,7 @@ import torch
 
 from ..callback import Callback
 from ..core.processes import MeanOnItsWay, copy_from_first, mean_of_all
+from ..loop.by_rank import tensors_of_first
 
 # %% ../../nbs/parallel/01_gradients.ipynb #63afc516
 def _take_rest(tensors, samples):
@@ -130,6 +131,7 @@ class AverageGradients(Callback):
     "Train several processes as one: the same first weights, and the mean gradient of all at every step"
 
     stage = 'together'
+    sharded = True
     reads = ('grads',)
     writes = ('grads', 'weights')
 
@@ -144,6 +146,8 @@ class AverageGradients(Callback):
         self._clear()
 
     def _clear(self):
+        # whether every backward pass gives the gradient of all processes
+        self._is_done = False
         self._is_sum = False  # whether the loss is no mean
         # since the last step, and of the step that is taken: samples, and what their mean loss divides by
         self._samples = 0
@@ -153,10 +157,13 @@ class AverageGradients(Callback):
         self._size_of_step = 0
 
     def before_fit(self, learn):
-        # after the stage 'surgery', in which each process may have drawn new layers of its own
-        copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
         self._clear()
+        self._is_done = any('share the model' in cb.does for cb in learn.active)
+        if not self._is_done:
+            # after the stage 'surgery', in which each process may have drawn new layers of its own
+            copy_from_first(tensors_of_first(learn))
         wanted = learn.device.type == 'cuda' if self.overlap is None else self.overlap
+        wanted = wanted and not self._is_done
         self._overlaps = wanted and not any(_is_in_between(cb) for cb in learn.active if cb is not self)
         learn.average_gradients = lambda: self._average(learn)
 
@@ -192,6 +199,9 @@ class AverageGradients(Callback):
             learn.average_gradients()
 
     def _average(self, learn):
+        if self._is_done:
+            _take_rest(_buffers(learn), self._samples_of_step)
+            return
         average_gradients(_trained(learn), _buffers(learn), self._size_of_step, self._samples_of_step)
         self._mean_to_sum(learn)
 

@@ -9,6 +9,7 @@ __all__ = ['to_channels_last', 'from_channels_last', 'ChannelsLast']
 import torch
 
 from ..callback import Callback
+from ..core.shares import is_shared
 from ..loop.optimizer import follow_params
 
 # %% ../../nbs/speed/02_channels_last.ipynb #dc535527
@@ -41,7 +42,9 @@ class ChannelsLast(Callback):
     _old: list | tuple = ()
 
     def before_fit(self, learn):
-        self._old = to_channels_last([*learn.model.parameters(), *learn.model.buffers()])
+        # the layout of weights that several processes share is FSDP's own
+        own = [t for t in (*learn.model.parameters(), *learn.model.buffers()) if not is_shared(t)]
+        self._old = to_channels_last(own)
         follow_params(learn.opt)
 
     def before_batch(self, learn):

@@ -68,6 +68,7 @@ class GradientCheckpointing(Callback):
     "Recompute residual blocks in the backward pass instead of keeping what they computed"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('model',)
     does = ('recompute blocks',)

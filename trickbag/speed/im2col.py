@@ -58,6 +58,7 @@ class Im2Col(Callback):
     "Convolutions with many channels and few pixels as matrix products, whenever the learner runs the model; for CPUs"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('model',)
     does = ('replace convolutions',)

@@ -62,6 +62,7 @@ class MixedPrecision(_Autocast):
     "Forward pass and loss under `torch.autocast`; with fp16, scaled losses and checked steps"
 
     stage = 'precision'
+    sharded = True
     reads = ('pred', 'loss', 'grads')
     writes = ('pred', 'grads', 'step')
     tasks = ('classify', 'detect', 'segment')

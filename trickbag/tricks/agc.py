@@ -9,6 +9,7 @@ __all__ = ['unit_norms', 'adaptive_clip', 'AGC']
 import torch
 
 from ..callback import Callback
+from ..core.shares import whole
 from ..loop.optimizer import split_head
 
 # %% ../../nbs/tricks/agc.ipynb #d0f436d5
@@ -34,13 +35,14 @@ def adaptive_clip(
         torch.where(norm < limit, 1.0, limit / norm.clamp(min=1e-6)) for norm, limit in zip(norms, limits, strict=True)
     ]
     torch._foreach_mul_([p.grad for p in params], scales)
-    return (torch.cat([s.flatten() for s in scales]) < 1).float().mean()
+    return (torch.cat([whole(s).flatten() for s in scales]) < 1).float().mean()
 
 
 class AGC(Callback):
     "Bound each unit's gradient by the norm of its weights; `bounded` is the fraction of units bounded in the last step"
 
     stage = 'clip'
+    sharded = True
     owns = ('clip',)
     reads = ('grads', 'weights')
     writes = ('grads',)

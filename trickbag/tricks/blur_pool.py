@@ -73,6 +73,7 @@ class BlurPool(Callback):
     "Blur before strided convolutions and max pools, whenever the learner runs the model"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('model',)
     _undo = None

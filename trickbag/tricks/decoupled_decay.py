@@ -38,6 +38,7 @@ class DecoupledDecay(Callback):
 
     # due: the last step was taken; one that fp16 skips has its decay already, and the next does without
     stage = 'weights'
+    sharded = True
     state = ('due',)
     # a fraction a step: of a batch twice as large there are half as many steps
     in_rates = ('wd',)

@@ -38,6 +38,7 @@ class DiracInit(Callback):
     "At the start of a new training, let the inner 3 x 3 convolutions pass on their inputs"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('weights',)
 

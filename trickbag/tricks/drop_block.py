@@ -89,6 +89,7 @@ class DropBlock(Callback):
     after the fit"""
 
     stage = 'surgery'
+    sharded = True
     train_only = True
     traced = ('drop',)
     does = ('drop features',)

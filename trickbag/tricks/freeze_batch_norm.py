@@ -39,6 +39,7 @@ class FreezeBatchNorm(Callback):
     "BatchNorms stay in eval mode during the fit, so that their running statistics are kept"
 
     stage = 'surgery'
+    sharded = True
     owns = ('batchnorm',)
     does = ('keep statistics',)
     writes = ('model', 'groups')

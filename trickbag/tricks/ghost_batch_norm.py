@@ -83,6 +83,7 @@ class GhostBatchNorm(Callback):
     "In training, batch norms see chunks of the batch"
 
     stage = 'surgery'
+    sharded = True
     owns = ('batchnorm',)
     reads = ('model',)
     writes = ('model',)

@@ -9,6 +9,7 @@ __all__ = ['scale_grads', 'GradientAccumulation']
 import torch
 
 from ..callback import Callback, CancelStep
+from ..core.shares import own_parts
 from ..loop.loss_facts import ratio
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #59dde12c
@@ -19,13 +20,14 @@ def scale_grads(
     "Multiply gradients"
     grads = [p.grad for p in params if p.grad is not None]
     if grads and (isinstance(factor, torch.Tensor) or factor != 1):
-        torch._foreach_mul_(grads, factor)
+        torch._foreach_mul_(own_parts(grads), factor)
 
 # %% ../../nbs/tricks/grad_accumulation.ipynb #0d40e400
 class _Window(Callback):
     "What has added up since the last step"
 
     _params: dict  # name -> parameter, in a fit
+    _of_all = False  # whether gradients are those of all processes
 
     def _clear(self):
         # of the open window: batches, what its loss is divided by, samples in the first batch
@@ -35,6 +37,7 @@ class _Window(Callback):
 
     def before_fit(self, learn):
         self._params = dict(learn.model.named_parameters())
+        self._of_all = learn.world > 1 and any('share the model' in cb.does for cb in learn.active)
         self._clear()
 
     def cleanup_fit(self, learn):
@@ -43,9 +46,14 @@ class _Window(Callback):
 
     def state_dict(self) -> dict:
         grads = {name: p.grad for name, p in self._params.items() if self.count and p.grad is not None}
-        return super().state_dict() | dict(grads=grads)
+        return super().state_dict() | dict(grads=grads, of_all=self._of_all)
 
     def load_state_dict(self, sd: dict):
+        if sd['count'] and sd.get('of_all', False) != self._of_all:
+            raise ValueError(
+                "in the midst of a window of batches, ShardModel must be there then and now or not at all; go on from "
+                "the file of an epoch's end"
+            )
         super().load_state_dict(sd)
         for name, grad in sd['grads'].items():
             if name in self._params:
@@ -63,6 +71,7 @@ class GradientAccumulation(_Window):
     "Step once every `n_acc` batches, on the gradient of the loss of all their samples together"
 
     stage = 'accumulate'
+    sharded = True
     owns = ('accumulate',)
     state = ('count', 'total', 'first')
     # weights: it takes the last, partial window's step itself
@@ -81,12 +90,12 @@ class GradientAccumulation(_Window):
         self._clear()
 
     def before_backward(self, learn):
-        facts = learn.loss_facts
-        n = len(learn.xb)
-        if facts.reduction == 'sum':
+        if learn.loss_facts.reduction == 'sum':
             return  # sums add up by themselves
-        self._size = facts.size(learn.clean_yb, n)
-        self.first = self.first or n
+        self._size, n = learn.size_of_batch()
+        # a tensor is not asked for its value, which would be to wait for the device
+        if not isinstance(self.first, torch.Tensor):
+            self.first = self.first or n
         weight = self._size / self.first  # `learn.loss` itself stays the batch's mean
         if isinstance(weight, torch.Tensor):
             learn.loss.register_hook(lambda grad: grad * weight.to(grad.dtype))
@@ -100,7 +109,7 @@ class GradientAccumulation(_Window):
         self.count += not self._flushing
         if self.count < self.n_acc and not self._flushing:
             raise CancelStep
-        if self.first:
+        if isinstance(self.first, torch.Tensor) or self.first:
             scale_grads(self._params.values(), ratio(self.first, self.total))
         self._clear()
 

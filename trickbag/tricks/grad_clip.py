@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from ..callback import Callback
+from ..core.shares import is_shared, norm_of_parts, own_parts
 
 # %% ../../nbs/tricks/grad_clip.ipynb #d3b592e3
 def clip_gradients(
@@ -19,10 +20,15 @@ def clip_gradients(
     mode: str = 'norm',  # 'norm' keeps the direction, 'value' clamps each number to [-max_norm, max_norm]
 ) -> torch.Tensor:  # norm before clipping, scalar, on the parameters' device
     "Bound gradients in place (Pascanu et al. 2013)"
-    if mode == 'norm':
+    grads = [p.grad for p in params if p.grad is not None]
+    is_part = any(map(is_shared, grads))
+    if mode == 'norm' and not is_part:
         return clip_grad_norm_(params, max_norm, norm_type)
-    norm = get_total_norm([p.grad for p in params if p.grad is not None], norm_type)
-    clip_grad_value_(params, max_norm)
+    norm = norm_of_parts(grads, norm_type) if is_part else get_total_norm(grads, norm_type)
+    if mode == 'norm':
+        torch._foreach_mul_(own_parts(grads), (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    else:
+        clip_grad_value_(params, max_norm)
     return norm
 
 
@@ -30,6 +36,7 @@ class GradientClip(Callback):
     "Bound the gradient of each step; its norm before that is in `norm`"
 
     stage = 'clip'
+    sharded = True
     owns = ('clip',)
     reads = ('grads',)
     writes = ('grads',)

@@ -9,6 +9,7 @@ __all__ = ['centralize', 'GradientCentralization']
 import torch
 
 from ..callback import Callback
+from ..core.shares import own_parts
 
 # %% ../../nbs/tricks/gradient_centralization.ipynb #34061222
 def centralize(
@@ -16,7 +17,7 @@ def centralize(
     conv_only: bool = False,  # leave out those with fewer than four dimensions
 ):
     "Take the mean out of each unit's gradient (Yong et al. 2020)"
-    gs = [g for g in grads if g.ndim > (3 if conv_only else 1) and g[0].numel() > 1]
+    gs = [g for g in own_parts(grads) if g.ndim > (3 if conv_only else 1) and g.shape[1:].numel() > 1]
     if gs:
         torch._foreach_sub_(gs, [g.mean(tuple(range(1, g.ndim)), keepdim=True) for g in gs])
 
@@ -25,6 +26,7 @@ class GradientCentralization(Callback):
     "Take the mean out of the gradient of each filter and row, before it is clipped and used"
 
     stage = 'gradient'
+    sharded = True
     reads = ('grads',)
     writes = ('grads',)
 

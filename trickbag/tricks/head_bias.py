@@ -27,6 +27,7 @@ class HeadBias(Callback):
     "At the start of a new training, set the bias of the last `nn.Linear` to `-log(C)`"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('weights',)
     tasks = ('classify',)

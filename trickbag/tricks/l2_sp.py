@@ -28,6 +28,7 @@ class L2SP(Callback):
     "Draw the body to where the fit began, the head to 0; the optimizer's own weight decay is 0 for the fit"
 
     stage = 'gradient'
+    sharded = True
     owns = ('weight_decay',)
     does = ('decay to the start',)
     state = ('start',)

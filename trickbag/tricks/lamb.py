@@ -9,6 +9,7 @@ __all__ = ['lamb_ratios', 'LAMB']
 import torch
 
 from ..callback import Callback
+from ..core.shares import own_parts, whole
 
 # %% ../../nbs/tricks/lamb.ipynb #6df99469
 def lamb_ratios(
@@ -28,6 +29,7 @@ class LAMB(Callback):
     "Multiply each layer's step by its trust ratio, over any optimizer; the ratios of the last step are in `ratios`"
 
     stage = 'weights'
+    sharded = True
     owns = ('trust',)
     reads = ('weights', 'weight_decay', 'groups', 'lr')
     writes = ('weights',)
@@ -63,9 +65,10 @@ class LAMB(Callback):
         for lr, ws, old in self._old:
             steps = torch._foreach_sub(ws, old)
             rs.append(lamb_ratios(old, steps, lr, 1.0 if self.clip else None))
-            torch._foreach_copy_(ws, torch._foreach_addcmul(old, steps, rs[-1].unbind()))
+            new = torch._foreach_addcmul(old, steps, rs[-1].unbind())
+            torch._foreach_copy_(own_parts(ws), own_parts(new))
         if rs:
-            self.ratios = torch.cat(rs)
+            self.ratios = torch.cat([whole(r) for r in rs])
         self._old = []
 
     def cleanup_fit(self, learn):

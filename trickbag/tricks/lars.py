@@ -9,6 +9,7 @@ __all__ = ['lars_ratios', 'LARS']
 import torch
 
 from ..callback import Callback
+from ..core.shares import whole
 
 # %% ../../nbs/tricks/lars.ipynb #cbd44d78
 def lars_ratios(
@@ -29,6 +30,7 @@ class LARS(Callback):
     are in `ratios`"""
 
     stage = 'weights'
+    sharded = True
     owns = ('trust',)
     reads = ('grads', 'weights', 'weight_decay', 'groups', 'lr')
     writes = ('grads',)
@@ -79,4 +81,4 @@ class LARS(Callback):
                 torch._foreach_addcmul_(gs, ws, ((r - 1) * wd).unbind())
             rs.append(r)
         if rs:
-            self.ratios = torch.cat(rs)
+            self.ratios = torch.cat([whole(r) for r in rs])

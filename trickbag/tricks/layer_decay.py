@@ -46,6 +46,7 @@ class LayerDecay(Callback):
 
     # before 'weights', where rates at the fit's beginning are noted; after 'surgery', where layers are added
     stage = 'gradient'
+    sharded = True
     reads = ('model',)
     writes = ('groups', 'lr')
     traced = ('n_layers',)

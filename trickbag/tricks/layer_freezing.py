@@ -33,6 +33,7 @@ class LayerFreezing(Callback):
     "Freeze more and more of the first layers as epochs begin; all train again after the fit"
 
     stage = 'surgery'
+    sharded = True
     owns = ('frozen',)
     reads = ()
     writes = ('groups',)

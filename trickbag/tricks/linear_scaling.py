@@ -36,6 +36,7 @@ class LinearScaling(Callback):
     samples in `samples`"""
 
     stage = 'accumulate'
+    sharded = True
     owns = ('lr',)
     reads = ('samples', 'step', 'lr')
     writes = ('lr',)

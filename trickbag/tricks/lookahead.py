@@ -9,6 +9,7 @@ __all__ = ['lookahead', 'Lookahead']
 import torch
 
 from ..callback import Callback
+from ..core.shares import own_parts
 from ..loop.schedule import run_position
 
 # %% ../../nbs/tricks/lookahead.ipynb #17c78ca8
@@ -21,6 +22,8 @@ def lookahead(
     "`slow += alpha*(fast-slow)`, then `fast = slow` (Zhang et al. 2019)"
     if not slow:
         return
+    slow = own_parts(slow)
+    fast = own_parts(fast)
     torch._foreach_lerp_(slow, fast, alpha)
     torch._foreach_copy_(fast, slow)
 
@@ -70,6 +73,7 @@ class Lookahead(_SlowWeights):
     "Every `k` steps, and at the end of each epoch, go back part of the way that the optimizer went"
 
     stage = 'weights'
+    sharded = True
     state = ('slow', 'n', 'at', 'begun')
     reads = ('weights',)
     writes = ('weights',)

@@ -34,6 +34,7 @@ class NoBiasDecay(Callback):
     "No weight decay for biases and norms: parameters with fewer than two dimensions, and those called `bias`"
 
     stage = 'weights'
+    sharded = True
     owns = ('weight_decay',)
     reads = ('groups',)
     writes = ('groups', 'weight_decay')

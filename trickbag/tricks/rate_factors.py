@@ -82,6 +82,7 @@ class RateFactors(Callback):
 
     # before 'weights', where rates at the fit's beginning are noted; after 'surgery', where layers are added
     stage = 'gradient'
+    sharded = True
     reads = ('model', 'groups')
     traced = ('found',)
 

@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from ..callback import Callback
 from ..core.interrupts import interrupts_held, interrupts_released
+from ..core.shares import own_parts, whole
 from ..loop.loss_facts import ratio
 
 # %% ../../nbs/tricks/sam.ipynb #4f7f30fa
@@ -29,7 +30,7 @@ def ascend(
     if adaptive:
         grads = torch._foreach_mul(grads, torch._foreach_abs(params))
     torch._foreach_add_(params, torch._foreach_mul(grads, rho / (norm + eps)))
-    return norm
+    return whole(norm)
 
 # %% ../../nbs/tricks/sam.ipynb #a493cb8d
 # `iter`, so that `learn.rng` gives what it gave in the first pass
@@ -38,8 +39,7 @@ _BATCH = ('xb', 'yb', 'clean_yb', 'idx', 'iter')
 
 def _size_in_mean(learn):
     "What the loss of the batch was divided by; None: by nothing"
-    facts = learn.loss_facts
-    return None if facts.reduction == 'sum' else facts.size(learn.clean_yb, len(learn.xb))
+    return None if learn.loss_facts.reduction == 'sum' else learn.size_of_batch()[0]
 
 
 def _second_pass(
@@ -55,7 +55,7 @@ def _second_pass(
         learn.forward()
         # of a mean over the window each batch has its part
         loss = learn.loss if size is None or total is None else learn.loss * ratio(size, total)
-        loss.backward()
+        learn.backward_from(loss)
     learn.average_gradients()
 
 
@@ -70,6 +70,7 @@ class SAM(Callback):
     "Step with the gradient at the point `rho` up the slope (sharpness-aware minimization)"
 
     stage = 'ascent'
+    sharded = True
     owns = ('ascent',)
     state = ('window',)
     reads = ('x', 'y', 'grads', 'weights')
@@ -111,7 +112,7 @@ class SAM(Callback):
         if not (params and has_part and self._is_due(learn)):
             return
         # BatchNorm's statistics are those of the first pass alone
-        moved = [*params, *learn.model.buffers()]
+        moved = own_parts([*params, *learn.model.buffers()])
         was = [t.detach().clone() for t in moved]
         batch = {name: getattr(learn, name) for name in (*_BATCH, 'pred', 'loss')}
         # Ctrl-C or not, the weights go down again

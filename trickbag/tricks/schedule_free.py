@@ -13,6 +13,7 @@ import torch
 
 from ..core.arguments import check_number, check_whole
 from ..core.interrupts import interrupts_held
+from ..core.shares import own_parts
 from ..models.batchnorm import check_read_again
 from ..models.evaluated import EvaluatedWeights
 
@@ -108,14 +109,15 @@ class ScheduleFree(EvaluatedWeights):
         for name in own.keys() - self.z.keys():
             self.z[name] = own[name].detach().clone()
         y = {p: p.detach().clone() for p in own.values()}
+        params = own_parts([*y])
         groups = learn.opt.param_groups
         with interrupts_held():
             try:
-                torch._foreach_copy_([*y], [self.z[name] for name in own])
+                torch._foreach_copy_(params, own_parts([self.z[name] for name in own]))
                 with _plain(groups) as was:
                     step()
             except BaseException:
-                torch._foreach_copy_([*y], [*y.values()])
+                torch._foreach_copy_(params, own_parts([*y.values()]))
                 raise
             for group, before in zip(groups, was, strict=True):
                 decayed = [p for p in group['params'] if p in y] if before.get('weight_decay') else []
@@ -132,5 +134,6 @@ class ScheduleFree(EvaluatedWeights):
             self.z[name].copy_(p)
         avg = [self.avg[name] for name in own]
         z = [self.z[name].to(a.dtype) for name, a in zip(own, avg, strict=True)]
-        torch._foreach_copy_([*own.values()], schedule_free(avg, z, self.c, self.beta))
+        new = schedule_free(own_parts(avg), own_parts(z), self.c, self.beta)
+        torch._foreach_copy_(own_parts([*own.values()]), new)
         self.n += 1

@@ -89,6 +89,7 @@ class SqueezeExcite(_SavedGates):
     "Squeeze-and-excitation after wide convolutions, whenever the learner runs the model"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('model', 'groups')
     does = ('add layers',)

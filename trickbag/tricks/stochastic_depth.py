@@ -75,6 +75,7 @@ class StochasticDepth(Callback):
     "Drop residual branches, per sample, in training; off again after the fit"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('model',)
     does = ('drop features',)

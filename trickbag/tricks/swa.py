@@ -8,6 +8,7 @@ __all__ = ['swa_update', 'SWA']
 # %% ../../nbs/tricks/swa.ipynb #c3883880
 import torch
 
+from ..core.shares import own_parts
 from ..loop.schedule import annealed, check_annealing
 from ..models.batchnorm import check_read_again
 from ..models.equal_average import EqualAverage
@@ -130,7 +131,7 @@ class SWA(EqualAverage):
 
     def _take(self):
         if self.n:
-            swa_update(list(self.avg.values()), list(self._own.values()), self.n)
+            swa_update(own_parts(list(self.avg.values())), own_parts(list(self._own.values())), self.n)
         else:
             self.avg = self._copy()
         self.n += 1

@@ -70,6 +70,7 @@ class SyncBatchNorm(Callback):
     "In training, batch norms use the statistics of all processes; in one process nothing is done"
 
     stage = 'surgery'
+    sharded = True
     owns = ('batchnorm',)
     reads = ('model',)
     writes = ('model',)

@@ -25,6 +25,7 @@ class ZeroGamma(Callback):
     "At the start of a new training, set the weight of the last norm of each residual block to 0"
 
     stage = 'surgery'
+    sharded = True
     reads = ('model',)
     writes = ('weights',)
 
