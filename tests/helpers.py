@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+import warnings
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trickbag.all import DataLoaders, EarlyStopping, TerminateOnNaN
 from trickbag.data.store import Store
 from trickbag.monitors.roll_back import RollBack
-from trickbag.testing.pairs import BAG, Trial, bag_opt, small_data, small_model
+from trickbag.testing.pairs import BAG, Trial, bag_opt, covering_sets, refused_pairs, small_data, small_model
 from trickbag.testing.proofs import StopAt, tiny_learner, tiny_model
 
 # All that generated tests try: the tricks of the bag, and monitors that must keep the promises as well
@@ -24,6 +25,20 @@ TRIALS = BAG | dict(
     RollBack=Trial(lambda: RollBack(every=2, look=1)),
     TerminateOnNaN=Trial(TerminateOnNaN),
 )
+
+
+def few_sets(names) -> list:
+    "Sets of tricks of the bag that go together, as few as have every trick at least once"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        apart = {frozenset(pair) for pair, message in refused_pairs(list(names)).items() if message}
+    sets = covering_sets(sorted(names), apart)
+    chosen = []
+    missing = set(names)
+    while missing:
+        chosen.append(max(sets, key=lambda together: len(missing.intersection(together))))
+        missing.difference_update(chosen[-1])
+    return chosen
 
 
 class SaveAt(StopAt):

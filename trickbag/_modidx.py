@@ -5337,6 +5337,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trickbag.vision.crop.random_boxes': ('vision/crop.html#random_boxes', 'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop.resize_batch': ('vision/crop.html#resize_batch', 'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop.resize_boxes': ('vision/crop.html#resize_boxes', 'trickbag/vision/crop.py'),
+                                      'trickbag.vision.crop.resize_with_targets': ( 'vision/crop.html#resize_with_targets',
+                                                                                    'trickbag/vision/crop.py'),
                                       'trickbag.vision.crop.tta_views': ('vision/crop.html#tta_views', 'trickbag/vision/crop.py')},
             'trickbag.vision.cutout': { 'trickbag.vision.cutout.CutOut': ('vision/cutout.html#cutout', 'trickbag/vision/cutout.py'),
                                         'trickbag.vision.cutout.CutOut.__init__': ( 'vision/cutout.html#cutout.__init__',

@@ -70,13 +70,13 @@ def test_says_what_it_tells(name):
         f
         for d in ('tricks', 'vision')
         for f in Path(trickbag.__file__).parent.joinpath(d).glob('[!_]*.py')
-        if f.stem not in ('ops', 'crop', 'preprocess')
+        if f.stem not in ('ops', 'crop', 'preprocess', 'moved_targets')
     ),
     ids=lambda f: f.stem,
 )
 def test_a_trick_is_short(file):
-    """Pure functions and callback: 1,050 tokens or fewer, without imports and comments. `ops`, `crop` and
-    `preprocess` are shared, not tricks"""
+    """Pure functions and callback: 1,050 tokens or fewer, without imports and comments. `ops`, `crop`,
+    `preprocess` and `moved_targets` are shared, not tricks"""
     text = file.read_text()
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     n = 0

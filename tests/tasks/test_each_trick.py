@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch
 
-from tests.helpers import SaveAt
+from tests.helpers import SaveAt, few_sets
 from trickbag.all import Callback
-from trickbag.testing.pairs import BAG, covering_sets, refused_pairs
+from trickbag.testing.pairs import BAG
 from trickbag.testing.proofs import EarlyBomb, LateBomb, found, weights
 from trickbag.testing.tasks import TASKS, refused_task, small_task_data, task_learner
 
@@ -66,23 +66,7 @@ def test_undone_wherever_it_stops(task, name):
         assert now == was, [key for key in was if was[key] != now[key]]
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    APART = {frozenset(pair) for pair, message in refused_pairs(WORKING).items() if message}
-
-
-def few_sets():
-    "Sets of tricks that go together, as few as have every trick at least once"
-    sets = covering_sets(sorted(set(WORKING) - {'Compile'}), APART)
-    chosen = []
-    missing = set().union(*sets)
-    while missing:
-        chosen.append(max(sets, key=lambda names: len(missing.intersection(names))))
-        missing.difference_update(chosen[-1])
-    return chosen
-
-
-SETS = few_sets()
+SETS = few_sets([name for name in WORKING if name != 'Compile'])
 
 
 @pytest.mark.parametrize('task', TASKS)

@@ -13,8 +13,7 @@ import torch
 
 from ..callback import Callback, CancelBatch
 from ..loop.schedule import run_position
-from ..vision.crop import active_crop, resize_batch
-from ..vision.moved_targets import move_resized
+from ..vision.crop import active_crop, resize_with_targets
 from ..vision.preprocess import at_width, width_of
 
 # %% ../../nbs/tricks/progressive_resize.ipynb #17e9d46e
@@ -188,9 +187,7 @@ class ProgressiveResize(_AskedSizes, _HeldBatches):
         self.full = self.full or learn.xb.shape[-1]
         self.size = self._wanted(learn, learn.epoch, learn.iter)
         if learn.xb.shape[-1] > self.size:
-            old_size = tuple(learn.xb.shape[-2:])
-            learn.xb = resize_batch(learn.xb, self.size)
-            move_resized(learn, old_size)
+            resize_with_targets(learn, self.size)
         if self.join:
             following = learn.iter + 1
             last = following == learn.n_iter or self._wanted(learn, learn.epoch, following) != self.size
