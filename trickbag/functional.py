@@ -62,7 +62,7 @@ from .vision.boxes import box_mask, cut_boxes, sized_boxes
 from .vision.col_out import col_out, keep_lines
 from .vision.color_jitter import hue, jitter
 from .vision.crop import active_crop, box_sources, canvases, center_boxes, from_canvas, random_boxes
-from .vision.crop import resize_batch, resize_boxes, tta_views
+from .vision.crop import resize_batch, resize_boxes, resize_with_targets, tta_views
 from .vision.cutout import cutout, cutout_boxes
 from .vision.gaussian_blur import gaussian_blur
 from .vision.grayscale import grayscale
@@ -92,10 +92,10 @@ __all__ = [
     'alternating', 'hash_bits', 'apparent_size_ratio', 'mean_crop_side', 'augmix', 'augmix_ops', 'auto_ops',
     'imagenet_policy', 'flip', 'imagenet_mean', 'imagenet_std', 'memory_format_of', 'normalize', 'box_mask',
     'cut_boxes', 'sized_boxes', 'col_out', 'keep_lines', 'hue', 'jitter', 'active_crop', 'box_sources', 'canvases',
-    'center_boxes', 'from_canvas', 'random_boxes', 'resize_batch', 'resize_boxes', 'tta_views', 'cutout',
-    'cutout_boxes', 'gaussian_blur', 'grayscale', 'mirror_sources', 'move_boxes', 'move_masks', 'move_mirrored',
-    'move_resized', 'move_shifted', 'move_turned', 'straight_sources', 'shift', 'imagenet_eigval',
-    'imagenet_eigvec', 'lighting', 'at_width', 'centered', 'checked_fill', 'fit_images', 'fitted', 'height_width',
-    'plain_size', 'resize_weights', 'resized', 'width_of', 'rand_ops', 'rand_space', 'draw_affine',
-    'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
+    'center_boxes', 'from_canvas', 'random_boxes', 'resize_batch', 'resize_boxes', 'resize_with_targets',
+    'tta_views', 'cutout', 'cutout_boxes', 'gaussian_blur', 'grayscale', 'mirror_sources', 'move_boxes',
+    'move_masks', 'move_mirrored', 'move_resized', 'move_shifted', 'move_turned', 'straight_sources', 'shift',
+    'imagenet_eigval', 'imagenet_eigvec', 'lighting', 'at_width', 'centered', 'checked_fill', 'fit_images',
+    'fitted', 'height_width', 'plain_size', 'resize_weights', 'resized', 'width_of', 'rand_ops', 'rand_space',
+    'draw_affine', 'repeat_samples', 'three_augment', 'trivial_ops', 'wide_space'
 ]
