@@ -168,7 +168,13 @@ WEIGHTS = [
         page('tricks/grad_accumulation'),
         'ignored',
     ),
-    Bug('tricks/grad_accumulation.py', 'dict(grads=grads)', 'dict(grads={})', bag('GradientAccumulation'), 'state'),
+    Bug(
+        'tricks/grad_accumulation.py',
+        'dict(grads=grads, of_all',
+        'dict(grads={}, of_all',
+        bag('GradientAccumulation'),
+        'state',
+    ),
     Bug(
         'tricks/grad_clip.py',
         'self.max_norm, self.norm_type, self.mode)',
@@ -585,8 +591,8 @@ LOOP = [
     ),
     Bug(
         'callback.py',
-        "('reads', 'writes', 'owns', 'does', 'traced', 'state')",
-        "('reads', 'writes', 'owns', 'does', 'traced')",
+        "('reads', 'writes', 'owns', 'does', 'traced', 'state', 'tasks')",
+        "('reads', 'writes', 'owns', 'does', 'traced', 'tasks')",
         some('loop/callbacks', 'a_text_where'),
         'ignored',
     ),
@@ -1396,4 +1402,99 @@ SCENES = [
     Bug('look/draw_scene.py', 'label < 0', 'label > 0', page('look/draw_scene'), 'sign'),
 ]
 
-PLANTED = MIXES + WEIGHTS + MODELS + PHASES + VISION + LOOP + SAVED + RATES + DATA + NUMBERS + RECIPES + NEWEST + SCENES
+# boxes and masks
+TASKS = [
+    Bug(
+        'vision/moved_targets.py',
+        'step * new_middle - old_middle',
+        'step * new_middle - new_middle',
+        page('vision/moved_targets'),
+        'axis',
+    ),
+    Bug(
+        'vision/moved_targets.py',
+        'torch.where(mirrored, -1.0, 1.0)',
+        'torch.where(mirrored, 1.0, 1.0)',
+        some('tasks/geometry', 'flip'),
+        'sign',
+    ),
+    Bug(
+        'vision/moved_targets.py',
+        'limit = 2 * new_middle',
+        'limit = 2 * old_middle',
+        some('tasks/geometry', 'test_crop'),
+        'axis',
+    ),
+    Bug(
+        'vision/moved_targets.py',
+        '(boxes[..., 4] >= 0) &',
+        '(boxes[..., 4] > 0) &',
+        page('vision/moved_targets'),
+        'off by one',
+    ),
+    Bug(
+        'vision/moved_targets.py',
+        'new_length - 1 - pixel',
+        'new_length - pixel',
+        page('vision/moved_targets'),
+        'off by one',
+    ),
+    Bug(
+        'vision/moved_targets.py',
+        'sides.prod(2) >= min_visible * area',
+        'sides.prod(2) >= area',
+        page('vision/moved_targets'),
+        'ignored',
+    ),
+    Bug(
+        'vision/crop.py',
+        'edges[:, :2] - place[:, :2].double() * step',
+        'edges[:, :2] - place[:, :2].double()',
+        some('tasks/geometry', 'test_crop'),
+        'formula',
+    ),
+    Bug('loop/task.py', "'x' in cb.writes", "'x' in cb.reads", some('tasks/each_trick', 'must_say'), 'ignored'),
+    Bug('loop/metrics.py', 'self.names[self.no_loss :]', 'self.names', page('tasks/detectors'), 'ignored'),
+    Bug('tasks/detection.py', 'rows[:, 4].long() + 1', 'rows[:, 4].long()', page('tasks/detection'), 'off by one'),
+    Bug('tasks/detection.py', 'rows[:, 5] == 0', 'rows[:, 5] >= 0', page('tasks/detection'), 'ignored'),
+    Bug('tasks/segmentation.py', "self._of(pred['aux'], y)", "self._of(pred['out'], y)", page('tasks/segmentation')),
+    Bug(
+        'tasks/segmentation.py',
+        'self.counts.sum(0) + self.counts.sum(1)',
+        'self.counts.sum(0) + self.counts.sum(0)',
+        page('tasks/segmentation'),
+        'axis',
+    ),
+    Bug('models/backbones.py', 'rate *= 2', 'rate *= 3', page('models/backbones'), 'formula'),
+    Bug('models/backbones.py', 'before if i == 0 else rate', 'rate', page('models/backbones'), 'order'),
+    Bug(
+        'tricks/progressive_resize.py',
+        'resize_with_targets(learn, self.size)',
+        'pass',
+        page('tricks/progressive_resize'),
+    ),
+    Bug(
+        'parallel/ray_train.py',
+        'not learn.rank and folder.is_dir()',
+        'False',
+        page('parallel/ray_train'),
+        'state',
+    ),
+]
+
+PLANTED = (
+    MIXES
+    + WEIGHTS
+    + MODELS
+    + PHASES
+    + VISION
+    + LOOP
+    + SAVED
+    + RATES
+    + DATA
+    + NUMBERS
+    + RECIPES
+    + NEWEST
+    + SCENES
+    + TASKS
+)
