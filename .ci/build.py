@@ -50,6 +50,7 @@ STAR = {
     'loop.targets': 'soft_targets',
     'models.batchnorm': 'update_bn',
     'deploy.classifier': 'load_classifier',
+    'deploy.scenes': 'load_detector load_segmenter',
     'vision.preprocess': 'ImageSpec',
     'runs.vision_learner': 'vision_learner',
     # the others, fastai's deep and deeper ones among them, come from the module
