@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -172,11 +172,19 @@ class Detector(_SceneModel):
 
     place_back = staticmethod(objects_in)
 
+    if TYPE_CHECKING:  # its module puts it here when it is imported
+
+        def to_onnx(self, file, atol=1e-3) -> float: ...
+
 
 class Segmenter(_SceneModel):
     "Predicts the class of each pixel from files, images, arrays and tensors: `ClassMap`"
 
     place_back = staticmethod(class_map_in)
+
+    if TYPE_CHECKING:  # its module puts it here when it is imported
+
+        def to_onnx(self, file, atol=1e-3) -> float: ...
 
 # %% ../../nbs/deploy/05_scenes.ipynb #7574460d
 def _load(who, task, folder, make) -> tuple:
@@ -203,7 +211,8 @@ def load_detector(
     make: Callable | None = None,  # `make(**args)` builds the network, for one that `detector` did not make
 ) -> Detector:
     "Read a detector; without training data, and without executing anything that is in its files"
-    return Detector(*_load('load_detector', 'detect', folder, make), device)
+    model, config = _load('load_detector', 'detect', folder, make)
+    return Detector(model, config, device)
 
 
 def load_segmenter(
@@ -212,4 +221,5 @@ def load_segmenter(
     make: Callable | None = None,  # `make(**args)` builds the network, for one that `segmenter` did not make
 ) -> Segmenter:
     "Read a segmenter; without training data, and without executing anything that is in its files"
-    return Segmenter(*_load('load_segmenter', 'segment', folder, make), device)
+    model, config = _load('load_segmenter', 'segment', folder, make)
+    return Segmenter(model, config, device)
