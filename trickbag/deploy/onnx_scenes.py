@@ -89,8 +89,8 @@ def _to_onnx(model, file, atol, outputs, **how) -> float:
         network.to(device)
     if not largest <= atol:
         raise ValueError(
-            f"to_onnx: what the file gives differs by {largest:.2e} from the network, more than {atol}; the file is not "
-            "kept"
+            f"to_onnx: what the file gives differs by {largest:.2e} from the network, more than {atol}; "
+            "the file is not kept"
         )
     with atomic_write(file) as f:
         f.write(content)
