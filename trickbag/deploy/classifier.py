@@ -142,6 +142,9 @@ def read_config(
             raise ValueError(
                 f"trickbag {found['version']} wrote it, this is {trickbag.__version__}; install a newer one"
             )
+        if 'task' in found:
+            other = dict(detect='detector', segment='segmenter').get(found['task'], found['task'])
+            raise ValueError(f"it is a {other}'s; load_{other} reads it")
         found.pop('weights', None)
         found['architecture'] = Architecture(**found['architecture'])
         found['images'] = found['images'] and ImageSpec(**found['images'])
@@ -413,17 +416,7 @@ class Classifier(_ImageNetwork):
         folder: str | Path,  # made, if it is not there
     ) -> Path:
         "Write model.safetensors and config.json"
-        folder = _folder('save', folder)
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"save: {folder} is a file; give the name of a folder")
-        state = self.network.model.state_dict()
-        text = _json_of(self.config, weights_checksum(state))
-        with atomic_write(folder / 'config.json') as f:
-            f.write(text)
-            f.flush()
-            # the two take their places one right after the other, and neither does if one cannot be written
-            write_weights(state, folder / 'model.safetensors', self.classes)
-        return folder
+        return _write(self.network.model, self.config, folder)
 
     def with_(
         self,
@@ -444,16 +437,22 @@ def load_classifier(
     config = read_config(folder / 'config.json')
     with preserve_rng():
         model = _built(folder / 'config.json', config, make)
+    _load_weights(model, folder, config.classes)
+    return Classifier(model, config, device)
+
+
+def _load_weights(model, folder, names):
+    "Put the weights of a folder into its network; ValueError if they are another one's, or no numbers"
     state, classes = read_weights(folder / 'model.safetensors')
     expected = _expected_checksum(folder / 'config.json')
     if expected is not None and expected != weights_checksum(state):
         raise ValueError(
             f"{folder}: weights and config.json do not belong together: they were not written by the same export"
         )
-    if classes is not None and list(classes) != list(config.classes):
+    if classes is not None and list(classes) != list(names):
         raise ValueError(
             f"{folder}: weights and config.json do not belong together: the classes are {', '.join(classes[:5])} in "
-            f"one and {', '.join(config.classes[:5])} in the other"
+            f"one and {', '.join(names[:5])} in the other"
         )
     wrong = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if wrong:
@@ -463,7 +462,6 @@ def load_classifier(
     except RuntimeError as e:
         lines = str(e).splitlines()
         raise ValueError(f"{folder}: weights and config.json do not belong together ({lines[-1].strip()})") from None
-    return Classifier(model, config, device)
 
 
 def _built(file, config, make) -> nn.Module:
@@ -483,6 +481,20 @@ def _built(file, config, make) -> nn.Module:
     return model
 
 
+def _write(model, config, folder) -> Path:
+    folder = _folder('save', folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"save: {folder} is a file; give the name of a folder")
+    state = model.state_dict()
+    text = _json_of(config, weights_checksum(state))
+    with atomic_write(folder / 'config.json') as f:
+        f.write(text)
+        f.flush()
+        # the two take their places one right after the other, and neither does if one cannot be written
+        write_weights(state, folder / 'model.safetensors', config.classes)
+    return folder
+
+
 def _folder(who, folder) -> Path:
     "A path; ValueError for an empty text, which would mean the current folder"
     if not os.fspath(folder):
@@ -490,21 +502,21 @@ def _folder(who, folder) -> Path:
     return Path(folder).expanduser()
 
 
-def _fetched(folder) -> Path:
+def _fetched(folder, who='load_classifier') -> Path:
     "The folder itself, or that of a repository on the hub"
-    path = _folder('load_classifier', folder)
+    path = _folder(who, folder)
     if path.is_dir():
         return path
     if path.exists() or str(folder).count('/') != 1 or str(folder).startswith(('.', '/', '~')):
-        raise FileNotFoundError(f"load_classifier: there is no folder {folder}")
+        raise FileNotFoundError(f"{who}: there is no folder {folder}")
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
         raise FileNotFoundError(
-            f"load_classifier: there is no folder {folder}; for the hub: pip install huggingface_hub"
+            f"{who}: there is no folder {folder}; for the hub: pip install huggingface_hub"
         ) from None
     try:
         return Path(snapshot_download(str(folder), allow_patterns=['config.json', 'model.safetensors']))
     except Exception as e:  # of the network, of the hub
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise FileNotFoundError(f"load_classifier: no folder {folder} here, and the hub says: {reason}") from None
+        raise FileNotFoundError(f"{who}: no folder {folder} here, and the hub says: {reason}") from None

@@ -22,6 +22,7 @@ from ..core.threads import preserve_rng
 from ..data.decode import ImageError, ImageMode
 from ..data.originals import OriginalsLoader
 from .classifier import Classifier, ClassifierConfig, apply_changes
+from .export_scenes import export_scenes
 from ..learner import Learner
 from ..loop.loading import Unshared
 from ..loop.loss_facts import ACTIVATIONS
@@ -198,8 +199,15 @@ def export(
     activation: str | None = None,  # 'softmax', 'sigmoid' or 'none'; None: what fits the loss
     temperature: float = 1.0,  # see `fit_temperature`
     thresholds=None,  # a class: list, array or tensor, see `threshold_for`
-) -> Classifier:
-    "Write a classifier that stands alone: model.safetensors and config.json"
+) -> Any:  # `Classifier`; of the tasks 'detect' and 'segment' `Detector` and `Segmenter`
+    "Write a classifier, detector or segmenter that stands alone: model.safetensors and config.json"
+    if self.task.has_places:
+        if (activation, temperature, thresholds) != (None, 1.0, None):
+            raise ValueError(
+                f"export: activation, temperature and thresholds are for classifiers, and the task is "
+                f"'{self.task.name}'; leave them out"
+            )
+        return export_scenes(self, folder, make, args, classes, images)
     architecture = _architecture_of(self, make, args)
     loader = self.dls.valid if self.dls.valid is not None else self.dls.train
     look = _look(self, loader)

@@ -121,6 +121,11 @@ class ClassPredictions:
         dl=None,  # loader; None is `dls.valid`
         cbs=(),  # callbacks for the predictions, such as `TTA()`
     ):
+        if learn.task.has_places:
+            raise ValueError(
+                f"Interpretation: it is of classifiers, and the task is '{learn.task.name}'; validate with MeanAP() or "
+                "PixelScores(names), and draw learn.predict(files)"
+            )
         if learn.multi_label:
             raise ValueError("Interpretation: images have several labels; use LabelInterpretation(learn)")
         self.learn = learn

@@ -146,4 +146,8 @@ def show_batch(
         x, y = _shown_batch(self, train)
     x = _visible(x[:n], [*self.cbs, *getattr(self.dls, 'cbs', ())])
     vocab = getattr(self.dls, 'vocab', None)
+    if self.task.has_places:
+        from trickbag.look.draw_scene import show_targets  # it takes `show_images` from here
+
+        return show_targets(x, y[:n], vocab)
     return show_images(x, [label_text(target, vocab) for target in y[:n]])

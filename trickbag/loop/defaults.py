@@ -301,14 +301,15 @@ class GatherPreds(Callback):
         self.idxs = []
 
     def after_pred(self, learn):
-        if not learn.training and self.act is None:
+        # of boxes and class maps nothing is made
+        if not learn.training and self.act is None and not learn.task.has_places:
             self.act = learn.loss_facts.act()
 
     def after_batch(self, learn):
         # a canceled batch has no prediction
         if learn.training or learn.pred is None:
             return
-        self.preds.append(learn.pred.float().cpu())
+        self.preds.append(learn.task.kept(learn.pred))
         # others give paths there, or weights
         if isinstance(learn.idx, torch.Tensor):
             self.idxs.append(learn.idx.cpu())

@@ -37,6 +37,14 @@ class Task:
         "What the loss divides by, where the task knows it; None: found by looking on, see `read_loss`"
         return None
 
+    def kept(self, pred):
+        "What `get_preds` keeps of the predictions of a batch"
+        return pred.float().cpu()
+
+    def joined(self, kept: list):
+        "That of all batches"
+        return torch.cat(kept)
+
     def move(
         self,
         learn: 'Learner',  # whose images have moved already

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/runs/05_predictions.ipynb #9757dbf7
 import os
 import warnings
+from typing import Any
 
 import torch
 from fastcore.basics import patch
@@ -19,6 +20,7 @@ from ..learner import Learner
 from ..loop.checks import check_item
 from ..loop.defaults import GatherPreds
 from ..loop.loss_facts import ACTIVATIONS, loss_name
+from .scene_predictions import predict_scenes
 
 # %% ../../nbs/runs/05_predictions.ipynb #cd7f8ef9
 @patch
@@ -27,21 +29,37 @@ def get_preds(
     self: Learner,
     dl=None,  # loader; None is `dls.valid`
     cbs=(),  # further callbacks for this call only
-    act=None,  # `act(pred)` -> what is returned; None is the one that fits the loss, see `read_loss`
+    # `act(pred)` -> what is returned; None is the one that fits the loss, see `read_loss`; of classifiers only
+    act=None,
     gather=None,  # a `GatherPreds` to use, for whoever wants the sample numbers
-) -> tuple:  # probabilities N x C (float32), targets N (None if `dl` has none); on the CPU, in the order of the files
-    "Predicted probabilities, whatever the loss class, and targets"
+    # on the CPU, in the order of the files: probabilities N x C (float32), targets N (None if `dl` has none). Boxes:
+    # a list of N dicts of boxes, labels from 1 and scores, targets N x K x 6. Class maps: N x H x W (uint8),
+    # and masks N x H x W. Both in pixels of the images that the network sees
+) -> tuple:
+    "Predicted probabilities, whatever the loss class, and targets; of detectors boxes, of segmenters class maps"
     if not (act is None or callable(act)):
         raise TypeError(
             f"get_preds: act is {act!r}; give a function of the logits, such as torch.sigmoid, or "
             "None for what fits the loss"
         )
+    _check_no_act('get_preds', self, act)
     gather = gather or GatherPreds()
     gather.act = act
     self.validate(dl, cbs=[*flatten(cbs), gather])
     targets = torch.cat(gather.targets) if gather.targets else None
+    found = self.task.joined(gather.preds)
+    if self.task.has_places:
+        return found, targets
     # `gather` has asked the loss, where nothing was given
-    return gather.act(torch.cat(gather.preds)), targets  # pyright: ignore[reportOptionalCall]
+    return gather.act(found), targets  # pyright: ignore[reportOptionalCall]
+
+
+def _check_no_act(who, learn, act):
+    if act is not None and learn.task.has_places:
+        raise ValueError(
+            f"{who}: act is for logits of a classifier, and the task '{learn.task.name}' gives boxes or class maps; "
+            "leave act out"
+        )
 
 # %% ../../nbs/runs/05_predictions.ipynb #5d813552
 def _loader_of_one(dls, item):
@@ -86,8 +104,13 @@ def predict(
     act=None,  # as for `get_preds`
     # of data with several labels an image: probability from which on an image has a label, a number or one a label
     threshold=0.5,
-) -> tuple:  # (class name, class index, probabilities); with several labels (names, indices, probabilities)
+    # (class name, class index, probabilities); with several labels (names, indices, probabilities). To detect:
+    # `Objects`; to segment: a `ClassMap`, in pixels of the image; item may then be a list or folder, which gives a list
+) -> Any:
     "Predict one image"
+    if self.task.has_places:
+        _check_no_act('predict', self, act)
+        return predict_scenes(self, item)
     gather = GatherPreds()
     probs = self.get_preds(_loader_of_one(self.dls, item), act=act, gather=gather)[0][0]
     vocab = getattr(self.dls, 'vocab', None)

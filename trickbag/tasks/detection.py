@@ -65,7 +65,17 @@ class Detection(Task):
         # a mean over images
         return LossFacts(loss_func, reduction='mean')
 
+    def kept(self, pred) -> list:
+        "A dict an image"
+        return [{name: values.cpu() for name, values in one.items()} for one in pred]
+
+    def joined(self, kept) -> list:
+        "A dict an image"
+        return [one for batch in kept for one in batch]
+
     def move(self, learn, sources, old_size, new_size, straight=False):
+        if learn.yb is None:  # images to predict
+            return
         learn.yb = move_boxes(learn.yb, sources, old_size, new_size, self.min_size, self.min_visible)
         learn.clean_yb = learn.yb
 

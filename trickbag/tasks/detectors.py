@@ -7,6 +7,7 @@ __all__ = ['KINDS', 'Pyramid', 'detector']
 
 # %% ../../nbs/tasks/02_detectors.ipynb #964d88f6
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from ..models.architectures import described_on
 from ..models.backbones import Backbone, backbone
 
 # %% ../../nbs/tasks/02_detectors.ipynb #6cc1339a
@@ -97,6 +99,8 @@ def detector(
         raise ValueError(
             f"detector: fcos normalizes in 32 groups, so channels must be a multiple of 32, got {channels}"
         )
+    own_arguments = dict(n_classes=n_classes, kind=kind, channels=channels, anchor_scale=anchor_scale, **settings)
+    architecture = described_on('detector', model, own_arguments)
     make, taken = KINDS[kind]
     body = model if isinstance(model, Backbone) else backbone(model, taken)
     if tuple(body.strides) != taken:
@@ -108,6 +112,8 @@ def detector(
         extra = LastLevelP6P7(channels, channels)
         strides = (*taken, 64, 128)
     # with a background class: torchvision counts objects from 1
-    net = make(Pyramid(body, channels, extra), n_classes + 1, strides, anchor_scale, settings)
+    net: Any = make(Pyramid(body, channels, extra), n_classes + 1, strides, anchor_scale, settings)
     net.transform = _AsTheyCome(size_divisible=32)
+    # what it was built from, for `describe`
+    net.architecture = architecture
     return net

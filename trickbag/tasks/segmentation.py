@@ -68,7 +68,16 @@ class Segmentation(Task):
             activation=ACTIVATIONS['softmax'],
         )
 
+    def kept(self, pred) -> torch.Tensor:
+        "The most probable class of each pixel, as a byte: probabilities of a thousand images take gigabytes"
+        n_classes = (pred if isinstance(pred, torch.Tensor) else pred['out']).shape[1]
+        if n_classes > IGNORED:
+            raise ValueError(f"get_preds: {n_classes} classes; a class map has bytes, of which 255 does not count")
+        return class_map(pred).to(torch.uint8).cpu()
+
     def move(self, learn, sources, old_size, new_size, straight=False):
+        if learn.yb is None:  # images to predict
+            return
         learn.yb = move_masks(learn.yb, sources, new_size, straight)
         learn.clean_yb = learn.yb
 

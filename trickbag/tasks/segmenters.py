@@ -6,11 +6,14 @@
 __all__ = ['HEADS', 'segmenter']
 
 # %% ../../nbs/tasks/04_segmenters.ipynb #c893b7db
+from typing import Any
+
 from torch import nn
 from torchvision.models.segmentation import FCN, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
+from ..models.architectures import described_on
 from ..models.backbones import backbone, dilate
 
 # %% ../../nbs/tasks/04_segmenters.ipynb #59b8b9ad
@@ -33,9 +36,13 @@ def segmenter(
         raise ValueError(f"segmenter: stride is 8, 16 or 32, got {stride}")
     if n_classes < 2:
         raise ValueError(f"segmenter: n_classes counts the background too, so it is 2 or more, got {n_classes}")
+    architecture = described_on('segmenter', model, dict(n_classes=n_classes, kind=kind, aux=aux, stride=stride))
     body = backbone(model, (16, 32), keys=('aux', 'out'))
     if stride < 32:
         dilate(body, 2 if stride == 8 else 1)
     of_aux, of_out = body.channels
     net, head = HEADS[kind]
-    return net(body, head(of_out, n_classes), FCNHead(of_aux, n_classes) if aux else None)
+    made: Any = net(body, head(of_out, n_classes), FCNHead(of_aux, n_classes) if aux else None)
+    # what it was built from, for `describe`
+    made.architecture = architecture
+    return made
