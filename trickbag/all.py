@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/03_all.ipynb #46d0ee44
 import trickbag.deploy.export
 import trickbag.deploy.onnx
+import trickbag.deploy.onnx_scenes
 import trickbag.look.cost
 import trickbag.look.draw_scene
 import trickbag.look.explain
