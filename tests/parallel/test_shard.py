@@ -78,7 +78,7 @@ def train_each(rank, sets):
             learn.cbs = [*learn.cbs, *more]
             was = found(learn)
             watch = Watch()
-            learn.fit(2, cbs=watch)
+            learn.fit(1, cbs=watch)
             row = [value for key, value in learn.history[-1].items() if key != 'time']
             buffers = torch.cat([buffer.double().flatten() for buffer in learn.model.buffers()])
             ends[name].append((weights(learn), buffers, torch.tensor(row), found(learn) == was, bool(watch.n_shared)))

@@ -6,6 +6,7 @@
 __all__ = ['restore_from_ray', 'RayReport']
 
 # %% ../../nbs/parallel/03_ray_train.ipynb #a85531f0
+import os
 import shutil
 from pathlib import Path
 
@@ -30,10 +31,16 @@ def restore_from_ray(
     what is there already is replaced"""
     path = Path(path).absolute()
     kept = _ray_train().get_checkpoint()
+    (path / folder).mkdir(parents=True, exist_ok=True)
     if kept is not None:
         with kept.as_directory() as source:
-            shutil.copytree(source, path / folder, dirs_exist_ok=True)
-    path.mkdir(parents=True, exist_ok=True)
+            for file in sorted(Path(source).iterdir()):
+                # whole or not at all: workers of one machine may copy into one folder
+                aside = path / folder / f'.{file.name}.{os.getpid()}'
+                shutil.copy(file, aside)
+                os.replace(aside, path / folder / file.name)
+    # nobody goes on while another one copies
+    wait_for_all()
     return path
 
 # %% ../../nbs/parallel/03_ray_train.ipynb #7e43555a
@@ -54,11 +61,23 @@ class RayReport(Callback):
         self._ray = _ray_train()
         # outside of a worker Ray's own error says so, before anything is trained
         self._ray.get_context()
+        self._told = len(learn.history)
 
     def after_epoch(self, learn):
         # the first process may still be writing
         wait_for_all()
-        row = {name: float(value) for name, value in learn.history[-1].items()}
+        self._told = len(learn.history)
+        row = {name: _plain(value) for name, value in learn.history[-1].items()}
         folder = learn.path / self.folder
         sends = not learn.rank and folder.is_dir()
         self._ray.report(row, checkpoint=self._ray.Checkpoint.from_directory(folder) if sends else None)
+
+    def after_fit(self, learn):
+        # what ends the fit in `after_epoch`, such as EarlyStopping, may come before this callback
+        if len(learn.history) > self._told:
+            self.after_epoch(learn)
+
+
+def _plain(value):
+    "A number, or a list where a metric gives several"
+    return value.tolist() if hasattr(value, 'tolist') else float(value)

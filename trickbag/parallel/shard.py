@@ -37,12 +37,14 @@ def blocks_by_size(
     "The smallest modules that have so many parameters which are in no smaller block"
     blocks = []
 
-    def left_over(module):
+    def left_over(module, is_called=True):
+        # a layer may be read by its parent and not called, unless that is a Sequential
         "Parameters that are in no block yet"
         left = dict.fromkeys(module.parameters(recurse=False))
         for child in module.children():
-            left.update(left_over(child))
-        if module is not model and not isinstance(module, _CONTAINERS) and sum(p.numel() for p in left) >= min_params:
+            left.update(left_over(child, any(child.children()) or isinstance(module, nn.Sequential)))
+        can_be_block = is_called and module is not model and not isinstance(module, _CONTAINERS)
+        if can_be_block and sum(p.numel() for p in left) >= min_params:
             blocks.append(module)
             return {}
         return left
@@ -231,6 +233,11 @@ def leaves(
         if node is None or node in seen:
             continue
         seen.add(node)
+        if node.name() == 'CheckpointFunctionBackward':
+            raise RuntimeError(
+                "ShardModel: within torch.utils.checkpoint(..., use_reentrant=True) nobody sees which weights a loss "
+                "uses; write use_reentrant=False, or use GradientCheckpointing()"
+            )
         if hasattr(node, 'variable'):
             found.add(id(node.variable))
         ahead += [parent for parent, _ in node.next_functions]
@@ -383,6 +390,7 @@ class ShardModel(_Sharing):
         copy_from_first(tensors_of_first(learn))
         shared = SharedModel(learn.model, self._blocks(learn.model), self.reshard_after_forward, learn.device)
         self._shared = shared
+        self._is_noted = False
         self._unused = None
         self._part_of = {param: param for param in shared.params}
         self._note(learn)
@@ -405,8 +413,10 @@ class ShardModel(_Sharing):
         self._note(learn)
 
     def before_epoch(self, learn):
-        if self._shared and learn.step != self._step:
+        # also before the first one: a run that goes on has its optimizer's state only now
+        if self._shared and (learn.step != self._step or not self._is_noted):
             self._put_aside(learn)
+            self._is_noted = True
 
     def before_step(self, learn):
         if self._shared:
